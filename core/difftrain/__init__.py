@@ -1,0 +1,89 @@
+"""difftrain: an open diffusion trainer. All that a plugin may import is here and in :mod:`difftrain.testing`.
+
+Importing this package does not import torch.
+"""
+
+from difftrain.config.options import Options
+from difftrain.contracts import (
+    Adapter,
+    CaptionSource,
+    ConditioningGenerator,
+    DataSource,
+    ImageEncoder,
+    Loss,
+    ModelFamily,
+    ModelFlavour,
+    OptimizerFactory,
+    Pairing,
+    Quantizer,
+    Schedule,
+    TextEncoder,
+    TimestepSampler,
+)
+from difftrain.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DifftrainError,
+    MachineError,
+    ModelError,
+    PairingError,
+    PluginError,
+)
+from difftrain.plugins.hookspecs import hookimpl
+from difftrain.types import (
+    Batch,
+    Geometry,
+    GeometryRules,
+    ImageRecord,
+    ModelInput,
+    ModelLocation,
+    NoisyBatch,
+    Sampler,
+    Size,
+    StepResult,
+    TextEmbeds,
+    ValidationRequest,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "Batch",
+    "CaptionSource",
+    "CheckpointError",
+    "ConditioningGenerator",
+    "ConfigError",
+    "DataError",
+    "DataSource",
+    "DifftrainError",
+    "Geometry",
+    "GeometryRules",
+    "ImageEncoder",
+    "ImageRecord",
+    "Loss",
+    "MachineError",
+    "ModelError",
+    "ModelFamily",
+    "ModelFlavour",
+    "ModelInput",
+    "ModelLocation",
+    "NoisyBatch",
+    "OptimizerFactory",
+    "Options",
+    "Pairing",
+    "PairingError",
+    "PluginError",
+    "Quantizer",
+    "Sampler",
+    "Schedule",
+    "Size",
+    "StepResult",
+    "TextEmbeds",
+    "TextEncoder",
+    "TimestepSampler",
+    "ValidationRequest",
+    "__version__",
+    "hookimpl",
+]

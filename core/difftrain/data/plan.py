@@ -1,0 +1,73 @@
+"""What the dataset entries mean: every name resolved to an object, nothing read from disk yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from difftrain.contracts import CaptionSource, ConditioningGenerator, DataSource, Pairing
+from difftrain.types import GeometryRules
+
+if TYPE_CHECKING:
+    from difftrain.config.schema import DatasetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorPlan:
+    """One generator of an edit set; it makes one reference of each image."""
+
+    id: str
+    """``DATASET/NAME``, with a number when one dataset uses a generator twice."""
+    generator: ConditioningGenerator
+    pairing: Pairing
+    captions: tuple[str, ...] | None
+    folder: Path
+    """Where made pictures are stored; unused when they are made on demand."""
+    on_demand: bool
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """One enabled dataset entry of images."""
+
+    config: DatasetConfig
+    source: DataSource
+    captions: CaptionSource | None
+    """None for ``caption_strategy: null``."""
+    rules: GeometryRules
+    pairing: Pairing | None
+    """Set on reference sets only."""
+    references: tuple[str, ...]
+    """Ids of the reference sets of an edit set, in listed order."""
+    generators: tuple[GeneratorPlan, ...]
+    latents_folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.config.id
+
+    @property
+    def is_reference(self) -> bool:
+        return self.pairing is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlan:
+    """All datasets of a run."""
+
+    datasets: tuple[DatasetPlan, ...]
+    combined: bool
+    """``conditioning_multidataset_sampling: combined``: all references at once; else one drawn per sample and epoch."""
+    index_path: Path
+    """SQLite file of what scans found."""
+    text_folder: Path
+    seed: int
+
+    def by_id(self, dataset_id: str) -> DatasetPlan:
+        return next(plan for plan in self.datasets if plan.id == dataset_id)
+
+    @property
+    def edit_sets(self) -> tuple[DatasetPlan, ...]:
+        return tuple(plan for plan in self.datasets if not plan.is_reference)

@@ -1,0 +1,60 @@
+"""What can go wrong, by who must act on it.
+
+Every :class:`DifftrainError` is the *user's* to mend: the command line prints its text and exits with
+status 2, without a traceback. A bug of ours is an ``assert`` or any other exception, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class DifftrainError(Exception):
+    """Base of all errors that a user can mend; the message says where, what, how many and what to do."""
+
+
+class ConfigError(DifftrainError):
+    """The run file, the dataset list or a flag is wrong; raised before any data file is read."""
+
+
+class PluginError(DifftrainError):
+    """A plugin is missing, broken, or gives a name that another plugin gives too."""
+
+
+class DataError(DifftrainError):
+    """A dataset's files cannot be used; raised before any weight is loaded."""
+
+
+class PairingError(DataError):
+    """A reference does not fit its edit image."""
+
+
+class ModelError(DifftrainError):
+    """The model cannot be found, reached or loaded."""
+
+
+class CheckpointError(DifftrainError):
+    """A checkpoint cannot be resumed."""
+
+
+class MachineError(DifftrainError):
+    """The machine lacks what the run asks for: disk, memory, a device, a process."""
+
+
+def join_problems(problems: Iterable[str]) -> str:
+    """One message of all problems, so that a user mends them in one go.
+
+    Args:
+        problems: Messages, each possibly of several lines; repeated ones are said once.
+    """
+    unique = list(dict.fromkeys(problems))
+    if len(unique) == 1:
+        return unique[0]
+    listed = "\n".join("- " + problem.replace("\n", "\n  ") for problem in unique)
+    return f"{len(unique)} problems\n{listed}"
+
+
+def first_few(names: Iterable[str], shown: int = 3) -> str:
+    """The first names of a list, with dots when there are more: ``a.png, b.png, c.png, ...``."""
+    every = list(names)
+    return ", ".join(every[:shown]) + (", ..." if len(every) > shown else "")

@@ -1,0 +1,175 @@
+"""The hooks: what a plugin may register and observe.
+
+Registering hooks are called once at start-up, before any config is checked; results of all plugins are
+merged, choice is by name in the config and never by load order, and two objects of one kind with one name
+raise :class:`PluginError` naming both distributions. A hook returns classes, not instances: the core
+builds them from the user's config. Observers are called in every run, with keyword arguments; they may not
+change the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from difftrain import contracts
+from difftrain.types import StepResult
+
+hookspec = pluggy.HookspecMarker("difftrain")
+hookimpl = pluggy.HookimplMarker("difftrain")
+
+
+@hookspec
+def difftrain_model_families() -> Iterable[type[contracts.ModelFamily]]:  # type: ignore[empty-body]
+    """Register architectures, named by ``model_family``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_model_flavours() -> Iterable[type[contracts.ModelFlavour]]:  # type: ignore[empty-body]
+    """Register checkpoints of an architecture, named by ``model_flavour``; unique per family.
+
+    The family may come from another plugin; a flavour whose family is missing is listed but cannot be used.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_pairings() -> Iterable[type[contracts.Pairing]]:  # type: ignore[empty-body]
+    """Register ways in which a reference follows its edit image, named by ``conditioning_type``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_conditioning_generators() -> Iterable[type[contracts.ConditioningGenerator]]:  # type: ignore[empty-body]
+    """Register generators that make conditioning images from target images, named by ``conditioning.type``.
+
+    Aliases count as names.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_data_sources() -> Iterable[type[contracts.DataSource]]:  # type: ignore[empty-body]
+    """Register places that images come from, named by a dataset's ``type``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_caption_sources() -> Iterable[type[contracts.CaptionSource]]:  # type: ignore[empty-body]
+    """Register places that captions come from, named by ``caption_strategy``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_adapters() -> Iterable[type[contracts.Adapter]]:  # type: ignore[empty-body]
+    """Register trainable adapters, named by ``lora_type``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_optimizers() -> Iterable[type[contracts.OptimizerFactory]]:  # type: ignore[empty-body]
+    """Register optimizers, named by ``optimizer``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_schedules() -> Iterable[type[contracts.Schedule]]:  # type: ignore[empty-body]
+    """Register learning-rate schedules, named by ``lr_scheduler``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_quantizers() -> Iterable[type[contracts.Quantizer]]:  # type: ignore[empty-body]
+    """Register ways to store frozen weights in fewer bits, named by ``base_model_precision``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_losses() -> Iterable[type[contracts.Loss]]:  # type: ignore[empty-body]
+    """Register losses, named by ``loss_type``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_timestep_samplers() -> Iterable[type[contracts.TimestepSampler]]:  # type: ignore[empty-body]
+    """Register distributions of noise levels, named by ``timestep_sampler``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_check_config(config: Any) -> Iterable[str]:  # type: ignore[empty-body]
+    """Report problems of a validated run config, before any file is read.
+
+    All plugins' problems are collected and raised together with the core's.
+
+    Args:
+        config: The run's :class:`difftrain.config.schema.RunConfig`.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_run_start(config: Any, output_dir: Path, total_steps: int, first_step: int) -> None:
+    """Observe that training begins; ``first_step`` is 0, or the step that was resumed.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_step_end(result: StepResult) -> None:
+    """Observe one optimizer step. Called on the main process only.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_checkpoint_saved(step: int, path: Path) -> None:
+    """Observe that a checkpoint is complete on disk.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_validation_end(step: int, sheets: Mapping[str, Path]) -> None:
+    """Observe that validation pictures are written, by short prompt name.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_run_end(step: int, status: str) -> None:
+    """Observe the end: ``status`` is ``finished``, ``interrupted`` or ``failed``.
+
+    .. versionadded:: 0.1
+    """

@@ -1,0 +1,255 @@
+"""Hand-over types: what one stage of a run gives to the next.
+
+Nothing here does work or imports a model library. Sizes are (width, height) in pixels, as in Pillow;
+tensors are [batch, channel, height, width], as in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from difftrain.contracts import ConditioningGenerator
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+TextEmbeds = Mapping[str, "Tensor"]
+"""What a family's text encoders give for one caption; only the family knows the names and shapes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeometryRules:
+    """How a dataset entry wants its images sized; input of :func:`difftrain.data.buckets.assign_bucket`."""
+
+    resolution: float
+    """In the unit of ``resolution_type``."""
+    resolution_type: str
+    """``pixel`` shorter edge; ``area`` megapixels; ``pixel_area`` an edge whose square is the area."""
+    alignment: int
+    """Bucket edges are multiples of this, in pixels."""
+    crop: bool = False
+    crop_style: str = "center"
+    crop_aspect: str = "preserve"
+    crop_aspect_buckets: tuple[float, ...] = ()
+    maximum_image_size: float | None = None
+    """In the unit of ``resolution_type``; a larger image is first reduced to ``target_downsample_size``."""
+    target_downsample_size: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Geometry:
+    """From the upright source image to the bucket: one resize, then one crop."""
+
+    resize: Size
+    crop: tuple[int, int]
+    """(left, top) of the crop box, in the resized image."""
+    bucket: Size
+    """Size of the crop box, and so of the picture that is encoded."""
+
+    def __post_init__(self) -> None:
+        for axis in (0, 1):
+            if not 0 <= self.crop[axis] <= self.resize[axis] - self.bucket[axis]:
+                raise ValueError(f"crop box {self.crop}+{self.bucket} lies outside the resized image {self.resize}")
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom), as :meth:`PIL.Image.Image.crop` takes it."""
+        left, top = self.crop
+        return left, top, left + self.bucket[0], top + self.bucket[1]
+
+    @property
+    def identity(self) -> str:
+        """Part of the cache key."""
+        return f"{self.resize}{self.crop}{self.bucket}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a conditioning image is made from a source image."""
+
+    generator: ConditioningGenerator
+    seed: int
+
+    def identity(self, source_hash: str) -> str:
+        """Names the made picture: the same text gives the same bytes on every machine."""
+        kind = type(self.generator)
+        return f"{source_hash}|{kind.name}|v{kind.version}|{self.generator.identity()}|seed{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRecord:
+    """One image found by the scan; pixels are not loaded."""
+
+    dataset_id: str
+    key: str
+    """Path below the dataset's root, posix, without the extension: what pairing compares."""
+    path: Path
+    width: int
+    """Pixels, after EXIF rotation."""
+    height: int
+    content_hash: str
+    """sha256 of the file's bytes; for a made image, of the recipe's identity."""
+    captions: tuple[str, ...] | None = None
+    """One is drawn per visit. None when there is no caption; an empty text is an empty caption."""
+    recipe: Recipe | None = None
+    """Set when the picture is made from ``path`` in memory, on demand."""
+
+    def __post_init__(self) -> None:
+        if self.width <= 0 or self.height <= 0:
+            raise ValueError(f"{self.path}: size must be positive, got {self.width}x{self.height}")
+
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlacedImage:
+    """An image and the geometry that it is encoded with."""
+
+    record: ImageRecord
+    geometry: Geometry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceChoice:
+    """One way to condition a sample; a sample with several draws one per epoch."""
+
+    references: tuple[PlacedImage, ...]
+    captions: tuple[str, ...] | None = None
+    """Captions of the reference set or generator; None takes the edit's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One training example: an edit image, how it may be conditioned, and what the instruction is."""
+
+    dataset_id: str
+    target: PlacedImage
+    captions: tuple[str, ...]
+    choices: tuple[ReferenceChoice, ...] = (ReferenceChoice(references=()),)
+    """Never empty; a sample without references has one choice with none."""
+
+    def __post_init__(self) -> None:
+        assert self.choices, "a sample has at least one choice, even an empty one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Cached tensors of B samples of one shape, ready for a step."""
+
+    latents: Tensor
+    """Normalised target latents, [B, C, h, w]."""
+    references: Sequence[Tensor]
+    """One tensor a reference slot, each [B, C, h', w']; every sample of a batch has as many."""
+    text: TextEmbeds
+    """Batched by the family."""
+    keys: tuple[str, ...] = ()
+    """``dataset_id/key`` of each sample, for messages and metrics."""
+
+    def to(self, device: Any, dtype: Any) -> Batch:
+        """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
+
+        def move(tensor: Tensor) -> Tensor:
+            kind = dtype if tensor.is_floating_point() else None
+            return tensor.to(device=device, dtype=kind, non_blocking=True)
+
+        return Batch(
+            latents=self.latents.to(device=device, non_blocking=True),
+            references=[move(reference) for reference in self.references],
+            text={name: move(tensor) for name, tensor in self.text.items()},
+            keys=self.keys,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyBatch:
+    """Latents on their way to noise: ``noisy = (1 - sigma) * latents + sigma * noise``."""
+
+    noisy: Tensor
+    """[B, C, h, w], float32."""
+    sigma: Tensor
+    """[B], 0 is clean, 1 is noise."""
+    velocity: Tensor
+    """What the model should predict, ``noise - latents``, [B, C, h, w], float32."""
+
+
+class ModelInput(Protocol):
+    """What :meth:`ModelFamily.build_input` makes and :meth:`ModelFamily.predict` takes; opaque to the core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLocation:
+    """Where a model's files are and which content they have; found without loading a weight."""
+
+    name: str
+    """What the user wrote, or the flavour's hub id."""
+    identity: str
+    """Hash of content or the hub's commit: part of every cache key."""
+    path: Path | None
+    """Local diffusers folder; None means a hub download by ``name`` and ``revision``."""
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRequest:
+    """One picture to draw with the model as it is now."""
+
+    text: TextEmbeds
+    """Embeddings of one prompt, not batched."""
+    negative_text: TextEmbeds | None
+    references: tuple[Image.Image, ...]
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    guidance_real: float
+    """True classifier-free guidance; 1.0 is off."""
+    seed: int
+
+
+class Sampler(Protocol):
+    """Draws validation pictures."""
+
+    def __call__(self, request: ValidationRequest) -> Image.Image: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """One optimizer step, as observers see it."""
+
+    step: int
+    """Counts from 1."""
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    samples: int
+    """Samples of this step over all processes."""
+    epoch: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Phase(Protocol):
+    """A running part of the start-up, with a count that is shown."""
+
+    def advance(self, count: int = 1, item: str = "") -> None:
+        """Count on; ``item`` names what is being worked on, shown when nothing moves for a minute."""
+
+
+class Reporter(Protocol):
+    """Shows what a run is doing; given to every stage that can take more than two seconds."""
+
+    def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Phase]:
+        """A named start-up phase with a progress bar and an ETA when ``total`` is known."""
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
