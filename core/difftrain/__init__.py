@@ -20,6 +20,7 @@ from difftrain.contracts import (
     TextEncoder,
     TimestepSampler,
 )
+from difftrain.data.buckets import assign_bucket, cover_bucket
 from difftrain.errors import (
     CheckpointError,
     ConfigError,
@@ -85,5 +86,7 @@ __all__ = [
     "TimestepSampler",
     "ValidationRequest",
     "__version__",
+    "assign_bucket",
+    "cover_bucket",
     "hookimpl",
 ]

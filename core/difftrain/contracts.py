@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,7 @@ from difftrain.types import (
     ModelInput,
     ModelLocation,
     NoisyBatch,
+    Sample,
     Sampler,
     Size,
     TextEmbeds,
@@ -178,6 +179,8 @@ class ModelFlavour(Options, ABC):
     """Guidance of validation pictures when the config gives none."""
     preferred_sizes: ClassVar[tuple[Size, ...]] = ()
     """Sizes that the pipeline puts references on; empty when any size will do."""
+    max_pixels: ClassVar[int | None] = None
+    """Area of the largest picture the model can take, in pixels; None is no limit."""
     settings: ClassVar[Mapping[str, Any]] = {}
     """Facts that only the family reads, such as the number of text tokens."""
 
@@ -204,7 +207,8 @@ class ModelFamily(Options, ABC):
     pixel_multiple: ClassVar[int]
     """Edges of encoded pictures are multiples of this, in pixels."""
     text_sees_references: ClassVar[bool] = False
-    """True when the text embeddings depend on the reference's pixels; they are then part of its cache key."""
+    """True when the text embeddings depend on the reference's pixels; they are then part of its cache key.
+    The text encoder is handed the pictures that the VAE sees, and makes its own view of them."""
     lora_prefix: ClassVar[str] = "transformer"
     """What adapter keys start with in files that other programs load."""
 
@@ -244,6 +248,10 @@ class ModelFamily(Options, ABC):
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         """Full names of the linear modules that an adapter wraps, by the family's target option."""
 
+    def enable_checkpointing(self, denoiser: nn.Module) -> None:
+        """Recompute activations in the backward pass instead of keeping them, block by block."""
+        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]  # what diffusers' models have
+
     def keep_unquantized(self) -> tuple[str, ...]:
         """Name patterns (fnmatch) of modules that stay in full precision under any quantizer."""
         return ()
@@ -252,6 +260,14 @@ class ModelFamily(Options, ABC):
     @abstractmethod
     def sigma_shift(self, latents: Tensor) -> float:
         """Factor s of ``s*sigma / (1 + (s - 1)*sigma)`` for target latents of this shape; 1 is no shift."""
+
+    def batch_key(self, sample: Sample) -> Hashable:
+        """Samples share a batch only if this is equal, beside the sizes of target and references."""
+        return ()
+
+    def tokens(self, batch: Batch) -> Mapping[str, int]:
+        """Sequence length of one sample by group (target, references, text): for speed and estimates."""
+        return {"target": batch.latents[0, 0].numel()}
 
     @abstractmethod
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:

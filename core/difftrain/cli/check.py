@@ -1,0 +1,87 @@
+"""``difftrain check``: everything up to the first weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from difftrain.cli.invocation import Invocation
+from difftrain.config.problems import SeveralProblems
+from difftrain.errors import DifftrainError
+
+if TYPE_CHECKING:
+    from difftrain.data.prepare import PreparedData
+    from difftrain.train.plan import RunPlan
+
+USER_ERROR = 2
+
+
+def check(invocation: Invocation) -> int:
+    """Plan the run, prepare its data, find its model, and say what it would do.
+
+    With ``--json``, one object on the standard output: ``status`` (``ok`` or ``error``), ``problems``, ``notes`` and
+    the counts.
+
+    Raises:
+        DifftrainError: Without ``--json``, whatever the user can mend.
+    """
+    try:
+        found = _examine(invocation)
+    except DifftrainError as error:
+        if not invocation.json:
+            raise
+        problems = error.problems if isinstance(error, SeveralProblems) else [str(error)]
+        print(json.dumps({"status": "error", "problems": problems}, indent=2, ensure_ascii=False))
+        return USER_ERROR
+    print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _told(found))
+    return 0
+
+
+def _examine(invocation: Invocation) -> dict[str, Any]:
+    plan = invocation.plan()
+    from difftrain.data.prepare import prepare_samples
+    from difftrain.train.report import make_reporter
+
+    prepared = prepare_samples(plan.data, reporter=make_reporter(quiet=invocation.json))
+    location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
+    return {
+        "status": "ok",
+        "problems": [],
+        "notes": [*plan.notes, *prepared.notes],
+        "model": {"family": plan.family.name, "flavour": plan.flavour.name, "name": location.name},
+        **{key: value for key, value in prepared.summary().items() if key != "notes"},
+        **_lengths(plan, prepared),
+    }
+
+
+def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
+    """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
+    from difftrain.data.epoch import plan_epoch
+    from difftrain.train.plan import epoch_rules, total_steps
+
+    batches = len(plan_epoch(prepared.samples, 0, epoch_rules(plan)))
+    return {
+        "batches_per_epoch": batches,
+        "steps_per_epoch": max(1, batches // plan.config.gradient_accumulation_steps),
+        "total_steps": total_steps(plan, batches),
+    }
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    """The summary for people."""
+    model = found["model"]
+    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}"]
+    for name, dataset in found["datasets"].items():
+        left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
+        used = f", {dataset['samples']} samples" if dataset["samples"] else ""
+        lines.append(f"dataset {name}: {dataset['images']} images{used}{left_out}")
+    for key in ("buckets", "reference_buckets"):
+        if found[key]:
+            listed = ", ".join(f"{size} ({count})" for size, count in found[key].items())
+            lines.append(f"{key.replace('_', ' ')}: {listed}")
+    epoch = f"{found['batches_per_epoch']} batches and {found['steps_per_epoch']} steps an epoch"
+    lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in all")
+    lines += [f"note: {note}" for note in found["notes"]]
+    lines.append("ready to train")
+    return "\n".join(lines)

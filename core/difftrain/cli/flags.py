@@ -1,0 +1,170 @@
+"""Every run option as a flag, in both spellings, and what is on the command line.
+
+cyclopts reads the command line; values stay texts here and go through the same check as those of a file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
+
+from difftrain.config.load import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
+from difftrain.config.messages import nearest
+from difftrain.config.schema import RunConfig
+from difftrain.config.section import RUN_TABLES, plain_key
+from difftrain.errors import ConfigError
+from difftrain.plugins.load import LoadedPlugins, load_plugins
+
+if TYPE_CHECKING:
+    import cyclopts
+
+OWN_FLAGS: Mapping[str, str] = {
+    "config": "Run file, JSON with comments; default: config/config.json if there is one.",
+    "demo": "Train on the built-in photographs with the built-in tiny model; needs no network and no GPU.",
+    "json": "Print one JSON object, for programs.",
+    "help": "Show this.",
+}
+"""Flags of the command line alone, with their help."""
+SWITCHES = ("demo", "json", "help")
+"""Those of them that take no value."""
+_TRUTHS = ("true", "false")
+
+
+def join_values(arguments: Sequence[str], schema: type[RunConfig]) -> list[str]:
+    """The command line with true-or-false flags spelled ``--key=value``, whichever way they were written.
+
+    ``--gradient_checkpointing``, ``--gradient_checkpointing false`` and ``--gradient_checkpointing=false`` are all in
+    use; so is ``--key`` alone for keys that this version only knows by name.
+    """
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        key = plain_key(argument)
+        follower = rest[0] if rest else "--"
+        alone = follower.startswith("--")
+        if argument.startswith("--") and "=" not in argument and key not in OWN_FLAGS:
+            field = schema.model_fields.get(key)
+            if field is not None and field.annotation is bool:
+                argument += "=" + (rest.pop(0) if follower.lower() in _TRUTHS else "true")
+            elif field is None and key in RUN_TABLES and key not in RUN_TABLES.renamed and alone:
+                argument += "=true"
+        joined.append(argument)
+    return joined
+
+
+def signature(schema: type[RunConfig]) -> inspect.Signature:
+    """A signature with every run option and the command line's own flags, for cyclopts."""
+    other_names: dict[str, list[str]] = {}
+    for other, key in RUN_TABLES.renamed.items():
+        other_names.setdefault(key, []).append(other)
+    parameters = [_parameter(key, str) for key in OWN_FLAGS if key not in SWITCHES]
+    parameters += [_parameter(key, bool, names=["-h"] if key == "help" else []) for key in SWITCHES]
+    for key, field in schema.model_fields.items():
+        many = get_origin(field.annotation) is tuple
+        names = [f"--{other}" for other in other_names.get(key, [])]
+        parameters.append(_parameter(key, list[str] if many else str, names=names))
+    known = {*schema.model_fields, *OWN_FLAGS}
+    for table in (RUN_TABLES.switches, RUN_TABLES.not_built, RUN_TABLES.no_effect):
+        parameters += [_parameter(key, str) for key in table if key not in known]
+    return inspect.Signature(parameters)
+
+
+def _parameter(key: str, kind: Any, *, names: Sequence[str] = ()) -> inspect.Parameter:
+    from cyclopts import Parameter
+
+    annotation = Annotated[kind | None, Parameter(name=[f"--{key}", *names], negative=())]
+    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def read_command_line(
+    arguments: Sequence[str], schema: type[RunConfig], commands: Mapping[str, Callable[..., int]]
+) -> tuple[Callable[..., int], dict[str, Any]]:
+    """The command and the flags that were given; the first of ``commands`` is the default.
+
+    Raises:
+        ConfigError: If a flag or word is unknown, repeated or lacks its value.
+    """
+    # imported here: --help does without, and it is a fifth of the time that --help may take
+    import cyclopts
+
+    app = cyclopts.App(name="difftrain", help_flags=[], version_flags=[], result_action="return_value")
+    flags = signature(schema)
+    default = next(iter(commands))
+    for name, command in commands.items():
+        reader = _reader(command, flags)
+        if name == default:
+            app.default(reader)
+        app.command(reader, name=name)
+    try:
+        command, given = app(join_values(arguments, schema), exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        raise ConfigError(_said(error, flags, commands)) from error
+    return command, {
+        key: _items(value) if isinstance(value, list) else value for key, value in given.items() if value is not None
+    }
+
+
+def _items(values: Sequence[str]) -> list[str]:
+    """``--key a --key b`` and ``--key a,b`` are one list."""
+    return [item.strip() for value in values for item in value.split(",") if item.strip()]
+
+
+def _reader(command: Callable[..., int], flags: inspect.Signature) -> Callable[..., Any]:
+    def reader(**given: Any) -> tuple[Callable[..., int], dict[str, Any]]:
+        return command, given
+
+    reader.__signature__ = flags  # type: ignore[attr-defined]
+    return reader
+
+
+def _said(error: cyclopts.CycloptsError, flags: inspect.Signature, commands: Mapping[str, object]) -> str:
+    """The problem in our words, with a suggestion."""
+    import cyclopts
+
+    if isinstance(error, cyclopts.UnknownOptionError) and error.token.keyword:
+        flag = error.token.keyword
+        guess = nearest(plain_key(flag), [*flags.parameters, *RUN_TABLES.renamed])
+        return f"unknown flag {flag}" + (f"; did you mean --{guess}?" if guess else "; see `difftrain --help`")
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        word = (error.unused_tokens or ["?"])[0]
+        guess = nearest(word, commands)
+        advice = f"did you mean `difftrain {guess}`?" if guess else f"commands: {', '.join(commands)}"
+        return f"unexpected word {word!r}; {advice}"
+    text = str(error)
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def early_flags(arguments: Sequence[str]) -> tuple[Path | None, dict[str, FlagValue]]:
+    """The run file and the plugin switches, which must be known before all other flags are."""
+    found: dict[str, list[str]] = {"config": [], "plugins": [], "disable_plugin": []}
+    for index, argument in enumerate(arguments):
+        name, has_value, value = argument.partition("=")
+        key = plain_key(name)
+        if name.startswith("--") and key in found:
+            found[key] += [value] if has_value else list(arguments[index + 1 : index + 2])
+    switches: dict[str, FlagValue] = {key: _items(found[key]) for key in ("plugins", "disable_plugin") if found[key]}
+    return (Path(found["config"][-1]) if found["config"] else None), switches
+
+
+def load_plugins_for(arguments: Sequence[str], *, file_may_be_wrong: bool = False) -> LoadedPlugins:
+    """The plugins that the run file and the flags leave on.
+
+    Args:
+        file_may_be_wrong: Do without the run file when it cannot be read, as ``--help`` must work then too.
+
+    Raises:
+        ConfigError: If the run file cannot be read.
+        PluginError: If a plugin file or a bundled plugin is broken.
+    """
+    path, switches = early_flags(arguments)
+    try:
+        file = find_run_file(path) if "--demo" not in arguments else EMPTY_FILE
+    except ConfigError:
+        if not file_may_be_wrong:
+            raise
+        return load_plugins()
+    files, disabled = plugin_switches(file, switches)
+    return load_plugins(files=files, disabled=disabled)

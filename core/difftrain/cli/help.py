@@ -1,0 +1,123 @@
+"""The text of ``difftrain --help``: every option, grouped, with default and choices. Plain text, so that it is fast."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from difftrain.cli.flags import OWN_FLAGS, SWITCHES
+from difftrain.config.messages import shown
+from difftrain.config.options import Options
+from difftrain.config.schema import GROUPS, RunConfig
+from difftrain.plugins.registry import KINDS, Registry
+
+INTRODUCTION = """\
+difftrain [FLAGS]            train
+difftrain check [FLAGS]      do everything up to the first weight: config, data, pairs
+difftrain plugins            list plugins and what they provide
+
+Every option may stand in the run file (config/config.json) or be a flag: --lora_rank 16, --lora-rank=16."""
+SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"}
+NAME_WIDTH = 34
+
+
+def help_text(registry: Registry) -> str:
+    """The whole help, fitted to the terminal."""
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    parts = [INTRODUCTION, _group("Command line", list(_own_lines()), width)]
+    names = {key: sorted(found) for key, found in registry.names_by_key().items()}
+    for group in GROUPS:
+        lines = [(_label(key, field), _about(key, field, names)) for key, field in _fields(group)]
+        parts.append(_group(str(getattr(group, "group", group.__name__)), lines, width))
+    shown_keys = set(RunConfig.model_fields)
+    for title, options in _plugin_groups(registry):
+        fields = [(key, field) for key, field in options.model_fields.items() if key not in shown_keys]
+        shown_keys |= {key for key, _ in fields}
+        if fields:
+            parts.append(
+                _group(title, [(_label(key, field), _about(key, field, names)) for key, field in fields], width)
+            )
+    return "\n\n".join(parts)
+
+
+def _own_lines() -> Iterator[tuple[str, str]]:
+    for key, text in OWN_FLAGS.items():
+        yield f"--{key}" + ("" if key in SWITCHES else " PATH"), text
+
+
+def _fields(group: type[Options]) -> list[tuple[str, FieldInfo]]:
+    return [(key, field) for key, field in group.model_fields.items()]
+
+
+def _plugin_groups(registry: Registry) -> Iterator[tuple[str, type[Options]]]:
+    for kind, facts in KINDS.items():
+        if facts.run_options:
+            for options in registry.classes(kind):
+                of_family = f" of {options.family}" if kind == "flavour" else ""
+                yield f"{facts.key} = {options.name}{of_family}", options
+
+
+def _group(title: str, lines: Sequence[tuple[str, str]], width: int) -> str:
+    indent = " " * (NAME_WIDTH + 2)
+    text = [f"{title}:"]
+    for label, about in lines:
+        wrapped = textwrap.wrap(about, width - len(indent)) or [""]
+        first = f"  {label}".ljust(len(indent))
+        if len(label) > NAME_WIDTH - 1:
+            text.append(f"  {label}")
+            first = indent
+        text.append(first + wrapped[0])
+        text += [indent + line for line in wrapped[1:]]
+    return "\n".join(text)
+
+
+def _label(key: str, field: FieldInfo) -> str:
+    short = f", {SHORT[key]}" if key in SHORT else ""
+    kind = _kind(field.annotation)
+    return f"--{key}{short}" + (f" {kind}" if kind else "")
+
+
+def _kind(annotation: Any) -> str:
+    """INT, FLOAT, ... as the help names a value's type."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return "|".join(dict.fromkeys(_kind(part) for part in get_args(annotation) if part is not type(None)))
+    if origin is Literal:
+        return "NAME"
+    if origin is tuple:
+        return "LIST"
+    if origin is dict:
+        return "OBJECT"
+    if annotation is bool:
+        return "[true|false]"
+    return {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(annotation, "VALUE")
+
+
+def _about(key: str, field: FieldInfo, names: dict[str, list[str]]) -> str:
+    text = " ".join((field.description or "").split())
+    choices = _choices(field.annotation) or names.get(key, [])
+    if key == "base_model_precision":
+        choices = ["no_change", *choices]
+    if choices:
+        text += f" One of: {', '.join(choices)}."
+    return text + (" [needed]" if field.is_required() else _default(field))
+
+
+def _choices(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    return [choice for part in get_args(annotation) for choice in _choices(part)]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value in (None, "", (), {}):
+        return ""
+    plain = shown(list(value) if isinstance(value, tuple) else value) if not isinstance(value, str | Path) else value
+    return f" [default: {plain}]"

@@ -1,0 +1,48 @@
+"""What a command is given: the command line, read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from difftrain.config.load import FlagValue
+from difftrain.errors import ConfigError
+from difftrain.plugins.load import LoadedPlugins
+
+if TYPE_CHECKING:
+    from difftrain.train.plan import RunPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """One call of the program."""
+
+    config: Path | None
+    """``--config``."""
+    demo: bool
+    json: bool
+    flags: Mapping[str, FlagValue]
+    """Run options by plain key, texts as typed."""
+    arguments: tuple[str, ...]
+    """The command line after the program's name, as typed."""
+    plugins: LoadedPlugins
+
+    def plan(self) -> RunPlan:
+        """The plan of the run that the command line describes.
+
+        Raises:
+            ConfigError: With every problem there is.
+        """
+        from difftrain.train.plan import plan_run
+
+        config, flags = self.config, self.flags
+        if self.demo:
+            if config is not None:
+                raise ConfigError("--demo has a run file of its own; leave --config out, or leave --demo out")
+            from difftrain.cli.demo import demo_config
+
+            config, flags = demo_config(flags)
+        typed = [argument for argument in self.arguments if argument not in ("train", "check", "--json")]
+        return plan_run(config, flags, command=typed, plugins=self.plugins)

@@ -1,0 +1,71 @@
+"""``difftrain``: which command, which flags, and what an error looks like. Imports no model library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from difftrain import __version__
+from difftrain.cli.check import check
+from difftrain.cli.flags import load_plugins_for, read_command_line
+from difftrain.cli.invocation import Invocation
+from difftrain.cli.plugins import list_plugins
+from difftrain.cli.train import train
+from difftrain.config.schema import RunConfig, merge_options
+from difftrain.errors import DifftrainError
+
+COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
+"""The first is what ``difftrain`` alone does."""
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the command line says.
+
+    Returns:
+        Exit status: 0; 2 for what the user can mend, said on the standard error; 130 and 143 after a signal.
+    """
+    try:
+        return _dispatch(arguments)
+    except DifftrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if "--version" in arguments:
+        print(f"difftrain {__version__}")
+        return 0
+    asks_help = "--help" in arguments or "-h" in arguments
+    plugins = load_plugins_for(arguments, file_may_be_wrong=asks_help or arguments[:1] == ["plugins"])
+    if asks_help:
+        from difftrain.cli.help import help_text
+
+        print(help_text(plugins.registry))
+        return 0
+    schema = merge_options(RunConfig, plugins.registry.run_option_classes())
+    command, given = read_command_line(arguments, schema, COMMANDS)
+    return command(_invocation(given, arguments, plugins))
+
+
+def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Any) -> Invocation:
+    config = given.pop("config", None)
+    return Invocation(
+        config=Path(config) if config is not None else None,
+        demo=bool(given.pop("demo", False)),
+        json=bool(given.pop("json", False)),
+        flags=given,
+        arguments=tuple(arguments),
+        plugins=plugins,
+    )

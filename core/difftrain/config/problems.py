@@ -1,0 +1,81 @@
+"""Collects what is wrong, so that a user mends everything in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from difftrain.errors import ConfigError, DifftrainError, join_problems
+
+
+class SeveralProblems(ConfigError):
+    """Everything that is wrong with the config files and flags."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(join_problems(problems))
+        self.problems = problems
+
+
+@dataclass
+class Problems:
+    """Problems, things not built yet, and notes, in the order in which they were found."""
+
+    texts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Said once at start-up; nothing is wrong."""
+    _not_built: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, text: str) -> None:
+        self.texts.append(text)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def not_built(self, what: str, dataset: str | None = None) -> None:
+        """Something that the documentation names and this version cannot do.
+
+        Args:
+            what: As the user wrote it, such as ``type 'huggingface'``.
+            dataset: Id of the dataset that asks for it; None for the run file.
+        """
+        asking = self._not_built.setdefault(what, [])
+        if dataset is not None and dataset not in asking:
+            asking.append(dataset)
+
+    @contextmanager
+    def catching(self, prefix: str = "") -> Iterator[None]:
+        """Keeps a :class:`DifftrainError` of the block as a problem."""
+        try:
+            yield
+        except DifftrainError as error:
+            self.add(f"{prefix}{error}")
+
+    def __len__(self) -> int:
+        """Problems so far, each asking dataset counted."""
+        return len(self.texts) + sum(max(1, len(asking)) for asking in self._not_built.values())
+
+    def all(self) -> list[str]:
+        """Every problem; all that is not built yet is one of them."""
+        return [*self.texts, *self._not_built_line()]
+
+    def raise_all(self) -> None:
+        """Raise one error of everything, if there is anything.
+
+        Raises:
+            SeveralProblems: A :class:`ConfigError` that keeps the single problems too.
+        """
+        if self:
+            raise SeveralProblems(self.all())
+
+    def _not_built_line(self) -> list[str]:
+        if not self._not_built:
+            return []
+        release = ".".join(version("difftrain").split(".")[:2])
+        parts = []
+        for what, datasets in self._not_built.items():
+            word = "dataset" if len(datasets) == 1 else "datasets"
+            parts.append(f"{what} ({word} {', '.join(datasets)})" if datasets else what)
+        return [f"not built yet in difftrain {release}: {', '.join(parts)}"]

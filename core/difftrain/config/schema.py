@@ -1,0 +1,69 @@
+"""The whole schema: the core's options and those of every loaded plugin, in one flat namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Optional, TypeVar, get_args
+
+from pydantic import create_model
+from pydantic.fields import FieldInfo
+
+from difftrain.config.dataset import DatasetConfig
+from difftrain.config.options import Options
+from difftrain.config.run import GROUPS, RunConfig
+from difftrain.errors import PluginError
+
+__all__ = ["GROUPS", "DatasetConfig", "RunConfig", "merge_options"]
+
+SchemaT = TypeVar("SchemaT", bound=Options)
+
+
+def merge_options(schema: type[SchemaT], classes: Iterable[type[Options]]) -> type[SchemaT]:
+    """A subclass of ``schema`` that has the fields of all ``classes`` too.
+
+    A field that its class requires becomes optional: it is required only of those who choose the class, and
+    :meth:`RunConfig.build` sees to that. Two classes may give one key only when they define it alike.
+
+    Raises:
+        PluginError: If two classes define one key differently, naming both.
+    """
+    owners: dict[str, tuple[type[Options], FieldInfo]] = {
+        name: (schema, field) for name, field in schema.model_fields.items()
+    }
+    added: dict[str, Any] = {}
+    for kind in classes:
+        for name, field in kind.model_fields.items():
+            if name in owners:
+                _check_same(name, owners[name], (kind, field))
+            else:
+                owners[name] = (kind, field)
+            if name not in schema.model_fields and (name not in added or not field.is_required()):
+                added[name] = _optional(field)
+    # pydantic's stubs cannot say that the base gives the type of the result
+    merged: type[SchemaT] = create_model(schema.__name__, __base__=schema, __module__=schema.__module__, **added)
+    return merged
+
+
+def _optional(field: FieldInfo) -> tuple[Any, FieldInfo]:
+    if not field.is_required():
+        return field.annotation, field
+    annotation: Any = Optional[field.annotation]  # noqa: UP045 - only known at run time
+    relaxed = FieldInfo(annotation=annotation, default=None, description=field.description)
+    relaxed.metadata = list(field.metadata)
+    return annotation, relaxed
+
+
+def _check_same(name: str, first: tuple[type[Options], FieldInfo], second: tuple[type[Options], FieldInfo]) -> None:
+    if _definition(first[1]) != _definition(second[1]):
+        givers = " and by ".join(f"{kind.__module__}.{kind.__qualname__}" for kind, _ in (first, second))
+        raise PluginError(
+            f"option {name!r} is defined in two ways: by {givers}\n"
+            "hint: turn one plugin off with --disable_plugin NAME, or tell its author to rename the option"
+        )
+
+
+def _definition(field: FieldInfo) -> tuple[Any, ...]:
+    """Type and limits; None and a missing default are not counted, as one class may require what another may lack."""
+    members = [member for member in get_args(field.annotation) if member is not type(None)]
+    plain = members[0] if len(members) == 1 and type(None) in get_args(field.annotation) else field.annotation
+    return plain, repr(field.metadata), None if field.is_required() else field.default or None

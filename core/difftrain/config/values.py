@@ -1,0 +1,86 @@
+"""Values as users write them: exact texts become what the key's type says, placeholders are filled in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import json5
+from pydantic import TypeAdapter, ValidationError
+
+from difftrain.errors import ConfigError
+
+_WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "none": None}
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_PLACEHOLDER = re.compile(r"\{(model_family|model_flavour|id|env:[A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def coerce(annotation: Any, value: object, *, lists_as_text: bool = False) -> object:
+    """A text as the type asks for it; any other value, and a text that does not fit exactly, unchanged.
+
+    Args:
+        annotation: Type of the key. One that takes texts keeps them.
+        lists_as_text: Also read ``a,b`` as a list, as a flag writes it.
+    """
+    if not isinstance(value, str):
+        return value
+    adapter = TypeAdapter(annotation)
+    for candidate in _readings(value, lists_as_text=lists_as_text):
+        try:
+            adapter.validate_json(json.dumps(candidate), strict=True)
+        except ValidationError:
+            continue
+        return candidate
+    return value
+
+
+def _readings(text: str, *, lists_as_text: bool) -> Iterator[object]:
+    yield text
+    stripped = text.strip()
+    if stripped.lower() in _WORDS:
+        yield _WORDS[stripped.lower()]
+    if _NUMBER.fullmatch(stripped):
+        if stripped.lstrip("+-").isdecimal():
+            yield int(stripped)
+        yield float(stripped)
+    if stripped[:1] in ("[", "{"):
+        try:
+            yield json5.loads(stripped)
+        except ValueError:
+            return
+    elif lists_as_text and stripped:
+        items = [item.strip() for item in stripped.split(",")]
+        yield items
+        yield [float(item) if _NUMBER.fullmatch(item) else item for item in items]
+
+
+def fill_placeholders(value: Any, known: Mapping[str, str | None]) -> Any:
+    """``{model_family}``, ``{model_flavour}``, ``{id}`` and ``{env:NAME}`` in every text, however deep.
+
+    Args:
+        known: What the names stand for; a name that stands for nothing here is left as it is, and so are
+            all other braces.
+
+    Raises:
+        ConfigError: If an environment variable is not set, naming it.
+    """
+    if isinstance(value, str):
+        return _PLACEHOLDER.sub(lambda match: _filled(match, known), value)
+    if isinstance(value, list):
+        return [fill_placeholders(item, known) for item in value]
+    if isinstance(value, dict):
+        return {key: fill_placeholders(item, known) for key, item in value.items()}
+    return value
+
+
+def _filled(match: re.Match[str], known: Mapping[str, str | None]) -> str:
+    name = match.group(1)
+    if name.startswith("env:"):
+        variable = name.removeprefix("env:")
+        if variable not in os.environ:
+            raise ConfigError(f"{match.group()}: the environment variable {variable} is not set")
+        return os.environ[variable]
+    return known.get(name) or match.group()

@@ -1,0 +1,140 @@
+"""What is wrong, or odd, with all pairs of an edit set; told together before any weight is loaded.
+
+Problems stop the run, notes do not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from difftrain.data.pair import Matching
+from difftrain.data.scan import Scan
+from difftrain.errors import DataError, first_few, join_problems
+from difftrain.types import ImageRecord, Sample
+
+
+@dataclass
+class Findings:
+    """Collected over all datasets."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def raise_problems(self) -> None:
+        """Stop with everything that was found, if anything.
+
+        Raises:
+            DataError: With all problems.
+        """
+        if self.problems:
+            raise DataError(join_problems(self.problems))
+
+
+def audit_matching(
+    findings: Findings, *, edits: str, references: str, total: int, matching: Matching, skip_missing: bool
+) -> None:
+    """Missing and ambiguous references of an edit set, and references that belong to nothing.
+
+    Args:
+        findings: Added to.
+        edits: Id of the edit set.
+        references: Id of the reference set.
+        total: Edit images that are used.
+        matching: What :func:`difftrain.data.pair.match` found.
+        skip_missing: ``on_missing: skip``.
+    """
+    where = f"dataset {edits!r}"
+    if matching.missing:
+        names = first_few(_name(record) for record in matching.missing)
+        text = f"{where}: {len(matching.missing)} of {total} images have no reference in {references!r}: {names}"
+        if skip_missing:
+            findings.notes.append(f"{text}; left out (on_missing: skip)")
+        else:
+            findings.problems.append(f"{text}\nhint: {_missing_hint(matching)}")
+    if matching.ambiguous:
+        pairs = first_few(
+            f"{_name(record)} (could be {' or '.join(_name(candidate) for candidate in candidates)})"
+            for record, candidates in matching.ambiguous
+        )
+        findings.problems.append(
+            f"{where}: {len(matching.ambiguous)} of {total} images have ambiguous references in {references!r}: "
+            f"{pairs}\n"
+            "hint: keep one file a stem and folder, or give a pair's two files the same extension"
+        )
+    if matching.unused:
+        names = first_few(_name(record) for record in matching.unused)
+        findings.notes.append(f"dataset {references!r}: {len(matching.unused)} references have no edit image: {names}")
+
+
+def _missing_hint(matching: Matching) -> str:
+    """Names that differ in upper and lower case only are told, since they look alike."""
+    unused = {record.key.casefold(): record for record in matching.unused}
+    for record in matching.missing:
+        alike = unused.get(record.key.casefold())
+        if alike is not None:
+            return f"names must be equal in upper and lower case: {_name(record)} and {_name(alike)}"
+    return (
+        'name each reference after its edit image (same folder, same stem, any extension), or set "on_missing": "skip"'
+    )
+
+
+def audit_misfits(findings: Findings, *, edits: str, references: str, total: int, misfits: Sequence[str]) -> None:
+    """References that the pairing refused, with its messages."""
+    if misfits:
+        findings.problems.append(
+            f"dataset {edits!r}: {len(misfits)} of {total} references in {references!r} do not fit: "
+            + "; ".join(misfits[:3])
+            + ("; ..." if len(misfits) > 3 else "")
+            + '\nhint: crop both pictures of a pair alike, or use "conditioning_type": "reference_loose"'
+        )
+
+
+def audit_uncaptioned(findings: Findings, *, dataset: str, total: int, records: Sequence[ImageRecord]) -> None:
+    """Samples that get no caption from anywhere."""
+    if records:
+        names = first_few(_name(record) for record in records)
+        findings.problems.append(
+            f"dataset {dataset!r}: {len(records)} of {total} images have no caption: {names}\n"
+            "hint: add a caption file to each (an empty file is an empty caption), "
+            'or set "caption_strategy": null to train without captions'
+        )
+
+
+def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
+    """Pictures that a dataset has more than once."""
+    first: dict[str, ImageRecord] = {}
+    doubles: list[str] = []
+    for record in scan.records:
+        earlier = first.setdefault(record.content_hash, record)
+        if earlier is not record:
+            doubles.append(f"{_name(record)} = {_name(earlier)}")
+    if doubles:
+        findings.notes.append(f"dataset {dataset!r}: {len(doubles)} pictures are duplicates: {first_few(doubles)}")
+
+
+def audit_samples(findings: Findings, samples: Iterable[Sample]) -> None:
+    """Empty captions, and references that are the edit image itself."""
+    empty: dict[str, list[str]] = defaultdict(list)
+    unedited: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        record = sample.target.record
+        drawn = (caption for choice in sample.choices for caption in choice.captions or sample.captions)
+        if not all(drawn):
+            empty[sample.dataset_id].append(_name(record))
+        references = (placed.record for choice in sample.choices for placed in choice.references)
+        if any(reference.content_hash == record.content_hash for reference in references):
+            unedited[sample.dataset_id].append(_name(record))
+    for dataset, names in empty.items():
+        findings.notes.append(f"dataset {dataset!r}: {len(names)} images have an empty caption: {first_few(names)}")
+    for dataset, names in unedited.items():
+        findings.notes.append(
+            f"dataset {dataset!r}: {len(names)} references are the edit image itself, so nothing is edited: "
+            f"{first_few(names)}"
+        )
+
+
+def _name(record: ImageRecord) -> str:
+    """Path below the dataset's root, with the extension."""
+    return record.key + record.path.suffix

@@ -1,0 +1,172 @@
+"""Fill the caches: every text and picture that training will read, encoded once.
+
+The encoders are loaded only when something is missing, and let go afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from difftrain.contracts import ImageEncoder, TextEncoder
+from difftrain.data.cache import TensorCache, cache_key
+from difftrain.data.image import load_placed, to_pixels
+from difftrain.data.plan import DataPlan
+from difftrain.types import PlacedImage, Reporter, Sample, Size, TextEmbeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextItem:
+    """A caption, with the references it is read beside when the family's text encoder looks at pixels."""
+
+    caption: str
+    references: tuple[PlacedImage, ...] = ()
+
+
+class SampleCaches:
+    """Where the encoded form of every picture and caption of a run lies."""
+
+    def __init__(self, plan: DataPlan, *, image_identity: str, text_identity: str, text_sees_references: bool) -> None:
+        """Identities are what the family says changes its latents and text embeddings, dtype included."""
+        self._image_identity = image_identity
+        self._text_identity = text_identity
+        self._text_sees_references = text_sees_references
+        self._text = TensorCache(plan.text_folder)
+        self._latents: dict[str, TensorCache] = {}
+        for dataset in plan.datasets:
+            cache = TensorCache(dataset.latents_folder)
+            self._latents[dataset.id] = cache
+            self._latents.update({generator.id: cache for generator in dataset.generators})
+
+    def latents(self, image: PlacedImage) -> tuple[TensorCache, str]:
+        """Cache and key of a picture's latents."""
+        key = cache_key(image.record.content_hash, image.geometry.identity, self._image_identity)
+        return self._latents[image.record.dataset_id], key
+
+    def text(self, item: TextItem) -> tuple[TensorCache, str]:
+        """Cache and key of a caption's embeddings."""
+        seen = item.references if self._text_sees_references else ()
+        pictures = [f"{image.record.content_hash}{image.geometry.identity}" for image in seen]
+        return self._text, cache_key(self._text_identity, item.caption, *pictures)
+
+    def text_items(self, samples: Iterable[Sample]) -> Iterator[TextItem]:
+        """Every caption that training may ask for, the empty one of dropouts included."""
+        yield TextItem(caption="")
+        for sample in samples:
+            for choice in sample.choices:
+                seen = choice.references if self._text_sees_references else ()
+                for caption in sample.captions if choice.captions is None else choice.captions:
+                    yield TextItem(caption=caption, references=seen)
+                if seen:
+                    yield TextItem(caption="", references=seen)
+
+    @property
+    def folders(self) -> set[Path]:
+        return {cache.folder for cache in (self._text, *self._latents.values())}
+
+    @property
+    def removed(self) -> list[str]:
+        """Keys of corrupt entries that were removed."""
+        return [key for cache in {id(c): c for c in (self._text, *self._latents.values())}.values() for key in cache.removed]
+
+
+def encode_texts(
+    items: Iterable[TextItem],
+    caches: SampleCaches,
+    load: Callable[[], TextEncoder],
+    *,
+    reporter: Reporter,
+    batch_size: int = 8,
+) -> int:
+    """Encode the captions that are not cached; gives how many were encoded."""
+    missing: dict[str, TextItem] = {}
+    for item in items:
+        cache, key = caches.text(item)
+        if key not in missing and not cache.holds(key):
+            missing[key] = item
+    if not missing:
+        return 0
+    with reporter.phase("load text encoders"):
+        encoder = load()
+    waiting = list(missing.values())
+    with reporter.phase("encode captions", len(waiting)) as phase:
+        for start in range(0, len(waiting), batch_size):
+            group = waiting[start : start + batch_size]
+            for item, embeds in zip(group, embed_texts(group, encoder), strict=True):
+                cache, key = caches.text(item)
+                cache.write(key, embeds)
+                phase.advance(item=item.caption[:60])
+    return len(waiting)
+
+
+def embed_texts(items: Sequence[TextItem], encoder: TextEncoder) -> list[TextEmbeds]:
+    """Embeddings of captions; loads their reference pictures where an item names some."""
+    pictures = [[load_placed(image) for image in item.references] for item in items]
+    return encoder.encode([item.caption for item in items], pictures if any(pictures) else None)
+
+
+def encode_images(
+    samples: Iterable[Sample],
+    caches: SampleCaches,
+    load: Callable[[], ImageEncoder],
+    *,
+    reporter: Reporter,
+    batch_size: int = 1,
+) -> int:
+    """Encode the targets and references that are not cached; gives how many were encoded."""
+    missing: dict[tuple[str, str], PlacedImage] = {}
+    for image in every_image(samples):
+        cache, key = caches.latents(image)
+        place = (str(cache.folder), key)
+        if place not in missing and not cache.holds(key):
+            missing[place] = image
+    if not missing:
+        return 0
+    with reporter.phase("load image encoder"):
+        encoder = load()
+    with reporter.phase("encode images", len(missing)) as phase:
+        for group, pixels in _decoded(list(missing.values()), batch_size):
+            mean, std = encoder.encode(pixels)
+            for index, image in enumerate(group):
+                cache, key = caches.latents(image)
+                cache.write(key, {"mean": mean[index].clone(), "std": std[index].clone()})
+            phase.advance(len(group), item=str(group[-1].record.path))
+    return len(missing)
+
+
+def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
+    """Targets and all references that any choice names, with repetitions."""
+    for sample in samples:
+        yield sample.target
+        for choice in sample.choices:
+            yield from choice.references
+
+
+def load_pixels(images: Sequence[PlacedImage]) -> Tensor:
+    """Pictures of one bucket as [B, 3, H, W], -1 to 1, float32."""
+    import torch
+
+    return torch.stack([torch.from_numpy(to_pixels(load_placed(image))) for image in images])
+
+
+def _decoded(images: Sequence[PlacedImage], batch_size: int) -> Iterator[tuple[list[PlacedImage], Tensor]]:
+    """Groups of one bucket size with their pixels; the next groups are decoded while one is encoded."""
+    by_size: dict[Size, list[PlacedImage]] = defaultdict(list)
+    for image in images:
+        by_size[image.geometry.bucket].append(image)
+    groups = [g[i : i + batch_size] for g in by_size.values() for i in range(0, len(g), batch_size)]
+    ahead = 4
+    with ThreadPoolExecutor(max_workers=ahead) as pool:
+        running = [pool.submit(load_pixels, group) for group in groups[:ahead]]
+        for index, group in enumerate(groups):
+            pixels = running.pop(0).result()
+            if index + ahead < len(groups):
+                running.append(pool.submit(load_pixels, groups[index + ahead]))
+            yield group, pixels

@@ -1,0 +1,201 @@
+"""Conditioning pictures made from edit images: at start-up on every core, or on demand with nothing written.
+
+A made picture is named by the hash of its recipe's identity (source bytes, generator, options, version, seed),
+so changed options never reuse an old one, and both modes share their latents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrain.data.image import make_picture
+from difftrain.data.index import FileFacts, ImageIndex
+from difftrain.data.plan import GeneratorPlan
+from difftrain.errors import DataError, first_few
+from difftrain.types import ImageRecord, Phase, Recipe, Reporter
+
+FEWEST_FOR_PROCESSES = 24
+"""Below this, starting processes takes longer than the work."""
+_SAVED_EVERY = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakingResult:
+    """What :func:`make_missing` did."""
+
+    written: int
+    """Pictures that were made and stored."""
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+    """Sources that could not be decoded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    source: Path
+    recipe: Recipe
+    made_hash: str
+    path: Path
+    width: int
+    height: int
+
+
+def planned_records(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> list[ImageRecord]:
+    """The reference that a generator gives for each source, in their order, whether it is made yet or not."""
+    recipe = Recipe(generator=plan.generator, seed=plan.seed)
+    records: list[ImageRecord] = []
+    for source in sources:
+        task = _task(plan, recipe, source)
+        records.append(
+            ImageRecord(
+                dataset_id=plan.id,
+                key=source.key,
+                path=source.path if plan.on_demand else task.path,
+                width=source.width,
+                height=source.height,
+                content_hash=task.made_hash,
+                captions=plan.captions,
+                recipe=recipe if plan.on_demand else None,
+            )
+        )
+    return records
+
+
+def make_missing(
+    plan: GeneratorPlan, sources: Iterable[ImageRecord], index: ImageIndex, reporter: Reporter
+) -> MakingResult:
+    """Make and store the pictures that are not stored yet or are damaged; nothing when made on demand.
+
+    Raises:
+        PluginError: If the generator gives a picture of another size.
+    """
+    if plan.on_demand:
+        return MakingResult(written=0, notes=(), problems=())
+    recipe = Recipe(generator=plan.generator, seed=plan.seed)
+    tasks = {task.path: task for task in (_task(plan, recipe, source) for source in sources)}
+    missing, notes = _missing(plan, tasks, index, reporter)
+    problems: tuple[str, ...] = ()
+    if missing:
+        with reporter.phase(f"make {plan.id}", len(missing)) as phase:
+            problems = _make(plan, missing, index, phase)
+    return MakingResult(written=len(missing) - len(problems), notes=notes, problems=problems)
+
+
+def _task(plan: GeneratorPlan, recipe: Recipe, source: ImageRecord) -> _Task:
+    made_hash = hashlib.sha256(recipe.identity(source.content_hash).encode()).hexdigest()
+    path = plan.folder / made_hash[:2] / f"{made_hash}.png"
+    return _Task(
+        source=source.path,
+        recipe=recipe,
+        made_hash=made_hash,
+        path=path,
+        width=source.width,
+        height=source.height,
+    )
+
+
+def _missing(
+    plan: GeneratorPlan, tasks: Mapping[Path, _Task], index: ImageIndex, reporter: Reporter
+) -> tuple[list[_Task], tuple[str, ...]]:
+    """What is to be made, and a note on damaged pictures."""
+    there = [path for path in tasks if path.exists()]
+    with reporter.phase(f"check {plan.id}", len(there)) as phase:
+        facts = dict(zip(there, index.examine(there, phase, decode=True), strict=True))
+    missing: list[_Task] = []
+    damaged: list[str] = []
+    for path, task in tasks.items():
+        if path not in facts:
+            missing.append(task)
+        elif facts[path].error is not None or (facts[path].width, facts[path].height) != (task.width, task.height):
+            missing.append(task)
+            damaged.append(path.name)
+    if not damaged:
+        return missing, ()
+    note = f"{plan.id}: {len(damaged)} made pictures were damaged on disk and are made again: {first_few(damaged)}"
+    return missing, (note,)
+
+
+def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase: Phase) -> tuple[str, ...]:
+    """Make and store pictures; gives messages of sources that cannot be decoded."""
+    problems: list[str] = []
+    stored: list[tuple[Path, FileFacts]] = []
+    for task, problem in _run(tasks):
+        phase.advance(1, str(task.source))
+        if problem is not None:
+            problems.append(problem)
+            continue
+        status = task.path.stat()
+        facts = FileFacts(status.st_size, status.st_mtime_ns, task.made_hash, task.width, task.height, None)
+        stored.append((task.path, facts))
+        if len(stored) >= _SAVED_EVERY:
+            index.remember(stored)
+            stored.clear()
+    index.remember(stored)
+    return tuple(f"generator {plan.id!r}: {problem}" for problem in problems)
+
+
+def _run(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, str | None]]:
+    """Every task with its problem, in any order."""
+    waiting = list(tasks)
+    workers = min(os.cpu_count() or 1, len(waiting))
+    generator = type(waiting[0].recipe.generator)
+    if len(waiting) >= FEWEST_FOR_PROCESSES and workers > 1 and _other_processes_can_import(generator):
+        done: set[Path] = set()
+        try:
+            for task, problem in _run_in_processes(waiting, workers):
+                done.add(task.path)
+                yield task, problem
+        except BrokenProcessPool:
+            # A process died, or could not start: go on in this one.
+            waiting = [task for task in waiting if task.path not in done]
+        else:
+            return
+    for task in waiting:
+        yield task, _make_one(task)
+
+
+def _other_processes_can_import(generator: type) -> bool:
+    """False for a class of a function, of the program's own file, or of a plugin loaded from a local file."""
+    package = generator.__module__.partition(".")[0]
+    importable = any(finder.find_spec(package, None) for finder in sys.meta_path)
+    return importable and package != "__main__" and "<locals>" not in generator.__qualname__
+
+
+def _run_in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, str | None]]:
+    # spawn: a forked child of a process with threads may hang.
+    pool = ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        futures: dict[Future[str | None], _Task] = {pool.submit(_make_one, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_one(task: _Task) -> str | None:
+    """Make and store one picture; gives what is wrong with the source, if anything."""
+    try:
+        image = make_picture(task.source, task.recipe, task.made_hash)
+    except DataError as error:
+        return str(error)
+    task.path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = task.path.with_name(f".{task.path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            # Level 1 is 3 times as fast as the default and hardly larger.
+            image.save(stream, format="PNG", compress_level=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(task.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return None

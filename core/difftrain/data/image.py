@@ -1,0 +1,187 @@
+"""Pictures from files: upright, sRGB, 8 bit, no alpha; then one resize and one crop.
+
+Everything that looks at pixels goes through :func:`open_upright`, so training, generators and validation see
+the same picture. Start with :func:`load_placed`.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from difftrain.errors import DataError, PluginError
+from difftrain.types import PlacedImage, Recipe, Size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WHITE = (255, 255, 255)
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for broken files, besides what it should."""
+
+_ORIENTATION = 0x0112
+_SWAPS_AXES = (5, 6, 7, 8)
+
+
+def open_upright(path: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """A picture as people see it.
+
+    EXIF orientation is applied, colours are converted from the embedded profile to sRGB, transparent parts
+    are shown on ``background`` and 16 bits are scaled to 8.
+
+    Returns:
+        A loaded RGB image.
+
+    Raises:
+        DataError: If the file cannot be read or decoded, naming it.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _to_srgb(_to_eight_bits(upright), background)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read as a picture ({describe(error)})") from error
+
+
+def upright_size(path: Path) -> Size:
+    """(width, height) after EXIF rotation, from the header alone.
+
+    Raises:
+        DataError: If the file cannot be read, naming it.
+    """
+    try:
+        with path.open("rb") as stream:
+            return header_size(stream)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read as a picture ({describe(error)})") from error
+
+
+def header_size(stream: BinaryIO) -> Size:
+    """:func:`upright_size` of an open file; raises one of :data:`UNREADABLE`."""
+    with Image.open(stream) as image:
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow turns these itself
+            return width, height
+        turned = _exif(image, stream).get(_ORIENTATION) in _SWAPS_AXES
+    return (height, width) if turned else (width, height)
+
+
+def load_placed(placed: PlacedImage) -> Image.Image:
+    """The picture that is encoded: opened or made, resized once (LANCZOS), cropped.
+
+    Raises:
+        DataError: If the file cannot be read, naming it.
+    """
+    record, geometry = placed.record, placed.geometry
+    if record.recipe is None:
+        image = open_upright(record.path)
+    else:
+        image = make_picture(record.path, record.recipe, record.content_hash)
+    if image.size != geometry.resize:
+        image = image.resize(geometry.resize, Image.Resampling.LANCZOS)
+    return image.crop(geometry.box)
+
+
+def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[3, H, W], float32, -1 to 1."""
+    import numpy as np
+
+    planes = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(planes / np.float32(127.5) - np.float32(1))
+
+
+def make_picture(source: Path, recipe: Recipe, made_hash: str) -> Image.Image:
+    """Make a conditioning image; equal hashes give equal bytes in every process.
+
+    Args:
+        source: The file of the edit image.
+        recipe: What makes it.
+        made_hash: Hex sha256 of the recipe's identity, which seeds the randomness.
+
+    Raises:
+        DataError: If the source cannot be read.
+        PluginError: If the generator gives a picture of another size.
+    """
+    original = open_upright(source)
+    made = recipe.generator.generate(original.copy(), random.Random(int(made_hash, 16)))
+    if made.size != original.size:
+        raise PluginError(
+            f"generator {type(recipe.generator).name!r} made a picture of {made.width}x{made.height} from one of "
+            f"{original.width}x{original.height}\nhint: generate() must return the size that it was given"
+        )
+    return made if made.mode == "RGB" else made.convert("RGB")
+
+
+def describe(error: BaseException) -> str:
+    """A decoder's complaint without the address of its buffer."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image file, or of an unknown format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _exif(image: Image.Image, stream: BinaryIO) -> Image.Exif:
+    """EXIF data without decoding pixels.
+
+    Pillow decodes a whole PNG to look for EXIF data behind the pixels, even though hardly any file has them
+    there; so it is let to only when a chunk there could hold some.
+    """
+    if image.format != "PNG" or _has_text_behind_pixels(stream):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _has_text_behind_pixels(stream: BinaryIO) -> bool:
+    position = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(position)
+    pixels = data.find(b"IDAT")
+    return any(data.find(kind, pixels) >= 0 for kind in (b"eXIf", b"zTXt", b"iTXt", b"tEXt"))
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey images of 16 or 32 bits, which Pillow would clip instead of scale."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    import numpy as np
+
+    values = np.asarray(image, dtype=np.float64)
+    full = (1.0 if values.max(initial=0.0) <= 1.0 else 255.0) if image.mode == "F" else 65535.0
+    scaled = np.rint(np.clip(values / full, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(scaled)
+
+
+def _to_srgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    if image.mode not in ("RGB", "L", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    colours = _apply_profile(image, profile) if profile else image.convert("RGB")
+    if alpha is None:
+        return colours
+    canvas = Image.new("RGB", colours.size, background)
+    canvas.paste(colours, mask=alpha)
+    return canvas
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Colours in sRGB; a profile that is broken or meant for another mode is ignored, as viewers do."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image.convert("RGB")
+    assert converted is not None
+    return converted

@@ -1,0 +1,64 @@
+"""Whether the model and the sampling mode can do with the references that the datasets have. No IO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from difftrain.config.problems import Problems
+from difftrain.config.schema import DatasetConfig, RunConfig
+from difftrain.contracts import ModelFlavour
+from difftrain.plugins.registry import Registry
+
+
+def check_references(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
+    """Keeps a problem for captions that would never be used, and for more references than the flavour takes.
+
+    Args:
+        images: Enabled edit sets and the reference sets that they name.
+    """
+    if run.conditioning_multidataset_sampling == "combined":
+        _check_captions(images, problems)
+    _check_counts(run, images, registry, problems)
+
+
+def _check_captions(images: Sequence[DatasetConfig], problems: Problems) -> None:
+    for entry in images:
+        captioned = (
+            [f"caption_strategy {entry.caption_strategy!r}"] if entry.is_reference and entry.caption_strategy else []
+        )
+        captioned += [
+            f"captions on conditioning {block.get('type')!r}" for block in entry.conditioning if block.get("captions")
+        ]
+        for what in captioned:
+            problems.add(
+                f"dataset {entry.id!r}: {what} would never be used: conditioning_multidataset_sampling = combined "
+                "shows all references of a sample at once and takes the edit set's captions\n"
+                "hint: remove these captions (caption_strategy = null), or set "
+                "conditioning_multidataset_sampling = random"
+            )
+
+
+def _check_counts(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
+    flavours = registry.flavours(run.model_family)
+    name = run.model_flavour or (next(iter(flavours)) if len(flavours) == 1 else "")
+    if name not in flavours:
+        return
+    flavour: type[ModelFlavour] = flavours[name]
+    for entry in images:
+        total = len(entry.conditioning_data) + len(entry.conditioning)
+        at_once = total if run.conditioning_multidataset_sampling == "combined" else min(total, 1)
+        if at_once <= flavour.max_references:
+            continue
+        who = f"dataset {entry.id!r}: "
+        if flavour.max_references == 0:
+            able = sorted(other.name for other in flavours.values() if other.max_references)
+            problems.add(
+                f"{who}has references, but flavour {name!r} of {run.model_family!r} takes none\n"
+                f"hint: flavours that take references: {', '.join(able) or 'none is installed'}"
+            )
+        else:
+            problems.add(
+                f"{who}{at_once} references of a sample are combined, but flavour {name!r} of {run.model_family!r} "
+                f"takes at most {flavour.max_references}\n"
+                "hint: name fewer sets, or set conditioning_multidataset_sampling = random"
+            )

@@ -1,0 +1,254 @@
+"""From dataset entries to a plan: every name becomes an object, every contradiction a problem. No IO."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from difftrain.config.known_keys import NOT_BUILT_VALUES
+from difftrain.config.messages import explain, nearest
+from difftrain.config.options import Options
+from difftrain.config.problems import Problems
+from difftrain.config.schema import DatasetConfig, RunConfig
+from difftrain.contracts import CaptionSource, DataSource, Pairing
+from difftrain.data.generators import plan_generators
+from difftrain.data.plan import DataPlan, DatasetPlan
+from difftrain.data.reference_rules import check_references
+from difftrain.errors import PluginError
+from difftrain.plugins.registry import KINDS, Registry
+from difftrain.types import GeometryRules
+
+LARGEST_MEGAPIXELS = 100.0
+"""A resolution in megapixels beyond this is surely meant in pixels."""
+
+
+def plan_datasets(run: RunConfig, datasets: Sequence[DatasetConfig], registry: Registry) -> DataPlan:
+    """The plan of all datasets.
+
+    Raises:
+        ConfigError: With every problem there is.
+    """
+    problems = Problems()
+    plan = resolve_datasets(run, datasets, registry, problems)
+    problems.raise_all()
+    assert plan is not None, "no plan without a problem"
+    return plan
+
+
+def resolve_datasets(
+    run: RunConfig, datasets: Sequence[DatasetConfig], registry: Registry, problems: Problems
+) -> DataPlan | None:
+    """The plan of all datasets, or None after a problem; notes are kept in ``problems`` too."""
+    before = len(problems)
+    _check_ids(datasets, problems)
+    images = _without_unused([entry for entry in datasets if entry.dataset_type != "text_embeds"], problems)
+    plans = []
+    for entry in images:
+        plan = _Resolver(run=run, entry=entry, registry=registry, problems=problems).plan()
+        if plan is not None:
+            plans.append(plan)
+    text_folder = _text_folder(run, datasets, problems)
+    _check_folders(plans, text_folder, problems)
+    check_references(run, images, registry, problems)
+    if not any(not entry.is_reference for entry in images):
+        problems.add(f"{run.data_backend_config} has no enabled dataset to train on (only references, or nothing)")
+    if len(problems) > before:
+        return None
+    return DataPlan(
+        datasets=tuple(plans),
+        combined=run.conditioning_multidataset_sampling == "combined",
+        index_path=run.cache_dir / "index.sqlite",
+        text_folder=text_folder,
+        seed=run.seed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Resolver:
+    """One entry of images on its way to a plan."""
+
+    run: RunConfig
+    entry: DatasetConfig
+    registry: Registry
+    problems: Problems
+
+    @property
+    def who(self) -> str:
+        return f"dataset {self.entry.id!r}: "
+
+    def plan(self) -> DatasetPlan | None:
+        """The plan, or None after a problem."""
+        before = len(self.problems)
+        entry = self._with_defaults()
+        source: DataSource | None = self._build("data source", entry.type)
+        captions: CaptionSource | None = self._build("caption source", entry.caption_strategy)
+        pairing = self._pairing(entry)
+        rules = self._rules(entry)
+        generators = plan_generators(self.run, entry, self.registry, self.problems)
+        self._note_unused_keys(source, captions, pairing)
+        if len(self.problems) > before or source is None:
+            return None
+        return DatasetPlan(
+            config=entry,
+            source=source,
+            captions=captions,
+            rules=rules,
+            pairing=pairing,
+            references=entry.conditioning_data,
+            generators=generators,
+            latents_folder=entry.cache_dir_vae or self.run.cache_dir / "vae" / entry.id,
+        )
+
+    def _with_defaults(self) -> DatasetConfig:
+        """The entry with what it leaves to the run; a reference set has captions only if it says so."""
+        entry, run = self.entry, self.run
+        filled: dict[str, Any] = {}
+        for key in ("resolution", "resolution_type", "minimum_image_size"):
+            if getattr(entry, key) is None:
+                filled[key] = getattr(run, key)
+        if "caption_strategy" not in entry.model_fields_set and not entry.is_reference:
+            filled["caption_strategy"] = run.caption_strategy
+        return entry.model_copy(update=filled)
+
+    def _build(self, kind: str, name: str | None) -> Any:
+        """The entry's object of a kind; None when it names none, or after a problem."""
+        if name is None:
+            return None
+        key = KINDS[kind].key
+        try:
+            found = self.registry.find(kind, name)
+        except PluginError as error:
+            if name in NOT_BUILT_VALUES.get(key, ()):
+                self.problems.not_built(f"{key} {name!r}", self.entry.id)
+            else:
+                self.problems.add(f"{self.who}{error}")
+            return None
+        try:
+            return self.entry.build(found)
+        except ValidationError as error:
+            for sentence in explain(error, self.entry.model_dump(mode="json")).values():
+                self.problems.add(f"{self.who}{sentence} (asked for by {key} {name!r})")
+            return None
+
+    def _pairing(self, entry: DatasetConfig) -> Pairing | None:
+        if not entry.is_reference:
+            return None
+        if entry.conditioning_type is None:
+            known = ", ".join(sorted(self.registry.all("pairing")))
+            self.problems.add(f"{self.who}a reference set needs a conditioning_type; known: {known}")
+            return None
+        for key in ("conditioning_data", "conditioning"):
+            if getattr(entry, key):
+                self.problems.add(f"{self.who}{key} belongs on an edit set, and this is a reference set")
+        pairing: Pairing | None = self._build("pairing", entry.conditioning_type)
+        return pairing
+
+    def _rules(self, entry: DatasetConfig) -> GeometryRules:
+        assert entry.resolution is not None, "filled in from the run"
+        assert entry.resolution_type is not None, "filled in from the run"
+        self._check_sizes(entry, entry.resolution)
+        return GeometryRules(
+            resolution=entry.resolution,
+            resolution_type=entry.resolution_type,
+            alignment=self.run.aspect_bucket_alignment,
+            crop=entry.crop,
+            crop_style=entry.crop_style,
+            crop_aspect=entry.crop_aspect,
+            crop_aspect_buckets=entry.crop_aspect_buckets,
+            maximum_image_size=entry.maximum_image_size,
+            target_downsample_size=entry.target_downsample_size,
+        )
+
+    def _check_sizes(self, entry: DatasetConfig, resolution: float) -> None:
+        alignment = self.run.aspect_bucket_alignment
+        if entry.resolution_type == "area" and resolution > LARGEST_MEGAPIXELS:
+            self.problems.add(
+                f"{self.who}resolution {resolution:g} with resolution_type area is {resolution:g} megapixels; "
+                "for pixels set resolution_type = pixel_area"
+            )
+        if entry.resolution_type != "area" and resolution < alignment:
+            self.problems.add(
+                f"{self.who}resolution {resolution:g} with resolution_type {entry.resolution_type} is less than one "
+                f"step of {alignment} px; for megapixels set resolution_type = area"
+            )
+        if (entry.maximum_image_size is None) != (entry.target_downsample_size is None):
+            self.problems.add(f"{self.who}maximum_image_size and target_downsample_size go together; one is missing")
+        for low, high in (
+            ("target_downsample_size", "maximum_image_size"),
+            ("minimum_image_size", "maximum_image_size"),
+            ("minimum_aspect_ratio", "maximum_aspect_ratio"),
+        ):
+            lower, upper = getattr(entry, low), getattr(entry, high)
+            if lower is not None and upper is not None and lower > upper:
+                self.problems.add(f"{self.who}{low} {lower:g} is above {high} {upper:g}")
+        if entry.crop and entry.crop_aspect == "closest" and not entry.crop_aspect_buckets:
+            self.problems.add(f"{self.who}crop_aspect = closest needs crop_aspect_buckets, such as [0.75, 1.0, 1.5]")
+
+    def _note_unused_keys(self, *chosen: Options | None) -> None:
+        used = {key for options in chosen if options is not None for key in type(options).model_fields}
+        for key in sorted(self.entry.model_fields_set - set(DatasetConfig.model_fields) - used):
+            self.problems.note(f"{self.who}{key}: no effect with the type, captions and pairing of this dataset")
+        if self.entry.cache_dir is not None:
+            self.problems.note(f"{self.who}cache_dir: no effect here; latents go to cache_dir_vae")
+
+
+def _check_ids(datasets: Sequence[DatasetConfig], problems: Problems) -> None:
+    for name, count in Counter(entry.id for entry in datasets).items():
+        if count > 1:
+            problems.add(f"dataset id {name!r} is used by {count} datasets; every id must be unique")
+
+
+def _without_unused(images: list[DatasetConfig], problems: Problems) -> list[DatasetConfig]:
+    """Without the reference sets that no edit set names."""
+    wanted = {name for entry in images for name in entry.conditioning_data}
+    ids = [entry.id for entry in images]
+    for entry in images:
+        unknown = [name for name in entry.conditioning_data if name not in ids]
+        for name in unknown:
+            guess = nearest(name, ids)
+            advice = f"did you mean {guess!r}?" if guess else f"enabled datasets: {', '.join(ids)}"
+            problems.add(f"dataset {entry.id!r}: conditioning_data names no enabled dataset {name!r}; {advice}")
+        if entry.source_dataset_id is not None and entry.source_dataset_id not in ids:
+            problems.add(
+                f"dataset {entry.id!r}: source_dataset_id names no enabled dataset {entry.source_dataset_id!r}"
+            )
+        if entry.is_reference and entry.id not in wanted:
+            problems.note(f"dataset {entry.id!r}: not used, no edit set names it in conditioning_data")
+    return [entry for entry in images if not entry.is_reference or entry.id in wanted]
+
+
+def _text_folder(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> Path:
+    """Folder of the text embeddings: that of the default text_embeds entry, or one of our own."""
+    entries = [entry for entry in datasets if entry.dataset_type == "text_embeds"]
+    defaults = [entry for entry in entries if entry.default] or entries
+    if len(defaults) > 1:
+        names = ", ".join(repr(entry.id) for entry in defaults)
+        problems.add(f"text_embeds datasets {names}: one of them must be the only one with default = true")
+    for entry in entries:
+        if entry not in defaults:
+            problems.note(f"dataset {entry.id!r}: not used, all text embeddings go to {defaults[0].id!r}")
+    chosen = defaults[0].cache_dir if defaults else None
+    return chosen or run.cache_dir / "text"
+
+
+def _check_folders(plans: Sequence[DatasetPlan], text_folder: Path, problems: Problems) -> None:
+    """Two sets in one folder is a mistake of copying an entry: clearing one would clear both."""
+    users: dict[str, list[str]] = {_absolute(text_folder): ["the text embeddings"]}
+    for plan in plans:
+        users.setdefault(_absolute(plan.latents_folder), []).append(f"dataset {plan.id!r}")
+    for folder, names in users.items():
+        if len(names) > 1:
+            problems.add(
+                f"{' and '.join(names)} share one cache folder {folder}\n"
+                "hint: give each its own cache_dir_vae, or leave it out"
+            )
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path.expanduser())  # noqa: PTH100 - Path has no way to drop ".." without reading links

@@ -1,0 +1,1 @@
+"""What ``--demo`` trains on: photographs and pairs, shipped as files beside this module (``photos/SOURCES.md``)."""

@@ -1,0 +1,96 @@
+"""LoRA beside a frozen model, through peft."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from difftrain.contracts import Adapter
+from difftrain.errors import CheckpointError, ConfigError, first_few
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Lora(Adapter):
+    """Low-rank adapter: each target weight W becomes ``W + alpha / rank * B @ A``.
+
+    Source: Hu et al., LoRA, arXiv:2106.09685, section 4.1.
+    """
+
+    name: ClassVar[str] = "standard"
+
+    lora_rank: int = Field(16, ge=1)
+    """Inner size of the adapter; more learns more and takes more memory."""
+    lora_alpha: float | None = Field(None, gt=0)
+    """Strength is alpha / rank; default: equal to the rank."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the adapter's inputs that are zeroed in training."""
+
+    @property
+    def scale(self) -> float:
+        """What ``B @ A`` is multiplied with."""
+        return (self.lora_rank if self.lora_alpha is None else self.lora_alpha) / self.lora_rank
+
+    def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        present = {name for name, _ in denoiser.named_modules()}
+        missing = [name for name in targets if name not in present]
+        if missing or not targets:
+            raise ConfigError(
+                f"{len(missing)} of {len(targets)} adapter targets name no module of the model: {first_few(missing)}"
+            )
+        config = LoraConfig(
+            r=self.lora_rank,
+            lora_alpha=self.scale * self.lora_rank,
+            lora_dropout=self.lora_dropout,
+            target_modules=list(targets),
+            init_lora_weights=True,
+        )
+        inject_adapter_in_model(config, denoiser)
+        for name, parameter in denoiser.named_parameters():
+            trained = ".lora_" in name
+            parameter.requires_grad_(trained)
+            if trained:
+                parameter.data = parameter.data.to(dtype)
+
+    def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
+        return {
+            name.replace(".default.", "."): parameter.detach()
+            for name, parameter in denoiser.named_parameters()
+            if ".lora_" in name
+        }
+
+    def load_state(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
+        import torch
+
+        own = self.state(denoiser)
+        different = sorted(set(own) ^ set(state)) + [n for n in own if n in state and own[n].shape != state[n].shape]
+        if different:
+            raise CheckpointError(
+                f"{len(different)} adapter weights of the checkpoint do not fit this run's adapter: "
+                f"{first_few(different)}\nhint: resume with the rank and targets that the checkpoint was made with"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def export(self, denoiser: nn.Module, prefix: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors with alpha folded into B, so that programs that ignore alpha apply the true delta.
+
+        diffusers reads the adapter's settings from the header; without them it assumes alpha = rank, which
+        is what the folded tensors have.
+        """
+        tensors = {}
+        for name, tensor in self.state(denoiser).items():
+            folded = tensor.float() * self.scale if ".lora_B." in name else tensor
+            tensors[f"{prefix}.{name}"] = folded.to(tensor.dtype).cpu().contiguous()
+        targets = sorted({name.split(".lora_")[0] for name in self.state(denoiser)})
+        settings = {"r": self.lora_rank, "lora_alpha": self.lora_rank, "target_modules": targets, "bias": "none"}
+        header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)
+        return tensors, {"format": "pt", "lora_adapter_metadata": header}

@@ -1,0 +1,237 @@
+"""Finds and loads plugins, each on its own: a broken one is remembered and does not touch the others.
+
+Plugins are entry points of the group ``difftrain`` and files named by the run option ``plugins``. A broken
+plugin of our own is an error at once; a broken third-party one is an error only when something it gave is
+named. Stock pluggy loading would let one bad import end every command.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from difftrain.config.messages import nearest
+from difftrain.config.options import Options
+from difftrain.errors import PluginError
+from difftrain.plugins import hookspecs
+from difftrain.plugins.registry import KINDS, Registry, check_provided, names_of
+
+GROUP = "difftrain"
+OWN_DISTRIBUTION = "difftrain"
+ALWAYS = "core"
+"""The entry point that cannot be turned off."""
+ONLY_VARIABLE = "DIFFTRAIN_PLUGINS"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PluginStatus:
+    """One plugin and how loading it went."""
+
+    name: str
+    """Of the entry point; for a file, its path."""
+    distribution: str
+    version: str
+    bundled: bool
+    """True for plugins that come with difftrain itself."""
+    status: str
+    """``ok``, ``failed`` or ``disabled``."""
+    provides: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names by kind."""
+    error: str | None = None
+
+    @property
+    def giver(self) -> str:
+        """Distribution and version, as messages name them."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPlugins:
+    """What start-up found."""
+
+    registry: Registry
+    manager: pluggy.PluginManager
+    statuses: tuple[PluginStatus, ...]
+
+    @property
+    def hook(self) -> Any:
+        """Calls every plugin's hook of a name, with keyword arguments: ``plugins.hook.difftrain_step_end(...)``."""
+        return self.manager.hook
+
+    def observe(self, observer: object) -> None:
+        """Add an object with hook methods, such as a progress bar, to those that observe the run."""
+        self.manager.register(observer)
+
+    def versions(self) -> dict[str, str]:
+        """Version by name of every loaded plugin; checkpoints record it."""
+        return {status.name: status.giver for status in self.statuses if status.status == "ok"}
+
+    def third_party(self) -> tuple[PluginStatus, ...]:
+        """Loaded plugins that do not come with difftrain."""
+        return tuple(status for status in self.statuses if status.status == "ok" and not status.bundled)
+
+    def warnings(self) -> list[str]:
+        """One line for each third-party plugin that failed."""
+        return [
+            f"plugin {status.name!r} of {status.giver} failed to load and is left out: {status.error}"
+            for status in self.statuses
+            if status.status == "failed"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A plugin that may be loaded."""
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], object]
+    asked_for: bool = False
+    """True for files, which the user named: their failure is an error."""
+
+    @property
+    def bundled(self) -> bool:
+        return self.distribution == OWN_DISTRIBUTION
+
+    def status(self, status: str, **more: Any) -> PluginStatus:
+        return PluginStatus(
+            name=self.name,
+            distribution=self.distribution,
+            version=self.version,
+            bundled=self.bundled,
+            status=status,
+            **more,
+        )
+
+
+def load_plugins(
+    *, files: Sequence[str | Path] = (), disabled: Sequence[str] = (), only: Sequence[str] | None = None
+) -> LoadedPlugins:
+    """Load every installed plugin that is not turned off.
+
+    Args:
+        files: Python files that are plugins too; relative to the current directory.
+        disabled: Names of plugins (or of their distributions) to leave out.
+        only: Load just these, and ``core``; None takes the environment variable ``DIFFTRAIN_PLUGINS``.
+
+    Raises:
+        PluginError: If a bundled plugin or a named file is broken, a name is given twice, or a switch names
+            a plugin that is not installed.
+    """
+    candidates = [*_installed(), *(_from_file(Path(file)) for file in files)]
+    if only is None:
+        only = [name.strip() for name in os.environ.get(ONLY_VARIABLE, "").split(",") if name.strip()]
+    _check_switches(candidates, disabled=disabled, only=only)
+
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    registry = Registry()
+    statuses = []
+    for candidate in candidates:
+        off = _off_reason(candidate, disabled=disabled, only=only)
+        status = candidate.status("disabled", error=off) if off else _load_one(candidate, manager, registry)
+        statuses.append(status)
+        if status.status == "failed":
+            registry.absent.append(f"{status.giver} failed to load ({status.error})")
+        elif status.status == "disabled":
+            registry.absent.append(f"plugin {status.name!r} is turned off ({off})")
+    return LoadedPlugins(registry=registry, manager=manager, statuses=tuple(statuses))
+
+
+def _load_one(candidate: _Candidate, manager: pluggy.PluginManager, registry: Registry) -> PluginStatus:
+    """Load, register and question one plugin; whatever it raises is kept as text."""
+    plugin: object = None
+    try:
+        plugin = candidate.load()
+        manager.register(plugin, name=f"{candidate.distribution}:{candidate.name}")
+        manager.check_pending()
+        provided = list(_provided(plugin, manager))
+    except Exception as error:  # a stranger's module may raise anything; this is the fence around it
+        if manager.is_registered(plugin):
+            manager.unregister(plugin)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if candidate.bundled or candidate.asked_for:
+            kind = "bundled plugin" if candidate.bundled else "plugin file"
+            raise PluginError(f"{kind} {candidate.name!r} is broken: {type(error).__name__}: {reason}") from error
+        return candidate.status("failed", error=reason)
+
+    status = candidate.status("ok")
+    for kind, cls in provided:
+        registry.add(kind, cls, status.giver)
+    by_kind: dict[str, tuple[str, ...]] = {}
+    for kind, cls in provided:
+        by_kind[kind] = (*by_kind.get(kind, ()), *names_of(kind, cls))
+    return candidate.status("ok", provides=by_kind)
+
+
+def _provided(plugin: object, manager: pluggy.PluginManager) -> Iterable[tuple[str, type[Options]]]:
+    """(kind, class) of all that one plugin registers."""
+    for kind, facts in KINDS.items():
+        caller = getattr(manager.hook, facts.hook)
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin is plugin:
+                for provided in implementation.function() or ():
+                    yield kind, check_provided(kind, provided)
+
+
+def _installed() -> list[_Candidate]:
+    """Candidates of all entry points, our own first, then by distribution and name."""
+    found = []
+    for point in entry_points(group=GROUP):
+        distribution = point.dist
+        found.append(
+            _Candidate(
+                name=point.name,
+                distribution=distribution.metadata["Name"] if distribution else "unknown distribution",
+                version=distribution.version if distribution else "",
+                load=point.load,
+            )
+        )
+    return sorted(found, key=lambda item: (not item.bundled, item.name != ALWAYS, item.distribution, item.name))
+
+
+def _from_file(path: Path) -> _Candidate:
+    if not path.is_file():
+        raise PluginError(f"plugin file {path} does not exist (looked from {Path.cwd()})")
+
+    def load() -> object:
+        name = f"difftrain_file_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        # pydantic looks a class's module up to resolve its annotations and read its docstrings
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return _Candidate(name=str(path), distribution=f"file {path}", version="", load=load, asked_for=True)
+
+
+def _off_reason(candidate: _Candidate, *, disabled: Sequence[str], only: Sequence[str]) -> str | None:
+    if candidate.name in disabled or candidate.distribution in disabled:
+        return "disable_plugin"
+    if only and not candidate.asked_for and candidate.name != ALWAYS:
+        return None if candidate.name in only or candidate.distribution in only else ONLY_VARIABLE
+    return None
+
+
+def _check_switches(candidates: Sequence[_Candidate], *, disabled: Sequence[str], only: Sequence[str]) -> None:
+    known = sorted({name for item in candidates for name in (item.name, item.distribution)})
+    for switch, names in (("disable_plugin", disabled), (ONLY_VARIABLE, only)):
+        for name in names:
+            if name not in known:
+                guess = nearest(name, known)
+                advice = f"did you mean {guess!r}?" if guess else f"installed: {', '.join(known)}"
+                raise PluginError(f"{switch}: no plugin {name!r} is installed; {advice}")
+    if ALWAYS in disabled or OWN_DISTRIBUTION in disabled:
+        raise PluginError(f"disable_plugin: {ALWAYS!r} cannot be turned off")

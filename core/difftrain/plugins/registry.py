@@ -1,0 +1,179 @@
+"""What the loaded plugins provide, by kind and name.
+
+Choice is by name in the config and never by load order: two objects of one kind with one name are an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from difftrain import contracts
+from difftrain.config.messages import nearest
+from difftrain.config.options import Options
+from difftrain.errors import PluginError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """One kind of object that plugins provide."""
+
+    hook: str
+    contract: type[Options]
+    key: str
+    """How a config names one."""
+    run_options: bool = False
+    """True when the fields are keys of the run file."""
+    dataset_options: bool = False
+    """True when the fields are keys of a dataset entry."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "family": Kind(
+        hook="difftrain_model_families", contract=contracts.ModelFamily, key="model_family", run_options=True
+    ),
+    "flavour": Kind(
+        hook="difftrain_model_flavours", contract=contracts.ModelFlavour, key="model_flavour", run_options=True
+    ),
+    "adapter": Kind(hook="difftrain_adapters", contract=contracts.Adapter, key="lora_type", run_options=True),
+    "optimizer": Kind(hook="difftrain_optimizers", contract=contracts.OptimizerFactory, key="optimizer"),
+    "schedule": Kind(hook="difftrain_schedules", contract=contracts.Schedule, key="lr_scheduler"),
+    "quantizer": Kind(hook="difftrain_quantizers", contract=contracts.Quantizer, key="base_model_precision"),
+    "timestep sampler": Kind(
+        hook="difftrain_timestep_samplers",
+        contract=contracts.TimestepSampler,
+        key="timestep_sampler",
+        run_options=True,
+    ),
+    "loss": Kind(hook="difftrain_losses", contract=contracts.Loss, key="loss_type", run_options=True),
+    "data source": Kind(hook="difftrain_data_sources", contract=contracts.DataSource, key="type", dataset_options=True),
+    "caption source": Kind(
+        hook="difftrain_caption_sources",
+        contract=contracts.CaptionSource,
+        key="caption_strategy",
+        dataset_options=True,
+    ),
+    "pairing": Kind(
+        hook="difftrain_pairings", contract=contracts.Pairing, key="conditioning_type", dataset_options=True
+    ),
+    "generator": Kind(
+        hook="difftrain_conditioning_generators", contract=contracts.ConditioningGenerator, key="conditioning.type"
+    ),
+}
+"""Every kind by its name; the order is that of lists shown to users."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    provided: type[Any]
+    giver: str
+
+
+@dataclass(kw_only=True)
+class Registry:
+    """All registered classes. Filled at start-up by :mod:`difftrain.plugins.load`, read only after that."""
+
+    absent: list[str] = field(default_factory=list)
+    """One sentence for each plugin that is installed but not loaded; shown when a name is not found."""
+    _entries: dict[str, dict[str, _Entry]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+
+    def add(self, kind: str, provided: type[Options], giver: str) -> None:
+        """Take in one class under its name and aliases.
+
+        Args:
+            giver: Distribution and version, for messages.
+
+        Raises:
+            PluginError: If the name is taken, naming both givers.
+        """
+        for name in names_of(kind, provided):
+            taken = self._entries[kind].get(name)
+            if taken is not None:
+                raise PluginError(
+                    f"{kind} {name!r} is given twice: by {taken.giver} and by {giver}\n"
+                    "hint: uninstall one of them, or turn one off with --disable_plugin NAME (see `difftrain plugins`)"
+                )
+            self._entries[kind][name] = _Entry(provided, giver)
+
+    def find(self, kind: str, name: str, *, family: str | None = None) -> type[Any]:
+        """The class that a config names.
+
+        Args:
+            family: Needed for the kind ``flavour``, whose names are unique per family only.
+
+        Raises:
+            PluginError: If there is none, with the nearest name, all names, and the plugins that did not load.
+        """
+        choices = self.flavours(family) if kind == "flavour" and family is not None else self.all(kind)
+        if name in choices:
+            return choices[name]
+        of_family = f" of {family!r}" if kind == "flavour" and family is not None else ""
+        raise PluginError(f"unknown {kind} {name!r}{of_family}; {self._advice(name, choices)}")
+
+    def _advice(self, name: str, choices: Iterable[str]) -> str:
+        listed = sorted(choices)
+        guess = nearest(name, listed)
+        known = f"known: {', '.join(listed)}" if listed else "none is installed"
+        advice = [f"did you mean {guess!r}? {known}" if guess else known]
+        if self.absent:
+            advice += [*self.absent, "see `difftrain plugins`"]
+        return "; ".join(advice)
+
+    def all(self, kind: str) -> dict[str, type[Any]]:
+        """Every class of a kind by name, aliases included; flavours are named ``FAMILY/NAME``."""
+        return {name: entry.provided for name, entry in self._entries[kind].items()}
+
+    def flavours(self, family: str) -> dict[str, type[Any]]:
+        """The flavours of one family, by name."""
+        return {kind.name: kind for kind in self.all("flavour").values() if kind.family == family}
+
+    def classes(self, kind: str) -> tuple[type[Any], ...]:
+        """Every class of a kind once, in the order of registration."""
+        return tuple(dict.fromkeys(self.all(kind).values()))
+
+    def giver(self, kind: str, provided: type[Any]) -> str:
+        """Distribution and version that gave a class."""
+        return next(entry.giver for entry in self._entries[kind].values() if entry.provided is provided)
+
+    def names_by_key(self) -> dict[str, frozenset[str]]:
+        """The names that each config key may have; flavours of all families together."""
+        return {
+            facts.key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind))
+            for kind, facts in KINDS.items()
+        }
+
+    def run_option_classes(self) -> tuple[type[Options], ...]:
+        """Classes whose fields are keys of the run file."""
+        return tuple(cls for kind, facts in KINDS.items() if facts.run_options for cls in self.classes(kind))
+
+    def dataset_option_classes(self) -> tuple[type[Options], ...]:
+        """Classes whose fields are keys of a dataset entry."""
+        return tuple(cls for kind, facts in KINDS.items() if facts.dataset_options for cls in self.classes(kind))
+
+
+def names_of(kind: str, provided: type[Any]) -> tuple[str, ...]:
+    """The names that a class is found by."""
+    if kind == "flavour":
+        return (f"{provided.family}/{provided.name}",)
+    return (provided.name, *getattr(provided, "aliases", ()))
+
+
+def check_provided(kind: str, provided: object) -> type[Options]:
+    """The class that a hook returned, once it is known to keep the contract.
+
+    Raises:
+        PluginError: If it is not a complete subclass of the kind's contract, or has no name.
+    """
+    contract = KINDS[kind].contract
+    hook = KINDS[kind].hook
+    if not (isinstance(provided, type) and issubclass(provided, contract)):
+        raise PluginError(f"{hook} must return subclasses of difftrain.{contract.__name__}, got {provided!r}")
+    if inspect.isabstract(provided):
+        missing = ", ".join(sorted(provided.__abstractmethods__))
+        raise PluginError(f"{hook}: {provided.__qualname__} lacks what {contract.__name__} asks for: {missing}")
+    for fact in ("family", "name") if kind == "flavour" else ("name",):
+        if not (isinstance(getattr(provided, fact, None), str) and getattr(provided, fact)):
+            raise PluginError(f"{hook}: {provided.__qualname__} needs a class attribute {fact!r}, a text")
+    return provided

@@ -1,0 +1,65 @@
+"""Small synthetic photographs, alone or as pairs of folders."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFilter
+
+from difftrain.types import Size
+
+COLOURS = ("red", "green", "blue", "yellow", "white", "black")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairFolders:
+    """What :func:`make_dataset` wrote; pictures of a pair have one file name."""
+
+    edits: Path
+    """Targets, with captions beside them."""
+    references: Path
+
+
+def make_dataset(
+    folder: Path,
+    count: int = 4,
+    size: Size = (96, 64),
+    *,
+    captions: bool = True,
+    extension: str = ".png",
+    seed: int = 0,
+) -> PairFolders:
+    """Write pictures with a coloured disc to ``folder/edits``, and the same ones blurred to ``folder/references``.
+
+    Args:
+        folder: Made when it is not there.
+        count: Number of pairs, all different.
+        size: (width, height) of every picture.
+        captions: Write an instruction beside every edit, as NAME.txt.
+        extension: Of the pictures: a format that Pillow writes.
+        seed: Equal seeds give equal pixels.
+    """
+    folders = PairFolders(edits=folder / "edits", references=folder / "references")
+    for path in (folders.edits, folders.references):
+        path.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        picture = draw_picture(size, seed=seed * 1000 + number)
+        picture.save(folders.edits / f"{number:03}{extension}")
+        picture.filter(ImageFilter.GaussianBlur(2)).save(folders.references / f"{number:03}{extension}")
+        if captions:
+            (folders.edits / f"{number:03}.txt").write_text(f"sharpen picture {number}\n", encoding="utf-8")
+    return folders
+
+
+def draw_picture(size: Size, seed: int) -> Image.Image:
+    """Smooth colours with one disc; RGB."""
+    rng = random.Random(seed)
+    small = Image.frombytes("RGB", (4, 4), rng.randbytes(48))
+    picture = small.resize(size, Image.Resampling.BICUBIC)
+    radius = min(size) // 4
+    left, top = (rng.randint(0, edge - 2 * radius) for edge in size)
+    disc = (left, top, left + 2 * radius, top + 2 * radius)
+    ImageDraw.Draw(picture).ellipse(disc, fill=rng.choice(COLOURS))
+    return picture

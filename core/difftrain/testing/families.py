@@ -1,0 +1,141 @@
+"""The contract of model families, as a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour
+from difftrain.testing.dataset import draw_picture
+from difftrain.types import Batch, ModelInput, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CAPTIONS = ("make it blue", "")
+
+
+def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLocation | None = None) -> None:
+    """Assert what the core relies on of a family and one flavour: run it with a model small enough for a CPU.
+
+    Walks one batch of two through text and image encoders, the forward with and without references, and one
+    validation picture; in float32 on the CPU.
+
+    Args:
+        location: Default: where the family finds the flavour's own weights.
+
+    Raises:
+        AssertionError: Saying what is broken.
+    """
+    import torch
+
+    cpu = torch.device("cpu")
+    assert flavour.family == family.name, f"flavour {flavour.name!r} belongs to {flavour.family!r}, not {family.name!r}"
+    place = location or family.locate(None, flavour)
+    assert place.identity, "the location has no identity"
+    assert family.image_identity(place), "latents have no identity"
+    assert family.text_identity(place, flavour), "text embeddings have no identity"
+
+    texts = _check_text(family.load_text_encoder(place, flavour, cpu, torch.float32).encode(CAPTIONS))
+    image_encoder = family.load_image_encoder(place, cpu, torch.float32, tiling=False, slicing=False)
+    latents = _check_latents(image_encoder, edge=4 * family.pixel_multiple)
+    denoiser = family.load_denoiser(place, torch.float32)
+    _check_denoiser(family, denoiser)
+    _check_forward(family, flavour, denoiser, latents, texts)
+
+    sampler = family.make_sampler(place, flavour, denoiser, image_encoder, cpu, torch.float32)
+    size = (4 * family.pixel_multiple, 6 * family.pixel_multiple)
+    request = ValidationRequest(
+        text=texts[0],
+        negative_text=None,
+        references=(draw_picture(size, seed=1),) if flavour.max_references else (),
+        width=size[0],
+        height=size[1],
+        steps=2,
+        guidance=flavour.default_guidance,
+        guidance_real=1.0,
+        seed=1,
+    )
+    picture = sampler(request)
+    assert (picture.size, picture.mode) == (size, "RGB"), f"asked for RGB of {size}, got {picture.mode} {picture.size}"
+    assert sampler(request).tobytes() == picture.tobytes(), "one seed gives two different validation pictures"
+
+
+def _check_text(texts: list[TextEmbeds]) -> list[TextEmbeds]:
+    import torch
+
+    assert len(texts) == len(CAPTIONS), f"{len(CAPTIONS)} captions give {len(texts)} embeddings"
+    for text in texts:
+        assert text.keys() == texts[0].keys(), "captions have embeddings of different names"
+        assert all(tensor.device.type == "cpu" for tensor in text.values()), "text embeddings are not on the CPU"
+        assert all(tensor.isfinite().all() for tensor in text.values()), "text embeddings are not finite"
+    first, second = texts
+    differs = any(
+        first[name].shape != second[name].shape or not torch.equal(first[name], second[name]) for name in first
+    )
+    assert differs, "two captions have equal embeddings"
+    return texts
+
+
+def _check_latents(image_encoder: ImageEncoder, edge: int) -> Tensor:
+    """Latents [2, C, ...] of two random pictures, wider than high."""
+    import torch
+
+    pixels = torch.rand(2, 3, edge, 2 * edge, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    mean, std = image_encoder.encode(pixels)
+    assert mean.shape == std.shape, f"mean has shape {tuple(mean.shape)}, standard deviation {tuple(std.shape)}"
+    assert mean.shape[0] == 2, "latents have lost the batch"
+    assert mean.device.type == std.device.type == "cpu", "latents are not on the CPU"
+    assert bool(mean.isfinite().all() and std.isfinite().all()), "latents are not finite"
+    assert bool((std >= 0).all()), "a standard deviation is negative"
+    assert torch.equal(image_encoder.encode(pixels)[0], mean), "the same pixels give other latents"
+    return mean
+
+
+def _check_denoiser(family: ModelFamily, denoiser: nn.Module) -> None:
+    from torch import nn
+
+    trainable = [name for name, parameter in denoiser.named_parameters() if parameter.requires_grad]
+    assert not trainable, f"the denoiser must come frozen; {trainable[0]} and {len(trainable) - 1} more are not"
+    targets = family.adapter_targets(denoiser)
+    modules = dict(denoiser.named_modules())
+    assert targets, "there are no adapter targets"
+    for name in targets:
+        assert isinstance(modules.get(name), nn.Linear), f"adapter target {name!r} is not the name of a linear module"
+
+
+def _check_forward(
+    family: ModelFamily, flavour: ModelFlavour, denoiser: nn.Module, latents: Tensor, texts: Sequence[TextEmbeds]
+) -> None:
+    import torch
+
+    assert family.sigma_shift(latents) > 0, "the shift of noise levels must be above 0"
+    text = family.collate_text(texts)
+    plain = _predict(family, flavour, denoiser, Batch(latents=latents, references=[], text=text))
+    if not flavour.max_references:
+        return
+    cells = latents.shape[-1] // 2
+    references = [latents.flip(0), latents[..., :cells].flip(0)][: flavour.max_references]
+    seeing = _predict(family, flavour, denoiser, Batch(latents=latents, references=references, text=text))
+    assert not torch.equal(seeing, plain), "references do not change the prediction"
+
+
+def _predict(family: ModelFamily, flavour: ModelFlavour, denoiser: nn.Module, batch: Batch) -> Tensor:
+    """Prediction of the target, checked."""
+    import torch
+
+    noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(2))
+    noisy = NoisyBatch(
+        noisy=(noise + batch.latents) / 2, sigma=torch.full((len(noise),), 0.5), velocity=noise - batch.latents
+    )
+    model_input: ModelInput = family.build_input(noisy, batch, denoiser)
+    if batch.references:
+        model_input = flavour.extend_input(family, model_input, batch)
+    with torch.no_grad():
+        prediction = family.predict(denoiser, model_input)
+    expected = tuple(batch.latents.shape)
+    assert tuple(prediction.shape) == expected, f"prediction is {tuple(prediction.shape)}, the target is {expected}"
+    assert bool(prediction.isfinite().all()), "the prediction is not finite"
+    counts = family.tokens(batch)
+    assert all(count >= 0 for count in counts.values()), f"token counts must not be negative, got {dict(counts)}"
+    return prediction

@@ -1,0 +1,200 @@
+"""From a plan to everything the loop needs, in the order of a run; each heavy part is let go before the next."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from difftrain.data.encode import SampleCaches, TextItem, encode_images, encode_texts
+from difftrain.data.epoch import EpochRules, draw_visit
+from difftrain.data.loader import BatchReader, BatchStream, Remake
+from difftrain.data.prepare import PreparedData
+from difftrain.errors import ConfigError
+from difftrain.model.attention import choose_attention
+from difftrain.train.checkpoint import find_checkpoint, load_checkpoint
+from difftrain.train.encoders import Encoders
+from difftrain.train.plan import RunPlan, epoch_rules, total_steps
+from difftrain.train.step import Trainee
+from difftrain.train.validate import Scene, Validator, choose_scenes
+from difftrain.types import ModelLocation, Reporter, Sample, Sampler, ValidationRequest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL import Image
+
+FIXED_LOSS_SAMPLES = 4
+
+
+@dataclass(kw_only=True)
+class AssembledRun:
+    """A run that is ready to train."""
+
+    trainee: Trainee
+    stream: BatchStream
+    validator: Validator
+    resumed_from: Path | None
+    encoded_texts: int
+    encoded_images: int
+
+
+def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, reporter: Reporter) -> AssembledRun:
+    """Locate the model, fill the caches, load and adapt the denoiser, resume.
+
+    Raises:
+        DifftrainError: Whatever a user can mend; caches that were filled stay.
+    """
+    config, family = plan.config, plan.family
+    checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
+    location = family.locate(config.pretrained_model_name_or_path, plan.flavour)
+    encoders = Encoders(plan, location, accelerator.device)
+    caches = SampleCaches(
+        plan.data,
+        image_identity=encoders.image_identity,
+        text_identity=encoders.text_identity,
+        text_sees_references=family.text_sees_references,
+    )
+    scenes = choose_scenes(prepared.samples, config, validation_prompts(plan), family.pixel_multiple)
+    with accelerator.main_process_first():
+        texts, images = _fill_caches(prepared.samples, scenes, plan, caches, encoders, reporter)
+    encoders.make_room()
+
+    choose_attention(config.attention_mechanism)
+    with reporter.phase("load model"):
+        bare = family.load_denoiser(location, encoders.compute_dtype)
+    _prepare_denoiser(plan, bare, accelerator.device, reporter)
+    trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+    optimizer = plan.optimizer.build(trained, config.learning_rate)
+    denoiser, optimizer = accelerator.prepare(bare, optimizer)
+    trainee = Trainee(
+        plan=plan,
+        accelerator=accelerator,
+        denoiser=denoiser,
+        bare_denoiser=bare,
+        optimizer=optimizer,
+        total_steps=0,
+    )
+    if checkpoint:
+        load_checkpoint(trainee, checkpoint)
+
+    rules = epoch_rules(plan)
+    remake = Remake(image_encoder=encoders.image, text_encoder=encoders.text)
+    reader = BatchReader(caches, family, remake, seed=config.seed, sample_latents=config.vae_cache_sample == "sample")
+    stream = BatchStream(
+        prepared.samples,
+        rules,
+        reader,
+        start=trainee.position,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    trainee.total_steps = total_steps(plan, stream.batches_per_epoch())
+    validator = Validator(
+        scenes=scenes,
+        fixed=[draw_visit(sample, 0, 0, _without_dropout(rules)) for sample in prepared.samples[:FIXED_LOSS_SAMPLES]],
+        reader=reader,
+        sampler=_LazySampler(plan, location, trainee, encoders),
+        folder=config.output_dir / "validation",
+        reporter=reporter,
+    )
+    return AssembledRun(
+        trainee=trainee,
+        stream=stream,
+        validator=validator,
+        resumed_from=checkpoint,
+        encoded_texts=texts,
+        encoded_images=images,
+    )
+
+
+def validation_prompts(plan: RunPlan) -> dict[str, str]:
+    """Validation prompts by short name: the single one and those of the library file.
+
+    Raises:
+        ConfigError: If the library is no JSON object of texts.
+    """
+    config = plan.config
+    prompts = {"prompt": config.validation_prompt} if config.validation_prompt else {}
+    path = config.validation_prompt_library
+    if path is None:
+        return prompts
+    try:
+        library = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"validation_prompt_library: {path} cannot be read ({error})") from error
+    if not isinstance(library, dict) or not all(isinstance(text, str) for text in library.values()):
+        raise ConfigError(f'validation_prompt_library: {path} must be one object like {{"short-name": "the prompt"}}')
+    return prompts | library
+
+
+def _fill_caches(
+    samples: Sequence[Sample],
+    scenes: Sequence[Scene],
+    plan: RunPlan,
+    caches: SampleCaches,
+    encoders: Encoders,
+    reporter: Reporter,
+) -> tuple[int, int]:
+    config = plan.config
+    items = list(caches.text_items(samples)) + [scene.text for scene in scenes]
+    items += [TextItem(caption=config.validation_negative_prompt, references=scene.references) for scene in scenes]
+    texts = encode_texts(items, caches, encoders.text, reporter=reporter)
+    encoders.make_room()
+    images = encode_images(samples, caches, encoders.image, reporter=reporter, batch_size=config.vae_batch_size)
+    if caches.removed:
+        reporter.say(f"{len(caches.removed)} damaged cache entries were removed and made again")
+    if not texts and not images:
+        reporter.say("caches: complete, nothing to encode")
+    return texts, images
+
+
+def _prepare_denoiser(plan: RunPlan, denoiser: nn.Module, device: torch.device, reporter: Reporter) -> None:
+    """Quantise, checkpoint, adapt; what is trained is in the optimizer's dtype, all else is frozen."""
+    config = plan.config
+    denoiser.requires_grad_(False)
+    targets = plan.family.adapter_targets(denoiser)
+    if plan.quantizer:
+        patterns = plan.family.keep_unquantized()
+        with reporter.phase(f"quantise to {plan.quantizer.name}"):
+            plan.quantizer.quantize(
+                denoiser, device, lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+            )
+    if config.gradient_checkpointing:
+        plan.family.enable_checkpointing(denoiser)
+    torch.manual_seed(config.seed)  # the adapter's initial weights
+    low = plan.optimizer.parameter_dtype == "bfloat16" and config.mixed_precision == "bf16"
+    plan.adapter.attach(denoiser, targets, torch.bfloat16 if low else torch.float32)
+    count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+    reporter.say(f"adapter {plan.adapter.name}: {len(targets)} modules, {count:,} trained weights")
+
+
+def _without_dropout(rules: EpochRules) -> EpochRules:
+    return EpochRules(seed=rules.seed, batch_size=1, repeats={})
+
+
+class _LazySampler:
+    """Builds the family's sampler when the first picture is drawn: a run without validation needs no VAE."""
+
+    def __init__(self, plan: RunPlan, location: ModelLocation, trainee: Trainee, encoders: Encoders) -> None:
+        self._plan, self._location, self._trainee, self._encoders = plan, location, trainee, encoders
+        self._sampler: Sampler | None = None
+
+    def __call__(self, request: ValidationRequest) -> Image.Image:
+        if self._sampler is None:
+            self._sampler = self._plan.family.make_sampler(
+                self._location,
+                self._plan.flavour,
+                self._trainee.bare_denoiser,
+                self._encoders.resting_image(),
+                self._trainee.accelerator.device,
+                self._trainee.compute_dtype,
+            )
+        with self._trainee.autocast():
+            return self._sampler(request)

@@ -1,0 +1,66 @@
+"""The training loop, to be read as prose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrain.data.loader import BatchStream
+from difftrain.train.interrupt import Interrupts
+from difftrain.train.step import Trainee, take_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duties:
+    """What is done beside the steps, and how often. None means never."""
+
+    checkpoint_every: int | None
+    validate_every: int | None
+    save: Callable[[Trainee], Path]
+    validate: Callable[[Trainee], None]
+
+
+def train(run: Trainee, stream: BatchStream, duties: Duties, interrupts: Interrupts) -> str:
+    """Train to the last step or to an interrupt; either way the last thing done is a checkpoint.
+
+    Returns:
+        ``finished`` or ``interrupted``.
+    """
+    observers = run.plan.plugins.hook
+    batches = iter(stream)
+    saved_at = run.step
+    interrupts.defer(True)
+    run.denoiser.train()
+
+    while run.step < run.total_steps:
+        result = take_step(run, batches)
+        observers.difftrain_step_end(result=result)
+
+        if _due(run.step, duties.checkpoint_every):
+            duties.save(run)
+            saved_at = run.step
+        if _any_process_interrupted(run, interrupts):
+            break
+        if _due(run.step, duties.validate_every) or (duties.validate_every and run.step == run.total_steps):
+            duties.validate(run)
+
+    if saved_at != run.step:
+        duties.save(run)
+    interrupts.defer(False)
+    stream.close()
+    return "finished" if run.step >= run.total_steps else "interrupted"
+
+
+def _due(step: int, every: int | None) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _any_process_interrupted(run: Trainee, interrupts: Interrupts) -> bool:
+    """All processes must leave the loop at the same step, whichever of them the signal reached."""
+    if run.accelerator.num_processes == 1:
+        return interrupts.number is not None
+    import torch
+
+    flag = torch.tensor(float(interrupts.number is not None), device=run.accelerator.device)
+    return bool(run.accelerator.reduce(flag, reduction="sum").item())

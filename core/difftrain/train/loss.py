@@ -1,0 +1,20 @@
+"""Losses on the predicted velocity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from difftrain.contracts import Loss
+from difftrain.types import NoisyBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MeanSquaredError(Loss):
+    """Plain mean squared error in float32, a mean over all elements of a sample."""
+
+    name: ClassVar[str] = "mse"
+
+    def compute(self, prediction: Tensor, noisy: NoisyBatch) -> Tensor:
+        return (prediction.float() - noisy.velocity).square().flatten(1).mean(1)

@@ -1,0 +1,86 @@
+"""Flow matching: noise levels and noisy latents. Pure functions and the samplers of noise levels.
+
+Source: Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, sections 2 and 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from difftrain.contracts import TimestepSampler
+from difftrain.types import NoisyBatch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """Move noise levels towards noise: ``s * sigma / (1 + (s - 1) * sigma)``.
+
+    Args:
+        sigma: [B], in [0, 1].
+        shift: s > 0; 1 leaves sigma unchanged.
+
+    Source: arXiv:2403.03206, section 5.3.2, equation 23.
+    """
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def add_noise(latents: Tensor, sigma: Tensor, noise: Tensor) -> NoisyBatch:
+    """``x_t = (1 - sigma) x_0 + sigma n`` with the velocity ``n - x_0``, all in float32.
+
+    Args:
+        latents: Clean latents, [B, ...].
+        sigma: [B], 0 is clean, 1 is noise.
+        noise: N(0, 1), shaped as ``latents``.
+    """
+    clean, noise = latents.float(), noise.float()
+    level = sigma.float().view(-1, *[1] * (clean.ndim - 1))
+    return NoisyBatch(noisy=(1 - level) * clean + level * noise, sigma=sigma.float(), velocity=noise - clean)
+
+
+class SigmoidSampler(TimestepSampler):
+    """``sigmoid(scale * N(0, 1))``: most steps at middling noise levels."""
+
+    name: ClassVar[str] = "sigmoid"
+
+    flow_sigmoid_scale: float = Field(1.0, gt=0)
+    """Spread of the noise levels; larger reaches nearer to 0 and 1."""
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        import torch
+
+        return torch.sigmoid(self.flow_sigmoid_scale * torch.randn(count, generator=generator))
+
+
+class UniformSampler(TimestepSampler):
+    """Every noise level alike."""
+
+    name: ClassVar[str] = "uniform"
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        import torch
+
+        return torch.rand(count, generator=generator)
+
+
+class BetaSampler(TimestepSampler):
+    """Beta distribution of noise levels."""
+
+    name: ClassVar[str] = "beta"
+
+    flow_beta_schedule_alpha: float = Field(2.0, gt=0)
+    """Larger moves noise levels towards 1."""
+    flow_beta_schedule_beta: float = Field(2.0, gt=0)
+    """Larger moves noise levels towards 0."""
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        import torch
+
+        # torch's Beta takes no generator; a ratio of gamma draws is the same distribution
+        shapes = torch.tensor([self.flow_beta_schedule_alpha, self.flow_beta_schedule_beta]).expand(count, 2)
+        first, second = torch._standard_gamma(shapes, generator=generator).unbind(-1)
+        return first / (first + second)

@@ -1,0 +1,305 @@
+"""The plan of a run: every name an object, every check done that needs no data file and no weight."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from difftrain import contracts
+from difftrain.config.known_keys import NOT_BUILT_VALUES
+from difftrain.config.load import DEFAULT_PATH, FlagValue, find_run_file, load_datasets, load_run, plugin_switches
+from difftrain.config.messages import explain
+from difftrain.config.options import Options
+from difftrain.config.problems import Problems
+from difftrain.config.schema import DatasetConfig, RunConfig, merge_options
+from difftrain.config.section import parse_options
+from difftrain.data.epoch import EpochRules
+from difftrain.data.plan import DataPlan
+from difftrain.data.resolve import resolve_datasets
+from difftrain.errors import PluginError
+from difftrain.plugins.load import LoadedPlugins, load_plugins
+from difftrain.plugins.registry import KINDS, Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """All that a run is, before anything is read but the two config files."""
+
+    config: RunConfig
+    data: DataPlan
+    family: contracts.ModelFamily
+    flavour: contracts.ModelFlavour
+    adapter: contracts.Adapter
+    optimizer: contracts.OptimizerFactory
+    schedule: contracts.Schedule
+    quantizer: contracts.Quantizer | None
+    """None for ``base_model_precision: no_change``."""
+    timestep_sampler: contracts.TimestepSampler
+    loss: contracts.Loss
+    plugins: LoadedPlugins
+    notes: tuple[str, ...]
+    """Said once at start-up."""
+    resume_command: str
+    """What to type to go on with this run."""
+
+
+def plan_run(
+    path: Path | None,
+    flags: Mapping[str, FlagValue],
+    *,
+    command: Sequence[str] | None = None,
+    plugins: LoadedPlugins | None = None,
+) -> RunPlan:
+    """Read the config files, load the plugins, resolve everything.
+
+    Args:
+        path: The run file; None takes ``config/config.json`` if there is one.
+        flags: Run options by plain key, texts as typed; they win over the file.
+        command: What the user typed after the program's name; None is put together from path and flags.
+        plugins: Loaded before, with the switches of this file and these flags; None loads them.
+
+    Raises:
+        ConfigError: With every problem there is.
+        PluginError: If a bundled plugin is broken or a name is given twice.
+    """
+    file = find_run_file(path)
+    if plugins is None:
+        files, disabled = plugin_switches(file, flags)
+        plugins = load_plugins(files=files, disabled=disabled)
+    names = plugins.registry.names_by_key()
+    problems = Problems()
+    schema = merge_options(RunConfig, plugins.registry.run_option_classes())
+    run = load_run(file, flags, schema, names, problems)
+    if run is None:
+        if file.path is None:
+            problems.add(f"no run file: {DEFAULT_PATH} does not exist in {Path.cwd()}; name one with --config PATH")
+        problems.raise_all()
+    assert run is not None, "no config without a problem"
+    datasets = load_datasets(
+        run, merge_options(DatasetConfig, plugins.registry.dataset_option_classes()), names, problems
+    )
+    if command is None:
+        command = [*(["--config", str(path)] if path else []), *_as_arguments(flags)]
+    return build_plan(run, datasets, plugins, problems, resume_command=resume_command(command))
+
+
+def build_plan(
+    run: RunConfig,
+    datasets: Sequence[DatasetConfig] | None,
+    plugins: LoadedPlugins,
+    problems: Problems,
+    *,
+    resume_command: str,
+) -> RunPlan:
+    """Every object of a run, built from its options.
+
+    Args:
+        datasets: Enabled entries; None when they had problems, which are kept already.
+        problems: What was found so far; all of it is raised together.
+
+    Raises:
+        ConfigError: With every problem there is.
+    """
+    chosen = _Chooser(run=run, registry=plugins.registry, problems=problems)
+    family = chosen.named("family", run.model_family)
+    flavour = chosen.flavour()
+    adapter = chosen.named("adapter", run.lora_type)
+    optimizer = chosen.optimizer()
+    schedule = chosen.named("schedule", run.lr_scheduler)
+    quantizer = chosen.quantizer()
+    timestep_sampler = chosen.named("timestep sampler", run.timestep_sampler)
+    loss = chosen.named("loss", run.loss_type)
+    data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
+    _check_run(run, family, plugins, problems)
+    problems.raise_all()
+    assert data is not None, "no plan of the data without a problem"
+    _note_doubts(run, flavour, optimizer, problems)
+    _note_unused_options(run, plugins.registry, (family, flavour, adapter, timestep_sampler, loss), problems)
+    return RunPlan(
+        config=run,
+        data=data,
+        family=family,
+        flavour=flavour,
+        adapter=adapter,
+        optimizer=optimizer,
+        schedule=schedule,
+        quantizer=quantizer,
+        timestep_sampler=timestep_sampler,
+        loss=loss,
+        plugins=plugins,
+        notes=(*_plugin_notes(plugins), *problems.notes),
+        resume_command=resume_command,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chooser:
+    """Builds the objects that a run names; each problem is kept and gives None."""
+
+    run: RunConfig
+    registry: Registry
+    problems: Problems
+
+    def named(self, kind: str, name: str, *, family: str | None = None) -> Any:
+        found = self._find(kind, name, family=family)
+        if found is None:
+            return None
+        try:
+            return self.run.build(found)
+        except ValidationError as error:
+            for sentence in explain(error, self.run.model_dump(mode="json")).values():
+                self.problems.add(f"{KINDS[kind].key} {name!r}: {sentence}")
+            return None
+
+    def flavour(self) -> Any:
+        """The flavour asked for, or the family's only one."""
+        flavours = self.registry.flavours(self.run.model_family)
+        name = self.run.model_flavour or (next(iter(flavours)) if len(flavours) == 1 else None)
+        if self.run.model_family not in self.registry.all("family"):
+            return None
+        if name is None:
+            known = ", ".join(sorted(flavours)) or "none is installed"
+            self.problems.add(f"model_flavour is missing; flavours of {self.run.model_family!r}: {known}")
+            return None
+        return self.named("flavour", name, family=self.run.model_family)
+
+    def optimizer(self) -> Any:
+        found = self._find("optimizer", self.run.optimizer)
+        if found is None:
+            return None
+        prefix = f"optimizer_config of {self.run.optimizer!r}: "
+        return parse_options(found, self.run.optimizer_config, prefix=prefix, problems=self.problems)
+
+    def quantizer(self) -> Any:
+        """None for ``no_change`` too."""
+        if self.run.base_model_precision == "no_change":
+            return None
+        found = self.named("quantizer", self.run.base_model_precision)
+        lacking = found.check() if found is not None else None
+        if lacking is not None:
+            self.problems.add(f"base_model_precision {self.run.base_model_precision!r}: {lacking}")
+        return found
+
+    def _find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:
+        try:
+            return self.registry.find(kind, name, family=family)
+        except PluginError as error:
+            key = KINDS[kind].key
+            if name not in NOT_BUILT_VALUES.get(key, ()):
+                self.problems.add(f"{key}: {error}")
+            return None
+
+
+def epoch_rules(plan: RunPlan) -> EpochRules:
+    """What shapes an epoch, out of the config."""
+    config = plan.config
+    return EpochRules(
+        seed=config.seed,
+        batch_size=config.train_batch_size,
+        repeats={dataset.id: dataset.config.repeats for dataset in plan.data.edit_sets},
+        probability={dataset.id: dataset.config.probability for dataset in plan.data.edit_sets},
+        caption_dropout=config.caption_dropout_probability,
+        reference_dropout=config.reference_dropout_probability,
+        batch_key=plan.family.batch_key,
+    )
+
+
+def total_steps(plan: RunPlan, batches_per_epoch: int) -> int:
+    """Optimizer steps of the whole run.
+
+    Args:
+        batches_per_epoch: Of one process.
+    """
+    config = plan.config
+    if config.max_train_steps:
+        return config.max_train_steps
+    assert config.num_train_epochs, "the config check asks for one of the two"
+    return max(1, config.num_train_epochs * batches_per_epoch // config.gradient_accumulation_steps)
+
+
+def _check_run(
+    run: RunConfig, family: contracts.ModelFamily | None, plugins: LoadedPlugins, problems: Problems
+) -> None:
+    if family is not None and run.aspect_bucket_alignment % family.pixel_multiple:
+        problems.add(
+            f"aspect_bucket_alignment must be a multiple of {family.pixel_multiple} for model_family "
+            f"{family.name!r}, got {run.aspect_bucket_alignment}"
+        )
+    library = run.validation_prompt_library
+    if library is not None and not library.is_file():
+        problems.add(f"validation_prompt_library: {library} does not exist")
+    for found in plugins.hook.difftrain_check_config(config=run):
+        for text in found:
+            problems.add(text)
+
+
+def _note_doubts(
+    run: RunConfig, flavour: contracts.ModelFlavour, optimizer: contracts.OptimizerFactory, problems: Problems
+) -> None:
+    if flavour.distilled_from is not None:
+        problems.note(
+            f"warning: flavour {flavour.name!r} is step-distilled, and training such a model makes its pictures "
+            f"collapse; train {flavour.distilled_from} instead"
+        )
+    if optimizer.usual_learning_rates is not None:
+        low, high = optimizer.usual_learning_rates
+        usual = f"{low:g} to {high:g} is usual for an adapter with optimizer {optimizer.name!r}"
+        if run.learning_rate > high:
+            problems.note(
+                f"warning: learning_rate {run.learning_rate:g} is high, {usual}; signs of it are square grids"
+            )
+        elif run.learning_rate < low:
+            problems.note(f"warning: learning_rate {run.learning_rate:g} is low, {usual}; little may be learnt")
+    if run.max_train_steps is not None and run.lr_warmup_steps >= run.max_train_steps:
+        problems.note(
+            f"warning: lr_warmup_steps {run.lr_warmup_steps} is not below max_train_steps {run.max_train_steps}; "
+            "the full learning rate is never reached"
+        )
+
+
+def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
+    used = {key for options in chosen for key in type(options).model_fields}
+    for key in sorted(run.model_fields_set - set(RunConfig.model_fields) - used):
+        owners = [kind for kind in registry.run_option_classes() if key in kind.model_fields]
+        named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
+        problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")
+
+
+def _plugin_notes(plugins: LoadedPlugins) -> list[str]:
+    used = [f"plugin {status.name!r} of {status.giver} is in use" for status in plugins.third_party()]
+    return [*used, *(f"warning: {text}" for text in plugins.warnings())]
+
+
+def _as_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
+    arguments = []
+    for key, value in flags.items():
+        for item in value if isinstance(value, list) else [value]:
+            arguments.append(f"--{key}={str(item).lower() if isinstance(item, bool) else item}")
+    return arguments
+
+
+def resume_command(arguments: Sequence[str]) -> str:
+    """The command line that goes on with a run from its newest checkpoint.
+
+    Args:
+        arguments: What the run was started with.
+    """
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        name, has_value, _ = argument.partition("=")
+        if skip:
+            skip = False
+        elif name.replace("-", "_") == "__resume_from_checkpoint":
+            skip = not has_value
+        else:
+            kept.append(argument)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    program = ["torchrun", "--nproc_per_node", str(processes), "-m", "difftrain"] if processes > 1 else ["difftrain"]
+    return shlex.join([*program, *kept, "--resume_from_checkpoint", "latest"])

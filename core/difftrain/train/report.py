@@ -1,0 +1,175 @@
+"""What the user sees: named start-up phases, then one progress bar of the training.
+
+On a terminal these are live bars; elsewhere (a log file, a container) they are plain lines, at most one every
+few seconds. A phase in which nothing moves for a minute says what it is waiting for.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from difftrain.plugins.hookspecs import hookimpl
+from difftrain.types import Phase, Reporter, StepResult
+
+STALL_SECONDS = 60.0
+LINE_SECONDS = 5.0
+"""Without a terminal, progress lines are this far apart."""
+
+
+def duration(seconds: float) -> str:
+    """``0:07``, ``12:30``, ``3:02:05``."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def make_reporter(*, quiet: bool = False) -> Reporter:
+    """Live bars on a terminal, lines elsewhere, nothing when ``quiet`` (all processes but the first)."""
+    if quiet:
+        return SilentReporter()
+    return ConsoleReporter(Console(file=sys.stderr, highlight=False, soft_wrap=True))
+
+
+class SilentReporter:
+    """Shows nothing."""
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:
+        yield _Ignored()
+
+    def say(self, text: str) -> None: ...
+
+
+class _Ignored:
+    def advance(self, count: int = 1, item: str = "") -> None: ...
+
+
+class ConsoleReporter:
+    """Writes to the standard error, so that the standard output stays free for results."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:
+        with _PhaseLine(self.console, name, total) as phase:
+            yield phase
+
+
+class _PhaseLine:
+    """One phase: a bar or lines while it runs, one line with its count and time when it is done."""
+
+    def __init__(self, console: Console, name: str, total: int | None) -> None:
+        self._console, self._name, self._total = console, name, total
+        self._count, self._item = 0, ""
+        self._started = self._moved = self._shown = time.monotonic()
+        self._done = threading.Event()
+        self._bar = Progress(*_phase_columns(total), console=console, transient=True) if console.is_terminal else None
+        self._task = self._bar.add_task(name, total=total) if self._bar else None
+
+    def __enter__(self) -> _PhaseLine:
+        if self._bar:
+            self._bar.start()
+        threading.Thread(target=self._watch, daemon=True, name="watch-phase").start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._done.set()
+        if self._bar:
+            self._bar.stop()
+        took = duration(time.monotonic() - self._started)
+        count = f" {self._count}" + (f"/{self._total}" if self._count != self._total else "") if self._total else ""
+        ended = "" if kind is None else " (stopped)"
+        self._console.print(f"{self._name}{count}: {took}{ended}", markup=False)
+
+    def advance(self, count: int = 1, item: str = "") -> None:
+        self._count += count
+        self._item = item or self._item
+        self._moved = time.monotonic()
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, advance=count)
+        elif self._moved - self._shown > LINE_SECONDS and self._total:
+            self._shown = self._moved
+            rate = (self._moved - self._started) / max(1, self._count)
+            left = duration(rate * (self._total - self._count))
+            self._console.print(f"{self._name} {self._count}/{self._total}, {left} left", markup=False)
+
+    def _watch(self) -> None:
+        while not self._done.wait(STALL_SECONDS / 4):
+            if time.monotonic() - self._moved > STALL_SECONDS:
+                waited = duration(time.monotonic() - self._moved)
+                after = f" after {self._item}" if self._item else ""
+                self._console.print(f"{self._name}: nothing finished for {waited}{after}; still waiting", markup=False)
+                self._done.wait(STALL_SECONDS)
+
+
+def _phase_columns(total: int | None) -> list[ProgressColumn]:
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=30)]
+    if total is None:
+        return [*columns, TimeElapsedColumn()]
+    return [*columns, MofNCompleteColumn(), TextColumn("eta"), TimeRemainingColumn()]
+
+
+class TrainingBar:
+    """Observer that shows loss, seconds a step and time left, while training runs."""
+
+    def __init__(self, reporter: Reporter, total_steps: int, first_step: int) -> None:
+        self._console = reporter.console if isinstance(reporter, ConsoleReporter) else None
+        self._total, self._step = total_steps, first_step
+        self._smooth_loss: float | None = None
+        self._shown = 0.0
+        self._bar: Progress | None = None
+        self._seconds: float | None = None
+        if self._console and self._console.is_terminal:
+            columns = (TextColumn("train"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self._bar = Progress(*columns, console=self._console)
+            self._task = self._bar.add_task("train", total=total_steps, completed=first_step, note="first step ...")
+
+    def __enter__(self) -> TrainingBar:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @hookimpl
+    def difftrain_step_end(self, result: StepResult) -> None:
+        """Update with one step; the loss shown is a running mean over about twenty steps."""
+        if self._console is None:
+            return
+        first = self._smooth_loss is None
+        self._smooth_loss = result.loss if self._smooth_loss is None else 0.95 * self._smooth_loss + 0.05 * result.loss
+        # the first step warms up kernels and allocators; it says nothing about the speed
+        self._seconds = result.seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * result.seconds
+        note = (
+            f"loss {result.loss:.4f} (mean {self._smooth_loss:.4f})  lr {result.learning_rate:.2e}  "
+            f"{self._seconds:.2f} s/step  eta {duration(self._seconds * (self._total - result.step))}"
+        )
+        if first:
+            self._seconds = None
+        if self._bar:
+            self._bar.update(self._task, completed=result.step, note=note)
+        elif time.monotonic() - self._shown > LINE_SECONDS or result.step == self._total:
+            self._shown = time.monotonic()
+            self._console.print(f"step {result.step}/{self._total}  {note}", markup=False)

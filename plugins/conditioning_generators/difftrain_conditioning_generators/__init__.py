@@ -1,0 +1,1 @@
+"""Generators of conditioning pictures bundled with difftrain, one module and entry point each."""

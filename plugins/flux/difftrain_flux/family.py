@@ -1,0 +1,200 @@
+"""FLUX.1 as the core sees it: options, and where each part of the work is. Light: torch is imported when used.
+
+The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `targets.py`, `forward.py`, `sampling.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from difftrain import (
+    Batch,
+    ImageEncoder,
+    ModelFamily,
+    ModelFlavour,
+    ModelLocation,
+    NoisyBatch,
+    Sampler,
+    TextEmbeds,
+    TextEncoder,
+)
+from difftrain_flux.flavours import max_sequence_length
+from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
+from difftrain_flux.locate import locate, part_identity
+from difftrain_flux.targets import Target, select_targets
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from difftrain_flux.forward import FluxInput
+
+TOKEN_AREA = 4
+"""Latent cells of one token."""
+
+
+def auto_shift(tokens: int) -> float:
+    """The shift that the stock pipelines draw with: exp(mu), mu on the line (256, 0.5), (4096, 1.15).
+
+    Args:
+        tokens: Length of the target's token sequence, references not counted.
+
+    Source:
+        black-forest-labs/flux 802fb47, src/flux/sampling.py `get_schedule`.
+    """
+    slope = (1.15 - 0.5) / (4096 - 256)
+    return math.exp(0.5 + slope * (tokens - 256))
+
+
+class FluxFamily(ModelFamily):
+    """FLUX.1: a transformer over image and text tokens, CLIP and T5 text encoders, a 16-channel VAE."""
+
+    name: ClassVar[str] = "flux"
+    pixel_multiple: ClassVar[int] = 16
+
+    flux_lora_target: Target = "all"
+    """Modules that an adapter wraps: all (attention of all blocks), mmdit (attention of the double blocks),
+    context (its text side), context+ffs (and the text side's feed-forward), all+ffs (and every feed-forward),
+    tiny (single blocks 7 and 20), nano (single block 7)."""
+    flux_guidance_mode: Literal["constant", "random-range"] = "constant"
+    """What the guidance embedding is fed in training; no effect on models without one."""
+    flux_guidance_value: float = Field(1.0, ge=0)
+    """Guidance of every sample with flux_guidance_mode constant."""
+    flux_guidance_min: float = Field(1.0, ge=0)
+    """Lowest guidance with flux_guidance_mode random-range."""
+    flux_guidance_max: float = Field(4.0, ge=0)
+    """Highest guidance with flux_guidance_mode random-range."""
+    flow_schedule_shift: float | None = Field(3.0, ge=0)
+    """Moves noise levels towards noise: s*sigma / (1 + (s-1)*sigma). The default 3 is what users of other
+    Flux trainers train with; null, 0 and 1 are no shift. Unused with flow_schedule_auto_shift."""
+    flow_schedule_auto_shift: bool = False
+    """Take the shift from the target's size instead, as the pipelines do when they draw: 3.16 at 1024x1024,
+    1.88 at 512x512. Off by default, as in other Flux trainers."""
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        if self.flux_guidance_min > self.flux_guidance_max:
+            raise ValueError(
+                f"flux_guidance_min {self.flux_guidance_min} is above flux_guidance_max {self.flux_guidance_max}"
+            )
+        return self
+
+    # before any weight
+    def locate(self, model: str | None, flavour: ModelFlavour) -> ModelLocation:
+        return locate(model, flavour)
+
+    def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:
+        return f"flux-text-1|{part_identity(location, TEXT_COMPONENTS)}|{max_sequence_length(flavour)}"
+
+    def image_identity(self, location: ModelLocation) -> str:
+        return f"flux-vae-1|{part_identity(location, IMAGE_COMPONENTS)}"
+
+    # loading
+    def load_text_encoder(
+        self, location: ModelLocation, flavour: ModelFlavour, device: torch.device, dtype: torch.dtype
+    ) -> TextEncoder:
+        from difftrain_flux.text import load_text_encoder
+
+        return load_text_encoder(location, flavour, device, dtype)
+
+    def load_image_encoder(
+        self, location: ModelLocation, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool
+    ) -> ImageEncoder:
+        from difftrain_flux.vae import load_image_encoder
+
+        return load_image_encoder(location, device, dtype, tiling=tiling, slicing=slicing)
+
+    def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
+        from difftrain_flux.files import local_folder
+
+        folder = local_folder(location, ("transformer",))
+        from diffusers import FluxTransformer2DModel
+
+        # shard by shard onto an empty model: peak memory is the model and one shard
+        transformer = FluxTransformer2DModel.from_pretrained(
+            folder, subfolder="transformer", torch_dtype=dtype, low_cpu_mem_usage=True
+        )
+        return transformer.requires_grad_(False).eval()
+
+    def adapter_targets(self, denoiser: nn.Module) -> list[str]:
+        from difftrain_flux.forward import unwrap
+
+        return select_targets((name for name, _ in unwrap(denoiser).named_modules()), self.flux_lora_target)
+
+    def keep_unquantized(self) -> tuple[str, ...]:
+        """The input and output layers: a thousandth of the weights, and what every token goes through."""
+        return ("x_embedder", "context_embedder", "time_text_embed.*", "norm_out.*", "proj_out")
+
+    # one step
+    def sigma_shift(self, latents: Tensor) -> float:
+        if self.flow_schedule_auto_shift:
+            return auto_shift(latents.shape[-2] * latents.shape[-1] // TOKEN_AREA)
+        return self.flow_schedule_shift or 1.0
+
+    def tokens(self, batch: Batch) -> Mapping[str, int]:
+        return {
+            "target": batch.latents[0, 0].numel() // TOKEN_AREA,
+            "references": sum(reference[0, 0].numel() // TOKEN_AREA for reference in batch.references),
+            "text": batch.text["prompt_embeds"].shape[1],
+        }
+
+    def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
+        import torch
+
+        return {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+
+    def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> FluxInput:
+        from difftrain_flux.forward import build_input, unwrap
+
+        has_guidance = unwrap(denoiser).config.guidance_embeds
+        return build_input(noisy, batch, self._guidance(noisy.sigma) if has_guidance else None)
+
+    def predict(self, denoiser: nn.Module, model_input: FluxInput) -> Tensor:
+        from difftrain_flux.forward import predict
+
+        return predict(denoiser, model_input)
+
+    def _guidance(self, sigma: Tensor) -> Tensor:
+        """[B], drawn from torch's global generator on the CPU with random-range."""
+        import torch
+
+        if self.flux_guidance_mode == "constant":
+            return torch.full_like(sigma, self.flux_guidance_value)
+        span = self.flux_guidance_max - self.flux_guidance_min
+        return (self.flux_guidance_min + span * torch.rand(sigma.shape)).to(sigma)
+
+    # for flavours that add pictures to the input
+    def pack(self, latents: Tensor) -> Tensor:
+        """Tokens [B, h/2 * w/2, 4C] of latents [B, C, h, w]."""
+        from difftrain_flux.packing import pack
+
+        return pack(latents)
+
+    def position_ids(
+        self, rows: int, cols: int, *, index: int, top: int, left: int, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Positions [rows * cols, 3] of a picture's tokens: its index, rows from ``top``, columns from ``left``.
+
+        All in tokens (2x2 latent cells).
+        """
+        from difftrain_flux.packing import position_ids
+
+        return position_ids(rows, cols, index=index, top=top, left=left, device=device)
+
+    # validation
+    def make_sampler(
+        self,
+        location: ModelLocation,
+        flavour: ModelFlavour,
+        denoiser: nn.Module,
+        image_encoder: ImageEncoder,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Sampler:
+        from difftrain_flux.sampling import make_sampler
+
+        return make_sampler(location, flavour, denoiser, image_encoder, device, dtype)

@@ -1,0 +1,47 @@
+"""From a location to a local folder with the wanted components: built, downloaded or simply there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from difftrain import ModelLocation
+from difftrain_flux import hub
+from difftrain_flux.recipe import TINY
+
+
+def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
+    """Folder in diffusers layout that holds these components.
+
+    Raises:
+        ModelError: If a hub model can be neither downloaded nor found in the cache.
+    """
+    quiet_libraries()
+    if location.path is None:
+        return hub.fetch(location, components)
+    if location.name == TINY:
+        from difftrain_flux.tiny import ensure_tiny
+
+        return ensure_tiny(location.path)
+    return location.path
+
+
+def quiet_libraries() -> None:
+    """Before their first import: transformers warns of image libraries that nothing here uses."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bar a component within it: the core shows what is being loaded. Downloads keep theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

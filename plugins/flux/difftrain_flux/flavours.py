@@ -1,0 +1,54 @@
+"""The text-to-image checkpoints of FLUX.1. Light: the pipeline is imported when validation asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from difftrain import ModelFlavour
+
+T5_TOKENS = 512
+
+
+def max_sequence_length(flavour: ModelFlavour) -> int:
+    """T5 tokens of a prompt; shorter ones are padded, longer ones cut."""
+    return int(flavour.settings.get("max_sequence_length", T5_TOKENS))
+
+
+class TextToImage(ModelFlavour):
+    """What the text-to-image checkpoints share."""
+
+    family: ClassVar[str] = "flux"
+
+    def pipeline_class(self) -> type:
+        from diffusers import FluxPipeline
+
+        return FluxPipeline
+
+
+class Dev(TextToImage):
+    """Guidance-distilled, the usual base of adapters."""
+
+    name: ClassVar[str] = "dev"
+    hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-dev"
+    licence_url: ClassVar[str | None] = "https://huggingface.co/black-forest-labs/FLUX.1-dev"
+
+
+class Krea(TextToImage):
+    """Same shape as dev, tuned for natural photographs."""
+
+    name: ClassVar[str] = "krea"
+    hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-Krea-dev"
+    licence_url: ClassVar[str | None] = "https://huggingface.co/black-forest-labs/FLUX.1-Krea-dev"
+    default_guidance: ClassVar[float] = 4.5
+
+
+class Schnell(TextToImage):
+    """Distilled to four steps, without a guidance embedding; made for drawing, not for training."""
+
+    name: ClassVar[str] = "schnell"
+    hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-schnell"
+    licence_url: ClassVar[str | None] = "https://huggingface.co/black-forest-labs/FLUX.1-schnell"
+    distilled_from: ClassVar[str | None] = "black-forest-labs/FLUX.1-dev"
+    default_guidance: ClassVar[float] = 0.0
+    settings: ClassVar[Mapping[str, Any]] = {"max_sequence_length": 256}

@@ -1,0 +1,115 @@
+"""The training forward: one sequence of target and reference tokens through the stock transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from difftrain import Batch, NoisyBatch
+from difftrain_flux.packing import pack, position_ids, unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class FluxInput:
+    """What the transformer takes: the target's tokens first, then those that a flavour appends."""
+
+    tokens: Tensor
+    """[B, N, 64]."""
+    ids: Tensor
+    """[N, 3], float32."""
+    sigma: Tensor
+    """[B]; the transformer itself multiplies by 1000."""
+    guidance: Tensor | None
+    """[B], or None when the model has no guidance embedding."""
+    prompt_embeds: Tensor
+    """[B, T, D]."""
+    pooled: Tensor
+    """[B, P]."""
+    latent_size: tuple[int, int]
+    """(height, width) of the target's latents."""
+
+    @property
+    def target_tokens(self) -> int:
+        height, width = self.latent_size
+        return height * width // 4
+
+    def append(self, tokens: Tensor, ids: Tensor) -> FluxInput:
+        """This input with more tokens at the end, for instance those of a reference.
+
+        Args:
+            tokens: [B, M, 64].
+            ids: [M, 3].
+        """
+        return replace(
+            self,
+            tokens=torch.cat([self.tokens, tokens.to(self.tokens)], dim=1),
+            ids=torch.cat([self.ids, ids.to(self.ids)], dim=0),
+        )
+
+
+def unwrap(denoiser: nn.Module) -> nn.Module:
+    """The transformer itself, out of what DDP (``module``) and torch.compile (``_orig_mod``) put around it."""
+    while True:
+        inner = getattr(denoiser, "_orig_mod", None) or getattr(denoiser, "module", None)
+        if not isinstance(inner, nn.Module):
+            return denoiser
+        denoiser = inner
+
+
+def build_input(noisy: NoisyBatch, batch: Batch, guidance: Tensor | None) -> FluxInput:
+    """The input of target and text alone, in the dtype that the batch's text has."""
+    prompt_embeds = batch.text["prompt_embeds"]
+    height, width = noisy.noisy.shape[-2:]
+    return FluxInput(
+        tokens=pack(noisy.noisy).to(prompt_embeds.dtype),
+        ids=position_ids(height // 2, width // 2, device=noisy.noisy.device),
+        sigma=noisy.sigma,
+        guidance=guidance,
+        prompt_embeds=prompt_embeds,
+        pooled=batch.text["pooled_prompt_embeds"],
+        latent_size=(height, width),
+    )
+
+
+def predict(denoiser: nn.Module, model_input: FluxInput) -> Tensor:
+    """The velocity of the target, [B, C, h, w].
+
+    References have done their work once the last block has attended to them, so the sequence is cut to the
+    target before the output layers: same values, less work.
+    """
+    text = model_input.prompt_embeds
+    with _target_only(unwrap(denoiser), model_input):
+        (prediction,) = denoiser(
+            hidden_states=model_input.tokens,
+            timestep=model_input.sigma,
+            guidance=model_input.guidance,
+            pooled_projections=model_input.pooled,
+            encoder_hidden_states=text,
+            txt_ids=torch.zeros(text.shape[1], 3, dtype=torch.float32, device=text.device),
+            img_ids=model_input.ids,
+            return_dict=False,
+        )
+    return unpack(prediction[:, : model_input.target_tokens], *model_input.latent_size)
+
+
+@contextmanager
+def _target_only(transformer: nn.Module, model_input: FluxInput) -> Iterator[None]:
+    """Within it, the output layers see the target's tokens only."""
+    count = model_input.target_tokens
+    if model_input.tokens.shape[1] == count:
+        yield
+        return
+
+    def cut(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, *others = arguments
+        return (hidden[:, :count], *others)
+
+    handle = transformer.norm_out.register_forward_pre_hook(cut)
+    try:
+        yield
+    finally:
+        handle.remove()

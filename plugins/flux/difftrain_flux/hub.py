@@ -1,0 +1,87 @@
+"""Hugging Face Hub: which commit a name means, its files, and what to tell a user whom it refuses.
+
+Light: huggingface_hub is imported when used, and it does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from difftrain import ModelError, ModelFlavour, ModelLocation
+
+INDEX = "model_index.json"
+
+
+def resolve(hub_id: str, flavour: ModelFlavour) -> str:
+    """The commit that a hub id stands for now; offline, the one in the local hub cache.
+
+    Fetches the index file only, which a gated repository refuses like any of its files.
+
+    Raises:
+        ModelError: If the repository is gated, unknown or unreachable and not cached.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _explained(hub_id, flavour.licence_url if hub_id == flavour.hub_id else None):
+        snapshot = Path(snapshot_download(hub_id, allow_patterns=[INDEX]))
+    if not (snapshot / INDEX).is_file():
+        raise ModelError(
+            f"hub model {hub_id!r} has no {INDEX}, so it is not in diffusers layout\n"
+            f"hint: the {flavour.name} weights are {flavour.hub_id}"
+        )
+    return snapshot.name
+
+
+def fetch(location: ModelLocation, components: tuple[str, ...]) -> Path:
+    """Folder with the wanted components of a hub model, downloaded unless they are cached.
+
+    Raises:
+        ModelError: If they can be neither downloaded nor found in the cache.
+    """
+    from huggingface_hub import snapshot_download
+
+    # the repositories hold single-file weights too, at the top: tens of gigabytes nobody here reads
+    wanted = [INDEX, *(f"{name}/*" for name in components)]
+    with _explained(location.name, None):
+        return Path(snapshot_download(location.name, revision=location.revision, allow_patterns=wanted))
+
+
+@contextmanager
+def _explained(hub_id: str, licence_url: str | None) -> Iterator[None]:
+    """Turns every refusal of the hub into one message that says what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    page = licence_url or f"https://huggingface.co/{hub_id}"
+    local = "or set pretrained_model_name_or_path to a local diffusers folder"
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"model {hub_id!r}: the hub refuses the download, the weights are gated\n"
+            f"hint: accept the licence at {page}, log in with `hf auth login`, then run again; {local}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"model {hub_id!r}: the hub has no such repository, or it is private and you are not logged in\n"
+            f"hint: check the name; accept the licence at {page} if there is one, log in with `hf auth login`; {local}"
+        ) from error
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise ModelError(
+            f"model {hub_id!r}: the hub cannot be reached, and the files are not all in the local hub cache\n"
+            f"hint: check the network (and HF_HUB_OFFLINE); for a first download accept the licence at {page} and "
+            f"log in with `hf auth login`; {local}, or to 'tiny' to try things without network"
+        ) from error
+    except (HFValidationError, HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model {hub_id!r}: the hub's files cannot be had: {reason}\n"
+            f"hint: accept the licence at {page} if there is one, log in with `hf auth login`; {local}"
+        ) from error

@@ -1,0 +1,55 @@
+"""Finds a model's files without loading a weight: the built-in ``tiny``, a local diffusers folder, a hub id.
+
+Light: no torch. Hub access is in `hub.py`; what a folder must hold and what it hashes to in `folder.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from difftrain import ModelError, ModelFlavour, ModelLocation
+from difftrain_flux import folder, hub
+from difftrain_flux.recipe import TINY, TINY_IDENTITY, tiny_folder
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
+    """Where the model is and which content it has.
+
+    The built-in name ``tiny`` wins over a folder of that name; write ``./tiny`` for the folder. A folder
+    wins over a hub id of the same spelling.
+
+    Raises:
+        ModelError: If there is no such model, it cannot be reached, or parts of it are missing.
+    """
+    name = model or flavour.hub_id
+    if name == TINY:
+        return ModelLocation(name=name, identity=TINY_IDENTITY, path=tiny_folder())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        folder.check_complete(path)
+        return ModelLocation(name=name, identity=folder.fingerprint(path, folder.COMPONENTS), path=path.resolve())
+    if path.is_file():
+        raise ModelError(
+            f"model {name!r} is a single file; a folder in diffusers layout is needed (with model_index.json)\n"
+            f'hint: make one with diffusers\' `from_single_file(...).save_pretrained("FOLDER")`'
+        )
+    if not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise ModelError(
+            f"model {name!r} is not a folder, not a hub id (owner/name) and not the built-in name {TINY!r}\n"
+            f"hint: the {flavour.name} weights are {flavour.hub_id}; write that, or a local diffusers folder"
+        )
+    revision = hub.resolve(name, flavour)
+    return ModelLocation(name=name, identity=f"{name}@{revision}", path=None, revision=revision)
+
+
+def part_identity(location: ModelLocation, components: tuple[str, ...]) -> str:
+    """Content of some components only, so that another transformer in the same folder keeps the caches.
+
+    For a hub model it is the whole revision; for ``tiny`` the recipe.
+    """
+    if location.path is None or location.name == TINY:
+        return location.identity
+    return folder.fingerprint(location.path, components)

@@ -1,0 +1,50 @@
+"""Which linear modules an adapter wraps, by the name of a target set. Pure, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from difftrain import ConfigError
+
+Target = Literal["all", "mmdit", "context", "context+ffs", "all+ffs", "tiny", "nano"]
+
+DOUBLE = r"transformer_blocks\.\d+\."
+SINGLE = r"single_transformer_blocks\.\d+\."
+CONTEXT_ATTENTION = DOUBLE + r"attn\.(add_[qkv]_proj|to_add_out)"
+DOUBLE_ATTENTION = DOUBLE + r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+SINGLE_ATTENTION = SINGLE + r"attn\.to_[qkv]"
+CONTEXT_FEED_FORWARD = DOUBLE + r"ff_context\.net\.(0\.proj|2)"
+FEED_FORWARD = DOUBLE + r"ff\.net\.(0\.proj|2)"
+# the single blocks' proj_out mixes attention and feed-forward; the model's own output layer is not meant
+SINGLE_FEED_FORWARD = SINGLE + r"(proj_mlp|proj_out)"
+
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "all": (DOUBLE_ATTENTION, SINGLE_ATTENTION),
+    "mmdit": (DOUBLE_ATTENTION,),
+    "context": (CONTEXT_ATTENTION,),
+    "context+ffs": (CONTEXT_ATTENTION, CONTEXT_FEED_FORWARD),
+    "all+ffs": (DOUBLE_ATTENTION, SINGLE_ATTENTION, FEED_FORWARD, CONTEXT_FEED_FORWARD, SINGLE_FEED_FORWARD),
+    "tiny": (r"single_transformer_blocks\.(7|20)\.proj_out",),
+    "nano": (r"single_transformer_blocks\.7\.proj_out",),
+}
+
+
+def select_targets(names: Iterable[str], target: Target) -> list[str]:
+    """The names of a target set, in the model's order.
+
+    Args:
+        names: Full names of all modules.
+
+    Raises:
+        ConfigError: If the model has none of them, for instance too few blocks.
+    """
+    chosen = re.compile("|".join(f"(?:{pattern})" for pattern in PATTERNS[target]))
+    found = [name for name in names if chosen.fullmatch(name)]
+    if not found:
+        raise ConfigError(
+            f"flux_lora_target {target!r} names no module of this model (it asks for {' or '.join(PATTERNS[target])})\n"
+            "hint: tiny and nano need a model with at least 21 or 8 single blocks; all fits every model"
+        )
+    return found

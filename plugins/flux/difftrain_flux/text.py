@@ -1,0 +1,88 @@
+"""Text to embeddings: CLIP's pooled output and T5's sequence, as the stock pipeline's `encode_prompt` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from difftrain import ModelFlavour, ModelLocation, TextEmbeds, TextEncoder
+from difftrain_flux.files import local_folder, without_bars
+from difftrain_flux.flavours import max_sequence_length
+from difftrain_flux.folder import TEXT_COMPONENTS
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+CLIP_TOKENS = 77
+
+
+class FluxTextEncoder(TextEncoder):
+    """CLIP-L and T5-XXL with their tokenizers."""
+
+    def __init__(
+        self,
+        *,
+        clip: CLIPTextModel,
+        clip_tokenizer: CLIPTokenizer,
+        t5: T5EncoderModel,
+        t5_tokenizer: T5TokenizerFast,
+        t5_tokens: int,
+    ) -> None:
+        self._clip = clip
+        self._clip_tokenizer = clip_tokenizer
+        self._t5 = t5
+        self._t5_tokenizer = t5_tokenizer
+        self._t5_tokens = t5_tokens
+
+    @torch.no_grad()
+    def encode(
+        self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
+    ) -> list[TextEmbeds]:
+        """For each caption ``prompt_embeds`` [T, D] of T5 and ``pooled_prompt_embeds`` [P] of CLIP.
+
+        One by one: the same caption then gives the same bits whatever else is encoded beside it, and T5 over
+        512 padded tokens fills a GPU by itself. Texts longer than a tokenizer's limit are cut without a word:
+        CLIP's 77 tokens are short, and the model reads the prompt mainly through T5.
+        """
+        return [self._encode(caption) for caption in captions]
+
+    def _encode(self, caption: str) -> TextEmbeds:
+        clip_ids = _token_ids(self._clip_tokenizer, caption, CLIP_TOKENS).to(self._clip.device)
+        t5_ids = _token_ids(self._t5_tokenizer, caption, self._t5_tokens).to(self._t5.device)
+        return {
+            "prompt_embeds": self._t5(t5_ids, output_hidden_states=False)[0][0].cpu(),
+            "pooled_prompt_embeds": self._clip(clip_ids, output_hidden_states=False).pooler_output[0].cpu(),
+        }
+
+
+def _token_ids(tokenizer: CLIPTokenizer | T5TokenizerFast, caption: str, length: int) -> Tensor:
+    """[1, length], padded or cut."""
+    tokens = tokenizer([caption], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids
+
+
+def load_text_encoder(
+    location: ModelLocation, flavour: ModelFlavour, device: torch.device, dtype: torch.dtype
+) -> FluxTextEncoder:
+    """Load both encoders in ``dtype`` (T5 keeps the modules in float32 that it names)."""
+    folder = local_folder(location, TEXT_COMPONENTS)
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+    with without_bars():
+        clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
+        t5 = T5EncoderModel.from_pretrained(folder, subfolder="text_encoder_2", dtype=dtype)
+    return FluxTextEncoder(
+        clip=_frozen(clip, device),
+        clip_tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+        t5=_frozen(t5, device),
+        t5_tokenizer=T5TokenizerFast.from_pretrained(folder, subfolder="tokenizer_2"),
+        t5_tokens=max_sequence_length(flavour),
+    )
+
+
+def _frozen(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    return model.to(device).requires_grad_(False).eval()

@@ -1,0 +1,66 @@
+"""Pictures to latents, as the stock pipeline encodes a reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from difftrain import ImageEncoder, ModelError, ModelLocation
+from difftrain_flux.files import local_folder
+from difftrain_flux.folder import IMAGE_COMPONENTS
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+class FluxImageEncoder(ImageEncoder):
+    """The VAE; latents are normalised by one shift and one scale, ``(z - shift_factor) * scaling_factor``."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.vae = vae
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised mean and standard deviation, each [B, 16, H/8, W/8], on the CPU, in the VAE's dtype.
+
+        The arithmetic is in the VAE's dtype because the pipeline's is: equal bits are worth more than the
+        last bit's precision.
+
+        Raises:
+            ModelError: If the result is not finite, as float16 can make it.
+        """
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        shift, scale = self.vae.config.shift_factor, self.vae.config.scaling_factor
+        mean = (posterior.mode() - shift) * scale
+        std = posterior.std * scale
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise ModelError(
+                f"the VAE gives latents that are not finite in {self.vae.dtype}\n"
+                'hint: set vae_dtype to "bf16" or "fp32"'
+            )
+        return mean.cpu(), std.cpu()
+
+    def move(self, device: torch.device) -> None:
+        self.vae.to(device)
+
+
+def load_image_encoder(
+    location: ModelLocation, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool
+) -> FluxImageEncoder:
+    """Load the VAE.
+
+    Args:
+        tiling: Encode large pictures tile by tile: less memory, slightly other latents at the seams.
+        slicing: Encode the pictures of a batch one by one: less memory, same latents.
+    """
+    folder = local_folder(location, IMAGE_COMPONENTS)
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+    if tiling:
+        vae.enable_tiling()
+    if slicing:
+        vae.enable_slicing()
+    return FluxImageEncoder(vae.to(device).requires_grad_(False).eval())

@@ -1,0 +1,121 @@
+"""FLUX.1 Kontext: the checkpoint that edits a picture by an instruction. Light: torch is imported when used.
+
+It is a flavour of the family ``flux`` and knows of it only what the core hands over: the family object that
+packs latents and makes position ids, and the model input that takes more tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from difftrain import Batch, ModelFlavour, Size, ValidationRequest
+from difftrain_flux_kontext.reference_ids import Rule, place_references
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+PATCH = 2
+"""Latent cells along the edge of a token."""
+PIXEL_MULTIPLE = 16
+SMALLEST_AUTO_RESIZE = 512 * 512
+"""Below this many pixels the pipeline's own sizing would blow a reference up to a megapixel."""
+
+
+class TokenFamily(Protocol):
+    """What this flavour needs of its family."""
+
+    def pack(self, latents: Tensor) -> Tensor: ...
+
+    def position_ids(self, rows: int, cols: int, *, index: int, top: int, left: int, device: Any) -> Tensor: ...
+
+
+class TokenInput(Protocol):
+    """What this flavour needs of the family's model input."""
+
+    def append(self, tokens: Tensor, ids: Tensor) -> TokenInput: ...
+
+
+class Kontext(ModelFlavour):
+    """Image editing: reference pictures stand behind the target in the token sequence."""
+
+    family: ClassVar[str] = "flux"
+    name: ClassVar[str] = "kontext"
+    hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-Kontext-dev"
+    licence_url: ClassVar[str | None] = "https://huggingface.co/black-forest-labs/FLUX.1-Kontext-dev"
+    max_references: ClassVar[int] = 8
+    default_guidance: ClassVar[float] = 2.5
+    preferred_sizes: ClassVar[tuple[Size, ...]] = (
+        (672, 1568),
+        (688, 1504),
+        (720, 1456),
+        (752, 1392),
+        (800, 1328),
+        (832, 1248),
+        (880, 1184),
+        (944, 1104),
+        (1024, 1024),
+        (1104, 944),
+        (1184, 880),
+        (1248, 832),
+        (1328, 800),
+        (1392, 752),
+        (1456, 720),
+        (1504, 688),
+        (1568, 672),
+    )
+
+    reference_ids: Rule = "offset"
+    """How several references are told apart: offset (side by side in position space) or index (numbered);
+    with one reference both are the same. Use the rule of the program that will draw: ComfyUI's default is offset."""
+
+    def extend_input(self, family: TokenFamily, model_input: TokenInput, batch: Batch) -> TokenInput:
+        """The sequence [target | reference 1 | reference 2 | ...]."""
+        sizes = [(reference.shape[-2], reference.shape[-1]) for reference in batch.references]
+        for reference, place in zip(batch.references, place_references(sizes, self.reference_ids), strict=True):
+            ids = family.position_ids(
+                reference.shape[-2] // PATCH,
+                reference.shape[-1] // PATCH,
+                index=place.index,
+                top=place.top // PATCH,
+                left=place.left // PATCH,
+                device=reference.device,
+            )
+            model_input = model_input.append(family.pack(reference), ids)
+        return model_input
+
+    def pipeline_class(self) -> type:
+        from diffusers import FluxKontextPipeline
+
+        return FluxKontextPipeline
+
+    def pipeline_arguments(self, request: ValidationRequest) -> dict[str, Any]:
+        """The first reference, at the size that the pipeline chooses for it.
+
+        The stock pipeline takes one reference a picture; of several, the others are not shown to it.
+
+        Pictures of less than 512x512 are for trying things out: there the reference keeps its own size, reduced
+        to the picture's area where it is larger, because the pipeline would make it a megapixel.
+        """
+        arguments: dict[str, Any] = {
+            # without it the pipeline rescales the asked size to a megapixel
+            "max_area": request.width * request.height,
+            "_auto_resize": request.width * request.height >= SMALLEST_AUTO_RESIZE,
+        }
+        if request.references:
+            first = request.references[0]
+            arguments["image"] = first if arguments["_auto_resize"] else _within(first, arguments["max_area"])
+        return arguments
+
+
+def _within(picture: Image.Image, area: int) -> Image.Image:
+    """The picture, reduced to about ``area`` pixels, in edges that tokens fill; never enlarged."""
+    from PIL import Image
+
+    factor = (area / (picture.width * picture.height)) ** 0.5
+    if factor >= 1:
+        return picture
+    width, height = (
+        max(PIXEL_MULTIPLE, round(edge * factor / PIXEL_MULTIPLE) * PIXEL_MULTIPLE) for edge in picture.size
+    )
+    return picture.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,0 +1,80 @@
+"""``reference_strict`` and ``reference_loose``: how a reference follows its edit image."""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar, Literal
+
+from difftrain import (
+    Geometry,
+    GeometryRules,
+    ImageRecord,
+    Pairing,
+    PairingError,
+    Size,
+    assign_bucket,
+    cover_bucket,
+)
+from difftrain_flux_kontext.flavour import Kontext
+
+_ASPECT_TOLERANCE = 0.01
+
+
+def nearest_preferred_size(size: Size) -> Size:
+    """The preferred size of the nearest aspect, chosen as the stock pipeline does."""
+    aspect = size[0] / size[1]
+    return min(Kontext.preferred_sizes, key=lambda preferred: (abs(aspect - preferred[0] / preferred[1]), preferred))
+
+
+class ReferenceStrict(Pairing):
+    """The reference gets exactly the edit image's resize and crop, so that pixels stay aligned."""
+
+    name: ClassVar[str] = "reference_strict"
+
+    def place(
+        self,
+        *,
+        target: ImageRecord,
+        target_geometry: Geometry,
+        reference: ImageRecord,
+        own_rules: GeometryRules,
+    ) -> Geometry:
+        # own_rules is not asked: anything computed anew could differ by a pixel. A reference of another pixel
+        # size goes straight to the edit's resize size, in one resize.
+        if not _same_aspect(reference.size, target.size):
+            raise PairingError(
+                f"{reference.key}{reference.path.suffix} is {reference.width}x{reference.height}, "
+                f"but its edit image is {target.width}x{target.height}"
+            )
+        return target_geometry
+
+
+class ReferenceLoose(Pairing):
+    """The reference is sized by its own dataset entry; it need not be aligned with the edit image."""
+
+    name: ClassVar[str] = "reference_loose"
+
+    reference_resolution: Literal["own", "kontext", "same"] = "own"
+    """own follows the reference's entry, kontext takes the nearest of the pipeline's sizes, as inference does, and
+    same follows the edit image's bucket."""
+
+    def place(
+        self,
+        *,
+        target: ImageRecord,
+        target_geometry: Geometry,
+        reference: ImageRecord,
+        own_rules: GeometryRules,
+    ) -> Geometry:
+        if self.reference_resolution == "same":
+            return cover_bucket(reference.size, target_geometry.bucket)
+        if self.reference_resolution == "kontext":
+            size = nearest_preferred_size(reference.size)
+            return Geometry(resize=size, crop=(0, 0), bucket=size)
+        return assign_bucket(reference.size, own_rules, draw=random.Random(reference.content_hash))
+
+
+def _same_aspect(size: Size, other: Size) -> bool:
+    """Whether two aspects agree within 1 %."""
+    ratio = (size[0] * other[1]) / (size[1] * other[0])
+    return max(ratio, 1 / ratio) <= 1 + _ASPECT_TOLERANCE

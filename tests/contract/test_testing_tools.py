@@ -1,0 +1,160 @@
+"""The tests that `difftrain.testing` gives to plugin authors pass for good plugins and fail for bad ones."""
+
+import random
+import subprocess
+import sys
+from typing import ClassVar
+
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from difftrain import Batch, ConditioningGenerator, NoisyBatch
+from difftrain.testing import TinyEditFlavour, TinyFamily, TinyFlavour, check_family, check_generator, make_dataset
+
+
+class Mirror(ConditioningGenerator):
+    """A good generator."""
+
+    name: ClassVar[str] = "mirror"
+    times: int = 1
+    """How often."""
+
+    def generate(self, image, rng):
+        return ImageOps.mirror(image) if self.times % 2 else image.copy()
+
+
+class Unseeded(Mirror):
+    def generate(self, image, rng):
+        return image.rotate(random.SystemRandom().uniform(10, 80))
+
+
+class GlobalRandom(Mirror):
+    def generate(self, image, rng):
+        random.random()
+        return image.copy()
+
+
+class Vandal(Mirror):
+    def generate(self, image, rng):
+        image.putpixel((0, 0), (1, 2, 3))
+        return image.copy()
+
+
+class Shrinking(Mirror):
+    def generate(self, image, rng):
+        return image.resize((8, 8))
+
+
+class Grey(Mirror):
+    def generate(self, image, rng):
+        return image.convert("L")
+
+
+def test_good_generator_passes_as_object_and_as_class():
+    check_generator(Mirror(times=2))
+    check_generator(Mirror, times=3)
+
+
+@pytest.mark.parametrize(
+    ("generator", "says"),
+    [
+        (Unseeded, "other pixels"),
+        (GlobalRandom, "global random state"),
+        (Vandal, "changes its input"),
+        (Shrinking, r"gives \(8, 8\)"),
+        (Grey, "mode L"),
+    ],
+)
+def test_bad_generator_fails_with_the_reason(generator, says):
+    with pytest.raises(AssertionError, match=says):
+        check_generator(generator)
+
+
+@pytest.mark.parametrize("flavour", [TinyFlavour(), TinyEditFlavour()])
+def test_tiny_family_fulfils_the_contract(flavour):
+    check_family(TinyFamily(), flavour)
+
+
+class WholeSequence(TinyFamily):
+    def predict(self, denoiser, model_input):
+        prediction = super().predict(denoiser, model_input)
+        return torch.cat([prediction, prediction], dim=-1)
+
+
+class Thawed(TinyFamily):
+    def load_denoiser(self, location, dtype):
+        return super().load_denoiser(location, dtype).requires_grad_(True)
+
+
+class WrongTargets(TinyFamily):
+    def adapter_targets(self, denoiser):
+        return ["enter", "exit"]
+
+
+class BlindFlavour(TinyEditFlavour):
+    def extend_input(self, family, model_input, batch):
+        return model_input
+
+
+@pytest.mark.parametrize(
+    ("family", "flavour", "says"),
+    [
+        (WholeSequence(), TinyFlavour(), "prediction is"),
+        (Thawed(), TinyFlavour(), "must come frozen"),
+        (WrongTargets(), TinyFlavour(), "'exit' is not the name"),
+        (TinyFamily(), BlindFlavour(), "references do not change"),
+    ],
+)
+def test_bad_family_fails_with_the_reason(family, flavour, says):
+    with pytest.raises(AssertionError, match=says):
+        check_family(family, flavour)
+
+
+def test_tiny_family_can_learn():
+    family, flavour = TinyFamily(), TinyEditFlavour()
+    location = family.locate(None, flavour)
+    denoiser = family.load_denoiser(location, torch.float32).requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 4, 3, 8, 8, generator=generator)
+    texts = family.load_text_encoder(location, flavour, torch.device("cpu"), torch.float32).encode(["a", "b", "c", ""])
+    batch = Batch(latents=latents, references=[latents[..., ::2, ::2]], text=family.collate_text(texts))
+    noisy = NoisyBatch(noisy=(latents + noise) / 2, sigma=torch.full((4,), 0.5), velocity=noise - latents)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        model_input = flavour.extend_input(family, family.build_input(noisy, batch, denoiser), batch)
+        loss = (family.predict(denoiser, model_input) - noisy.velocity).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_tiny_family_has_the_same_weights_each_time_and_disturbs_no_random_state():
+    before = torch.random.get_rng_state()
+    first, second = (TinyFamily().load_denoiser(None, torch.float32).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_dataset_has_pairs_of_one_name_with_captions(tmp_path):
+    folders = make_dataset(tmp_path, 3, (40, 24))
+    names = [path.name for path in sorted(folders.references.iterdir())]
+    assert names == ["000.png", "001.png", "002.png"]
+    assert [path.name for path in sorted(folders.edits.glob("*.png"))] == names
+    assert len({(folders.edits / name).read_bytes() for name in names}) == 3
+    assert Image.open(folders.edits / names[0]).size == (40, 24)
+    assert (folders.edits / "000.txt").read_text() == "sharpen picture 0\n"
+
+
+def test_dataset_is_the_same_each_time(tmp_path):
+    first, second = (make_dataset(tmp_path / name, 1, extension=".jpg", seed=3) for name in "ab")
+    assert (first.edits / "000.jpg").read_bytes() == (second.edits / "000.jpg").read_bytes()
+
+
+def test_testing_tools_import_no_torch():
+    code = "import sys, difftrain.testing; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]

@@ -1,0 +1,82 @@
+"""The LoRA adapter: what is trained, what is saved, what comes back."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from difftrain.errors import CheckpointError, ConfigError
+from difftrain.model.adapter import Lora
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 4)).requires_grad_(False)
+
+
+def adapted(lora, seed=1):
+    adapted = model()
+    lora.attach(adapted, ["0", "2"], torch.float32)
+    torch.manual_seed(seed)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter)
+    return adapted
+
+
+def test_only_the_adapter_is_trained_and_it_starts_without_effect():
+    plain, wrapped = model(), model()
+    Lora(lora_rank=2).attach(wrapped, ["0", "2"], torch.float32)
+    trained = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(wrapped(x), plain(x))
+
+
+def test_trained_weights_have_the_asked_dtype():
+    wrapped = model().to(torch.bfloat16)
+    Lora(lora_rank=2).attach(wrapped, ["0"], torch.float32)
+    assert {p.dtype for p in wrapped.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in wrapped.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("alpha", [1.0, 8.0, None])
+def test_exported_file_applies_the_true_delta_without_alpha(alpha):
+    lora = Lora(lora_rank=4, lora_alpha=alpha)
+    wrapped = adapted(lora)
+    tensors, _ = lora.export(wrapped, "transformer")
+    merged = model()
+    for index in (0, 2):
+        delta = tensors[f"transformer.{index}.lora_B.weight"] @ tensors[f"transformer.{index}.lora_A.weight"]
+        merged[index].weight.data += delta
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(merged(x), wrapped(x), atol=1e-5, rtol=1e-5)
+
+
+def test_header_says_alpha_equals_rank():
+    lora = Lora(lora_rank=4, lora_alpha=16)
+    _, header = lora.export(adapted(lora), "transformer")
+    settings = json.loads(header["lora_adapter_metadata"])
+    assert settings["transformer.r"] == settings["transformer.lora_alpha"] == 4
+    assert settings["transformer.target_modules"] == ["0", "2"]
+
+
+def test_raw_state_comes_back_bit_equal():
+    lora = Lora(lora_rank=3, lora_alpha=5)
+    first, second = adapted(lora, seed=1), adapted(lora, seed=2)
+    saved = {name: tensor.clone() for name, tensor in lora.state(first).items()}
+    lora.load_state(second, saved)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in lora.state(second).items())
+
+
+def test_state_of_another_rank_is_refused_by_name():
+    state = Lora(lora_rank=2).state(adapted(Lora(lora_rank=2)))
+    with pytest.raises(CheckpointError, match=r"4 adapter weights .* do not fit.*\n.*rank"):
+        Lora(lora_rank=3).load_state(adapted(Lora(lora_rank=3)), state)
+
+
+def test_target_that_names_no_module_is_refused():
+    with pytest.raises(ConfigError, match=r"1 of 2 adapter targets name no module.*: nine"):
+        Lora().attach(model(), ["0", "nine"], torch.float32)

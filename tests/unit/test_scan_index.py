@@ -1,0 +1,215 @@
+import os
+import sqlite3
+
+import pytest
+from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, picture, two_folders
+
+from difftrain import DataError
+from difftrain.data.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
+from difftrain.data.index import ImageIndex
+from difftrain.data.prepare import prepare_samples
+from difftrain.data.scan import scan
+from difftrain.data.sources import LocalSource
+from difftrain_conditioning_generators.superresolution import Superresolution
+
+
+def prepare(plan):
+    return prepare_samples(plan, reporter=SilentReporter())
+
+
+def test_folder_is_walked_and_sorted_and_hidden_files_are_skipped(tmp_path):
+    for name in ("b.png", "sub/a.JPG", "a.webp", ".hidden.png", ".git/c.png", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    listed = LocalSource(instance_data_dir=tmp_path).list_images()
+    assert [relative for relative, _ in listed] == ["a.webp", "b.png", "sub/a.JPG"]
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    picture(tmp_path / "real" / "a.png")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "root")
+    assert [relative for relative, _ in LocalSource(instance_data_dir=tmp_path / "root").list_images()] == [
+        "link/a.png"
+    ]
+
+
+def test_missing_and_empty_folders_are_errors(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        LocalSource(instance_data_dir=tmp_path / "gone").list_images()
+    with pytest.raises(DataError, match="has no images"):
+        LocalSource(instance_data_dir=tmp_path).list_images()
+
+
+def test_caption_file_lines_are_alternatives(tmp_path):
+    image = tmp_path / "a.b.png"
+    (tmp_path / "a.b.txt").write_text("\ufeffmake it red\n\n make it blue \n", encoding="utf-8")
+    assert TextfileCaptions().captions(image, "a.b") == ("make it red", "make it blue")
+
+
+def test_empty_caption_file_is_an_empty_caption_and_no_file_is_none(tmp_path):
+    (tmp_path / "a.txt").touch()
+    assert TextfileCaptions().captions(tmp_path / "a.png", "a") == ("",)
+    assert TextfileCaptions().captions(tmp_path / "b.png", "b") is None
+
+
+def test_instance_prompt_is_prepended_when_asked(tmp_path):
+    (tmp_path / "a.txt").write_text("red")
+    with_prompt = TextfileCaptions(instance_prompt="make it", prepend_instance_prompt=True)
+    assert with_prompt.captions(tmp_path / "a.png", "a") == ("make it red",)
+    assert TextfileCaptions(instance_prompt="make it").captions(tmp_path / "a.png", "a") == ("red",)
+
+
+def test_file_name_and_instance_prompt_captions(tmp_path):
+    assert FilenameCaptions().captions(tmp_path / "make_it-red.png", "x/make_it-red") == ("make it red",)
+    assert InstancePrompt(instance_prompt="edit").captions(tmp_path / "a.png", "a") == ("edit",)
+
+
+def test_record_has_the_upright_size_and_the_path_below_the_root_as_key(tmp_path):
+    caption(picture(tmp_path / "edits" / "sub" / "a.png", (50, 40)), "red")
+    with ImageIndex(tmp_path / "index.sqlite") as index:
+        [record] = scan(edit_set(tmp_path), index, SilentReporter()).records
+    assert (record.key, record.size, record.captions) == ("sub/a", (50, 40), ("red",))
+
+
+def test_accents_compare_equal_however_they_are_composed(tmp_path):
+    caption(picture(tmp_path / "edits" / "e\u0301.png"), "red")
+    with ImageIndex(tmp_path / "index.sqlite") as index:
+        [record] = scan(edit_set(tmp_path), index, SilentReporter()).records
+    assert record.key == "\u00e9"
+
+
+def test_small_images_are_left_out_and_counted(tmp_path):
+    caption(picture(tmp_path / "edits" / "large.png", (200, 100)), "red")
+    caption(picture(tmp_path / "edits" / "small.png", (40, 30)), "red")
+    plan = edit_set(tmp_path, minimum_image_size=64)
+    prepared = prepare(data_plan(tmp_path, plan))
+    assert [sample.target.record.key for sample in prepared.samples] == ["large"]
+    assert prepared.left_out["edits"] == {"minimum_image_size": 1}
+    assert "1 images are left out by minimum_image_size" in prepared.notes[0]
+
+
+def test_made_pictures_below_the_root_are_no_edit_images(tmp_path):
+    caption(picture(tmp_path / "edits" / "a.png"), "red")
+    made = generator_plan(tmp_path / "edits", Superresolution())
+    plan = data_plan(tmp_path, edit_set(tmp_path, generators=[made]))
+    assert len(prepare(plan).samples) == len(prepare(plan).samples) == 1
+
+
+def test_second_preparation_reads_no_file(tmp_path):
+    plan = two_folders(tmp_path)
+    first, second = prepare(plan), prepare(plan)
+    assert (first.scanned, first.hashed, first.captions_read) == (6, 6, 3)
+    assert (second.scanned, second.hashed, second.captions_read) == (6, 0, 0)
+    assert first.samples == second.samples
+
+
+def test_second_preparation_makes_no_picture_and_reads_none(tmp_path):
+    caption(picture(tmp_path / "edits" / "a.png"), "red")
+    plan = data_plan(tmp_path, edit_set(tmp_path, generators=[generator_plan(tmp_path, Superresolution())]))
+    assert prepare(plan).made == 1
+    again = prepare(plan)
+    assert (again.made, again.hashed) == (0, 0)
+
+
+def test_changed_bytes_under_the_same_name_are_noticed(tmp_path):
+    plan = two_folders(tmp_path)
+    before = prepare(plan)
+    picture(tmp_path / "references" / "b.png", seed=999)
+    after = prepare(plan)
+    assert after.hashed == 1
+    changed = [
+        old.target.record.key
+        for old, new in zip(before.samples, after.samples, strict=True)
+        if old.choices[0].references[0].record.content_hash != new.choices[0].references[0].record.content_hash
+    ]
+    assert changed == ["b"]
+
+
+def test_changed_bytes_of_the_same_length_are_noticed_by_the_time(tmp_path):
+    path = picture(tmp_path / "edits" / "a.bmp", seed=1)
+    caption(path, "red")
+    plan = data_plan(tmp_path, edit_set(tmp_path))
+    size = path.stat().st_size
+    prepare(plan)
+    picture(path, seed=2)
+    assert path.stat().st_size == size
+    assert prepare(plan).hashed == 1
+
+
+def test_renamed_file_keeps_its_content_hash(tmp_path):
+    plan = two_folders(tmp_path, names=("a",))
+    [before] = prepare(plan).samples
+    for folder in ("edits", "references"):
+        (tmp_path / folder / "a.png").rename(tmp_path / folder / "z.png")
+    (tmp_path / "edits" / "a.txt").rename(tmp_path / "edits" / "z.txt")
+    [after] = prepare(plan).samples
+    assert after.target.record.content_hash == before.target.record.content_hash
+
+
+@pytest.mark.parametrize("change", ["edit", "remove", "add"])
+def test_changed_caption_files_are_noticed(tmp_path, change):
+    plan = two_folders(tmp_path)
+    file = tmp_path / "edits" / "a.txt"
+    if change == "add":
+        file.unlink()
+        with pytest.raises(DataError, match="no caption"):
+            prepare(plan)
+    else:
+        prepare(plan)
+    if change == "remove":
+        file.unlink()
+        with pytest.raises(DataError, match=r"1 of 3 images have no caption: a\.png"):
+            prepare(plan)
+    else:
+        file.write_text("another instruction")
+        prepared = prepare(plan)
+        assert prepared.samples[0].captions == ("another instruction",)
+        assert prepared.captions_read == 1
+
+
+def test_two_open_indexes_share_one_file(tmp_path):
+    files = [picture(tmp_path / f"{number}.png", seed=number) for number in range(4)]
+    with ImageIndex(tmp_path / "index.sqlite") as first, ImageIndex(tmp_path / "index.sqlite") as second:
+        with SilentReporter().phase("scan") as phase:
+            first.examine(files[:2], phase)
+            second.examine(files, phase)
+            first.examine(files, phase)
+        assert (first.hashed, second.hashed) == (2, 2)
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, but it is long enough" * 40, b""])
+def test_damaged_index_is_begun_anew(tmp_path, content):
+    (tmp_path / "index.sqlite").write_bytes(content)
+    file = picture(tmp_path / "a.png")
+    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
+        assert index.examine([file], phase)[0].width == 96
+
+
+def test_index_of_another_version_is_begun_anew(tmp_path):
+    connection = sqlite3.connect(tmp_path / "index.sqlite")
+    connection.execute("PRAGMA user_version = 99")
+    connection.execute("CREATE TABLE files (other TEXT)")
+    connection.close()
+    file = picture(tmp_path / "a.png")
+    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
+        assert index.examine([file], phase)[0].width == 96
+
+
+def test_file_that_cannot_be_opened_is_tried_again(tmp_path):
+    link = tmp_path / "a.png"
+    link.symlink_to(tmp_path / "later.png")
+    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
+        assert index.examine([link], phase)[0].error == "no such file or directory"
+        picture(tmp_path / "later.png")
+        assert index.examine([link], phase)[0].error is None
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
+def test_file_cut_short_is_found_by_the_scan(tmp_path, suffix):
+    path = picture(tmp_path / f"a.{suffix}", (300, 300))
+    os.truncate(path, path.stat().st_size // 2)
+    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
+        assert index.examine([path], phase)[0].error

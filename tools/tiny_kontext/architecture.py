@@ -1,0 +1,163 @@
+"""The parts of the small model: FLUX.1's architecture in every part, small in every size."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import edits
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, FluxTransformer2DModel
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+RECIPE_VERSION = 1
+WIDTH = 128
+"""Of both text encoders."""
+LATENT_CHANNELS = 16
+VAE_CHANNELS = (32, 64, 128, 128)
+CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
+MORE_WORDS = (
+    "sharp sharpen sharper blur blurred blurry deblur focus clear clean clean-up noise noisy denoise restore repair "
+    "quality high low old new style painting drawing sketch watercolour cartoon person face man woman child dog cat "
+    "house car street city room table day night summer winter snow rain sun moon star water fire stone one two three "
+    "large small big little near far behind front above below between with without of for from by an and or not is are"
+).split()
+"""Known as words though training never says most of them, so that a user's captions are short sequences."""
+
+
+def captions_for_vocabulary(count: int = 40_000) -> list[str]:
+    """What training says, for the tokenizers; the same on every machine."""
+    from sources import PHOTOGRAPHS, STAMP_SUBJECTS
+
+    rng = random.Random(0)
+    subjects = (*(photograph.subject for photograph in PHOTOGRAPHS), *STAMP_SUBJECTS.values())
+    return [edits.edit(rng).caption for _ in range(count)] + [
+        edits.text_to_image(rng, subjects).caption for _ in range(count)
+    ]
+
+
+def words_of(captions: list[str]) -> list[str]:
+    """Every word, with its capitalised form, sorted."""
+    plain = {word.strip(".,") for caption in captions for word in caption.lower().split()} | set(MORE_WORDS)
+    return sorted(plain | {word.capitalize() for word in plain})
+
+
+def build_t5_tokenizer(captions: list[str]) -> T5TokenizerFast:
+    """Whole words, and every printable Latin-1 character for all other text."""
+    from transformers import T5TokenizerFast
+
+    letters = [chr(code) for code in (*range(33, 127), *range(161, 256))]
+    words = [f"\u2581{word}" for word in words_of(captions)]
+    scores = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("\u2581", -6.0),
+        *((letter, -8.0) for letter in letters),
+        *((word, -1.0) for word in words if len(word) > 1),
+    ]
+    return T5TokenizerFast(vocab=scores, extra_ids=0, model_max_length=512)
+
+
+def build_clip_tokenizer(captions: list[str]) -> CLIPTokenizer:
+    """Byte pairs, merged up to whole words of the captions."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = [word for word in words_of(captions) if word.islower() and word.isascii()]
+    trainer = trainers.BpeTrainer(vocab_size=1200, end_of_word_suffix="</w>", min_frequency=1, show_progress=False)
+    learner.train_from_iterator([*words] * 2, trainer)
+    state = json.loads(learner.to_str())["model"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [tuple(merge) for merge in state["merges"]]
+    tokens = dict.fromkeys([*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)])
+    tokens = [*tokens, CLIP_BOS, CLIP_EOS]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=77
+    )
+
+
+def save_tokenizers(folder: Path) -> None:
+    """`tokenizer/` and `tokenizer_2/` in diffusers layout."""
+    captions = captions_for_vocabulary()
+    build_clip_tokenizer(captions).save_pretrained(folder / "tokenizer")
+    build_t5_tokenizer(captions).save_pretrained(folder / "tokenizer_2")
+
+
+def build_clip(vocabulary: int, eos: int) -> CLIPTextModel:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            projection_dim=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=eos - 1,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+    )
+
+
+def build_t5(vocabulary: int) -> T5EncoderModel:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary,
+            d_model=WIDTH,
+            d_kv=WIDTH // 4,
+            d_ff=2 * WIDTH,
+            num_layers=3,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def build_transformer() -> FluxTransformer2DModel:
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel(
+        in_channels=4 * LATENT_CHANNELS,
+        num_layers=2,
+        num_single_layers=4,
+        num_attention_heads=5,
+        attention_head_dim=32,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=(8, 12, 12),
+    )
+
+
+def build_vae(scaling_factor: float = 1.0, shift_factor: float = 0.0) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=VAE_CHANNELS,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=16,
+        latent_channels=LATENT_CHANNELS,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+        sample_size=128,
+        scaling_factor=scaling_factor,
+        shift_factor=shift_factor,
+    )

@@ -1,0 +1,194 @@
+"""Trains the autoencoder on crops of photographs and procedural scenes.
+
+    python train_vae.py --state STATE --seconds 300 [--decay-from 1.0] [--decoder-only]
+
+Ends by itself when its seconds are used, and always saves; run it again to go on. The last call decays the
+learning rate. With `--decoder-only` the latents stay what they are, so that a transformer that was trained
+on them keeps fitting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+import architecture
+import edits
+from data import load_pool
+from pictures import DeviceRecipes, pairs, random_windows
+from training import Average, Budget, learning_rate, prepare_device, read_state, restore, save_state
+
+SCENE_SHARE = 6
+"""One picture in so many is a procedural scene or an edited photograph."""
+LOG_VARIANCE_RANGE = (-14.0, 2.0)
+
+
+class Autoencoder(nn.Module):
+    """Training forward: picture in [-1, 1] to (reconstruction, KL divergence a latent)."""
+
+    def __init__(self, vae: nn.Module, decoder_only: bool) -> None:
+        super().__init__()
+        self.vae, self.decoder_only = vae, decoder_only
+
+    def forward(self, picture: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(not self.decoder_only and torch.is_grad_enabled()):
+            mean, log_variance = self.vae.encoder(picture).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        latents = mean + (0.5 * log_variance).exp() * noise
+        return self.vae.decoder(latents.to(picture.dtype)).float(), divergence
+
+
+def reconstruction_loss(result: Tensor, picture: Tensor) -> Tensor:
+    """L1 and squared error, L1 of gradients, L1 of the picture at a half and a quarter of its size."""
+    difference = result - picture
+    loss = difference.abs().mean() + 3 * difference.square().mean()
+    loss = loss + 0.25 * (difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean())
+    for _ in range(2):
+        difference = functional.avg_pool2d(difference, 2)
+        loss = loss + 0.25 * difference.abs().mean()
+    return loss
+
+
+class Pictures:
+    """Endless batches in [-1, 1]."""
+
+    def __init__(self, pool: Tensor, seed: int, batch: int, edge: int) -> None:
+        rng = random.Random(seed)
+        subjects = ("a",) * pool.shape[0]
+        made = edits.collect([edits.text_to_image(rng, subjects) for _ in range(4000)])
+        self.recipes = DeviceRecipes.upload(made, pool.device)
+        self.pool, self.batch, self.edge = pool, batch, edge
+
+    def __call__(self) -> Tensor:
+        device = self.pool.device
+        which = torch.full((self.batch,), -1, device=device)
+        picture = random_windows(self.pool, which, self.edge, self.edge, vary=True)
+        drawn = self.batch // SCENE_SHARE
+        index = torch.randint(len(self.recipes.turn), (drawn,), device=device)
+        picture[:drawn] = pairs(self.recipes.pick(index), picture[:drawn])[1]
+        return picture.mul(2).sub(1).to(memory_format=torch.channels_last)
+
+
+def trainable(vae: nn.Module, decoder_only: bool) -> nn.Module:
+    vae.encoder.requires_grad_(not decoder_only)
+    return vae
+
+
+def latent_statistics(vae: nn.Module, pictures: Pictures, batches: int = 16) -> tuple[float, float]:
+    """Shift and scale that give the latents mean 0 and deviation 1."""
+    with torch.no_grad():
+        means = [vae.encoder(pictures()).chunk(2, dim=1)[0].float() for _ in range(batches)]
+    latents = torch.stack(means)
+    return latents.mean().item(), 1 / latents.std().item()
+
+
+def train(arguments: argparse.Namespace) -> None:
+    budget, device = Budget(arguments.seconds), prepare_device(arguments.device)
+    torch.manual_seed(arguments.seed)
+    vae = architecture.build_vae().to(device, memory_format=torch.channels_last)
+    trainable(vae, arguments.decoder_only)
+    parameters = list(vae.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    trainable(vae, False)  # the average covers every parameter, in their order
+    average = Average(vae, arguments.average)
+    tensors, facts = read_state(arguments.state, "vae")
+    if tensors:
+        restore(tensors, {"vae": vae}, optimizer, average)
+    if arguments.decoder_only and tensors:
+        _freeze_averaged_encoder(vae, average)
+    trainable(vae, arguments.decoder_only)
+    pool = torch.from_numpy(load_pool(arguments.photos, arguments.crops, arguments.seed, arguments.workers).pixels)
+    pictures = Pictures(pool.to(device), arguments.seed, arguments.batch, arguments.edge)
+    first = int(facts.get("steps", 0))
+    torch.manual_seed(arguments.seed + first)
+    model = Autoencoder(vae, arguments.decoder_only)
+    print(f"vae: step {first}, {budget.used:.0f} s to get ready, {sum(p.numel() for p in parameters)} weights", flush=True)
+    step = _loop(arguments, budget, model, optimizer, average, pictures)
+    average.swap()
+    shift, scale = latent_statistics(vae, pictures)
+    average.swap()
+    seconds = float(facts.get("seconds", 0)) + budget.used
+    if arguments.decoder_only:
+        shift, scale = facts["shift_factor"], facts["scaling_factor"]
+    facts = {"steps": first + step, "seconds": seconds, "shift_factor": shift, "scaling_factor": scale,
+             "seed": arguments.seed, "recipe": architecture.RECIPE_VERSION}  # fmt: skip
+    save_state(arguments.output or arguments.state, "vae", {"vae": vae}, optimizer, average, facts)
+    print(json.dumps(facts), f"saved after {budget.used:.0f} s", flush=True)
+
+
+def _freeze_averaged_encoder(vae: nn.Module, average: Average) -> None:
+    """The averaged encoder is the one that made the latents; it is also the raw one from now on."""
+    values = dict(zip((name for name, _ in vae.named_parameters()), average.average, strict=True))
+    with torch.no_grad():
+        for name, parameter in vae.encoder.named_parameters():
+            parameter.copy_(values[f"encoder.{name}"])
+
+
+def _loop(arguments: argparse.Namespace, budget: Budget, model: Autoencoder, optimizer: torch.optim.Optimizer,
+          average: Average, pictures: Pictures) -> int:  # fmt: skip
+    device = pictures.pool.device
+    forward = torch.compile(model) if arguments.compile else model
+    shape = (arguments.batch, architecture.LATENT_CHANNELS, arguments.edge // 8, arguments.edge // 8)
+    reserve = arguments.reserve
+    step, since, errors = 0, time.monotonic(), []
+    while budget.used < budget.seconds - reserve and step < arguments.steps:
+        fraction = budget.used / (budget.seconds - reserve)
+        rate = learning_rate(step, fraction, peak=arguments.rate, warmup=arguments.warmup, decay_from=arguments.decay_from)  # fmt: skip
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        picture = pictures()
+        noise = torch.randn(shape, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            result, divergence = forward(picture, noise)
+        loss = reconstruction_loss(result, picture) + arguments.divergence * divergence
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        errors.append((result.detach() - picture).square().mean())
+        step += 1
+        if step % arguments.log_every == 0:
+            psnr = 10 * torch.log10(4 / torch.stack(errors).mean())
+            speed = arguments.log_every / (time.monotonic() - since)
+            print(f"vae {step} {budget.used:.0f}s loss {loss:.4f} psnr {psnr:.2f} kl {divergence:.2f} lr {rate:.1e} "
+                  f"{speed:.1f} it/s", flush=True)  # fmt: skip
+            since, errors = time.monotonic(), []
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--output", type=Path, help="where to save, when not in the state's folder")
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--reserve", type=float, default=4, help="seconds of the budget kept for saving")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--edge", type=int, default=128)
+    parser.add_argument("--crops", type=int, default=240, help="crops of each photograph in the pool")
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--decay-from", type=float, default=1.0)
+    parser.add_argument("--divergence", type=float, default=1e-4)
+    parser.add_argument("--average", type=float, default=0.998)
+    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--log-every", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device")
+    parser.add_argument("--workers", type=int, default=8)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What both training scripts share: a wall-clock budget, averaged weights, resumable state."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+SHARD_BYTES = 15_000_000
+"""State is split into files of at most this size."""
+
+
+class Budget:
+    """How much of this script's seconds is gone, counted from its creation."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.start = time.monotonic()
+
+    @property
+    def used(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.used / self.seconds)
+
+    @property
+    def over(self) -> bool:
+        return self.used >= self.seconds
+
+
+def learning_rate(step: int, fraction: float, *, peak: float, warmup: int, decay_from: float) -> float:
+    """Linear warm-up by steps, then constant, then a cosine to 2 % over the last part of the budget.
+
+    Args:
+        step: Counted from the start of this call, so that a resumed optimizer warms up again.
+        fraction: Of the budget.
+        peak: Highest rate.
+        warmup: Steps.
+        decay_from: Fraction where the decay begins; 1 is no decay (another call will follow).
+    """
+    rate = peak * min(1.0, (step + 1) / warmup)
+    if fraction <= decay_from or decay_from >= 1:
+        return rate
+    part = (fraction - decay_from) / (1 - decay_from)
+    return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
+
+
+class Average:
+    """Exponential moving average of a module's parameters, in float32."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.average = [parameter.detach().clone().float() for parameter in self.parameters]
+        self.decay, self.steps = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the module's weights and the averaged ones; twice is nothing."""
+        for parameter, average in zip(self.parameters, self.average, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+
+def save_state(
+    folder: Path,
+    name: str,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer | None,
+    average: Average | None,
+    facts: dict[str, object],
+) -> None:
+    """Write `name-K.safetensors` shards and `name.json`: weights float32, moments and averages bfloat16.
+
+    `average` must have been built over the modules in their order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    names, parameters = [], []
+    for part, module in modules.items():
+        tensors.update({f"raw.{part}.{key}": value.float() for key, value in module.state_dict().items()})
+        names += [f"{part}.{key}" for key, _ in module.named_parameters()]
+        parameters += list(module.parameters())
+    if average is not None:
+        tensors.update({f"ema.{key}": value.bfloat16() for key, value in zip(names, average.average, strict=True)})
+    if optimizer is not None:
+        for key, parameter in zip(names, parameters, strict=True):
+            state = optimizer.state.get(parameter)
+            if state:
+                tensors[f"first.{key}"] = state["exp_avg"].bfloat16()
+                tensors[f"second.{key}"] = state["exp_avg_sq"].sqrt().bfloat16()
+    shard: dict[str, Tensor] = {}
+    size = index = 0
+    for old in folder.glob(f"{name}-*.safetensors"):
+        old.unlink()
+    for key, value in tensors.items():
+        value = value.detach().cpu().contiguous().clone()
+        if size + value.nbytes > SHARD_BYTES and shard:
+            save_file(shard, folder / f"{name}-{index}.safetensors")
+            shard, size, index = {}, 0, index + 1
+        shard[key] = value
+        size += value.nbytes
+    save_file(shard, folder / f"{name}-{index}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(facts, indent=1))
+
+
+def read_state(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """All tensors and facts of a state; empty when there is none."""
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob(f"{name}-*.safetensors")):
+        tensors.update(load_file(path))
+    facts = folder / f"{name}.json"
+    return tensors, json.loads(facts.read_text()) if tensors and facts.is_file() else {}
+
+
+def restore(
+    tensors: dict[str, Tensor],
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
+) -> None:
+    """Put a read state back into modules, optimizer and average."""
+    names, parameters = [], []
+    for part, module in modules.items():
+        prefix = f"raw.{part}."
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        names += [f"{part}.{key}" for key, _ in module.named_parameters()]
+        parameters += list(module.parameters())
+    if average is not None:
+        average.steps = 10_000
+        for key, value in zip(names, average.average, strict=True):
+            value.copy_(tensors[f"ema.{key}"])
+    if optimizer is not None and f"first.{names[0]}" in tensors:
+        for key, parameter in zip(names, parameters, strict=True):
+            optimizer.state[parameter] = {
+                "step": torch.tensor(2000.0, device=parameter.device),
+                "exp_avg": tensors[f"first.{key}"].to(parameter),
+                "exp_avg_sq": tensors[f"second.{key}"].to(parameter).square(),
+            }
+
+
+def load_averaged(tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
+    """Only the averaged weights, into modules."""
+    for part, module in modules.items():
+        prefix = f"ema.{part}."
+        averaged = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict(averaged, strict=False)
+
+
+def prepare_device(name: str | None) -> torch.device:
+    """The device, with attention kernels that crash left out."""
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    return device
