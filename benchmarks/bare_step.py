@@ -14,7 +14,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 
-TARGETS = "to_q to_k to_v to_out.0 add_q_proj add_k_proj add_v_proj to_add_out".split()
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 TOKENS, TEXT_TOKENS = 4096, 512
 
 

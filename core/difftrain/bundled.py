@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from difftrain import contracts
 from difftrain.data.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.sources import LocalSource
-from difftrain.plugins.hookspecs import hookimpl
 from difftrain.model.adapter import Lora
 from difftrain.model.precision import QuantoInt8
+from difftrain.plugins.hookspecs import hookimpl
 from difftrain.train.loss import MeanSquaredError
 from difftrain.train.noise import BetaSampler, SigmoidSampler, UniformSampler
 from difftrain.train.optim import AdamWBf16, OptimiLion

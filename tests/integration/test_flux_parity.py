@@ -1,5 +1,8 @@
 """Our training forward, encoders and sampler against the stock diffusers pipelines, float32, tiny model."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -329,3 +332,18 @@ def test_sampler_takes_a_vae_of_another_dtype(location, family, image_encoder, t
     sampler = family.make_sampler(location, Kontext(), half, image_encoder, CPU, torch.bfloat16)
     assert sampler(request(texts, references=(picture(),))).size == (SIZE, SIZE)
     assert image_encoder.vae.dtype is torch.float32
+
+
+def test_loading_every_part_prints_nothing(tmp_path):
+    code = (
+        "import torch; from difftrain_flux.family import FluxFamily;"
+        "from difftrain_flux_kontext.flavour import Kontext;"
+        "family, flavour, cpu, kind = FluxFamily(), Kontext(), torch.device('cpu'), torch.float32;"
+        "place = family.locate('tiny', flavour);"
+        "family.load_text_encoder(place, flavour, cpu, kind).encode(['a' * 999]);"
+        "vae = family.load_image_encoder(place, cpu, kind, tiling=False, slicing=False);"
+        "family.make_sampler(place, flavour, family.load_denoiser(place, kind), vae, cpu, kind)"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout + run.stderr == ""

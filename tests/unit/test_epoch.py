@@ -47,9 +47,7 @@ def test_every_sample_is_shown_repeats_plus_one_times_in_batches_of_one_shape(si
 
 
 def test_loose_references_of_several_sizes_never_share_a_batch():
-    samples = [
-        sample(i, choices=(ReferenceChoice(references=(placed(f"{i}", SIZES[i % 3]),)),)) for i in range(12)
-    ]
+    samples = [sample(i, choices=(ReferenceChoice(references=(placed(f"{i}", SIZES[i % 3]),)),)) for i in range(12)]
     for batch in plan_epoch(samples, 0, rules(batch_size=3)):
         assert len({visit.references[0].geometry.bucket for visit in batch}) == 1
 

@@ -99,14 +99,14 @@ def _paste(stamp: Path, ground: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def cut(path: Path, count: int, seed: int) -> np.ndarray:
-    """Random square crops of one picture, [count, CROP, CROP, 3]; small crops and whole views alike."""
+    """Random square crops of one picture, [count, CROP, CROP, 3]; mostly large views, which have the finest detail."""
     rng = random.Random(seed)
     with Image.open(path) as source:
         picture = source.convert("RGB")
     shorter = min(picture.size)
     crops = np.empty((count, CROP, CROP, 3), np.uint8)
     for index in range(count):
-        edge = min(shorter, round(CROP * math.exp(rng.random() * math.log(shorter / CROP))))
+        edge = min(shorter, round(CROP * math.exp(math.sqrt(rng.random()) * math.log(shorter / CROP))))
         left, top = rng.randint(0, picture.width - edge), rng.randint(0, picture.height - edge)
         box = (left, top, left + edge, top + edge)
         crops[index] = np.asarray(picture.resize((CROP, CROP), Image.Resampling.LANCZOS, box=box))

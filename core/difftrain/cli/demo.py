@@ -18,6 +18,25 @@ def demo_folder() -> Path:
     return Path(str(files("difftrain") / "demo"))
 
 
+OPENING = """\
+demo: the built-in tiny model has RANDOM weights. Its pictures stay noise; what you see is every part at work."""
+
+
+def closing(typed: str) -> str:
+    """What to do next.
+
+    Args:
+        typed: The model's flags as the user typed them, for instance ``--model NAME --flavour NAME``.
+    """
+    return f"""\
+this was the demo, on {demo_folder()}: its two config files are short and explained.
+for a real run:
+  1. write config/config.json and config/multidatabackend.json (README, "A real run"), or copy the demo's
+  2. difftrain check {typed}      config, files and pairs, before any weight is loaded
+  3. difftrain {typed}
+run the demo again with --resume_from_checkpoint none to start anew; caches are reused"""
+
+
 def demo_config(flags: Mapping[str, FlagValue]) -> tuple[Path, dict[str, FlagValue]]:
     """The demo's run file, and the flags unchanged: they win over it like over any other file."""
     os.environ[FOLDER_VARIABLE] = str(demo_folder())

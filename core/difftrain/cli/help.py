@@ -67,7 +67,7 @@ def _group(title: str, lines: Sequence[tuple[str, str]], width: int) -> str:
     indent = " " * (NAME_WIDTH + 2)
     text = [f"{title}:"]
     for label, about in lines:
-        wrapped = textwrap.wrap(about, width - len(indent)) or [""]
+        wrapped = textwrap.wrap(about, width - len(indent), break_on_hyphens=False) or [""]
         first = f"  {label}".ljust(len(indent))
         if len(label) > NAME_WIDTH - 1:
             text.append(f"  {label}")

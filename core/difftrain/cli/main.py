@@ -13,8 +13,8 @@ from difftrain.cli.flags import load_plugins_for, read_command_line
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plugins import list_plugins
 from difftrain.cli.train import train
-from difftrain.config.schema import RunConfig, merge_options
 from difftrain.errors import DifftrainError
+from difftrain.plugins.load import LoadedPlugins
 
 COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
 """The first is what ``difftrain`` alone does."""
@@ -54,12 +54,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         print(help_text(plugins.registry))
         return 0
-    schema = merge_options(RunConfig, plugins.registry.run_option_classes())
-    command, given = read_command_line(arguments, schema, COMMANDS)
+    command, given = read_command_line(arguments, plugins.run_schema, COMMANDS)
     return command(_invocation(given, arguments, plugins))
 
 
-def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Any) -> Invocation:
+def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: LoadedPlugins) -> Invocation:
     config = given.pop("config", None)
     return Invocation(
         config=Path(config) if config is not None else None,

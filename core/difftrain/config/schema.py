@@ -54,7 +54,11 @@ def _optional(field: FieldInfo) -> tuple[Any, FieldInfo]:
 
 
 def _check_same(name: str, first: tuple[type[Options], FieldInfo], second: tuple[type[Options], FieldInfo]) -> None:
-    if _definition(first[1]) != _definition(second[1]):
+    fields = (first[1], second[1])
+    same = _kind(fields[0]) == _kind(fields[1])
+    if not any(field.is_required() for field in fields):
+        same = same and fields[0].get_default() == fields[1].get_default()
+    if not same:
         givers = " and by ".join(f"{kind.__module__}.{kind.__qualname__}" for kind, _ in (first, second))
         raise PluginError(
             f"option {name!r} is defined in two ways: by {givers}\n"
@@ -62,8 +66,8 @@ def _check_same(name: str, first: tuple[type[Options], FieldInfo], second: tuple
         )
 
 
-def _definition(field: FieldInfo) -> tuple[Any, ...]:
-    """Type and limits; None and a missing default are not counted, as one class may require what another may lack."""
+def _kind(field: FieldInfo) -> tuple[Any, str]:
+    """Type and limits; None is not counted, as one class may require what another may lack."""
     members = [member for member in get_args(field.annotation) if member is not type(None)]
-    plain = members[0] if len(members) == 1 and type(None) in get_args(field.annotation) else field.annotation
-    return plain, repr(field.metadata), None if field.is_required() else field.default or None
+    optional = type(None) in get_args(field.annotation)
+    return (members[0] if optional and len(members) == 1 else field.annotation), repr(field.metadata)

@@ -122,4 +122,4 @@ def _has_whole_length(path: Path) -> bool:
         except ValueError:
             return False
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return size == 8 + header_length + max(ends, default=0)
+    return bool(size == 8 + header_length + max(ends, default=0))

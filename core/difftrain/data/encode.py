@@ -74,7 +74,9 @@ class SampleCaches:
     @property
     def removed(self) -> list[str]:
         """Keys of corrupt entries that were removed."""
-        return [key for cache in {id(c): c for c in (self._text, *self._latents.values())}.values() for key in cache.removed]
+        return [
+            key for cache in {id(c): c for c in (self._text, *self._latents.values())}.values() for key in cache.removed
+        ]
 
 
 def encode_texts(

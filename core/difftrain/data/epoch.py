@@ -41,7 +41,8 @@ class EpochRules:
     """Share of a dataset's visits that an epoch takes, by dataset id; 1 where it is not named."""
     caption_dropout: float = 0.0
     reference_dropout: float = 0.0
-    batch_key: Callable[[Sample], Hashable] = lambda sample: ()
+    batch_key: Callable[[Sample], Hashable] | None = None
+    """The family's; None lets all samples of one shape share batches."""
 
 
 def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Visit:
@@ -67,8 +68,8 @@ def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Vi
 def plan_epoch(samples: Sequence[Sample], epoch: int, rules: EpochRules) -> list[tuple[Visit, ...]]:
     """The batches of one epoch, in order.
 
-    Every sample is shown ``repeats + 1`` times, less what ``probability`` leaves out. A batch holds visits of one shape and one batch key; the last
-    batch of a shape may be smaller than ``batch_size``.
+    Every sample is shown ``repeats + 1`` times, less what ``probability`` leaves out. A batch holds visits of one
+    shape and one batch key; the last batch of a shape may be smaller than ``batch_size``.
     """
     rng = random.Random(derive_seed(rules.seed, "order", epoch))
     by_shape: dict[Hashable, list[Visit]] = defaultdict(list)
@@ -77,7 +78,7 @@ def plan_epoch(samples: Sequence[Sample], epoch: int, rules: EpochRules) -> list
             if _left_out(sample, repeat, epoch, rules):
                 continue
             visit = draw_visit(sample, repeat, epoch, rules)
-            by_shape[visit.shape_key, rules.batch_key(sample)].append(visit)
+            by_shape[visit.shape_key, rules.batch_key(sample) if rules.batch_key else ()].append(visit)
     batches: list[tuple[Visit, ...]] = []
     for visits in by_shape.values():
         rng.shuffle(visits)

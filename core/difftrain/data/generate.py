@@ -17,8 +17,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+from difftrain.data.file_facts import FileFacts
 from difftrain.data.image import make_picture
-from difftrain.data.index import FileFacts, ImageIndex
+from difftrain.data.index import ImageIndex
 from difftrain.data.plan import GeneratorPlan
 from difftrain.errors import DataError, first_few
 from difftrain.types import ImageRecord, Phase, Recipe, Reporter

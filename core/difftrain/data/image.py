@@ -26,6 +26,8 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBom
 
 _ORIENTATION = 0x0112
 _SWAPS_AXES = (5, 6, 7, 8)
+_ORIENTATION_SOURCES = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+"""Where Pillow looks for an orientation; most files have none of these."""
 
 
 def open_upright(path: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
@@ -133,9 +135,9 @@ def _exif(image: Image.Image, stream: BinaryIO) -> Image.Exif:
     Pillow decodes a whole PNG to look for EXIF data behind the pixels, even though hardly any file has them
     there; so it is let to only when a chunk there could hold some.
     """
-    if image.format != "PNG" or _has_text_behind_pixels(stream):
+    if image.format == "PNG" and _has_text_behind_pixels(stream):
         return image.getexif()
-    return Image.Image.getexif(image)
+    return Image.Image.getexif(image) if _ORIENTATION_SOURCES & image.info.keys() else Image.Exif()
 
 
 def _has_text_behind_pixels(stream: BinaryIO) -> bool:

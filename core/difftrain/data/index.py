@@ -5,30 +5,29 @@ A row stands for a file's bytes as long as its size and mtime_ns stay. Several r
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
-
-from PIL import Image
+from typing import Self, TypeVar
 
 from difftrain.contracts import CaptionSource
-from difftrain.data.image import UNREADABLE, describe, header_size
+from difftrain.data.file_facts import FileFacts, read_all, stat
 from difftrain.errors import DataError
 from difftrain.types import Phase
 
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _VERSION = 1
 """Of the tables; a file of another version is only a cache, and is begun anew."""
+_FILES_A_CHUNK = 10_000
+"""Remembered together, so that a scan that is stopped goes on from there."""
 _FILES_A_QUERY = 500
 _FILES_A_TASK = 64
 _SCHEMA = """
@@ -39,20 +38,6 @@ CREATE TABLE IF NOT EXISTS captions (
     path TEXT, source TEXT, stamp TEXT, captions TEXT, PRIMARY KEY (path, source)
 ) WITHOUT ROWID;
 """
-
-
-class FileFacts(NamedTuple):
-    """What is known of one image file."""
-
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    sha256: str
-    width: int
-    """Pixels, after EXIF rotation; 0 when the file is unreadable."""
-    height: int
-    error: str | None
-    """Why the file is unreadable."""
 
 
 @dataclass
@@ -75,6 +60,8 @@ class ImageIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, say
+            raise DataError(f"{self.path}: the index of scanned files cannot be used ({error})") from error
 
     def examine(self, files: Sequence[Path], phase: Phase, *, decode: bool = False) -> list[FileFacts]:
         """Facts of every file, in the order given; only new or changed files are read.
@@ -86,7 +73,7 @@ class ImageIndex:
         """
         facts: list[FileFacts] = []
         with ThreadPoolExecutor(max_workers=_reading_threads()) as pool:
-            for chunk in _chunks(files, _FILES_A_QUERY * 20):
+            for chunk in _chunks(files, _FILES_A_CHUNK):
                 facts += self._examine_chunk(chunk, phase, pool, decode=decode)
         return facts
 
@@ -106,9 +93,9 @@ class ImageIndex:
         """
         found: list[tuple[str, ...] | None] = []
         problems: list[str] = []
-        identity = f"{type(source).name}{source.identity()}"
-        for chunk in _chunks(images, _FILES_A_QUERY * 20):
-            found += self._captions_of_chunk(source, identity, chunk, problems)
+        with ThreadPoolExecutor(max_workers=_reading_threads()) as pool:
+            for chunk in _chunks(images, _FILES_A_CHUNK):
+                found += self._captions_of_chunk(source, chunk, problems, pool)
         return found, problems
 
     def _examine_chunk(
@@ -116,25 +103,18 @@ class ImageIndex:
     ) -> list[FileFacts]:
         names = [_absolute(file) for file in files]
         known = self._known_files(names)
-        facts: list[FileFacts | None] = []
-        for name in names:
-            remembered = known.get(name)
-            stamp = _stat(name)
-            facts.append(remembered if remembered is not None and stamp == remembered[:2] else None)
-        stale = [position for position, remembered in enumerate(facts) if remembered is None]
-        phase.advance(len(files) - len(stale))
-        tasks = [[names[position] for position in part] for part in _chunks(stale, _FILES_A_TASK)]
-        read: list[FileFacts] = []
-        for task, part in zip(tasks, pool.map(lambda task: _read_all(task, decode=decode), tasks), strict=True):
-            read += part
-            phase.advance(len(part), task[-1])
-        for position, one in zip(stale, read, strict=True):
-            facts[position] = one
-        self.hashed += len(read)
-        lasting = [(files[position], one) for position, one in zip(stale, read, strict=True) if one.size >= 0]
-        if lasting:
-            self.remember(lasting)
-        return [one for one in facts if one is not None]
+        facts: dict[str, FileFacts] = {}
+        for part, stamps in _in_threads(pool, lambda part: [stat(name) for name in part], names):
+            pairs = zip(part, stamps, strict=True)
+            facts.update((name, known[name]) for name, stamp in pairs if _holds(known, name, stamp))
+        phase.advance(sum(name in facts for name in names))
+        stale = [name for name in names if name not in facts]
+        for part, read in _in_threads(pool, lambda part: read_all(part, decode=decode), stale):
+            facts.update(zip(part, read, strict=True))
+            phase.advance(len(part), part[-1])
+        self.hashed += len(stale)
+        self.remember((Path(name), facts[name]) for name in stale if facts[name].size >= 0)
+        return [facts[name] for name in names]
 
     def _known_files(self, names: Sequence[str]) -> dict[str, FileFacts]:
         known: dict[str, FileFacts] = {}
@@ -144,33 +124,38 @@ class ImageIndex:
         return known
 
     def _captions_of_chunk(
-        self, source: CaptionSource, identity: str, images: Sequence[tuple[str, Path]], problems: list[str]
+        self,
+        source: CaptionSource,
+        images: Sequence[tuple[str, Path]],
+        problems: list[str],
+        pool: ThreadPoolExecutor,
     ) -> list[tuple[str, ...] | None]:
-        stamps = [_stamp(source.files(image)) for _, image in images]
-        names = [_absolute(image) for _, image in images]
-        known = self._known_captions(identity, [name for name, stamp in zip(names, stamps, strict=True) if stamp])
-        found: list[tuple[str, ...] | None] = []
-        fresh: list[tuple[str, str, str, str]] = []
-        for (key, image), name, stamp in zip(images, names, stamps, strict=True):
-            remembered = known.get(name)
-            if stamp and remembered and remembered[0] == stamp:
+        identity = f"{type(source).name}{source.identity()}"
+        stamps: dict[Path, str] = {}
+        for part, some in _in_threads(pool, lambda part: [_stamp(source.files(image)) for _, image in part], images):
+            stamps.update((image, stamp) for (_, image), stamp in zip(part, some, strict=True))
+        known = self._known_captions(identity, [_absolute(image) for image, stamp in stamps.items() if stamp])
+        found: dict[Path, tuple[str, ...] | None] = {}
+        stale: list[tuple[str, Path]] = []
+        for key, image in images:
+            remembered = known.get(_absolute(image))
+            if remembered is not None and remembered[0] == stamps[image]:
                 text = remembered[1]
-                found.append(None if text == "null" else tuple(json.loads(text)))
-                continue
-            try:
-                captions = source.captions(image, key)
-            except DataError as error:
-                problems.append(str(error))
-                found.append(None)
-                continue
-            found.append(captions)
-            if stamp:
-                self.captions_read += 1
-                fresh.append((name, identity, stamp, json.dumps(captions)))
-        if fresh:
-            with self._connection:
-                self._connection.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?)", fresh)
-        return found
+                found[image] = None if text == "null" else tuple(json.loads(text))
+            else:
+                stale.append((key, image))
+        fresh: list[tuple[str, str, str, str]] = []
+        for part, read in _in_threads(pool, lambda part: [_captions(source, *item) for item in part], stale):
+            for (_, image), captions in zip(part, read, strict=True):
+                if isinstance(captions, DataError):
+                    problems.append(str(captions))
+                found[image] = None if isinstance(captions, DataError) else captions
+                if stamps[image] and not isinstance(captions, DataError):
+                    fresh.append((_absolute(image), identity, stamps[image], json.dumps(captions)))
+        self.captions_read += len(fresh)
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?)", fresh)
+        return [found[image] for _, image in images]
 
     def _known_captions(self, identity: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
         known: dict[str, tuple[str, str]] = {}
@@ -217,58 +202,34 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _read_all(names: Sequence[str], *, decode: bool) -> list[FileFacts]:
-    return [_read(name, decode=decode) for name in names]
-
-
-def _read(name: str, *, decode: bool) -> FileFacts:
-    """Facts from a file's bytes. A size of -1 marks what must not be remembered: the file could not be opened."""
+def _captions(source: CaptionSource, key: str, image: Path) -> tuple[str, ...] | DataError | None:
     try:
-        with open(name, "rb") as stream:  # noqa: PTH123 -- a Path each is slow for 400,000 files
-            status = os.fstat(stream.fileno())
-            data = stream.read()
-    except OSError as error:
-        return FileFacts(-1, 0, "", 0, 0, describe(error))
-    width = height = 0
-    problem = None
-    try:
-        width, height = header_size(io.BytesIO(data))
-        if decode or not _ends_whole(data):
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-    except UNREADABLE as error:
-        width = height = 0
-        problem = describe(error)
-    return FileFacts(status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest(), width, height, problem)
+        return source.captions(image, key)
+    except DataError as error:
+        return error
 
 
-def _ends_whole(data: bytes) -> bool:
-    """Whether a file surely is not cut short; False means that only decoding can tell."""
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9", data.find(b"\xff\xda")) >= 0
-    if data.startswith(b"\x89PNG"):
-        return data.rfind(b"IEND", -64) >= 0
-    if data.startswith(b"RIFF"):
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return False
+def _holds(known: Mapping[str, FileFacts], name: str, stamp: tuple[int, int] | None) -> bool:
+    return name in known and known[name][:2] == stamp
 
 
-def _stat(name: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(name)  # noqa: PTH116
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+def _in_threads(
+    pool: ThreadPoolExecutor, work: Callable[[Sequence[_Item]], list[_Result]], items: Sequence[_Item]
+) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
+    """Work on part after part, several at once since disks and networks have latency; results in order."""
+    parts = list(_chunks(items, _FILES_A_TASK))
+    return zip(parts, pool.map(work, parts), strict=True)
 
 
 def _stamp(files: Iterable[Path]) -> str:
     """Changes whenever one of the files is changed, added or removed; empty when there are none."""
-    stamps = (_stat(str(file)) for file in files)
+    stamps = (stat(str(file)) for file in files)
     return "|".join("absent" if stamp is None else f"{stamp[0]}:{stamp[1]}" for stamp in stamps)
 
 
 def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100
+    name = str(path)
+    return name if name.startswith(os.sep) else os.path.abspath(name)  # noqa: PTH100
 
 
 def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -16,6 +16,7 @@ from difftrain.data.seeding import derive_seed
 from difftrain.types import Batch, PlacedImage, Sample
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -68,13 +69,13 @@ class BatchReader:
             keys=tuple(visit.name for visit in visits),
         )
 
-    def _draw(self, moments: dict[str, Tensor], generator: object) -> Tensor:
+    def _draw(self, moments: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         import torch
 
         mean, std = moments["mean"], moments["std"]
         if not self._sample_latents:
             return mean
-        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)  # type: ignore[call-overload]
+        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
         return mean + std * noise.to(mean.dtype)
 
     def _latents(self, image: PlacedImage) -> dict[str, Tensor]:

@@ -5,9 +5,11 @@ Start with :func:`prepare_samples`.
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,7 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
         DataError: If anything cannot be used; all problems of all datasets in one message.
     """
     findings = Findings()
-    with ImageIndex(plan.index_path) as index:
+    with _paused_garbage_collection(), ImageIndex(plan.index_path) as index:
         scans = _scan_all(plan, index, reporter, findings)
         edit_sets = [_EditSet(plan, dataset, scans, findings) for dataset in plan.edit_sets]
         samples: list[Sample] = []
@@ -114,6 +116,18 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
         captions_read=captions_read,
         made=made,
     )
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Twice as fast: else every new record makes Python walk the hundred thousands that are there already."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings) -> dict[str, Scan]:

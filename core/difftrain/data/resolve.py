@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,21 +206,32 @@ def _check_ids(datasets: Sequence[DatasetConfig], problems: Problems) -> None:
 
 def _without_unused(images: list[DatasetConfig], problems: Problems) -> list[DatasetConfig]:
     """Without the reference sets that no edit set names."""
+    by_id = {entry.id: entry for entry in images}
     wanted = {name for entry in images for name in entry.conditioning_data}
-    ids = [entry.id for entry in images]
     for entry in images:
-        unknown = [name for name in entry.conditioning_data if name not in ids]
-        for name in unknown:
-            guess = nearest(name, ids)
-            advice = f"did you mean {guess!r}?" if guess else f"enabled datasets: {', '.join(ids)}"
-            problems.add(f"dataset {entry.id!r}: conditioning_data names no enabled dataset {name!r}; {advice}")
-        if entry.source_dataset_id is not None and entry.source_dataset_id not in ids:
-            problems.add(
-                f"dataset {entry.id!r}: source_dataset_id names no enabled dataset {entry.source_dataset_id!r}"
-            )
+        _check_names(entry, by_id, problems)
         if entry.is_reference and entry.id not in wanted:
             problems.note(f"dataset {entry.id!r}: not used, no edit set names it in conditioning_data")
     return [entry for entry in images if not entry.is_reference or entry.id in wanted]
+
+
+def _check_names(entry: DatasetConfig, by_id: Mapping[str, DatasetConfig], problems: Problems) -> None:
+    """The other entries that an entry names are there, and are what they are named as."""
+    who = f"dataset {entry.id!r}: "
+    for name, count in Counter(entry.conditioning_data).items():
+        if name not in by_id:
+            guess = nearest(name, by_id)
+            advice = f"did you mean {guess!r}?" if guess else f"enabled datasets: {', '.join(by_id)}"
+            problems.add(f"{who}conditioning_data names no enabled dataset {name!r}; {advice}")
+        elif not by_id[name].is_reference:
+            problems.add(
+                f"{who}conditioning_data names {name!r}, which is no reference set\n"
+                f"hint: give {name!r} a conditioning_type"
+            )
+        if count > 1:
+            problems.add(f"{who}conditioning_data names {name!r} {count} times")
+    if entry.source_dataset_id is not None and entry.source_dataset_id not in by_id:
+        problems.add(f"{who}source_dataset_id names no enabled dataset {entry.source_dataset_id!r}")
 
 
 def _text_folder(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> Path:
@@ -242,7 +253,8 @@ def _check_folders(plans: Sequence[DatasetPlan], text_folder: Path, problems: Pr
     users: dict[str, list[str]] = {_absolute(text_folder): ["the text embeddings"]}
     for plan in plans:
         users.setdefault(_absolute(plan.latents_folder), []).append(f"dataset {plan.id!r}")
-    for folder, names in users.items():
+    for folder, sharing in users.items():
+        names = list(dict.fromkeys(sharing))
         if len(names) > 1:
             problems.add(
                 f"{' and '.join(names)} share one cache folder {folder}\n"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from difftrain.data.buckets import SizeLimits, broken_limit
-from difftrain.data.index import FileFacts, ImageIndex
+from difftrain.data.file_facts import FileFacts
+from difftrain.data.index import ImageIndex
 from difftrain.data.plan import DatasetPlan
 from difftrain.errors import first_few
 from difftrain.types import ImageRecord, Reporter
@@ -71,14 +72,15 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter) -> Scan:
 
 def _key(relative: str) -> str:
     """Path without extension; composed, since macOS writes accented names in another form than Linux."""
-    return unicodedata.normalize("NFC", os.path.splitext(relative)[0])  # noqa: PTH122
+    key = relative.rpartition(".")[0]
+    return key if key.isascii() else unicodedata.normalize("NFC", key)
 
 
 def _without_caches(listed: list[tuple[str, Path]], plan: DatasetPlan) -> list[tuple[str, Path]]:
     """A folder of made pictures may lie below the dataset's root; its pictures are not edit images."""
     ours = [os.path.abspath(folder) for folder in (plan.latents_folder, *(made.folder for made in plan.generators))]  # noqa: PTH100
     prefixes = tuple(folder + os.sep for folder in ours)
-    return [(relative, path) for relative, path in listed if not os.path.abspath(path).startswith(prefixes)]  # noqa: PTH100
+    return [(relative, path) for relative, path in listed if not str(path).startswith(prefixes)]
 
 
 def _unreadable(dataset_id: str, listed: Sequence[tuple[str, Path]], facts: Sequence[FileFacts]) -> list[str]:

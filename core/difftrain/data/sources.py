@@ -25,7 +25,9 @@ class LocalSource(DataSource):
             what = "is not a folder" if root.exists() else "does not exist"
             raise DataError(f"instance_data_dir {root} {what}\nhint: relative paths start at {Path.cwd()}")
         suffixes = _readable_suffixes()
-        found = [(relative, root / relative) for relative in _walk(str(root)) if _suffix(relative) in suffixes]
+        start = os.path.abspath(root)  # noqa: PTH100
+        # Path(text) and not root / text: half the time, for 400,000 files.
+        found = [(below, Path(f"{start}/{below}")) for below in _walk(start) if _suffix(below) in suffixes]
         if not found:
             raise DataError(f"instance_data_dir {root} has no images\nhint: read are {', '.join(sorted(suffixes))}")
         found.sort()
@@ -33,7 +35,7 @@ class LocalSource(DataSource):
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 -- a Path each is slow for 400,000 files
+    return "." + name.rpartition(".")[2].lower()
 
 
 def _readable_suffixes() -> frozenset[str]:

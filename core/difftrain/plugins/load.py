@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pluggy
 
 from difftrain.config.messages import nearest
 from difftrain.config.options import Options
+from difftrain.config.schema import DatasetConfig, RunConfig, merge_options
 from difftrain.errors import PluginError
 from difftrain.plugins import hookspecs
 from difftrain.plugins.registry import KINDS, Registry, check_provided, names_of
@@ -65,6 +67,16 @@ class LoadedPlugins:
     def hook(self) -> Any:
         """Calls every plugin's hook of a name, with keyword arguments: ``plugins.hook.difftrain_step_end(...)``."""
         return self.manager.hook
+
+    @cached_property
+    def run_schema(self) -> type[RunConfig]:
+        """The core's run options and those of every loaded class."""
+        return merge_options(RunConfig, self.registry.run_option_classes())
+
+    @cached_property
+    def dataset_schema(self) -> type[DatasetConfig]:
+        """The core's dataset keys and those of every loaded class."""
+        return merge_options(DatasetConfig, self.registry.dataset_option_classes())
 
     def observe(self, observer: object) -> None:
         """Add an object with hook methods, such as a progress bar, to those that observe the run."""

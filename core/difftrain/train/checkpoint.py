@@ -139,7 +139,9 @@ def load_checkpoint(run: Trainee, checkpoint: Path) -> ResumeState:
 
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
-    old = [path for path in output_dir.iterdir() if not path.name.startswith("previous-")] if output_dir.is_dir() else []
+    old = (
+        [path for path in output_dir.iterdir() if not path.name.startswith("previous-")] if output_dir.is_dir() else []
+    )
     if not list_checkpoints(output_dir):
         return None
     number = 1

@@ -32,8 +32,9 @@ class Encoders:
 
     @property
     def image_identity(self) -> str:
-        """What changes latents: the model's part and the dtype that it runs in."""
-        return f"{self._plan.family.image_identity(self._location)}|{self.image_dtype}"
+        """What changes latents: the model's part, the dtype that it runs in, and tiles, whose seams show."""
+        tiling = "|tiled" if self._plan.config.vae_enable_tiling else ""
+        return f"{self._plan.family.image_identity(self._location)}|{self.image_dtype}{tiling}"
 
     @property
     def text_identity(self) -> str:

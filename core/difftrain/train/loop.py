@@ -13,10 +13,10 @@ from difftrain.train.step import Trainee, take_step
 
 @dataclass(frozen=True, kw_only=True)
 class Duties:
-    """What is done beside the steps, and how often. None means never."""
+    """What is done beside the steps, and how often; 0 is never."""
 
-    checkpoint_every: int | None
-    validate_every: int | None
+    checkpoint_every: int
+    validate_every: int
     save: Callable[[Trainee], Path]
     validate: Callable[[Trainee], None]
 
@@ -37,13 +37,16 @@ def train(run: Trainee, stream: BatchStream, duties: Duties, interrupts: Interru
         result = take_step(run, batches)
         observers.difftrain_step_end(result=result)
 
-        if _due(run.step, duties.checkpoint_every):
+        is_last = run.step == run.total_steps
+        if is_last or _due(run.step, duties.checkpoint_every):
             duties.save(run)
             saved_at = run.step
         if _any_process_interrupted(run, interrupts):
             break
-        if _due(run.step, duties.validate_every) or (duties.validate_every and run.step == run.total_steps):
+        if duties.validate_every and (is_last or _due(run.step, duties.validate_every)):
             duties.validate(run)
+            if _any_process_interrupted(run, interrupts):
+                break
 
     if saved_at != run.step:
         duties.save(run)
@@ -52,8 +55,8 @@ def train(run: Trainee, stream: BatchStream, duties: Duties, interrupts: Interru
     return "finished" if run.step >= run.total_steps else "interrupted"
 
 
-def _due(step: int, every: int | None) -> bool:
-    return bool(every) and step % every == 0
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _any_process_interrupted(run: Trainee, interrupts: Interrupts) -> bool:

@@ -44,6 +44,12 @@ class MetricsFile:
             file.write(json.dumps(values) + "\n")
 
 
+def fixed_losses(path: Path) -> dict[int, float]:
+    """The loss on the run's fixed samples by step, as far as it was measured."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["step"]: line["fixed_loss"] for line in lines if line.get("fixed_loss") is not None}
+
+
 def _step_of(line: str) -> float:
     """The step of a line; a line cut short by a kill counts as one to drop."""
     try:

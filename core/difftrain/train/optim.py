@@ -33,7 +33,7 @@ class AdamWBf16(OptimizerFactory):
 
         # foreach by hand: optimi turns its Triton kernels on by itself where it finds them, and a run must not
         # change its arithmetic with the packages that happen to be installed
-        return AdamW(
+        optimizer: torch.optim.Optimizer = AdamW(
             parameters,
             lr=learning_rate,
             betas=self.betas,
@@ -42,6 +42,7 @@ class AdamWBf16(OptimizerFactory):
             foreach=True,
             triton=False,
         )
+        return optimizer
 
 
 class OptimiLion(OptimizerFactory):
@@ -61,7 +62,7 @@ class OptimiLion(OptimizerFactory):
     def build(self, parameters: Sequence[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         from optimi import Lion
 
-        return Lion(
+        optimizer: torch.optim.Optimizer = Lion(
             parameters,
             lr=learning_rate,
             betas=self.betas,
@@ -69,3 +70,4 @@ class OptimiLion(OptimizerFactory):
             foreach=True,
             triton=False,
         )
+        return optimizer

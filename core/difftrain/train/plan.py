@@ -17,7 +17,7 @@ from difftrain.config.load import DEFAULT_PATH, FlagValue, find_run_file, load_d
 from difftrain.config.messages import explain
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
-from difftrain.config.schema import DatasetConfig, RunConfig, merge_options
+from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.config.section import parse_options
 from difftrain.data.epoch import EpochRules
 from difftrain.data.plan import DataPlan
@@ -74,16 +74,13 @@ def plan_run(
         plugins = load_plugins(files=files, disabled=disabled)
     names = plugins.registry.names_by_key()
     problems = Problems()
-    schema = merge_options(RunConfig, plugins.registry.run_option_classes())
-    run = load_run(file, flags, schema, names, problems)
+    run = load_run(file, flags, plugins.run_schema, names, problems)
     if run is None:
         if file.path is None:
             problems.add(f"no run file: {DEFAULT_PATH} does not exist in {Path.cwd()}; name one with --config PATH")
         problems.raise_all()
     assert run is not None, "no config without a problem"
-    datasets = load_datasets(
-        run, merge_options(DatasetConfig, plugins.registry.dataset_option_classes()), names, problems
-    )
+    datasets = load_datasets(run, plugins.dataset_schema, names, problems)
     if command is None:
         command = [*(["--config", str(path)] if path else []), *_as_arguments(flags)]
     return build_plan(run, datasets, plugins, problems, resume_command=resume_command(command))
@@ -244,21 +241,19 @@ def _note_doubts(
 ) -> None:
     if flavour.distilled_from is not None:
         problems.note(
-            f"warning: flavour {flavour.name!r} is step-distilled, and training such a model makes its pictures "
+            f"flavour {flavour.name!r} is step-distilled, and training such a model makes its pictures "
             f"collapse; train {flavour.distilled_from} instead"
         )
     if optimizer.usual_learning_rates is not None:
         low, high = optimizer.usual_learning_rates
         usual = f"{low:g} to {high:g} is usual for an adapter with optimizer {optimizer.name!r}"
         if run.learning_rate > high:
-            problems.note(
-                f"warning: learning_rate {run.learning_rate:g} is high, {usual}; signs of it are square grids"
-            )
+            problems.note(f"learning_rate {run.learning_rate:g} is high, {usual}; signs of it are square grids")
         elif run.learning_rate < low:
-            problems.note(f"warning: learning_rate {run.learning_rate:g} is low, {usual}; little may be learnt")
+            problems.note(f"learning_rate {run.learning_rate:g} is low, {usual}; little may be learnt")
     if run.max_train_steps is not None and run.lr_warmup_steps >= run.max_train_steps:
         problems.note(
-            f"warning: lr_warmup_steps {run.lr_warmup_steps} is not below max_train_steps {run.max_train_steps}; "
+            f"lr_warmup_steps {run.lr_warmup_steps} is not below max_train_steps {run.max_train_steps}; "
             "the full learning rate is never reached"
         )
 
@@ -273,7 +268,7 @@ def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Op
 
 def _plugin_notes(plugins: LoadedPlugins) -> list[str]:
     used = [f"plugin {status.name!r} of {status.giver} is in use" for status in plugins.third_party()]
-    return [*used, *(f"warning: {text}" for text in plugins.warnings())]
+    return [*used, *plugins.warnings()]
 
 
 def _as_arguments(flags: Mapping[str, FlagValue]) -> list[str]:

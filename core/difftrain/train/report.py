@@ -140,7 +140,12 @@ class TrainingBar:
         self._bar: Progress | None = None
         self._seconds: float | None = None
         if self._console and self._console.is_terminal:
-            columns = (TextColumn("train"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("train"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._bar = Progress(*columns, console=self._console)
             self._task = self._bar.add_task("train", total=total_steps, completed=first_step, note="first step ...")
 

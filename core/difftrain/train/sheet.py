@@ -60,7 +60,9 @@ def _fit(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB").resize(_fitted_size(picture), Image.Resampling.LANCZOS)
 
 
-def _shorten(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shorten(
+    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> str:
     line = " ".join(text.split()) or "(no instruction)"
     if draw.textlength(line, font=font) <= width:
         return line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,8 +104,12 @@ class Validator:
     folder: Path
     reporter: Reporter
 
-    def draw(self, run: Trainee) -> dict[str, Path]:
-        """Draw every scene; gives the written files by name, the sheet of all under ``sheet``."""
+    def draw(self, run: Trainee, stop: Callable[[], bool]) -> dict[str, Path]:
+        """Draw every scene; gives the written files by name, the sheet of all under ``sheet``.
+
+        Args:
+            stop: Asked before each scene; when true, the rest is left out so that an interrupt need not wait.
+        """
         if not self.scenes:
             return {}
         folder = self.folder / f"step-{run.step:06d}"
@@ -115,6 +119,8 @@ class Validator:
         run.bare_denoiser.eval()
         with self.reporter.phase(f"validation at step {run.step}", len(self.scenes)) as phase, torch.no_grad():
             for scene in self.scenes:
+                if stop():
+                    return written
                 references = tuple(load_placed(image) for image in scene.references)
                 result = self.sampler(self._request(scene, references, run))
                 written[scene.name] = folder / f"{scene.name}.png"

@@ -1,0 +1,72 @@
+"""What one image file is, read from its bytes: content hash, upright size, whether it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image
+
+from difftrain.data.image import UNREADABLE, describe, header_size
+
+
+class FileFacts(NamedTuple):
+    """What is known of one image file."""
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    sha256: str
+    width: int
+    """Pixels, after EXIF rotation; 0 when the file is unreadable."""
+    height: int
+    error: str | None
+    """Why the file is unreadable."""
+
+
+def stat(name: str) -> tuple[int, int] | None:
+    """(bytes, mtime_ns) of a file; None when it is not there."""
+    try:
+        status = os.stat(name)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def read_all(names: Sequence[str], *, decode: bool) -> list[FileFacts]:
+    return [_read(name, decode=decode) for name in names]
+
+
+def _read(name: str, *, decode: bool) -> FileFacts:
+    """Facts from a file's bytes. A size of -1 marks what must not be remembered: the file could not be opened."""
+    try:
+        with open(name, "rb", buffering=0) as stream:  # noqa: PTH123 -- a Path each is slow for 400,000 files
+            status = os.fstat(stream.fileno())
+            data = stream.read()
+    except OSError as error:
+        return FileFacts(-1, 0, "", 0, 0, describe(error))
+    width = height = 0
+    problem = None
+    try:
+        width, height = header_size(io.BytesIO(data))
+        if decode or not _ends_whole(data):
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+    except UNREADABLE as error:
+        width = height = 0
+        problem = describe(error)
+    return FileFacts(status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest(), width, height, problem)
+
+
+def _ends_whole(data: bytes) -> bool:
+    """Whether a file surely is not cut short; False means that only decoding can tell."""
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9", data.find(b"\xff\xda")) >= 0
+    if data.startswith(b"\x89PNG"):
+        return data.rfind(b"IEND", -64) >= 0
+    if data.startswith(b"RIFF"):
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return False

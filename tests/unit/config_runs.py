@@ -1,0 +1,59 @@
+"""Writes run files and dataset lists, and plans them with the bundled plugins, for the tests of the config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from difftrain.errors import DifftrainError
+from difftrain.plugins.load import load_plugins
+from difftrain.train.plan import RunPlan, plan_run
+
+USERS_FILES = Path(__file__).parent / "users_files"
+PLUGINS = load_plugins()
+
+
+def run_values(**changes):
+    """A run that is right, with changes; a change to ``...`` leaves the key out."""
+    values = {
+        "model_family": "flux",
+        "model_flavour": "kontext",
+        "max_train_steps": 10,
+        "learning_rate": 1e-4,
+        "data_backend_config": "datasets.json",
+        **changes,
+    }
+    return {key: value for key, value in values.items() if value is not ...}
+
+
+def edit_set(**changes):
+    """An edit set that is right, with changes."""
+    values = {"id": "edits", "instance_data_dir": "edits", "caption_strategy": "textfile", **changes}
+    return {key: value for key, value in values.items() if value is not ...}
+
+
+def reference_set(**changes):
+    """A reference set that is right, with changes."""
+    values = {"id": "refs", "instance_data_dir": "refs", "conditioning_type": "reference_strict", **changes}
+    return {key: value for key, value in values.items() if value is not ...}
+
+
+def pair(**changes):
+    """An edit set and its reference set."""
+    return [edit_set(conditioning_data="refs", **changes), reference_set()]
+
+
+def plan(run=None, datasets=None, **flags) -> RunPlan:
+    """Plan a run whose files are written into the current directory."""
+    Path("config.json").write_text(run if isinstance(run, str) else json.dumps(run or run_values()))
+    Path("datasets.json").write_text(datasets if isinstance(datasets, str) else json.dumps(datasets or pair()))
+    return plan_run(Path("config.json"), flags, plugins=PLUGINS)
+
+
+def error_of(run=None, datasets=None, **flags) -> str:
+    """The message of a run that cannot be planned."""
+    with pytest.raises(DifftrainError) as caught:
+        plan(run, datasets, **flags)
+    return str(caught.value)

@@ -1,0 +1,163 @@
+"""The command line: spellings, unknown words, errors, help, and what is not imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from config_runs import PLUGINS, pair, run_values
+
+from difftrain.cli.flags import read_command_line
+
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "optimi", "optimum", "safetensors")
+
+
+def given(*arguments):
+    """The flags that a command line gives."""
+    _, flags = read_command_line(arguments, PLUGINS.run_schema, {"train": lambda invocation: 0})
+    return flags
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--lora_rank", "16"), ("--lora-rank", "16"), ("--lora_rank=16",), ("--lora-rank=16",)]
+)
+def test_a_flag_has_four_spellings(arguments):
+    assert given(*arguments) == {"lora_rank": "16"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (("--gradient_checkpointing",), "true"),
+        (("--gradient-checkpointing", "--seed", "1"), "true"),
+        (("--gradient_checkpointing", "false"), "false"),
+        (("--gradient_checkpointing=false",), "false"),
+        (("--gradient-checkpointing", "True"), "True"),
+    ],
+)
+def test_a_true_or_false_flag_may_stand_alone(arguments, value):
+    assert given(*arguments)["gradient_checkpointing"] == value
+
+
+def test_model_and_flavour_are_short_names():
+    assert given("--model", "flux", "--flavour=dev") == {"model_family": "flux", "model_flavour": "dev"}
+
+
+def test_a_plugins_option_is_a_flag():
+    assert given("--flux-lora-target", "all+ffs") == {"flux_lora_target": "all+ffs"}
+
+
+def test_a_key_that_is_only_known_by_name_is_a_flag_too():
+    assert given("--disable_benchmark", "--use_ema=false") == {"disable_benchmark": "true", "use_ema": "false"}
+
+
+def test_a_list_is_written_with_commas_or_by_repeating():
+    assert given("--disable_plugin=a,b", "--disable_plugin", "c") == {"disable_plugin": ["a", "b", "c"]}
+
+
+def test_a_negative_number_is_a_value():
+    assert given("--learning_rate", "-1e-4") == {"learning_rate": "-1e-4"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--lora_rnk", "3"), "error: unknown flag --lora_rnk; did you mean --lora_rank?\n"),
+        (("chek",), "error: unexpected word 'chek'; did you mean `difftrain check`?\n"),
+        (("--lora_rank",), "error: parameter --lora_rank requires an argument\n"),
+        (("--seed", "1", "--seed", "2"), "error: parameter --seed specified multiple times\n"),
+        (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
+        (("--json",), "error: --json belongs to `difftrain check` and `difftrain plugins`\n"),
+        (("--demo", "--config", "config.json"), "error: --demo has a run file of its own"),
+        ((), "error: 2 problems\n- model_family is missing\n- no run file: config/config.json does not exist in "),
+    ],
+)
+def test_a_wrong_command_line_is_one_error_with_status_2(command, tmp_path, arguments, said):
+    (tmp_path / "config.json").write_text("{}")
+    ended = command(*arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith(said)
+
+
+def test_the_run_file_is_found_where_others_keep_it(command, tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.json").write_text(json.dumps({"sed": 1}))
+    assert "config/config.json:1: unknown key 'sed'; did you mean 'seed'?" in command().err
+
+
+def test_check_gives_its_problems_as_json(command, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(run_values(sed=1, use_ema=True)))
+    (tmp_path / "datasets.json").write_text(json.dumps(pair()))
+    ended = command("check", "--config", "config.json", "--json")
+    assert (ended.status, ended.err) == (2, "")
+    assert ended.json == {
+        "status": "error",
+        "problems": [
+            "config.json:1: unknown key 'sed'; did you mean 'seed'?",
+            "not built yet in difftrain 0.1: use_ema = true",
+        ],
+    }
+
+
+def test_check_of_the_demo_counts_samples_and_steps(command):
+    ended = command("check", "--model", "flux", "--flavour", "kontext", "--demo", "--json")
+    assert ended.status == 0
+    assert ended.json["status"] == "ok"
+    assert ended.json["samples"] > 0
+    assert ended.json["total_steps"] >= 60
+
+
+def test_plugins_lists_every_bundled_plugin(command):
+    listed = {plugin["name"]: plugin["status"] for plugin in command("plugins", "--json").json}
+    bundled = ("core", "flux", "flux_kontext", "superresolution", "jpeg_artifacts")
+    assert {name: listed.get(name) for name in bundled} == dict.fromkeys(bundled, "ok")
+
+
+def test_help_shows_every_option_once(command):
+    text = command("--help").out
+    shown = [line.split()[0].rstrip(",") for line in text.splitlines() if line.startswith("  --")]
+    assert sorted(shown) == sorted({f"--{key}" for key in PLUGINS.run_schema.model_fields} | OWN)
+
+
+OWN = {"--config", "--demo", "--json", "--help"}
+
+
+def test_help_shows_defaults_and_registered_names(command):
+    text = " ".join(command("--help").out.split())
+    assert "One of: adamw_bf16, optimi-lion. [default: adamw_bf16]" in text
+
+
+def test_help_works_beside_a_broken_run_file(command, tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.json").write_text("{")
+    assert command("--help").status == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("plugins",), ("check", "--demo", "--model=flux", "--flavour=kontext"), ("--sed", "1")]
+)
+def test_nothing_heavy_is_imported_before_training(tmp_path, arguments):
+    program = f"""
+import sys
+from difftrain.cli.main import run
+run({list(arguments)!r})
+print("heavy:", sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_a_plugin_file_of_the_run_file_is_loaded(command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from difftrain import Loss, hookimpl\n\n\n"
+        "class Mine(Loss):\n    name = 'mine'\n    mine_weight: float = 2.0\n\n"
+        "    def compute(self, prediction, noisy): ...\n\n\n"
+        "@hookimpl\ndef difftrain_losses():\n    return [Mine]\n"
+    )
+    (tmp_path / "config.json").write_text(json.dumps(run_values(plugins=["./mine.py"], mine_weight="heavy")))
+    assert command("--config", "config.json").err.startswith(
+        'error: 2 problems\n- config.json:1: mine_weight must be a number, got "heavy"\n'
+    )
+    assert "--mine_weight FLOAT" in command("--config", "config.json", "--help").out

@@ -1,0 +1,222 @@
+"""The dataset list: what entries mean together, and what is said when they contradict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from config_runs import edit_set, error_of, pair, plan, reference_set, run_values
+
+BLUR = {"type": "superresolution", "blur_radius": 3.0}
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_an_unknown_key_names_file_line_dataset_and_nearest_key():
+    text = '[\n {"id": "a",\n  "instance_data_dir": "a"},\n {"id": "b",\n  "instance_data_dir": "b", "repeets": 1}\n]'
+    message = error_of(datasets=text)
+    assert message == "datasets.json:5: dataset 'b': unknown key 'repeets'; did you mean 'repeats'?"
+
+
+def test_a_value_of_the_wrong_type_names_the_dataset():
+    message = error_of(datasets=[edit_set(resolution="large")])
+    assert message == "datasets.json:1: dataset 'edits': resolution must be a number, got \"large\""
+
+
+def test_a_duplicate_id_is_an_error():
+    message = error_of(datasets=[edit_set(), edit_set(instance_data_dir="other")])
+    assert message == "dataset id 'edits' is used by 2 datasets; every id must be unique"
+
+
+def test_a_shared_cache_folder_is_an_error():
+    message = error_of(datasets=[edit_set(id="a", cache_dir_vae="vae"), edit_set(id="b", cache_dir_vae="./x/../vae")])
+    assert message.startswith("dataset 'a' and dataset 'b' share one cache folder")
+
+
+def test_a_text_cache_inside_a_latents_folder_of_the_same_name_is_an_error():
+    text = {"id": "text", "dataset_type": "text_embeds", "cache_dir": "vae"}
+    assert "the text embeddings and dataset 'edits' share" in error_of(datasets=[edit_set(cache_dir_vae="vae"), text])
+
+
+def test_an_unknown_reference_set_gets_the_nearest_id():
+    message = error_of(datasets=[edit_set(conditioning_data=["ref"]), reference_set()])
+    assert "conditioning_data names no enabled dataset 'ref'; did you mean 'refs'?" in message
+
+
+def test_a_disabled_reference_set_is_not_there():
+    message = error_of(datasets=[edit_set(conditioning_data="refs"), reference_set(disabled=True)])
+    assert "names no enabled dataset 'refs'" in message
+
+
+def test_a_disabled_entry_may_hold_anything():
+    assert [
+        one.id for one in plan(datasets=[edit_set(), {"id": "x", "disabled": "true", "nonsense": 1}]).data.datasets
+    ] == ["edits"]
+
+
+def test_a_reference_set_that_nobody_names_is_noted_and_left_out():
+    run = plan(datasets=[edit_set(), reference_set()])
+    assert [dataset.id for dataset in run.data.datasets] == ["edits"]
+    assert run.notes == ("dataset 'refs': not used, no edit set names it in conditioning_data",)
+
+
+def test_a_reference_set_needs_a_conditioning_type():
+    datasets = [edit_set(conditioning_data="refs"), reference_set(conditioning_type=..., dataset_type="conditioning")]
+    message = error_of(datasets=datasets)
+    assert message == (
+        "dataset 'refs': a reference set needs a conditioning_type; known: reference_loose, reference_strict"
+    )
+
+
+def test_a_list_of_references_only_is_an_error():
+    assert "has no enabled dataset to train on" in error_of(datasets=[reference_set()])
+
+
+def test_combined_with_captions_on_a_reference_set_is_an_error():
+    datasets = [edit_set(conditioning_data="refs"), reference_set(caption_strategy="textfile")]
+    message = error_of(run_values(conditioning_multidataset_sampling="combined"), datasets)
+    assert message.startswith("dataset 'refs': caption_strategy 'textfile' would never be used")
+
+
+def test_combined_with_captions_on_a_generator_is_an_error():
+    datasets = [edit_set(conditioning={**BLUR, "captions": "sharpen"})]
+    message = error_of(run_values(conditioning_multidataset_sampling="combined"), datasets)
+    assert message.startswith("dataset 'edits': captions on conditioning 'superresolution' would never be used")
+
+
+def test_a_reference_set_has_no_captions_unless_it_says_so():
+    assert plan(run_values(caption_strategy="filename")).data.by_id("refs").captions is None
+
+
+def test_references_on_a_flavour_that_takes_none_name_one_that_does():
+    message = error_of(run_values(model_flavour="dev"))
+    assert message == (
+        "dataset 'edits': has references, but flavour 'dev' of 'flux' takes none\n"
+        "hint: flavours that take references: kontext"
+    )
+
+
+def test_more_combined_references_than_the_flavour_takes_are_an_error():
+    generators = [{"type": "superresolution", "blur_radius": radius} for radius in range(1, 10)]
+    run = run_values(conditioning_multidataset_sampling="combined")
+    assert "9 references of a sample are combined" in error_of(run, [edit_set(conditioning=generators)])
+
+
+def test_random_takes_any_number_of_reference_sets():
+    generators = [{"type": "superresolution", "blur_radius": radius} for radius in range(1, 10)]
+    assert len(plan(datasets=[edit_set(conditioning=generators)]).data.edit_sets[0].generators) == 9
+
+
+def test_one_generator_may_stand_without_a_list():
+    (generator,) = plan(datasets=[edit_set(conditioning=BLUR)]).data.edit_sets[0].generators
+    assert generator.generator.blur_radius == 3.0
+
+
+def test_generator_parameters_may_stand_inside_params():
+    block = {"type": "superresolution", "params": {"blur_radius": "3.0"}}
+    beside, inside = (plan(datasets=[edit_set(conditioning=one)]).data.edit_sets[0] for one in (BLUR, block))
+    assert beside.generators == inside.generators
+
+
+def test_a_parameter_beside_type_and_in_params_with_another_value_is_an_error():
+    message = error_of(datasets=[edit_set(conditioning={**BLUR, "params": {"blur_radius": 4.0}})])
+    assert "blur_radius is 3.0 beside type and 4.0 inside params; keep one" in message
+
+
+def test_an_unknown_generator_gets_the_nearest_name():
+    message = error_of(datasets=[edit_set(conditioning={"type": "superres"})])
+    assert "unknown generator 'superres'; did you mean 'superresolution'?" in message
+
+
+def test_an_unknown_generator_parameter_gets_the_nearest_name():
+    message = error_of(datasets=[edit_set(conditioning={"type": "lowres", "blur_radios": 2})])
+    expected = "dataset 'edits': conditioning 'lowres': unknown key 'blur_radios'; did you mean 'blur_radius'?"
+    assert message == expected
+
+
+def test_a_generator_used_twice_gets_two_ids():
+    generators = plan(datasets=[edit_set(conditioning=[BLUR, BLUR])]).data.edit_sets[0].generators
+    assert [one.id for one in generators] == ["edits/superresolution", "edits/superresolution-2"]
+
+
+def test_generator_captions_are_a_text_or_a_list():
+    blocks = [{**BLUR, "captions": captions} for captions in ("sharpen", ["a", "b"], None, [])]
+    generators = plan(datasets=[edit_set(conditioning=blocks)]).data.edit_sets[0].generators
+    assert [one.captions for one in generators] == [("sharpen",), ("a", "b"), None, None]
+
+
+def test_made_pictures_go_where_the_generator_says():
+    blocks = [BLUR, {**BLUR, "instance_data_dir": "mine"}]
+    generators = plan(run_values(cache_dir="c"), [edit_set(conditioning=blocks)]).data.edit_sets[0].generators
+    assert [one.folder for one in generators] == [Path("c/made/edits/superresolution"), Path("mine")]
+
+
+def test_a_source_without_its_folder_says_what_is_missing():
+    message = error_of(datasets=[edit_set(instance_data_dir=...)])
+    assert message == "dataset 'edits': instance_data_dir is missing (asked for by type 'local')"
+
+
+def test_an_unknown_caption_strategy_gets_the_nearest_name():
+    assert "did you mean 'textfile'?" in error_of(datasets=[edit_set(caption_strategy="textfiles")])
+
+
+def test_a_dataset_leaves_to_the_run_what_it_does_not_say():
+    run = run_values(resolution=512, resolution_type="pixel", minimum_image_size=64)
+    dataset = plan(run, [edit_set()]).data.by_id("edits")
+    assert (dataset.rules.resolution, dataset.rules.resolution_type) == (512, "pixel")
+    assert dataset.config.minimum_image_size == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"resolution": 1024, "resolution_type": "area"}, "for pixels set resolution_type = pixel_area"),
+        ({"resolution": 1, "resolution_type": "pixel_area"}, "for megapixels set resolution_type = area"),
+        ({"maximum_image_size": 1536}, "maximum_image_size and target_downsample_size go together"),
+        ({"minimum_aspect_ratio": 2, "maximum_aspect_ratio": 1}, "minimum_aspect_ratio 2 is above"),
+        ({"crop": True, "crop_aspect": "closest"}, "closest needs crop_aspect_buckets"),
+    ],
+)
+def test_sizes_that_contradict_each_other_are_an_error(changes, part):
+    assert part in error_of(datasets=[edit_set(**changes)])
+
+
+def test_values_not_built_yet_name_the_datasets():
+    message = error_of(datasets=[edit_set(crop_style="face"), edit_set(id="b", crop_style="face")])
+    assert message == "not built yet in difftrain 0.1: crop_style 'face' (datasets edits, b)"
+
+
+def test_the_id_is_a_placeholder():
+    dataset = plan(datasets=[edit_set(cache_dir_vae="vae/{model_flavour}/{id}")]).data.by_id("edits")
+    assert dataset.latents_folder == Path("vae/kontext/edits")
+
+
+def test_a_key_of_a_pairing_on_an_edit_set_is_noted():
+    (note,) = plan(datasets=[edit_set(reference_resolution="same")]).notes
+    assert note.startswith("dataset 'edits': reference_resolution: no effect")
+
+
+def test_two_text_caches_need_one_default():
+    texts = [{"id": name, "dataset_type": "text_embeds", "cache_dir": name} for name in ("t1", "t2")]
+    assert "text_embeds datasets 't1', 't2'" in error_of(datasets=[*pair(), *texts])
+
+
+def test_a_text_cache_is_added_by_itself():
+    assert plan(run_values(cache_dir="c")).data.text_folder == Path("c/text")
+
+
+def test_conditioning_data_must_name_a_reference_set():
+    datasets = [edit_set(conditioning_data="other"), edit_set(id="other", instance_data_dir="other")]
+    message = error_of(datasets=datasets)
+    assert message == (
+        "dataset 'edits': conditioning_data names 'other', which is no reference set\n"
+        "hint: give 'other' a conditioning_type"
+    )
+
+
+def test_one_reference_set_twice_is_an_error():
+    datasets = [edit_set(conditioning_data=["refs", "refs"]), reference_set()]
+    assert error_of(datasets=datasets) == "dataset 'edits': conditioning_data names 'refs' 2 times"

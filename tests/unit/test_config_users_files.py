@@ -1,0 +1,67 @@
+"""The files that users already have: they load, or say in one message what is not built yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import json5
+import pytest
+from config_runs import PLUGINS, USERS_FILES
+
+from difftrain.errors import ConfigError
+from difftrain.train.plan import plan_run
+
+
+def plan_users_files(datasets: str, **flags):
+    datasets = str(USERS_FILES / f"{datasets}.jsonc")
+    return plan_run(USERS_FILES / "config.jsonc", {"data_backend_config": datasets, **flags}, plugins=PLUGINS)
+
+
+def test_the_pair_file_gives_an_edit_set_with_its_references():
+    data = plan_users_files("pairs").data
+    assert [dataset.id for dataset in data.edit_sets] == ["my-edited-images"]
+    assert data.edit_sets[0].references == ("my-reference-images",)
+
+
+def test_the_run_file_chooses_by_name():
+    plan = plan_users_files("pairs")
+    chosen = (plan.flavour.name, plan.quantizer.name, plan.optimizer.name, plan.adapter.lora_rank)
+    assert chosen == ("kontext", "int8-quanto", "optimi-lion", 16)
+
+
+def test_the_generator_file_gives_the_parameters_and_captions_as_written():
+    blur, jpeg = (dataset.generators[0] for dataset in plan_users_files("generated_pairs").data.edit_sets)
+    assert (blur.generator.blur_radius, blur.generator.noise_level) == (3.0, 0.02)
+    assert (jpeg.generator.quality_range, jpeg.generator.compression_rounds) == ((10, 30), 2)
+    assert jpeg.captions[0] == "remove compression artifacts"
+
+
+def test_the_text_embeds_entry_says_where_text_is_cached():
+    assert plan_users_files("generated_pairs").data.text_folder == Path("cache/text/kontext")
+
+
+def test_what_is_not_built_yet_is_named_in_one_error():
+    with pytest.raises(ConfigError) as caught:
+        plan_users_files("validation_split", eval_dataset_id="edited-images")
+    assert str(caught.value) == (
+        "not built yet in difftrain 0.1: eval_dataset_id = edited-images, "
+        "type 'huggingface' (datasets subjects200k-left, subjects200k-right)"
+    )
+
+
+def test_every_value_written_as_a_string_gives_the_same_run(tmp_path):
+    values = json5.loads((USERS_FILES / "config.jsonc").read_text())
+    values |= {"max_grad_norm": 0.5, "disable_benchmark": True, "use_ema": False, "num_train_epochs": 0}
+    values["data_backend_config"] = str(USERS_FILES / "pairs.jsonc")
+    plans = []
+    for name, form in (("typed", lambda value: value), ("texts", lambda value: text_of(value))):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps({f"--{key}": form(value) for key, value in values.items()}))
+        plans.append(plan_run(file, {}, plugins=PLUGINS))
+    assert plans[0].config.model_dump() == plans[1].config.model_dump()
+    assert plans[0].notes == plans[1].notes
+
+
+def text_of(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
