@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -39,20 +39,25 @@ class Ended:
         return json.loads(self.out)
 
 
+def run_in(folder: Path, *arguments: object) -> Ended:
+    """``difftrain`` in this process, with ``folder`` as the current one: the real command without its start-up."""
+    from difftrain.cli.main import run
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run([str(argument) for argument in arguments])
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def read_metrics(output: Path) -> list[dict]:
+    """All lines of a run's metrics file."""
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Run ``difftrain`` in this process, in ``tmp_path``; the same code as the real command, without its start-up."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Ended:
-        from difftrain.cli.main import run as run_command
-
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = run_command([str(argument) for argument in arguments])
-        return Ended(status, out.getvalue(), err.getvalue())
-
-    return run
+def command(tmp_path):
+    """Run ``difftrain`` in this process, in ``tmp_path``."""
+    return lambda *arguments: run_in(tmp_path, *arguments)
 
 
 @pytest.fixture
@@ -72,5 +77,68 @@ def real_command(tmp_path):
     return start
 
 
-def read_metrics(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+@dataclass
+class EditPairs:
+    """Writes folders of small edits with captions and of references, and their dataset list."""
+
+    folder: Path
+    fast: tuple[str, ...] = field(default=())
+    """Flags of a run that takes a second."""
+
+    def __post_init__(self) -> None:
+        options = {
+            "pretrained_model_name_or_path": "tiny", "mixed_precision": "no", "gradient_checkpointing": "false",
+            "aspect_bucket_alignment": 16, "lora_rank": 4, "validation_steps": 0, "learning_rate": 1e-3,
+        }  # fmt: skip
+        self.fast = tuple(str(part) for key, value in options.items() for part in (f"--{key}", value))
+        self.kontext = ("--model", "flux", "--flavour", "kontext", *self.fast)
+        self.output = self.folder / "output"
+
+    def __call__(
+        self,
+        count: int = 4,
+        *,
+        references: str | None = "references",
+        reference_sets: int = 1,
+        conditioning_type: str = "reference_strict",
+        sizes: list[tuple[int, int]] | None = None,
+        edit_sizes: list[tuple[int, int]] | None = None,
+        **edit_fields: object,
+    ) -> Path:
+        """Write the files; without ``references`` there is an edit set alone. Gives the path of the dataset list."""
+        edit_sizes = edit_sizes or [(64, 64)]
+        names = [references, *(f"{references}-{n}" for n in range(2, reference_sets + 1))] if references else []
+        for index in range(count):
+            edit_size = edit_sizes[index % len(edit_sizes)]
+            path = picture(self.folder / "edits" / f"{index:04}.png", edit_size, seed=index)
+            path.with_suffix(".txt").write_text(f"make it edit number {index}")
+            for number, name in enumerate(names):
+                size = sizes[index % len(sizes)] if sizes else edit_size
+                picture(self.folder / name / f"{index:04}.png", size, seed=1000 * (number + 1) + index)
+        common = {"type": "local", "resolution": 64}
+        entries = [{"id": "edits", "instance_data_dir": "edits", "caption_strategy": "textfile", **common, **edit_fields}]
+        if names:
+            entries[0]["conditioning_data"] = names
+        entries += [
+            {"id": name, "instance_data_dir": name, "caption_strategy": None, "conditioning_type": conditioning_type, **common}
+            for name in names
+        ]
+        path = self.folder / "datasets.json"
+        path.write_text(json.dumps(entries))
+        return path
+
+
+def picture(path: Path, size: tuple[int, int], *, seed: int) -> Path:
+    """A picture of smooth random colours."""
+    import numpy as np
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def edit_pairs(tmp_path):
+    return EditPairs(tmp_path)

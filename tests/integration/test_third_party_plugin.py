@@ -39,7 +39,6 @@ class Environment:
     """A virtual environment that sees this one's packages, and what is pip-installed into it."""
 
     def __init__(self, folder: Path) -> None:
-        self.cache = folder / "cache"
         venv.create(folder / "venv", with_pip=False)
         self.python = folder / "venv" / "bin" / "python"
         (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
@@ -52,13 +51,12 @@ class Environment:
         subprocess.run([*pip, *map(str, projects)], check=True, capture_output=True, text=True)
 
     def run(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        settings = {"XDG_CACHE_HOME": str(self.cache), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-        environment = {name: value for name, value in os.environ.items() if name != "DIFFTRAIN_PLUGINS"} | settings
         command = [str(self.python), *arguments]
+        environment = {**os.environ, "COLUMNS": "200"}
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
     def difftrain(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        return self.run("-c", "from difftrain.cli.main import main; main()", *arguments, cwd=cwd)
+        return self.run("-m", "difftrain", *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +96,7 @@ def write_run(tmp_path):
             "mixed_precision": "no",
             "aspect_bucket_alignment": 16,
             "max_train_steps": 2,
+            "validation_steps": 0,
         }
         (tmp_path / "datasets.json").write_text(json.dumps(datasets))
         (tmp_path / "config.json").write_text(json.dumps(run))
@@ -126,7 +125,9 @@ def test_a_run_uses_a_strangers_generator_beside_a_broken_plugin(environment, tm
     result = environment.difftrain("--config", "config.json", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "difftrain-edges 0.3.0" in result.stdout + result.stderr
-    assert list((tmp_path / "output").rglob("*.safetensors"))
+    assert (tmp_path / "output" / "pytorch_lora_weights.safetensors").is_file()
+    made = list((tmp_path / "cache" / "made" / "photos" / "edges").rglob("*.png"))
+    assert len(made) == len(list(PHOTOS.glob("*.jpg")))
 
 
 def test_a_run_that_names_a_broken_plugin_gets_one_error_with_version_and_cause(environment, tmp_path, write_run):

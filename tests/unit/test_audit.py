@@ -57,6 +57,15 @@ def test_missing_references_are_counted_with_the_first_names(tmp_path):
     assert "hint:" in message
 
 
+def test_references_missing_in_two_sets_are_told_for_both(tmp_path):
+    plan = two_reference_sets(tmp_path, combined=False)
+    for folder in ("sketches", "references"):
+        (tmp_path / folder / "a.png").unlink()
+    message = problems_of(plan)
+    assert "1 of 2 images have no reference in 'sketches': a.png" in message
+    assert "1 of 2 images have no reference in 'references': a.png" in message
+
+
 def test_name_that_differs_in_case_only_is_pointed_out(tmp_path):
     plan = two_folders(tmp_path)
     (tmp_path / "references" / "b.png").rename(tmp_path / "references" / "B.png")

@@ -28,7 +28,7 @@ from training import Average, Budget, learning_rate, prepare_device, read_state,
 SCENE_SHARE = 6
 """One picture in so many is a procedural scene or an edited photograph."""
 LOG_VARIANCE_RANGE = (-14.0, 2.0)
-TRIAL = 4
+TRIAL = 60
 """Steps after which eager and compiled speed are compared."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from difftrain.cli.demo import OPENING, closing
 from difftrain.cli.invocation import Invocation
 from difftrain.errors import ConfigError
 
@@ -15,7 +18,12 @@ def train(invocation: Invocation) -> int:
     if invocation.json:
         raise ConfigError("--json belongs to `difftrain check` and `difftrain plugins`")
     plan = invocation.plan()
+    if invocation.demo:
+        print(OPENING, file=sys.stderr)
     # only now torch: everything that the config can have wrong is known, and was known fast
     from difftrain.train.run import run_training
 
-    return run_training(plan)
+    status = run_training(plan)
+    if invocation.demo and status == 0:
+        print(closing(f"--model {plan.family.name} --flavour {plan.flavour.name}"), file=sys.stderr)
+    return status

@@ -84,7 +84,7 @@ class TensorCache:
 
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise DataError(f"the encoder gave values that are not finite ({name}); try vae_dtype float32")
+                raise DataError(f"the encoder gave values that are not finite ({name}); try vae_dtype fp32")
         write_atomically(self.path(key), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
     def _remove(self, key: str) -> None:

@@ -75,6 +75,10 @@ class FluxFamily(ModelFamily):
     """Take the shift from the target's size instead, as the pipelines do when they draw: 3.16 at 1024x1024,
     1.88 at 512x512. Off by default, as in other Flux trainers."""
 
+    flux_attention_masked_training: Literal[False] = False
+    """Leave padding tokens of the text out of the attention. Only false works in this version: the stock pipelines
+    attend to them."""
+
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
         if self.flux_guidance_min > self.flux_guidance_max:

@@ -1,0 +1,192 @@
+"""The samples of one edit set: its references matched or planned, placed, captioned and audited."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrain.contracts import Pairing
+from difftrain.data.audit import Findings, audit_matching, audit_misfits, audit_uncaptioned
+from difftrain.data.buckets import assign_bucket
+from difftrain.data.generate import make_missing, planned_records
+from difftrain.data.index import ImageIndex
+from difftrain.data.pair import match
+from difftrain.data.plan import DataPlan, DatasetPlan
+from difftrain.data.scan import Scan
+from difftrain.data.seeding import derive_seed
+from difftrain.errors import PairingError
+from difftrain.types import Geometry, ImageRecord, Phase, PlacedImage, ReferenceChoice, Reporter, Sample, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReferenceSet:
+    """One reference for each edit image that has one: from a folder or a generator."""
+
+    id: str
+    pairing: Pairing
+    rules_of: DatasetPlan
+    by_target: Mapping[Path, ImageRecord]
+
+
+class EditSet:
+    """Builds the samples of one edit set."""
+
+    def __init__(self, plan: DataPlan, dataset: DatasetPlan, scans: Mapping[str, Scan], findings: Findings) -> None:
+        self.dataset = dataset
+        self.left_out: Counter[str] = Counter(scans[dataset.id].left_out)
+        self._plan = plan
+        self._scans = scans
+        self._findings = findings
+        self._references: list[_ReferenceSet] = []
+        self._sized = _geometry_cache(dataset)
+        self._candidates = self._limited(scans[dataset.id].records)
+        self.records = self._candidates
+        """Images that become samples; those without a reference are taken out as reference sets are matched."""
+
+    def gather_references(self) -> None:
+        """Match the reference sets and plan the generators' pictures."""
+        for reference_id in self.dataset.references:
+            self._match(self._plan.by_id(reference_id))
+        for generator in self.dataset.generators:
+            planned = planned_records(generator, self.records)
+            by_target = {record.path: made for record, made in zip(self.records, planned, strict=True)}
+            self._references.append(
+                _ReferenceSet(id=generator.id, pairing=generator.pairing, rules_of=self.dataset, by_target=by_target)
+            )
+
+    def make_pictures(self, index: ImageIndex, reporter: Reporter) -> int:
+        """Run the generators, last of all since it takes longest; gives how many pictures were made."""
+        written = 0
+        for generator in self.dataset.generators:
+            result = make_missing(generator, self.records, index, reporter)
+            written += result.written
+            self._findings.notes += result.notes
+            self._findings.problems += result.problems
+        return written
+
+    def samples(self, phase: Phase) -> list[Sample]:
+        """One sample for each edit image, in the order of the scan."""
+        samples: list[Sample] = []
+        uncaptioned: list[ImageRecord] = []
+        misfits: dict[str, list[str]] = {reference_set.id: [] for reference_set in self._references}
+        for record in self.records:
+            phase.advance(item=record.key)
+            geometry = self._sized(record, self._plan.seed)
+            target = PlacedImage(record=record, geometry=geometry)
+            placed = [self._place(reference_set, target, misfits) for reference_set in self._references]
+            if None in placed:
+                continue
+            choices = self._choices([image for image in placed if image is not None])
+            captions = _own_captions(record, choices, may_be_empty=self.dataset.captions is None)
+            if captions is None:
+                uncaptioned.append(record)
+                continue
+            samples.append(Sample(dataset_id=self.dataset.id, target=target, captions=captions, choices=choices))
+        self._audit(misfits, uncaptioned)
+        return samples
+
+    def _audit(self, misfits: Mapping[str, Sequence[str]], uncaptioned: Sequence[ImageRecord]) -> None:
+        total = len(self.records)
+        for reference_id, messages in misfits.items():
+            audit_misfits(self._findings, edits=self.dataset.id, references=reference_id, total=total, misfits=messages)
+        audit_uncaptioned(self._findings, dataset=self.dataset.id, total=total, records=uncaptioned)
+
+    def _limited(self, records: list[ImageRecord]) -> list[ImageRecord]:
+        """At most ``max_num_samples``, drawn by name, so that a new file changes at most one of the others."""
+        limit = self.dataset.config.max_num_samples
+        if limit is None or len(records) <= limit:
+            return records
+        seed = self._plan.seed
+        order = sorted(records, key=lambda record: derive_seed(seed, "max_num_samples", record.key, record.path.name))
+        kept = {record.path for record in order[:limit]}
+        self.left_out["max_num_samples"] += len(records) - limit
+        return [record for record in records if record.path in kept]
+
+    def _match(self, references: DatasetPlan) -> None:
+        """A partner left out by a size limit leaves the pair out; that is no missing file."""
+        own_scan, other_scan = self._scans[self.dataset.id], self._scans[references.id]
+        assert references.pairing is not None, "conditioning_data names reference sets only"
+        everyone = match(own_scan.records, other_scan.records)
+        # All candidates, not what earlier reference sets left over, so that every missing file is told.
+        kept = {record.path for record in self._candidates}
+        everyone.unused = [record for record in everyone.unused if record.key not in own_scan.left_out_keys]
+        missing = [record for record in everyone.missing if record.path in kept]
+        limited = [record for record in missing if record.key in other_scan.left_out_keys]
+        everyone.missing = [record for record in missing if record.key not in other_scan.left_out_keys]
+        everyone.ambiguous = [pair for pair in everyone.ambiguous if pair[0].path in kept]
+        skip = self.dataset.config.on_missing == "skip"
+        audit_matching(
+            self._findings,
+            edits=self.dataset.id,
+            references=references.id,
+            total=len(self._candidates),
+            matching=everyone,
+            skip_missing=skip,
+        )
+        if limited:
+            self.left_out["size limit of the reference"] += len(limited)
+            self._findings.notes.append(
+                f"dataset {self.dataset.id!r}: {len(limited)} images are left out since the size limits of "
+                f"{references.id!r} leave out their reference"
+            )
+        if skip:
+            remaining = {record.path for record in self.records}
+            self.left_out["on_missing"] += sum(record.path in remaining for record in everyone.missing)
+        self.records = [record for record in self.records if record.path in everyone.found]
+        self._references.append(
+            _ReferenceSet(id=references.id, pairing=references.pairing, rules_of=references, by_target=everyone.found)
+        )
+
+    def _place(
+        self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[str]]
+    ) -> PlacedImage | None:
+        reference = reference_set.by_target[target.record.path]
+        try:
+            geometry = reference_set.pairing.place(
+                target=target.record,
+                target_geometry=target.geometry,
+                reference=reference,
+                own_rules=reference_set.rules_of.rules,
+            )
+        except PairingError as error:
+            misfits[reference_set.id].append(str(error))
+            return None
+        return PlacedImage(record=reference, geometry=geometry)
+
+    def _choices(self, placed: Sequence[PlacedImage]) -> tuple[ReferenceChoice, ...]:
+        if not placed:
+            return (ReferenceChoice(references=()),)
+        if self._plan.combined and len(placed) > 1:
+            return (ReferenceChoice(references=tuple(placed)),)
+        return tuple(ReferenceChoice(references=(image,), captions=image.record.captions or None) for image in placed)
+
+
+def _own_captions(
+    record: ImageRecord, choices: Sequence[ReferenceChoice], *, may_be_empty: bool
+) -> tuple[str, ...] | None:
+    """The edit's captions; where it has none, those of its references; None when some draw would find none."""
+    if record.captions is not None:
+        return record.captions
+    if all(choice.captions is not None for choice in choices):
+        return tuple(dict.fromkeys(caption for choice in choices for caption in choice.captions or ()))
+    return ("",) if may_be_empty else None
+
+
+def _geometry_cache(dataset: DatasetPlan) -> Callable[[ImageRecord, int], Geometry]:
+    """Geometries by size, since most images of a dataset share a few; drawn ones rest on the image's content."""
+    rules = dataset.rules
+    is_drawn = rules.crop and (rules.crop_style == "random" or rules.crop_aspect == "random")
+    known: dict[Size, Geometry] = {}
+
+    def geometry(record: ImageRecord, seed: int) -> Geometry:
+        if is_drawn:
+            draw = random.Random(derive_seed(seed, "crop", record.content_hash))
+            return assign_bucket(record.size, rules, draw=draw)
+        if record.size not in known:
+            known[record.size] = assign_bucket(record.size, rules)
+        return known[record.size]
+
+    return geometry
