@@ -1,28 +1,15 @@
-"""What plugins implement.
-
-This module is what a third-party author reads first; start with :class:`ConditioningGenerator`. Nothing
-here imports a plugin, a model library or the training loop, and importing it does not import torch: an
-entry-point module stays light and does its heavy imports inside the methods.
-
-Every contract is an :class:`Options` class: its fields are what users may set, with help and validation,
-and its ``name`` is how a config names it.
-"""
+"""Contracts of a model: its encoders, its checkpoints (flavours), its architecture (family)."""
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from difftrain.config.options import Options
 from difftrain.errors import ModelError
 from difftrain.types import (
     Batch,
-    Geometry,
-    GeometryRules,
-    ImageRecord,
     ModelInput,
     ModelLocation,
     NoisyBatch,
@@ -37,90 +24,6 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor, nn
-
-
-# --- data ------------------------------------------------------------------------------------------------
-
-
-class ConditioningGenerator(Options, ABC):
-    """Makes a conditioning image from a target image: ``conditioning: [{"type": NAME, ...fields}]``."""
-
-    name: ClassVar[str]
-    aliases: ClassVar[tuple[str, ...]] = ()
-    version: ClassVar[int] = 1
-    """Raise it when pixels change for equal options: made pictures are then made again."""
-
-    @abstractmethod
-    def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """The conditioning image of one target.
-
-        Args:
-            image: The target, RGB, upright, in its own size.
-            rng: Seeded from content, options, version and seed; the only source of randomness allowed.
-
-        Returns:
-            An RGB image of the same size.
-        """
-
-
-class Pairing(Options, ABC):
-    """How a reference follows its edit image: ``conditioning_type: NAME`` on a reference set.
-
-    Fields become dataset keys.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def place(
-        self, *, target: ImageRecord, target_geometry: Geometry, reference: ImageRecord, own_rules: GeometryRules
-    ) -> Geometry:
-        """The geometry to encode the reference with.
-
-        Args:
-            target: The edit image.
-            target_geometry: Its geometry, as assigned from its dataset's rules.
-            reference: The reference image.
-            own_rules: The rules of the reference's dataset entry.
-
-        Raises:
-            PairingError: If the two cannot be a pair, for instance when their aspects differ too much.
-        """
-
-
-class DataSource(Options, ABC):
-    """Where a dataset's images come from: ``type: NAME``. Fields become dataset keys."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def list_images(self) -> Iterable[tuple[str, Path]]:
-        """(path below the root as posix text, file) of every image, sorted by the first.
-
-        Raises:
-            DataError: If the source does not exist or cannot be read.
-        """
-
-
-class CaptionSource(Options, ABC):
-    """Where an image's captions come from: ``caption_strategy: NAME``. Fields become dataset keys."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def files(self, image: Path) -> tuple[Path, ...]:
-        """Files whose change must change the captions, whether they exist or not; may be empty."""
-
-    @abstractmethod
-    def captions(self, image: Path, key: str) -> tuple[str, ...] | None:
-        """The captions of one image, or None when it has none.
-
-        Raises:
-            DataError: If a caption file cannot be read.
-        """
-
-
-# --- model -----------------------------------------------------------------------------------------------
 
 
 class TextEncoder(ABC):
@@ -293,93 +196,3 @@ class ModelFamily(Options, ABC):
         dtype: torch.dtype,
     ) -> Sampler:
         """A sampler over the model in training: stock inference, nothing of the training forward."""
-
-
-# --- training --------------------------------------------------------------------------------------------
-
-
-class Adapter(Options, ABC):
-    """Trainable weights beside a frozen model: ``lora_type: NAME``. Fields are run options."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:
-        """Put trainable weights of ``dtype`` beside every target module; all else stays frozen.
-
-        Raises:
-            ConfigError: If a target names no module.
-        """
-
-    @abstractmethod
-    def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
-        """The raw trainable weights, by name: what a checkpoint keeps for resuming."""
-
-    @abstractmethod
-    def load_state(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave.
-
-        Raises:
-            CheckpointError: If names or shapes do not fit.
-        """
-
-    @abstractmethod
-    def export(self, denoiser: nn.Module, prefix: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors and header metadata of the file that other programs load."""
-
-
-class OptimizerFactory(Options, ABC):
-    """Builds an optimizer: ``optimizer: NAME``; fields are the keys of ``optimizer_config``."""
-
-    name: ClassVar[str]
-    parameter_dtype: ClassVar[str] = "float32"
-    """dtype of the trained weights under ``mixed_precision: bf16``; with ``no`` they are float32."""
-    usual_learning_rates: ClassVar[tuple[float, float] | None] = None
-    """Lowest and highest rate that is usual for adapters; outside it the user is warned."""
-
-    @abstractmethod
-    def build(self, parameters: Sequence[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer: ...
-
-
-class Schedule(Options, ABC):
-    """Learning-rate schedule: ``lr_scheduler: NAME``. Pure."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
-        """What the learning rate is multiplied with in the step that has ``step`` steps before it."""
-
-
-class Quantizer(Options, ABC):
-    """Stores the frozen weights in fewer bits: ``base_model_precision: NAME``."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def check(self) -> str | None:
-        """None when the needed packages and hardware are there, else what is missing and how to get it."""
-
-    @abstractmethod
-    def quantize(self, module: nn.Module, device: torch.device, keep: Callable[[str], bool]) -> None:
-        """Quantise the linear weights in place, except modules for whose name ``keep`` is true; all frozen."""
-
-
-class TimestepSampler(Options, ABC):
-    """Draws noise levels, before the shift. Fields are run options."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """[count] noise levels on the CPU, float32, in (0, 1); 0 is clean."""
-
-
-class Loss(Options, ABC):
-    """Compares prediction and velocity. Fields are run options."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def compute(self, prediction: Tensor, noisy: NoisyBatch) -> Tensor:
-        """Loss of each sample, [B], float32."""

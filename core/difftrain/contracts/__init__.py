@@ -1,0 +1,47 @@
+"""What plugins implement.
+
+A third-party author reads these modules first; start with :class:`ConditioningGenerator`. Nothing here imports a
+plugin, a model library or the training loop, and importing it does not import torch: an entry-point module stays
+light and does its heavy imports inside the methods.
+
+Every contract is an :class:`Options` class: its fields are what users may set, with help and validation, and its
+``name`` is how a config names it.
+"""
+
+from difftrain.contracts.data import (
+    CaptionSource,
+    ConditioningGenerator,
+    DataSource,
+    Pairing,
+)
+from difftrain.contracts.model import (
+    ImageEncoder,
+    ModelFamily,
+    ModelFlavour,
+    TextEncoder,
+)
+from difftrain.contracts.training import (
+    Adapter,
+    Loss,
+    OptimizerFactory,
+    Quantizer,
+    Schedule,
+    TimestepSampler,
+)
+
+__all__ = [
+    "Adapter",
+    "CaptionSource",
+    "ConditioningGenerator",
+    "DataSource",
+    "ImageEncoder",
+    "Loss",
+    "ModelFamily",
+    "ModelFlavour",
+    "OptimizerFactory",
+    "Pairing",
+    "Quantizer",
+    "Schedule",
+    "TextEncoder",
+    "TimestepSampler",
+]

@@ -1,0 +1,101 @@
+"""Contracts of what is trained and how: adapters, optimizers, schedules, quantizers, noise levels, losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from difftrain.config.options import Options
+from difftrain.types import NoisyBatch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Adapter(Options, ABC):
+    """Trainable weights beside a frozen model: ``lora_type: NAME``. Fields are run options."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:
+        """Put trainable weights of ``dtype`` beside every target module; all else stays frozen.
+
+        Raises:
+            ConfigError: If a target names no module.
+        """
+
+    @abstractmethod
+    def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
+        """The raw trainable weights, by name: what a checkpoint keeps for resuming."""
+
+    @abstractmethod
+    def load_state(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave.
+
+        Raises:
+            CheckpointError: If names or shapes do not fit.
+        """
+
+    @abstractmethod
+    def export(self, denoiser: nn.Module, prefix: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and header metadata of the file that other programs load."""
+
+
+class OptimizerFactory(Options, ABC):
+    """Builds an optimizer: ``optimizer: NAME``; fields are the keys of ``optimizer_config``."""
+
+    name: ClassVar[str]
+    parameter_dtype: ClassVar[str] = "float32"
+    """dtype of the trained weights under ``mixed_precision: bf16``; with ``no`` they are float32."""
+    usual_learning_rates: ClassVar[tuple[float, float] | None] = None
+    """Lowest and highest rate that is usual for adapters; outside it the user is warned."""
+
+    @abstractmethod
+    def build(self, parameters: Sequence[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer: ...
+
+
+class Schedule(Options, ABC):
+    """Learning-rate schedule: ``lr_scheduler: NAME``. Pure."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
+        """What the learning rate is multiplied with in the step that has ``step`` steps before it."""
+
+
+class Quantizer(Options, ABC):
+    """Stores the frozen weights in fewer bits: ``base_model_precision: NAME``."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check(self) -> str | None:
+        """None when the needed packages and hardware are there, else what is missing and how to get it."""
+
+    @abstractmethod
+    def quantize(self, module: nn.Module, device: torch.device, keep: Callable[[str], bool]) -> None:
+        """Quantise the linear weights in place, except modules for whose name ``keep`` is true; all frozen."""
+
+
+class TimestepSampler(Options, ABC):
+    """Draws noise levels, before the shift. Fields are run options."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count] noise levels on the CPU, float32, in (0, 1); 0 is clean."""
+
+
+class Loss(Options, ABC):
+    """Compares prediction and velocity. Fields are run options."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def compute(self, prediction: Tensor, noisy: NoisyBatch) -> Tensor:
+        """Loss of each sample, [B], float32."""
