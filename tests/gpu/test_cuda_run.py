@@ -1,0 +1,48 @@
+"""What only a CUDA device can show: the same run there, in every precision, with safe attention."""
+
+import pytest
+import torch
+
+from conftest import read_metrics
+
+pytestmark = pytest.mark.gpu
+
+
+def losses(command, edit_pairs, *arguments):
+    ended = command(
+        *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 12, *arguments,
+        "--resume_from_checkpoint", "none",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    return [line["loss"] for line in read_metrics(edit_pairs.output)]
+
+
+def test_first_loss_is_that_of_a_cpu_run(command, edit_pairs, monkeypatch):
+    # noise and noise levels are drawn on the CPU, so a device changes nothing but rounding
+    on_gpu = losses(command, edit_pairs)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    on_cpu = losses(command, edit_pairs)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert on_gpu[0] == pytest.approx(on_cpu[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
+def test_bf16_runs_learn(command, edit_pairs, precision):
+    seen = losses(
+        command, edit_pairs, "--mixed_precision", "bf16", "--base_model_precision", precision,
+        "--gradient_checkpointing", "true", "--learning_rate", 3e-3,
+    )  # fmt: skip
+    assert sum(seen[-3:]) < 0.95 * sum(seen[:3])
+
+
+def test_cudnn_attention_is_off_after_a_run(command, edit_pairs):
+    losses(command, edit_pairs)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_metrics_tell_the_peak_memory(command, edit_pairs):
+    losses(command, edit_pairs)
+    assert all(line["peak_memory_gib"] > 0 for line in read_metrics(edit_pairs.output))
