@@ -10,7 +10,15 @@ from collections.abc import Iterable
 
 
 class DifftrainError(Exception):
-    """Base of all errors that a user can mend; the message says where, what, how many and what to do."""
+    """Base of all errors that a user can mend; the message says where, what, how many and what to do.
+
+    Several problems that were found together are several arguments; the message then lists them.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(join_problems(problems))
+        self.problems = tuple(dict.fromkeys(problems))
+        """Every problem by itself."""
 
 
 class ConfigError(DifftrainError):

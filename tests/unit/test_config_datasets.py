@@ -28,7 +28,7 @@ def test_a_value_of_the_wrong_type_names_the_dataset():
 
 def test_a_duplicate_id_is_an_error():
     message = error_of(datasets=[edit_set(), edit_set(instance_data_dir="other")])
-    assert message == "dataset id 'edits' is used by 2 datasets; every id must be unique"
+    assert message == "datasets.json: dataset id 'edits' is used by 2 datasets; every id must be unique"
 
 
 def test_a_shared_cache_folder_is_an_error():
@@ -220,3 +220,34 @@ def test_conditioning_data_must_name_a_reference_set():
 def test_one_reference_set_twice_is_an_error():
     datasets = [edit_set(conditioning_data=["refs", "refs"]), reference_set()]
     assert error_of(datasets=datasets) == "dataset 'edits': conditioning_data names 'refs' 2 times"
+
+
+def test_a_sample_limit_on_a_reference_set_is_an_error():
+    message = error_of(datasets=[edit_set(conditioning_data="refs"), reference_set(max_num_samples=5)])
+    assert message.startswith("dataset 'refs': max_num_samples would never be used: this is a reference set")
+
+
+def test_a_sample_limit_on_the_edit_set_is_none():
+    assert plan(datasets=pair(max_num_samples=5)).data.edit_sets[0].config.max_num_samples == 5
+
+
+def test_a_source_that_is_the_edit_set_says_what_is_done_anyway():
+    datasets = [edit_set(conditioning_data="refs"), reference_set(source_dataset_id="edits")]
+    assert plan(datasets=datasets).notes == ()
+
+
+def test_a_source_that_does_not_name_the_reference_set_is_an_error():
+    datasets = [
+        edit_set(conditioning_data="refs"),
+        edit_set(id="others", instance_data_dir="others"),
+        reference_set(source_dataset_id="others"),
+    ]
+    expected = "dataset 'refs': source_dataset_id names 'others', which does not name this set in its conditioning_data"
+    assert error_of(datasets=datasets).startswith(expected)
+
+
+def test_sampling_options_of_a_reference_set_are_noted():
+    datasets = [edit_set(conditioning_data="refs"), reference_set(repeats=2)]
+    assert plan(datasets=datasets).notes == (
+        "dataset 'refs': repeats: no effect on a reference set, only on its edit set",
+    )

@@ -134,16 +134,26 @@ def test_an_unset_environment_variable_is_named(monkeypatch):
     assert "the environment variable NOT_SET_ANYWHERE is not set" in message
 
 
+def test_a_placeholder_of_a_flavour_that_is_left_out_is_an_error():
+    message = error_of(run_values(model_flavour=..., output_dir="out/{model_flavour}"))
+    assert "config.json:1: output_dir: {model_flavour}: model_flavour is not set" in message
+
+
+def test_a_placeholder_of_a_flavour_of_the_wrong_type_is_an_error():
+    message = error_of(run_values(model_flavour=7, output_dir="out/{model_flavour}"))
+    assert "model_flavour must be a text, got 7" in message
+
+
 def test_other_braces_are_left_alone():
     assert plan(run_values(validation_prompt="a {red} set")).config.validation_prompt == "a {red} set"
 
 
 def test_a_syntax_error_names_file_and_line():
-    assert error_of('{\n "seed": ,\n}').startswith("config.json:2 Unexpected")
+    assert error_of('{\n "seed": ,\n}').startswith("config.json:2: unexpected")
 
 
 def test_a_key_written_twice_in_one_object_is_an_error():
-    assert 'Duplicate key "seed"' in error_of('{"seed": 1, "seed": 2}')
+    assert 'duplicate key "seed"' in error_of('{"seed": 1, "seed": 2}')
 
 
 def test_an_unknown_flavour_gets_the_nearest_name():
@@ -202,3 +212,26 @@ def test_a_missing_dataset_file_is_named_with_its_key():
 
 def test_a_run_file_that_is_a_list_is_an_error():
     assert error_of(json.dumps([1])) == 'config.json must be an object {"key": value}, got [1]'
+
+
+def test_validation_prompts_are_the_single_one_and_the_library():
+    Path("library.json").write_text('{"red": "make it red"}')
+    run = run_values(validation_prompt="make it blue", validation_prompt_library="library.json")
+    assert plan(run).prompts == {"prompt": "make it blue", "red": "make it red"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "library.json does not exist"),
+        ("{not json", "library.json cannot be read as JSON"),
+        ('["make it red"]', "library.json must be one object"),
+        ('{"a": "b", "red": 1, "blue": null}', "library.json: 2 of 3 prompts are no texts: red, blue"),
+    ],
+)
+def test_a_wrong_prompt_library_is_told_before_any_weight(text, said):
+    if text is not None:
+        Path("library.json").write_text(text)
+    message = error_of(run_values(validation_prompt_library="library.json", optimizer="adamm"))
+    assert said in message
+    assert "unknown optimizer" in message

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from difftrain.cli.invocation import Invocation
-from difftrain.config.problems import SeveralProblems
 from difftrain.errors import DifftrainError
 
 if TYPE_CHECKING:
@@ -31,8 +30,7 @@ def check(invocation: Invocation) -> int:
     except DifftrainError as error:
         if not invocation.json:
             raise
-        problems = error.problems if isinstance(error, SeveralProblems) else [str(error)]
-        print(json.dumps({"status": "error", "problems": problems}, indent=2, ensure_ascii=False))
+        print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
         return USER_ERROR
     print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _told(found))
     return 0

@@ -5,7 +5,7 @@ Nothing but these two files is read here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,14 @@ def read_config_file(path: Path) -> ConfigFile:
     try:
         content = json5.loads(text, allow_duplicate_keys=False)
     except ValueError as error:
-        message = str(error)
-        message = message.removeprefix("<string>:") if message.startswith("<string>:") else f" {message}"
-        raise ConfigError(f"{path}:{message}\nhint: JSON with comments is expected") from error
+        raise ConfigError(f"{path}{_parser_complaint(str(error))}\nhint: JSON with comments is expected") from error
     return ConfigFile(path=path, content=content, lines=key_lines(text))
+
+
+def _parser_complaint(text: str) -> str:
+    """``<string>:2 Unexpected "x" at column 5`` as ``:2: unexpected "x" at column 5``."""
+    place, _, what = text.removeprefix("<string>").partition(" ") if text.startswith("<string>:") else ("", "", text)
+    return f"{place}: {what[:1].lower()}{what[1:]}"
 
 
 def find_run_file(path: Path | None) -> ConfigFile:
@@ -124,18 +128,28 @@ def load_run(
     renamed = {RUN_TABLES.renamed.get(key, key) for key in flags}
     values = {key: value for key, value in values.items() if RUN_TABLES.renamed.get(key, key) not in renamed}
     values |= flags
-    section = Section(values=_filled(values, problems), where=where, text_lists=tuple(flags))
+    known = {
+        "model_family": _text(values.get("model_family", values.get("model"))),
+        "model_flavour": _text(values.get("model_flavour", values.get("flavour"))),
+    }
+    section = Section(values=_filled(values, known, where, problems), where=where, text_lists=tuple(flags))
     return check_section(section, schema, RUN_TABLES, names, problems)
 
 
-def _filled(values: dict[str, Any], problems: Problems) -> dict[str, Any]:
-    known = {
-        "model_family": values.get("model_family", values.get("model")),
-        "model_flavour": values.get("model_flavour", values.get("flavour")),
-    }
-    with problems.catching():
-        return dict(fill_placeholders(values, known))
-    return values
+def _filled(
+    values: Mapping[str, Any], known: Mapping[str, str | None], where: Callable[[str], str], problems: Problems
+) -> dict[str, Any]:
+    """Values with their placeholders filled in; one that cannot be is kept as it is, with a problem."""
+    filled = dict(values)
+    for key, value in values.items():
+        with problems.catching(f"{where(key)}{key}: "):
+            filled[key] = fill_placeholders(value, known)
+    return filled
+
+
+def _text(value: object) -> str | None:
+    """A name, if it is one; anything else is told when its own key is checked."""
+    return value if isinstance(value, str) else None
 
 
 def load_datasets(
@@ -174,15 +188,16 @@ def _load_entry(
     names: Names,
     problems: Problems,
 ) -> DatasetConfig | None:
-    name = raw.get("id") if isinstance(raw.get("id"), str) else None
     raw_keys = {plain_key(key): key for key in raw}
+    plain = {plain_key(key): value for key, value in raw.items()}
+    name = _text(plain.get("id"))
     who = f"dataset {name!r}: " if name else f"dataset {index + 1}: "
-    try:
-        known = {"model_family": run.model_family, "model_flavour": run.model_flavour, "id": name}
-        values = fill_placeholders({plain_key(key): value for key, value in raw.items()}, known)
-    except ConfigError as error:
-        problems.add(f"{file.where(index)}{who}{error}")
-        return None
+
+    def where(key: str) -> str:
+        return file.where(index, raw_keys.get(key, key)) + who
+
+    known = {"model_family": run.model_family, "model_flavour": run.model_flavour, "id": name}
+    values = _filled(plain, known, where, problems)
     unbuilt_type = values.get("type") in NOT_BUILT_VALUES["type"] and values["type"] not in names.get("type", ())
     if unbuilt_type:
         problems.not_built(f"type {values['type']!r}", name or str(index + 1))
@@ -190,7 +205,7 @@ def _load_entry(
         values = {key: value for key, value in values.items() if key not in redundant}
     section = Section(
         values=values,
-        where=lambda key: file.where(index, raw_keys.get(key, key)) + who,
+        where=where,
         dataset=name or str(index + 1),
     )
     return check_section(section, schema, DATASET_TABLES, names, problems)

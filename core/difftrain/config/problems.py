@@ -7,15 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from difftrain.errors import ConfigError, DifftrainError, join_problems
-
-
-class SeveralProblems(ConfigError):
-    """Everything that is wrong with the config files and flags."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(join_problems(problems))
-        self.problems = problems
+from difftrain.errors import ConfigError, DifftrainError
 
 
 @dataclass
@@ -51,7 +43,8 @@ class Problems:
         try:
             yield
         except DifftrainError as error:
-            self.add(f"{prefix}{error}")
+            for problem in error.problems:
+                self.add(prefix + problem)
 
     def __len__(self) -> int:
         """Problems so far, each asking dataset counted."""
@@ -65,10 +58,10 @@ class Problems:
         """Raise one error of everything, if there is anything.
 
         Raises:
-            SeveralProblems: A :class:`ConfigError` that keeps the single problems too.
+            ConfigError: With all of them.
         """
         if self:
-            raise SeveralProblems(self.all())
+            raise ConfigError(*self.all())
 
     def _not_built_line(self) -> list[str]:
         if not self._not_built:

@@ -61,11 +61,11 @@ def fill_placeholders(value: Any, known: Mapping[str, str | None]) -> Any:
     """``{model_family}``, ``{model_flavour}``, ``{id}`` and ``{env:NAME}`` in every text, however deep.
 
     Args:
-        known: What the names stand for; a name that stands for nothing here is left as it is, and so are
-            all other braces.
+        known: What the names stand for, None for one that is not set. A name that has no meaning here is left as
+            it is, and so are all other braces.
 
     Raises:
-        ConfigError: If an environment variable is not set, naming it.
+        ConfigError: If what a name stands for, or an environment variable, is not set, naming it.
     """
     if isinstance(value, str):
         return _PLACEHOLDER.sub(lambda match: _filled(match, known), value)
@@ -83,4 +83,9 @@ def _filled(match: re.Match[str], known: Mapping[str, str | None]) -> str:
         if variable not in os.environ:
             raise ConfigError(f"{match.group()}: the environment variable {variable} is not set")
         return os.environ[variable]
-    return known.get(name) or match.group()
+    if name not in known:
+        return match.group()
+    value = known[name]
+    if value is None:
+        raise ConfigError(f"{match.group()}: {name} is not set, so there is nothing to put in its place")
+    return value

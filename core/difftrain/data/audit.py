@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from difftrain.data.pair import Matching
 from difftrain.data.scan import Scan
-from difftrain.errors import DataError, first_few, join_problems
+from difftrain.errors import DataError, first_few
 from difftrain.types import ImageRecord, Sample
 
 
@@ -29,7 +29,7 @@ class Findings:
             DataError: With all problems.
         """
         if self.problems:
-            raise DataError(join_problems(self.problems))
+            raise DataError(*self.problems)
 
 
 def audit_matching(

@@ -109,8 +109,10 @@ def _missing(
 ) -> tuple[list[_Task], tuple[str, ...]]:
     """What is to be made, and a note on damaged pictures."""
     there = [path for path in tasks if path.exists()]
-    with reporter.phase(f"check {plan.id}", len(there)) as phase:
-        facts = dict(zip(there, index.examine(there, phase, decode=True), strict=True))
+    facts: dict[Path, FileFacts] = {}
+    if there:
+        with reporter.phase(f"check {plan.id}", len(there)) as phase:
+            facts = dict(zip(there, index.examine(there, phase, decode=True), strict=True))
     missing: list[_Task] = []
     damaged: list[str] = []
     for path, task in tasks.items():

@@ -1,4 +1,5 @@
-"""Whether the model and the sampling mode can do with the references that the datasets have. No IO."""
+"""Whether the model and the sampling mode can do with the references that the datasets have, and whether reference
+sets ask for what only edit sets can. No IO."""
 
 from __future__ import annotations
 
@@ -11,30 +12,44 @@ from difftrain.plugins.registry import Registry
 
 
 def check_references(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
-    """Keeps a problem for captions that would never be used, and for more references than the flavour takes.
+    """Keeps a problem for what would never be used, and for more references than the flavour takes.
 
     Args:
         images: Enabled edit sets and the reference sets that they name.
     """
     if run.conditioning_multidataset_sampling == "combined":
         _check_captions(images, problems)
+    _check_sampling(images, problems)
     _check_counts(run, images, registry, problems)
+
+
+def _check_sampling(images: Sequence[DatasetConfig], problems: Problems) -> None:
+    """References are drawn with their edit images; a set of them is not sampled by itself."""
+    for entry in images:
+        if entry.is_reference and entry.max_num_samples is not None:
+            problems.add(
+                f"dataset {entry.id!r}: max_num_samples would never be used: this is a reference set, and as many of "
+                "its images are taken as edit images are\n"
+                "hint: set max_num_samples on the edit set alone"
+            )
+        for key in ("repeats", "probability", "on_missing"):
+            if entry.is_reference and getattr(entry, key) != type(entry).model_fields[key].default:
+                problems.note(f"dataset {entry.id!r}: {key}: no effect on a reference set, only on its edit set")
 
 
 def _check_captions(images: Sequence[DatasetConfig], problems: Problems) -> None:
     for entry in images:
-        captioned = (
-            [f"caption_strategy {entry.caption_strategy!r}"] if entry.is_reference and entry.caption_strategy else []
-        )
-        captioned += [
-            f"captions on conditioning {block.get('type')!r}" for block in entry.conditioning if block.get("captions")
-        ]
-        for what in captioned:
+        captioned = []
+        if entry.is_reference and entry.caption_strategy:
+            captioned.append((f"caption_strategy {entry.caption_strategy!r}", 'set "caption_strategy": null'))
+        for block in entry.conditioning:
+            if block.get("captions"):
+                captioned.append((f"captions on conditioning {block.get('type')!r}", "remove these captions"))
+        for what, remedy in captioned:
             problems.add(
                 f"dataset {entry.id!r}: {what} would never be used: conditioning_multidataset_sampling = combined "
                 "shows all references of a sample at once and takes the edit set's captions\n"
-                "hint: remove these captions (caption_strategy = null), or set "
-                "conditioning_multidataset_sampling = random"
+                f'hint: {remedy}, or set "conditioning_multidataset_sampling": "random"'
             )
 
 

@@ -46,7 +46,7 @@ def resolve_datasets(
 ) -> DataPlan | None:
     """The plan of all datasets, or None after a problem; notes are kept in ``problems`` too."""
     before = len(problems)
-    _check_ids(datasets, problems)
+    _check_ids(run, datasets, problems)
     images = _without_unused([entry for entry in datasets if entry.dataset_type != "text_embeds"], problems)
     plans = []
     for entry in images:
@@ -127,7 +127,7 @@ class _Resolver:
             if name in NOT_BUILT_VALUES.get(key, ()):
                 self.problems.not_built(f"{key} {name!r}", self.entry.id)
             else:
-                self.problems.add(f"{self.who}{error}")
+                self.problems.add(f"{self.who}{key}: {error}")
             return None
         try:
             return self.entry.build(found)
@@ -198,10 +198,12 @@ class _Resolver:
             self.problems.note(f"{self.who}cache_dir: no effect here; latents go to cache_dir_vae")
 
 
-def _check_ids(datasets: Sequence[DatasetConfig], problems: Problems) -> None:
+def _check_ids(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> None:
     for name, count in Counter(entry.id for entry in datasets).items():
         if count > 1:
-            problems.add(f"dataset id {name!r} is used by {count} datasets; every id must be unique")
+            problems.add(
+                f"{run.data_backend_config}: dataset id {name!r} is used by {count} datasets; every id must be unique"
+            )
 
 
 def _without_unused(images: list[DatasetConfig], problems: Problems) -> list[DatasetConfig]:
@@ -230,8 +232,14 @@ def _check_names(entry: DatasetConfig, by_id: Mapping[str, DatasetConfig], probl
             )
         if count > 1:
             problems.add(f"{who}conditioning_data names {name!r} {count} times")
-    if entry.source_dataset_id is not None and entry.source_dataset_id not in by_id:
-        problems.add(f"{who}source_dataset_id names no enabled dataset {entry.source_dataset_id!r}")
+    source = entry.source_dataset_id
+    if source is not None and source not in by_id:
+        problems.add(f"{who}source_dataset_id names no enabled dataset {source!r}")
+    elif source is not None and entry.id not in by_id[source].conditioning_data:
+        problems.add(
+            f"{who}source_dataset_id names {source!r}, which does not name this set in its conditioning_data\n"
+            "hint: a reference follows the edit set that names it; leave source_dataset_id out, or name that set"
+        )
 
 
 def _text_folder(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> Path:

@@ -29,7 +29,8 @@ class LocalSource(DataSource):
         # Path(text) and not root / text: half the time, for 400,000 files.
         found = [(below, Path(f"{start}/{below}")) for below in _walk(start) if _suffix(below) in suffixes]
         if not found:
-            raise DataError(f"instance_data_dir {root} has no images\nhint: read are {', '.join(sorted(suffixes))}")
+            read = ", ".join(sorted(suffixes))
+            raise DataError(f"instance_data_dir {root} has no images\nhint: pictures are files that end in {read}")
         found.sort()
         return found
 

@@ -84,7 +84,8 @@ class Lora(Adapter):
         """Tensors with alpha folded into B, so that programs that ignore alpha apply the true delta.
 
         diffusers reads the adapter's settings from the header; without them it assumes alpha = rank, which
-        is what the folded tensors have.
+        is what the folded tensors have. The header holds nothing else: safetensors writes several entries in
+        random order, and equal adapters shall be equal files.
         """
         tensors = {}
         for name, tensor in self.state(denoiser).items():
@@ -93,4 +94,4 @@ class Lora(Adapter):
         targets = sorted({name.split(".lora_")[0] for name in self.state(denoiser)})
         settings = {"r": self.lora_rank, "lora_alpha": self.lora_rank, "target_modules": targets, "bias": "none"}
         header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)
-        return tensors, {"format": "pt", "lora_adapter_metadata": header}
+        return tensors, {"lora_adapter_metadata": header}

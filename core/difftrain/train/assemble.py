@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from difftrain.data.encode import SampleCaches, TextItem, encode_images, encode_
 from difftrain.data.epoch import EpochRules, draw_visit
 from difftrain.data.loader import BatchReader, BatchStream, Remake
 from difftrain.data.prepare import PreparedData
-from difftrain.errors import ConfigError
 from difftrain.model.attention import choose_attention
 from difftrain.train.checkpoint import find_checkpoint, load_checkpoint
 from difftrain.train.encoders import Encoders
@@ -60,7 +58,7 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
         text_identity=encoders.text_identity,
         text_sees_references=family.text_sees_references,
     )
-    scenes = choose_scenes(prepared.samples, config, validation_prompts(plan), family.pixel_multiple)
+    scenes = choose_scenes(prepared.samples, config, plan.prompts, family.pixel_multiple)
     with accelerator.main_process_first():
         texts, images = _fill_caches(prepared.samples, scenes, plan, caches, encoders, reporter)
     encoders.make_room()
@@ -112,26 +110,6 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
         encoded_texts=texts,
         encoded_images=images,
     )
-
-
-def validation_prompts(plan: RunPlan) -> dict[str, str]:
-    """Validation prompts by short name: the single one and those of the library file.
-
-    Raises:
-        ConfigError: If the library is no JSON object of texts.
-    """
-    config = plan.config
-    prompts = {"prompt": config.validation_prompt} if config.validation_prompt else {}
-    path = config.validation_prompt_library
-    if path is None:
-        return prompts
-    try:
-        library = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"validation_prompt_library: {path} cannot be read ({error})") from error
-    if not isinstance(library, dict) or not all(isinstance(text, str) for text in library.values()):
-        raise ConfigError(f'validation_prompt_library: {path} must be one object like {{"short-name": "the prompt"}}')
-    return prompts | library
 
 
 def _fill_caches(

@@ -25,11 +25,12 @@ from difftrain.data.resolve import resolve_datasets
 from difftrain.errors import PluginError
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import KINDS, Registry
+from difftrain.train.prompts import validation_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """All that a run is, before anything is read but the two config files."""
+    """All that a run is, before anything is read but the config files."""
 
     config: RunConfig
     data: DataPlan
@@ -42,6 +43,8 @@ class RunPlan:
     """None for ``base_model_precision: no_change``."""
     timestep_sampler: contracts.TimestepSampler
     loss: contracts.Loss
+    prompts: Mapping[str, str]
+    """Validation prompts by short name."""
     plugins: LoadedPlugins
     notes: tuple[str, ...]
     """Said once at start-up."""
@@ -114,6 +117,9 @@ def build_plan(
     loss = chosen.named("loss", run.loss_type)
     data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
     _check_run(run, family, plugins, problems)
+    prompts: dict[str, str] = {}
+    with problems.catching():
+        prompts = validation_prompts(run)
     problems.raise_all()
     assert data is not None, "no plan of the data without a problem"
     _note_doubts(run, flavour, optimizer, problems)
@@ -129,6 +135,7 @@ def build_plan(
         quantizer=quantizer,
         timestep_sampler=timestep_sampler,
         loss=loss,
+        prompts=prompts,
         plugins=plugins,
         notes=(*_plugin_notes(plugins), *problems.notes),
         resume_command=resume_command,
@@ -228,9 +235,6 @@ def _check_run(
             f"aspect_bucket_alignment must be a multiple of {family.pixel_multiple} for model_family "
             f"{family.name!r}, got {run.aspect_bucket_alignment}"
         )
-    library = run.validation_prompt_library
-    if library is not None and not library.is_file():
-        problems.add(f"validation_prompt_library: {library} does not exist")
     for found in plugins.hook.difftrain_check_config(config=run):
         for text in found:
             problems.add(text)

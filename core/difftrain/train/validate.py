@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,9 @@ class Scene:
         return TextItem(caption=self.prompt, references=self.references)
 
 
-def choose_scenes(samples: Sequence[Sample], config: RunConfig, prompts: dict[str, str], multiple: int) -> list[Scene]:
+def choose_scenes(
+    samples: Sequence[Sample], config: RunConfig, prompts: Mapping[str, str], multiple: int
+) -> list[Scene]:
     """The pictures that every validation of a run draws.
 
     First ``num_eval_images`` samples with their own instructions, taken from all datasets in turn; then each

@@ -113,15 +113,16 @@ class FluxFamily(ModelFamily):
         return load_image_encoder(location, device, dtype, tiling=tiling, slicing=slicing)
 
     def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
-        from difftrain_flux.files import local_folder
+        from difftrain_flux.files import local_folder, without_bars
 
         folder = local_folder(location, ("transformer",))
         from diffusers import FluxTransformer2DModel
 
         # shard by shard onto an empty model: peak memory is the model and one shard
-        transformer = FluxTransformer2DModel.from_pretrained(
-            folder, subfolder="transformer", torch_dtype=dtype, low_cpu_mem_usage=True
-        )
+        with without_bars():
+            transformer = FluxTransformer2DModel.from_pretrained(
+                folder, subfolder="transformer", torch_dtype=dtype, low_cpu_mem_usage=True
+            )
         return transformer.requires_grad_(False).eval()
 
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:

@@ -35,13 +35,15 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No progress bar a component within it: the core shows what is being loaded. Downloads keep theirs."""
-    from transformers.utils import logging
+    """No bars of components and shards within it: the core shows what is being loaded. Downloads keep theirs."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for library in shown:
+            library.enable_progress_bar()

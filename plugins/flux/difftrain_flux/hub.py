@@ -76,8 +76,9 @@ def _explained(hub_id: str, licence_url: str | None) -> Iterator[None]:
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise ModelError(
             f"model {hub_id!r}: the hub cannot be reached, and the files are not all in the local hub cache\n"
-            f"hint: check the network (and HF_HUB_OFFLINE); for a first download accept the licence at {page} and "
-            f"log in with `hf auth login`; {local}, or to 'tiny' to try things without network"
+            f"hint: check the network (and HF_HUB_OFFLINE); for a first download accept the licence at {page}"
+            f"{'' if licence_url else ' if there is one'} and log in with `hf auth login`; {local}, "
+            "or to 'tiny' to try things without network"
         ) from error
     except (HFValidationError, HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

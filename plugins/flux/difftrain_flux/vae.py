@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from difftrain import ImageEncoder, ModelError, ModelLocation
-from difftrain_flux.files import local_folder
+from difftrain_flux.files import local_folder, without_bars
 from difftrain_flux.folder import IMAGE_COMPONENTS
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def load_image_encoder(
     folder = local_folder(location, IMAGE_COMPONENTS)
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+    with without_bars():
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
     if tiling:
         vae.enable_tiling()
     if slicing:

@@ -1,0 +1,143 @@
+"""The files that users already have train the tiny model: unchanged but for paths, model path and step count.
+
+Everything else stays as written: 1024 px, int8-quanto, optimi-lion, bfloat16, gradient checkpointing. The pictures
+are small files, which the 1024 px make large.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from conftest import picture, read_metrics, run_in
+
+USERS_FILES = Path(__file__).parents[1] / "unit" / "users_files"
+QUICK_PICTURES = ("--num_eval_images", 1, "--validation_num_inference_steps", 2)
+"""What the files do not set, chosen so that drawing takes a second."""
+ADAPTED_MODULES = 22
+"""Attention layers of the tiny model's two double and two single blocks: 2 * 8 + 2 * 3."""
+ADAPTER = "pytorch_lora_weights.safetensors"
+
+
+def with_values(name: str, changes: dict[str, str]) -> str:
+    """The text of a user's file with some values replaced, each of which it has once."""
+    text = (USERS_FILES / name).read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times"
+        text = text.replace(old, new)
+    return text
+
+
+PAIR_PATHS = {
+    "/cache/vae/flux/kontext/edited-images": "cache/vae/edits",
+    "/cache/vae/flux/kontext/ref-images": "cache/vae/references",
+    "/datasets/edited-images": "edits",
+    "/datasets/reference-images": "references",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The users' files and the pictures that they name."""
+    folder = tmp_path_factory.mktemp("users")
+    for name, steps in {"config.jsonc": 2, "short.jsonc": 1}.items():
+        changes = {'"max_train_steps": 10000': f'"max_train_steps": {steps}'}
+        (folder / name).write_text(with_values("config.jsonc", changes))
+    (folder / "pairs.jsonc").write_text(with_values("pairs.jsonc", PAIR_PATHS))
+    loose = {'"conditioning_type": "reference_strict"': '"conditioning_type": "reference_loose"'}
+    loose |= PAIR_PATHS | {
+        "/datasets/reference-images": "loose",
+        "/cache/vae/flux/kontext/ref-images": "cache/vae/loose",
+    }
+    (folder / "loose.jsonc").write_text(with_values("pairs.jsonc", loose))
+    made = {"/path/to/sharp-images": "sharp", "/path/to/pristine-images": "edits"}
+    (folder / "generated.jsonc").write_text(with_values("generated_pairs.jsonc", made))
+    for name, size in {"edits": (120, 80), "references": (120, 80), "loose": (80, 96), "sharp": (80, 120)}.items():
+        path = picture(folder / name / "house.png", size, seed=len(name))
+        if name in ("edits", "sharp"):
+            path.with_suffix(".txt").write_text("paint the door red")
+    return folder
+
+
+def train(folder: Path, datasets: str, *more: object, config: str = "config.jsonc", output: str | None = None) -> Path:
+    """Train with a user's run file; gives the output folder."""
+    output = output or datasets
+    ended = run_in(
+        folder, "--config", config, "--data_backend_config", f"{datasets}.jsonc",
+        "--pretrained_model_name_or_path", "tiny", "--output_dir", output, *(more or QUICK_PICTURES),
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    return folder / output
+
+
+@pytest.fixture(scope="module")
+def strict(folder):
+    return train(folder, "pairs")
+
+
+def encoded_sizes(cache: Path) -> set[str]:
+    """Sizes in pixels of the pictures whose latents are in a folder."""
+    means = [load_file(path)["mean"] for path in cache.rglob("*.safetensors")]
+    return {f"{8 * mean.shape[-1]}x{8 * mean.shape[-2]}" for mean in means}
+
+
+def assert_trained(output: Path, *, steps: int) -> None:
+    """An adapter with every second matrix moved away from its zeros, a metrics line a step, a picture of a megapixel."""
+    tensors = load_file(output / ADAPTER)
+    assert len(tensors) == 2 * ADAPTED_MODULES
+    assert all(tensor.any() for tensor in tensors.values())
+    assert [line["step"] for line in read_metrics(output) if "loss" in line] == list(range(1, steps + 1))
+    drawn = {path.name: path for path in (output / "validation" / f"step-{steps:06}").glob("*.png")}
+    assert "sheet.png" in drawn
+    assert len(drawn) == 2
+    with Image.open(next(path for name, path in drawn.items() if name != "sheet.png")) as result:
+        assert result.width * result.height == pytest.approx(1024 * 1024, rel=0.05)
+
+
+def test_two_folders_strict(folder, strict):
+    assert_trained(strict, steps=2)
+    # 120x80 in the area of 1024x1024 is 1254x836; the nearest multiples of 64 are
+    assert encoded_sizes(folder / "cache/vae/edits") == encoded_sizes(folder / "cache/vae/references") == {"1280x832"}
+
+
+def test_two_folders_loose(folder):
+    assert_trained(train(folder, "loose", config="short.jsonc"), steps=1)
+    # 80x96 in the area of 1024x1024 is 935x1122
+    assert encoded_sizes(folder / "cache/vae/loose") == {"960x1152"}
+
+
+def test_pairs_made_from_two_folders(folder):
+    assert_trained(train(folder, "generated", config="short.jsonc"), steps=1)
+    made = [path.parts[-4:-2] for path in (folder / "cache/made").rglob("*.png")]
+    assert sorted(made) == [("high-quality-images", "superresolution"), ("pristine-images", "jpeg_artifacts")]
+    assert encoded_sizes(folder / "cache/vae/high-quality-images") == {"832x1280"}
+
+
+def test_every_value_written_as_a_string_gives_the_same_adapter(folder, strict):
+    typed = (folder / "config.jsonc").read_text()
+    texts, count = re.subn(r'": (true|false|[0-9][0-9.e-]*)', r'": "\1"', typed)
+    assert count == 6
+    (folder / "texts.jsonc").write_text(texts)
+    again = train(folder, "pairs", "--validation_steps", 0, config="texts.jsonc", output="texts")
+    assert (again / ADAPTER).read_bytes() == (strict / ADAPTER).read_bytes()
+
+
+def test_what_is_not_built_yet_is_one_clear_error(folder):
+    paths = {
+        "/datasets/edit/edited-images": "edits",
+        "/datasets/edit/reference-images": "references",
+        "cache/vae/flux-edit": "cache/vae/split-edits",
+        "cache/vae/flux-ref": "cache/vae/split-references",
+    }
+    (folder / "split.jsonc").write_text(with_values("validation_split.jsonc", paths))
+    run = (folder / "config.jsonc").read_text().rstrip().removesuffix("}") + '"eval_dataset_id": "edited-images"\n}'
+    (folder / "evaluated.jsonc").write_text(run)
+    ended = run_in(folder, "--config", "evaluated.jsonc", "--data_backend_config", "split.jsonc")
+    assert ended.status == 2
+    assert ended.out == ""
+    assert ended.err == (
+        "error: not built yet in difftrain 0.1: eval_dataset_id = edited-images, "
+        "type 'huggingface' (datasets subjects200k-left, subjects200k-right)\n"
+    )

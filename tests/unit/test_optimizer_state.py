@@ -1,0 +1,222 @@
+"""The optimizer's state on disk: exact, without pickle, and refused where it does not fit."""
+
+import json
+
+import optimi
+import pytest
+import torch
+from torch import nn
+
+from difftrain.errors import CheckpointError
+from difftrain.train.optim import AdamWBf16, OptimiLion
+from difftrain.train.optimizer_state import TENSORS_FILE, VALUES_FILE, load_optimizer, save_optimizer
+
+
+def adamw_bf16(parameters):
+    return AdamWBf16().build(parameters, 1e-3)
+
+
+def optimi_lion(parameters):
+    return OptimiLion(weight_decay=0.01).build(parameters, 1e-3)
+
+
+def torch_adamw(parameters):
+    return torch.optim.AdamW(
+        [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 3e-4}], lr=1e-3, amsgrad=True
+    )
+
+
+def unfused_adamw(parameters):
+    return optimi.AdamW(parameters, lr=1e-3, foreach=False, triton=False)
+
+
+CASES = [
+    (adamw_bf16, torch.bfloat16),
+    (adamw_bf16, torch.float32),
+    (optimi_lion, torch.float32),
+    (optimi_lion, torch.bfloat16),
+    (torch_adamw, torch.float32),
+    (torch_adamw, torch.bfloat16),
+    (unfused_adamw, torch.bfloat16),
+]
+
+
+def make_parameters(dtype, seed=0, shapes=((4, 3), (3,), (2, 2))):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
+
+
+def step(optimizer, parameters, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * 0.9
+    optimizer.step()
+
+
+def trained(build, dtype, steps=3):
+    parameters = make_parameters(dtype)
+    optimizer = build(parameters)
+    for seed in range(steps):
+        step(optimizer, parameters, seed)
+    return optimizer, parameters
+
+
+def resumed(build, parameters, folder):
+    copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    optimizer = build(copies)
+    load_optimizer(optimizer, folder)
+    return optimizer, copies
+
+
+def same(first, second):
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return type(first) is type(second) and all(map(same, first, second)) and len(first) == len(second)
+    return type(first) is type(second) and first == second
+
+
+@pytest.mark.parametrize(("build", "dtype"), CASES)
+def test_state_comes_back_with_equal_types_and_bits(build, dtype, tmp_path):
+    optimizer, parameters = trained(build, dtype)
+    save_optimizer(optimizer, tmp_path)
+    again, _ = resumed(build, parameters, tmp_path)
+    assert same(again.state_dict(), optimizer.state_dict())
+
+
+@pytest.mark.parametrize(("build", "dtype"), CASES)
+def test_steps_after_loading_are_bit_equal_to_steps_without(build, dtype, tmp_path):
+    optimizer, parameters = trained(build, dtype)
+    save_optimizer(optimizer, tmp_path)
+    again, copies = resumed(build, parameters, tmp_path)
+    for seed in (11, 12, 13):
+        step(optimizer, parameters, seed)
+        step(again, copies, seed)
+    assert same(copies, parameters)
+    assert same(again.state_dict(), optimizer.state_dict())
+
+
+def test_state_before_the_first_step_comes_back(tmp_path):
+    parameters = make_parameters(torch.float32)
+    optimizer = torch_adamw(parameters)
+    save_optimizer(optimizer, tmp_path)
+    again, _ = resumed(torch_adamw, parameters, tmp_path)
+    assert same(again.state_dict(), optimizer.state_dict())
+
+
+def test_kahan_compensation_of_bfloat16_weights_is_kept(tmp_path):
+    optimizer, parameters = trained(adamw_bf16, torch.bfloat16)
+    save_optimizer(optimizer, tmp_path)
+    again, copies = resumed(adamw_bf16, parameters, tmp_path)
+    assert again.state[copies[0]]["kahan_comp"].count_nonzero() > 0
+
+
+class OddSettings(torch.optim.SGD):
+    """Keeps every plain kind of value, and float32 state for bfloat16 weights, which torch casts on loading."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.1)
+        self.param_groups[0].update(
+            none=None, yes=True, whole=3, huge=2**70, real=0.1 + 0.2, text="é", pair=(1, 2.5), nested=[(1,), [None]],
+            endless=float("inf"),
+        )  # fmt: skip
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] = {"fine": torch.full(parameter.shape, 1 / 3, dtype=torch.float32), "note": None}
+
+
+def test_every_plain_value_and_finer_state_come_back_exactly(tmp_path):
+    parameters = make_parameters(torch.bfloat16)
+    optimizer = OddSettings(parameters)
+    save_optimizer(optimizer, tmp_path)
+    again, _ = resumed(OddSettings, parameters, tmp_path)
+    assert same(again.state_dict(), optimizer.state_dict())
+
+
+def test_a_value_that_no_plain_file_holds_is_refused_when_saving(tmp_path):
+    optimizer = torch_adamw(make_parameters(torch.float32))
+    optimizer.param_groups[0]["schedule"] = lambda: 1
+    with pytest.raises(CheckpointError, match="param_groups/0/schedule"):
+        save_optimizer(optimizer, tmp_path)
+
+
+def test_no_file_is_a_pickle(tmp_path):
+    optimizer, _ = trained(torch_adamw, torch.float32)
+    save_optimizer(optimizer, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [VALUES_FILE, TENSORS_FILE]
+
+
+def test_another_optimizer_is_refused_by_name(tmp_path):
+    optimizer, parameters = trained(adamw_bf16, torch.float32)
+    save_optimizer(optimizer, tmp_path)
+    with pytest.raises(CheckpointError, match=r"optimi\.adamw\.AdamW, this run's is optimi\.lion\.Lion"):
+        resumed(optimi_lion, parameters, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        make_parameters(torch.bfloat16),
+        make_parameters(torch.float32, shapes=((4, 3), (3,))),
+        make_parameters(torch.float32, shapes=((4, 3), (3,), (2, 3))),
+    ],
+    ids=["dtype", "count", "shape"],
+)
+def test_other_parameters_are_refused(parameters, tmp_path):
+    optimizer, _ = trained(adamw_bf16, torch.float32)
+    save_optimizer(optimizer, tmp_path)
+    with pytest.raises(CheckpointError, match="3 parameters"):
+        resumed(adamw_bf16, parameters, tmp_path)
+
+
+def test_another_division_into_groups_is_refused(tmp_path):
+    optimizer, parameters = trained(torch_adamw, torch.float32)
+    save_optimizer(optimizer, tmp_path)
+    with pytest.raises(CheckpointError, match="group"):
+        resumed(lambda parameters: torch.optim.AdamW(parameters), parameters, tmp_path)
+
+
+def cut_tensors(folder):
+    path = folder / TENSORS_FILE
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def cut_values(folder):
+    path = folder / VALUES_FILE
+    path.write_text(path.read_text()[:-20])
+
+
+def remove_tensors(folder):
+    (folder / TENSORS_FILE).unlink()
+
+
+def forget_a_tensor(folder):
+    edit(folder, lambda values: values.pop("state/0/exp_avg"))
+
+
+def forget_a_setting(folder):
+    edit(folder, lambda values: values.pop("param_groups/0/weight_decay"))
+
+
+def add_a_stranger(folder):
+    edit(folder, lambda values: values.update({"state/99/note": 1}))
+
+
+def edit(folder, change):
+    told = json.loads((folder / VALUES_FILE).read_text())
+    change(told["values"])
+    (folder / VALUES_FILE).write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_tensors, cut_values, remove_tensors, forget_a_tensor, forget_a_setting, add_a_stranger]
+)
+def test_damaged_files_are_refused(damage, tmp_path):
+    optimizer, parameters = trained(adamw_bf16, torch.float32)
+    save_optimizer(optimizer, tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        resumed(adamw_bf16, parameters, tmp_path)

@@ -1,0 +1,135 @@
+"""README.md and the pages of docs/ say what works: their config snippets, plugin, flags, files and make targets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import json5
+import pytest
+from conftest import picture, run_in
+
+from difftrain.cli.flags import OWN_FLAGS
+from difftrain.plugins.load import load_plugins
+from difftrain.testing import check_generator
+from difftrain.train.plan import plan_run
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+PLUGIN_FILES = {"grey.py": ROOT / "README.md", "posterize.py": ROOT / "docs" / "plugins.md"}
+"""Plugins that a page shows in full, in its first Python block."""
+EDGES = ROOT / "docs" / "examples" / "difftrain-edges" / "src" / "difftrain_edges" / "plugin.py"
+BASE = {"model_family": "flux", "model_flavour": "kontext", "max_train_steps": 1}
+PHOTOS = [{"id": "photos", "instance_data_dir": "photos"}]
+
+FLAGS_OF_OTHER_PROGRAMS = {"exclude", "local-dir"}
+USERS_PLACES = ("config/", "data/", "models/", "output/", ".venv", "grey.py", "./grey.py", "metrics.jsonl")
+"""What a reader makes or finds on their own machine."""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """One JSON document of a page: a run file, a dataset list, or one entry of such a list."""
+
+    page: str
+    number: int
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.page}-{self.number}"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def snippets() -> list[Snippet]:
+    """Every document; a block that holds several has a comment with a file name before each."""
+    found = []
+    for page in PAGES:
+        texts = [text for block in blocks(page, "jsonc?") for text in re.split(r"^// \S+\.json$", block, flags=re.M)]
+        values = [json5.loads(text) for text in texts if text.strip()]
+        name = page.relative_to(ROOT).as_posix()
+        found += [Snippet(name, number, value) for number, value in enumerate(values, start=1)]
+    return found
+
+
+@pytest.fixture
+def plugin_files(tmp_path, monkeypatch):
+    """The plugins of all pages, in the current folder as their reader has saved them."""
+    monkeypatch.chdir(tmp_path)
+    for name, page in PLUGIN_FILES.items():
+        Path(name).write_text(blocks(page, "python")[0], encoding="utf-8")
+    return [*PLUGIN_FILES, str(EDGES)]
+
+
+def test_there_are_snippets_to_check():
+    assert len([snippet for snippet in snippets() if snippet.page == "README.md"]) >= 3
+
+
+@pytest.mark.parametrize("snippet", snippets(), ids=str)
+def test_every_config_snippet_can_be_planned(snippet, plugin_files):
+    value = snippet.value
+    is_run = isinstance(value, dict) and "id" not in value
+    run = BASE | value if is_run else BASE
+    entries = PHOTOS if is_run else [value] if isinstance(value, dict) else value
+    Path("run.json").write_text(json5.dumps(run))
+    Path("datasets.json").write_text(json5.dumps([{"instance_data_dir": "photos", **entry} for entry in entries]))
+    flags = {"data_backend_config": "datasets.json", "plugins": plugin_files}
+    assert plan_run(Path("run.json"), flags).data.datasets
+
+
+@pytest.fixture
+def readers_folder(tmp_path):
+    """A folder in which someone followed the README: both files as printed, and pictures where they say."""
+    run, pairs, made = blocks(ROOT / "README.md", "jsonc")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.json").write_text(run, encoding="utf-8")
+    (tmp_path / "config" / "multidatabackend.json").write_text(pairs, encoding="utf-8")
+    (tmp_path / "config" / "made.json").write_text(made, encoding="utf-8")
+    for seed, name in enumerate(("data/edits/cat.png", "data/references/cat.jpg", "data/photos/cat.png")):
+        picture(tmp_path / name, (96, 64), seed=seed)
+    (tmp_path / "data/edits/cat.txt").write_text("make it black and white\nremove all colour")
+    return tmp_path
+
+
+@pytest.mark.parametrize("datasets", ["multidatabackend.json", "made.json"])
+def test_the_quick_start_passes_check_as_it_is_printed(readers_folder, datasets):
+    ended = run_in(
+        readers_folder, "check", "--pretrained_model_name_or_path", "tiny", "--data_backend_config", f"config/{datasets}"
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "note:" not in ended.out
+    assert "ready to train" in ended.out
+
+
+def test_the_plugin_is_found_by_name_and_keeps_the_contract(plugin_files):
+    check_generator(load_plugins(files=["grey.py"]).registry.find("generator", "grey"))
+
+
+def test_every_flag_exists():
+    known = {*load_plugins().run_schema.model_fields, *OWN_FLAGS, *FLAGS_OF_OTHER_PROGRAMS}
+    assert [flag for flag in re.findall(r"--([a-z][\w-]*)", README) if flag not in known] == []
+
+
+def test_every_path_exists():
+    marked = [name for name in re.findall(r"`([\w./-]+)`", README) if "/" in name or re.search(r"\.\w+$", name)]
+    ours = [name for name in marked if not name.startswith(USERS_PLACES)]
+    assert len(ours) > 10
+    roots = (ROOT, ROOT / "core" / "difftrain")
+    assert [name for name in ours if not any((root / name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_every_make_target_exists():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"\bmake (demo|test|lint|install|[a-z]+)(?=`|\s+#)", README)) <= set(targets)

@@ -1,0 +1,170 @@
+"""Write docs/options.md from the options classes: ``python tools/make_options_doc.py``.
+
+Everything in that file comes from the classes of the core and of the bundled plugins, so it is never edited by hand;
+a test fails while it is not current.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from difftrain.config import known_keys
+from difftrain.config.dataset import DatasetConfig
+from difftrain.config.messages import shown
+from difftrain.config.options import Options
+from difftrain.config.schema import GROUPS, RunConfig
+from difftrain.data.generators import GeneratorEntry
+from difftrain.plugins.load import load_plugins
+from difftrain.plugins.registry import KINDS, Registry
+
+TARGET = Path(__file__).parent.parent / "docs" / "options.md"
+TYPES: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
+OFF = {"base_model_precision": ("no_change",)}
+"""Values of a key that name no registered object."""
+LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+Names = Mapping[str, Collection[str]]
+
+INTRODUCTION = """\
+# Options
+
+Written by `tools/make_options_doc.py` from the options classes; do not edit it by hand.
+
+Both files are JSON with comments. Keys may be written with or without a leading `--`; every run option is also a flag
+(`--lora_rank 16`, `--lora-rank=16`), and flags win over the file. A number, a truth or a list may be written as a
+text (`"1e-4"`, `"true"`). Values may hold `{model_family}`, `{model_flavour}`, `{id}` and `{env:NAME}`. An unknown key
+is an error."""
+
+
+def options_document(registry: Registry) -> str:
+    """The whole text of docs/options.md."""
+    names = registry.names_by_key()
+    parts = [INTRODUCTION, "## Run file (`config/config.json`)", *_run_parts(registry, names)]
+    parts += ["## A dataset entry (`config/multidatabackend.json`)", *_dataset_parts(registry, names)]
+    parts += ["## A generator, in an entry's `conditioning`", *_generator_parts(registry, names)]
+    parts += ["## Keys that other trainers' files carry", *_known_key_parts(registry)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run_parts(registry: Registry, names: Names) -> Iterator[str]:
+    for group in GROUPS:
+        yield _section(str(getattr(group, "group", group.__name__)), group.model_fields, names)
+    yield from _plugin_parts(registry, names, RunConfig, wanted="run_options")
+    for optimizer in registry.classes("optimizer"):
+        yield _section(f"`optimizer_config`, with `optimizer`: `{optimizer.name}`", optimizer.model_fields, names)
+
+
+def _dataset_parts(registry: Registry, names: Names) -> Iterator[str]:
+    yield _section("Any dataset", DatasetConfig.model_fields, names)
+    yield from _plugin_parts(registry, names, DatasetConfig, wanted="dataset_options")
+
+
+def _generator_parts(registry: Registry, names: Names) -> Iterator[str]:
+    known = {"type": names["conditioning.type"], "conditioning_type": names["conditioning_type"]}
+    yield _section("Any generator", GeneratorEntry.model_fields, known)
+    for generator in registry.classes("generator"):
+        also = f" (or {', '.join(f'`{alias}`' for alias in generator.aliases)})" if generator.aliases else ""
+        yield _section(f"`type`: `{generator.name}`{also}", generator.model_fields, names)
+
+
+def _plugin_parts(registry: Registry, names: Names, base: type[Options], *, wanted: str) -> Iterator[str]:
+    """Options of registered classes; one that several classes have is listed with each of them."""
+    for kind, facts in KINDS.items():
+        for provided in registry.classes(kind) if getattr(facts, wanted) else ():
+            fields = {key: field for key, field in provided.model_fields.items() if key not in base.model_fields}
+            if fields:
+                of_family = f" of `{provided.family}`" if kind == "flavour" else ""
+                yield _section(f"`{facts.key}`: `{provided.name}`{of_family}", fields, names)
+
+
+def _known_key_parts(registry: Registry) -> Iterator[str]:
+    """The tables of the core, less what an options class defines: the class wins."""
+    renamed = [(f"`{other}`", f"`{key}`") for other, key in known_keys.RENAMED_RUN.items()]
+    switches = {**known_keys.SWITCHES_RUN, **known_keys.SWITCHES_DATASET}
+    renamed += [(f"`{key}: true`", f"`{other}: {value}`") for key, (other, value) in switches.items()]
+    yield "### Other names\n\n" + _table(("key", "is the same as"), renamed)
+    for title, table in (("run", known_keys.NO_EFFECT_RUN), ("dataset", known_keys.NO_EFFECT_DATASET)):
+        rows = [(f"`{key}`", reason) for key, reason in sorted(table.items())]
+        yield f"### Accepted without effect: {title} keys\n\n" + _table(("key", "why"), rows)
+    yield "### Not built yet\n\nAny other value of these keys is an error that says so."
+    built = {key for kind in registry.dataset_option_classes() for key in kind.model_fields}
+    for title, keys in (("run", known_keys.NOT_BUILT_RUN), ("dataset", known_keys.NOT_BUILT_DATASET)):
+        unbuilt = sorted((key, neutral) for key, neutral in keys.items() if title == "run" or key not in built)
+        rows = [(f"`{key}`", _listed((None, *neutral))) for key, neutral in unbuilt]
+        yield _table((f"{title} key", "accepted values"), rows)
+    values = [(f"`{key}`", _listed(values)) for key, values in sorted(known_keys.NOT_BUILT_VALUES.items())]
+    yield _table(("key", "values not built yet"), values)
+
+
+def _section(title: str, fields: Mapping[str, FieldInfo], names: Names) -> str:
+    rows = [(f"`{key}`", _kind(key, field, names), _default(field), _meaning(field)) for key, field in fields.items()]
+    return f"### {title}\n\n" + _table(("option", "value", "default", "meaning"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _kind(key: str, field: FieldInfo, names: Names) -> str:
+    """The type in words, or the names that the value may have."""
+    choices = _choices(field.annotation)
+    if not choices and key in names:
+        choices = [*OFF.get(key, ()), *sorted(names[key])]
+    return _listed(choices) if choices else _type_name(field.annotation) + _limits(field)
+
+
+def _limits(field: FieldInfo) -> str:
+    limits = {name: getattr(item, name) for item in field.metadata for name in LIMITS if hasattr(item, name)}
+    return "".join(f", {LIMITS[name]} {limit:g}" for name, limit in limits.items())
+
+
+def _choices(annotation: Any) -> list[object]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [choice for part in get_args(annotation) for choice in _choices(part)]
+    return []
+
+
+def _type_name(annotation: Any) -> str:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_type_name(part) for part in parts if part is not type(None)))
+    if origin is tuple and parts[-1] is not Ellipsis:
+        return f"list of {len(parts)}: {_type_name(parts[0])}"
+    if origin is tuple:
+        return f"list: {_type_name(parts[0])}"
+    return "object" if origin is dict else TYPES[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "needed"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ("", (), {}):
+        return ""
+    return f"`{value}`" if isinstance(value, str | Path) else f"`{shown(value)}`"
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The docstring on one line, in Markdown instead of reStructuredText."""
+    text = " ".join((field.description or "").split())
+    return text.replace(":attr:", "").replace("``", "`")
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(f"`{value}`" if isinstance(value, str) else f"`{shown(value)}`" for value in values)
+
+
+def main() -> None:
+    registry = load_plugins(only=["difftrain"]).registry
+    TARGET.write_text(options_document(registry), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
