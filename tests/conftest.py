@@ -22,6 +22,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """The tests of ``gpu`` are collected only where there is a CUDA device.
+
+    Said here, since a second file named conftest would hide this one from ``from conftest import ...``.
+    """
+    if Path(__file__).parent / "gpu" not in collection_path.parents:
+        return None
+    import torch
+
+    return None if torch.cuda.is_available() else True
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_folder(tmp_path_factory):
     """The built-in checkpoint is written once a test session, not into the user's folder."""
@@ -121,13 +133,11 @@ class EditPairs:
                 size = sizes[index % len(sizes)] if sizes else edit_size
                 picture(self.folder / name / f"{index:04}.png", size, seed=1000 * (number + 1) + index)
         common = {"type": "local", "resolution": 64}
-        entries = [{"id": "edits", "instance_data_dir": "edits", "caption_strategy": "textfile", **common, **edit_fields}]
+        edits = {"id": "edits", "instance_data_dir": "edits", "caption_strategy": "textfile", **common, **edit_fields}
         if names:
-            entries[0]["conditioning_data"] = names
-        entries += [
-            {"id": name, "instance_data_dir": name, "caption_strategy": None, "conditioning_type": conditioning_type, **common}
-            for name in names
-        ]
+            edits["conditioning_data"] = names
+        common |= {"caption_strategy": None, "conditioning_type": conditioning_type}
+        entries = [edits, *({"id": name, "instance_data_dir": name, **common} for name in names)]
         path = self.folder / "datasets.json"
         path.write_text(json.dumps(entries))
         return path

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from conftest import read_metrics
 from PIL import Image
+
+from conftest import read_metrics
 
 DEMO = ("--model", "flux", "--flavour", "kontext", "--demo")
 
@@ -49,7 +50,7 @@ def test_demo_run_again_starts_anew_keeps_the_old_run_and_encodes_nothing(demo):
     from conftest import run_in
 
     folder, _ = demo
-    again = run_in(folder, *DEMO, "--resume_from_checkpoint", "none", "--max_train_steps", "2", "--validation_steps", "0")
+    again = run_in(folder, *DEMO, "--resume_from_checkpoint=none", "--max_train_steps=2", "--validation_steps=0")
     assert again.status == 0, again.err
     assert "caches: complete, nothing to encode" in again.err
     assert "encode images" not in again.err
@@ -74,17 +75,15 @@ def test_kontext_without_any_references_trains(command, edit_pairs):
 
 
 def test_dev_refuses_references_and_names_the_flavour_that_takes_them(command, edit_pairs):
-    ended = command(
-        "--model", "flux", "--flavour", "dev", *edit_pairs.fast, "--data_backend_config", edit_pairs(), "--max_train_steps", 2
-    )
+    dev = ("--model", "flux", "--flavour", "dev", *edit_pairs.fast)
+    ended = command(*dev, "--data_backend_config", edit_pairs(), "--max_train_steps", 2)
     assert ended.status == 2
     assert "kontext" in ended.err
 
 
 def test_loose_references_of_mixed_sizes_train_in_batches_of_three(command, edit_pairs):
-    datasets = edit_pairs(
-        count=9, conditioning_type="reference_loose", sizes=[(64, 64), (96, 64), (64, 112)], edit_sizes=[(64, 64), (80, 64)]
-    )
+    sizes = {"sizes": [(64, 64), (96, 64), (64, 112)], "edit_sizes": [(64, 64), (80, 64)]}
+    datasets = edit_pairs(count=9, conditioning_type="reference_loose", **sizes)
     ended = command(
         *edit_pairs.kontext, "--data_backend_config", datasets, "--train_batch_size", 3, "--num_train_epochs", 2
     )

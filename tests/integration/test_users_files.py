@@ -84,7 +84,7 @@ def encoded_sizes(cache: Path) -> set[str]:
 
 
 def assert_trained(output: Path, *, steps: int) -> None:
-    """An adapter with every second matrix moved away from its zeros, a metrics line a step, a picture of a megapixel."""
+    """An adapter whose zeros have moved, a metrics line a step, and a picture of a megapixel."""
     tensors = load_file(output / ADAPTER)
     assert len(tensors) == 2 * ADAPTED_MODULES
     assert all(tensor.any() for tensor in tensors.values())

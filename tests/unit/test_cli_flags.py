@@ -71,7 +71,7 @@ def test_a_negative_number_is_a_value():
         (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
         (("--json",), "error: --json belongs to `difftrain check` and `difftrain plugins`\n"),
         (("--demo", "--config", "config.json"), "error: --demo has a run file of its own"),
-        ((), "error: 2 problems\n- model_family is missing\n- no run file: config/config.json does not exist in "),
+        ((), "error: 2 problems\n- no run file: config/config.json does not exist in "),
     ],
 )
 def test_a_wrong_command_line_is_one_error_with_status_2(command, tmp_path, arguments, said):

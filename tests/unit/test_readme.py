@@ -9,8 +9,8 @@ from typing import Any
 
 import json5
 import pytest
-from conftest import picture, run_in
 
+from conftest import picture, run_in
 from difftrain.cli.flags import OWN_FLAGS
 from difftrain.plugins.load import load_plugins
 from difftrain.testing import check_generator
@@ -100,8 +100,11 @@ def readers_folder(tmp_path):
 @pytest.mark.parametrize("datasets", ["multidatabackend.json", "made.json"])
 def test_the_quick_start_passes_check_as_it_is_printed(readers_folder, datasets):
     ended = run_in(
-        readers_folder, "check", "--pretrained_model_name_or_path", "tiny", "--data_backend_config", f"config/{datasets}"
-    )  # fmt: skip
+        readers_folder,
+        "check",
+        "--pretrained_model_name_or_path=tiny",
+        f"--data_backend_config=config/{datasets}",
+    )
     assert ended.status == 0, ended.err
     assert "note:" not in ended.out
     assert "ready to train" in ended.out

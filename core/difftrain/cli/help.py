@@ -21,8 +21,12 @@ INTRODUCTION = """\
 difftrain [FLAGS]            train
 difftrain check [FLAGS]      do everything up to the first weight: config, data, pairs
 difftrain plugins            list plugins and what they provide
+difftrain --version
 
-Every option may stand in the run file (config/config.json) or be a flag: --lora_rank 16, --lora-rank=16."""
+To see it work, with nothing of your own: difftrain --model FAMILY --flavour NAME --demo
+
+Every option may stand in the run file (config/config.json) or be a flag: --lora_rank 16, --lora-rank=16.
+Lists are written a,b. The keys of the dataset list are in docs/options.md."""
 SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"}
 NAME_WIDTH = 34
 
@@ -89,7 +93,7 @@ def _kind(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return "|".join(dict.fromkeys(_kind(part) for part in get_args(annotation) if part is not type(None)))
     if origin is Literal:
-        return "NAME"
+        return "[true|false]" if isinstance(get_args(annotation)[0], bool) else "NAME"
     if origin is tuple:
         return "LIST"
     if origin is dict:
@@ -104,14 +108,16 @@ def _about(key: str, field: FieldInfo, names: dict[str, list[str]]) -> str:
     choices = _choices(field.annotation) or names.get(key, [])
     if key == "base_model_precision":
         choices = ["no_change", *choices]
-    if choices:
+    if len(choices) == 1:
+        text += f" Only {choices[0]} as yet."
+    elif choices:
         text += f" One of: {', '.join(choices)}."
     return text + (" [needed]" if field.is_required() else _default(field))
 
 
 def _choices(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
-        return [str(choice) for choice in get_args(annotation)]
+        return [str(choice) for choice in get_args(annotation) if not isinstance(choice, bool)]
     return [choice for part in get_args(annotation) for choice in _choices(part)]
 
 

@@ -39,9 +39,9 @@ class TrainingOptions(Options):
     group: ClassVar[str] = "Training"
 
     max_train_steps: int | None = Field(None, ge=0)
-    """Optimizer steps to train; 0 is not set. Give this or num_train_epochs."""
+    """Optimizer steps to train; 0 is the same as leaving it out. Give this or num_train_epochs."""
     num_train_epochs: int | None = Field(None, ge=0)
-    """Passes over the data to train; 0 is not set. Give this or max_train_steps."""
+    """Passes over the data to train; 0 is the same as leaving it out. Give this or max_train_steps."""
     train_batch_size: int = Field(1, ge=1)
     """Samples of one forward pass on one device."""
     gradient_accumulation_steps: int = Field(1, ge=1)
@@ -51,7 +51,7 @@ class TrainingOptions(Options):
     mixed_precision: Literal["bf16", "no"] = "bf16"
     """Number format of the forward pass; no is float32."""
     seed: int = Field(42, ge=0)
-    """Start of every random draw of the run."""
+    """Equal seeds give equal runs: order, noise, dropouts, the adapter's first weights."""
     timestep_sampler: str = "sigmoid"
     """Distribution of the noise levels."""
     loss_type: str = "mse"

@@ -16,9 +16,11 @@ from difftrain.data.epoch import EpochRules, draw_visit
 from difftrain.data.loader import BatchReader, BatchStream, Remake
 from difftrain.data.prepare import PreparedData
 from difftrain.model.attention import choose_attention
-from difftrain.train.checkpoint import find_checkpoint, load_checkpoint
+from difftrain.train.checkpoint import ResumeState, find_checkpoint, load_checkpoint, read_state
 from difftrain.train.encoders import Encoders
+from difftrain.train.output_dir import PICTURES_FOLDER
 from difftrain.train.plan import RunPlan, epoch_rules, total_steps
+from difftrain.train.processes import first_process_first
 from difftrain.train.step import Trainee
 from difftrain.train.validate import Scene, Validator, choose_scenes
 from difftrain.types import ModelLocation, Reporter, Sample, Sampler, ValidationRequest
@@ -38,6 +40,8 @@ class AssembledRun:
     stream: BatchStream
     validator: Validator
     resumed_from: Path | None
+    resumed_state: ResumeState | None
+    """What that checkpoint says of its run."""
     encoded_texts: int
     encoded_images: int
 
@@ -50,6 +54,7 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
     """
     config, family = plan.config, plan.family
     checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
+    state = read_state(checkpoint) if checkpoint else None
     location = family.locate(config.pretrained_model_name_or_path, plan.flavour)
     encoders = Encoders(plan, location, accelerator.device)
     caches = SampleCaches(
@@ -59,7 +64,7 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
         text_sees_references=family.text_sees_references,
     )
     scenes = choose_scenes(prepared.samples, config, plan.prompts, family.pixel_multiple)
-    with accelerator.main_process_first():
+    with first_process_first():
         texts, images = _fill_caches(prepared.samples, scenes, plan, caches, encoders, reporter)
     encoders.make_room()
 
@@ -78,8 +83,8 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
         optimizer=optimizer,
         total_steps=0,
     )
-    if checkpoint:
-        load_checkpoint(trainee, checkpoint)
+    if checkpoint and state:
+        load_checkpoint(trainee, checkpoint, state)
 
     rules = epoch_rules(plan)
     remake = Remake(image_encoder=encoders.image, text_encoder=encoders.text)
@@ -99,7 +104,7 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
         fixed=[draw_visit(sample, 0, 0, _without_dropout(rules)) for sample in prepared.samples[:FIXED_LOSS_SAMPLES]],
         reader=reader,
         sampler=_LazySampler(plan, location, trainee, encoders),
-        folder=config.output_dir / "validation",
+        folder=config.output_dir / PICTURES_FOLDER,
         reporter=reporter,
     )
     return AssembledRun(
@@ -107,6 +112,7 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
         stream=stream,
         validator=validator,
         resumed_from=checkpoint,
+        resumed_state=state,
         encoded_texts=texts,
         encoded_images=images,
     )

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from difftrain.data.loader import Position
 from difftrain.errors import CheckpointError
+from difftrain.train.optimizer_state import DamagedState, load_optimizer, save_optimizer
+from difftrain.train.output_dir import ADAPTER_FILE, list_checkpoints
 from difftrain.train.step import Trainee
-
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""The name that diffusers looks for in a folder."""
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +30,10 @@ class ResumeState:
 
     step: int
     position: Position
+    processes: int
     config: dict[str, Any]
     plugins: dict[str, str]
     """Version of each plugin by name."""
-
-
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest step first."""
-    if not output_dir.is_dir():
-        return []
-    found = [(int(match[1]), path) for path in output_dir.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
@@ -67,7 +56,10 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
 
 
 def save_checkpoint(run: Trainee, output_dir: Path, *, keep: int | None) -> Path:
-    """Write ``checkpoint-N`` beside its final name, flush, rename; then remove the oldest beyond ``keep``."""
+    """Write ``checkpoint-N`` beside its final name, flush, rename; then remove the oldest beyond ``keep``.
+
+    Only the first process writes: the others have the same weights and optimizer.
+    """
     final = output_dir / f"checkpoint-{run.step}"
     temporary = output_dir / f".checkpoint-{run.step}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -75,10 +67,11 @@ def save_checkpoint(run: Trainee, output_dir: Path, *, keep: int | None) -> Path
     export_adapter(run, temporary / ADAPTER_FILE)
     raw = {name: tensor.cpu().contiguous() for name, tensor in run.plan.adapter.state(run.bare_denoiser).items()}
     save_file(raw, temporary / "resume" / "adapter.safetensors")
-    torch.save(run.optimizer.state_dict(), temporary / "resume" / "optimizer.pt")
+    save_optimizer(run.optimizer, temporary / "resume")
     state = ResumeState(
         step=run.step,
         position=run.position,
+        processes=run.accelerator.num_processes,
         config=run.plan.config.model_dump(mode="json"),
         plugins=run.plan.plugins.versions(),
     )
@@ -86,7 +79,7 @@ def save_checkpoint(run: Trainee, output_dir: Path, *, keep: int | None) -> Path
     _flush(temporary)
     _remove(final)
     temporary.rename(final)
-    _flush_folder(output_dir)
+    _flush_one(output_dir)
     if keep is not None:
         for old in list_checkpoints(output_dir)[:-keep]:
             _remove(old)
@@ -113,45 +106,55 @@ def read_state(checkpoint: Path) -> ResumeState:
         return ResumeState(
             step=state["step"],
             position=Position(**state["position"]),
+            processes=state["processes"],
             config=state["config"],
             plugins=state["plugins"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); resume an older checkpoint by its path") from error
+        raise _damaged(checkpoint, error) from error
 
 
-def load_checkpoint(run: Trainee, checkpoint: Path) -> ResumeState:
+def changes_since(state: ResumeState, run: Trainee) -> list[str]:
+    """What is different now: ``train_batch_size 2 -> 3``. Places where files lie do not count."""
+    now = run.plan.config.model_dump(mode="json")
+    places = ("output_dir", "resume_from_checkpoint", "plugins")
+    pairs = {key: (state.config.get(key), value) for key, value in now.items() if key not in places}
+    versions = run.plan.plugins.versions()
+    pairs |= {f"plugin {name}": (state.plugins.get(name), versions.get(name)) for name in {*state.plugins, *versions}}
+    pairs["processes"] = state.processes, run.accelerator.num_processes
+    return [f"{name} {_told(before)} -> {_told(after)}" for name, (before, after) in pairs.items() if before != after]
+
+
+def _told(value: object) -> str:
+    return "unset" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
     """Put adapter, optimizer, step and position back into ``run``.
 
     Raises:
-        CheckpointError: If a file is damaged or does not fit the run's adapter.
+        CheckpointError: If a file is damaged or does not fit the run's adapter or optimizer.
     """
-    state = read_state(checkpoint)
     try:
-        run.plan.adapter.load_state(run.bare_denoiser, load_file(checkpoint / "resume" / "adapter.safetensors"))
-        saved = torch.load(checkpoint / "resume" / "optimizer.pt", map_location="cpu", weights_only=True)
-        run.optimizer.load_state_dict(saved)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} cannot be resumed ({error})") from error
+        adapter = load_file(checkpoint / "resume" / "adapter.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise _damaged(checkpoint, error) from error
+    run.plan.adapter.load_state(run.bare_denoiser, adapter)
+    try:
+        load_optimizer(run.optimizer, checkpoint / "resume")
+    except DamagedState as error:
+        raise _damaged(checkpoint, error) from error
     run.step, run.position = state.step, state.position
-    return state
 
 
-def set_aside(output_dir: Path) -> Path | None:
-    """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
-    old = (
-        [path for path in output_dir.iterdir() if not path.name.startswith("previous-")] if output_dir.is_dir() else []
+def _damaged(checkpoint: Path, error: Exception) -> CheckpointError:
+    others = [str(path) for path in reversed(list_checkpoints(checkpoint.parent)) if path.name != checkpoint.name]
+    hint = (
+        f"resume another one: --resume_from_checkpoint {others[0]}"
+        if others
+        else "start anew: --resume_from_checkpoint none"
     )
-    if not list_checkpoints(output_dir):
-        return None
-    number = 1
-    while (output_dir / f"previous-{number}").exists():
-        number += 1
-    folder = output_dir / f"previous-{number}"
-    folder.mkdir()
-    for path in old:
-        path.rename(folder / path.name)
-    return folder
+    return CheckpointError(f"{checkpoint} is damaged: {error}\nhint: {hint}")
 
 
 def _remove(folder: Path) -> None:
@@ -164,14 +167,14 @@ def _remove(folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+    """Force a folder's files and names to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _flush_one(path)
 
 
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

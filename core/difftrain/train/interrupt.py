@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
+
+ONE_REQUEST_SECONDS = 1.0
+"""Launchers such as ``timeout`` send a signal to the process and to its group: what comes so soon is no second wish."""
 
 
 class Interrupted(BaseException):
@@ -21,14 +26,19 @@ class Interrupted(BaseException):
 class Interrupts:
     """Catches both signals while entered; ``number`` is the one that came, or None.
 
-    After ``defer(True)`` a first signal is only noted, so that the loop can finish its step and save; before that,
-    and at the second signal, :class:`Interrupted` is raised at once.
+    A signal raises :class:`Interrupted` at once. From :meth:`defer` on, a first signal is only noted, so that the loop
+    can finish its step and save.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.elsewhere: int | None = None
+        """A signal that another process of the run caught."""
+        self.saved = False
+        """Whether the run has saved a checkpoint of its own, to go on from."""
+        self._came_at = 0.0
         self._deferred = False
 
     def __enter__(self) -> Interrupts:
@@ -39,16 +49,41 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def defer(self, on: bool) -> None:
-        """Whether the first signal waits for the loop to ask."""
-        self._deferred = on
+    def defer(self) -> None:
+        """Let the first signal wait until it is asked for.
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        repeated = self.number is not None
-        self.number = number
-        if repeated or not self._deferred:
-            raise Interrupted(number)
+        Raises:
+            Interrupted: If one came before and was swallowed, as in a callback of a library.
+        """
+        self._deferred = True
+        self._raise_noted()
+
+    def cut_short(self, action: Callable[[], None]) -> None:
+        """Do what may be left half done: a signal ends it at once, and stays noted for the loop."""
+        deferred, self._deferred = self._deferred, False
+        try:
+            self._raise_noted()
+            action()
+        except Interrupted:
+            if not deferred:
+                raise
+        finally:
+            self._deferred = deferred
 
     @property
     def exit_status(self) -> int:
-        return 0 if self.number is None else 128 + self.number
+        number = self.number or self.elsewhere
+        return 0 if number is None else 128 + number
+
+    def _raise_noted(self) -> None:
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        came_at = time.monotonic()
+        if self.number is not None and came_at - self._came_at < ONE_REQUEST_SECONDS:
+            return
+        repeated = self.number is not None
+        self.number, self._came_at = number, came_at
+        if repeated or not self._deferred:
+            raise Interrupted(number)

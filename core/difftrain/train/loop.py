@@ -8,6 +8,7 @@ from pathlib import Path
 
 from difftrain.data.loader import BatchStream
 from difftrain.train.interrupt import Interrupts
+from difftrain.train.processes import greatest
 from difftrain.train.step import Trainee, take_step
 
 
@@ -30,10 +31,9 @@ def train(run: Trainee, stream: BatchStream, duties: Duties, interrupts: Interru
     observers = run.plan.plugins.hook
     batches = iter(stream)
     saved_at = run.step
-    interrupts.defer(True)
     run.denoiser.train()
 
-    while run.step < run.total_steps:
+    while run.step < run.total_steps and not _interrupted(run, interrupts):
         result = take_step(run, batches)
         observers.difftrain_step_end(result=result)
 
@@ -41,17 +41,11 @@ def train(run: Trainee, stream: BatchStream, duties: Duties, interrupts: Interru
         if is_last or _due(run.step, duties.checkpoint_every):
             duties.save(run)
             saved_at = run.step
-        if _any_process_interrupted(run, interrupts):
-            break
         if duties.validate_every and (is_last or _due(run.step, duties.validate_every)):
             duties.validate(run)
-            if _any_process_interrupted(run, interrupts):
-                break
 
     if saved_at != run.step:
         duties.save(run)
-    interrupts.defer(False)
-    stream.close()
     return "finished" if run.step >= run.total_steps else "interrupted"
 
 
@@ -59,11 +53,7 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _any_process_interrupted(run: Trainee, interrupts: Interrupts) -> bool:
+def _interrupted(run: Trainee, interrupts: Interrupts) -> bool:
     """All processes must leave the loop at the same step, whichever of them the signal reached."""
-    if run.accelerator.num_processes == 1:
-        return interrupts.number is not None
-    import torch
-
-    flag = torch.tensor(float(interrupts.number is not None), device=run.accelerator.device)
-    return bool(run.accelerator.reduce(flag, reduction="sum").item())
+    interrupts.elsewhere = greatest(run.accelerator, interrupts.number or 0) or None
+    return interrupts.elsewhere is not None

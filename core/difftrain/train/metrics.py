@@ -23,7 +23,9 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        temporary = self.path.with_name(f".{self.path.name}.partial")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.replace(self.path)
 
     @hookimpl
     def difftrain_step_end(self, result: StepResult) -> None:

@@ -22,6 +22,10 @@ TENSORS_FILE = "optimizer.safetensors"
 VALUES_FILE = "optimizer.json"
 
 
+class DamagedState(CheckpointError):
+    """Files that cannot be read, or do not belong together."""
+
+
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Write both files.
 
@@ -46,7 +50,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Put back what :func:`save_optimizer` wrote, bit for bit, settings of the groups included.
 
     Raises:
-        CheckpointError: If the files are damaged, or of another optimizer or other parameters.
+        DamagedState: If the files are damaged.
+        CheckpointError: If they are of another optimizer or other parameters.
     """
     try:
         told = json.loads((folder / VALUES_FILE).read_text())
@@ -58,7 +63,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
         flat = {key: _from_json(value, tensors.get(key), home) for key, value in values.items()}
         _restore(optimizer, _nested(flat))
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{folder}: the optimizer's state cannot be read ({error})") from error
+        raise DamagedState(f"the optimizer's state cannot be read ({error})") from error
 
 
 def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> 
         raise ValueError(f"{len(different)} tensors are in one of its files only: {first_few(different)}")
 
 
-def _check_fit(optimizer: torch.optim.Optimizer, kind: str, parameters: Sequence[Mapping[str, Any]]) -> None:
+def _check_fit(optimizer: torch.optim.Optimizer, kind: str, parameters: Sequence[str]) -> None:
     if kind != _kind(optimizer):
         raise CheckpointError(
             f"the checkpoint's optimizer is {kind}, this run's is {_kind(optimizer)}\n"

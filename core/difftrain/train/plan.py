@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from difftrain.data.resolve import resolve_datasets
 from difftrain.errors import PluginError
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import KINDS, Registry
+from difftrain.train.commands import resume_command, same_command
 from difftrain.train.prompts import validation_prompts
 
 
@@ -49,7 +48,9 @@ class RunPlan:
     notes: tuple[str, ...]
     """Said once at start-up."""
     resume_command: str
-    """What to type to go on with this run."""
+    """What to type to go on with this run from its newest checkpoint."""
+    same_command: str
+    """What to type to do as the user typed."""
 
 
 def plan_run(
@@ -80,13 +81,17 @@ def plan_run(
     run = load_run(file, flags, plugins.run_schema, names, problems)
     if run is None:
         if file.path is None:
-            problems.add(f"no run file: {DEFAULT_PATH} does not exist in {Path.cwd()}; name one with --config PATH")
+            problems.texts.insert(
+                0,
+                f"no run file: {DEFAULT_PATH} does not exist in {Path.cwd()}; name one with --config PATH, "
+                "or add --demo to see a run with nothing of your own",
+            )
         problems.raise_all()
     assert run is not None, "no config without a problem"
     datasets = load_datasets(run, plugins.dataset_schema, names, problems)
     if command is None:
         command = [*(["--config", str(path)] if path else []), *_as_arguments(flags)]
-    return build_plan(run, datasets, plugins, problems, resume_command=resume_command(command))
+    return build_plan(run, datasets, plugins, problems, command=command)
 
 
 def build_plan(
@@ -95,13 +100,14 @@ def build_plan(
     plugins: LoadedPlugins,
     problems: Problems,
     *,
-    resume_command: str,
+    command: Sequence[str],
 ) -> RunPlan:
     """Every object of a run, built from its options.
 
     Args:
         datasets: Enabled entries; None when they had problems, which are kept already.
         problems: What was found so far; all of it is raised together.
+        command: What the user typed after the program's name.
 
     Raises:
         ConfigError: With every problem there is.
@@ -138,7 +144,8 @@ def build_plan(
         prompts=prompts,
         plugins=plugins,
         notes=(*_plugin_notes(plugins), *problems.notes),
-        resume_command=resume_command,
+        resume_command=resume_command(command),
+        same_command=same_command(command),
     )
 
 
@@ -281,24 +288,3 @@ def _as_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
         for item in value if isinstance(value, list) else [value]:
             arguments.append(f"--{key}={str(item).lower() if isinstance(item, bool) else item}")
     return arguments
-
-
-def resume_command(arguments: Sequence[str]) -> str:
-    """The command line that goes on with a run from its newest checkpoint.
-
-    Args:
-        arguments: What the run was started with.
-    """
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        name, has_value, _ = argument.partition("=")
-        if skip:
-            skip = False
-        elif name.replace("-", "_") == "__resume_from_checkpoint":
-            skip = not has_value
-        else:
-            kept.append(argument)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    program = ["torchrun", "--nproc_per_node", str(processes), "-m", "difftrain"] if processes > 1 else ["difftrain"]
-    return shlex.join([*program, *kept, "--resume_from_checkpoint", "latest"])

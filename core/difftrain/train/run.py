@@ -1,6 +1,7 @@
 """One whole run, from its plan to its exit status.
 
-Torch is imported only once the data is known to be right: what is wrong with files or pairs is said within a second.
+A run of one process imports torch only once the data is known to be right: what is wrong with files or pairs is said
+within a second.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from difftrain.data.prepare import prepare_samples
 from difftrain.train.interrupt import Interrupted, Interrupts
 from difftrain.train.plan import RunPlan
+from difftrain.train.processes import first_process_first
 from difftrain.train.report import make_reporter
 
 
@@ -24,14 +26,19 @@ def run_training(plan: RunPlan) -> int:
         reporter.say(f"note: {note}")
     with Interrupts() as interrupts:
         try:
-            prepared = prepare_samples(plan.data, reporter=reporter)
+            with first_process_first():
+                prepared = prepare_samples(plan.data, reporter=reporter)
             for note in prepared.notes:
                 reporter.say(f"note: {note}")
             with reporter.phase("start torch"):
                 from difftrain.train import session
             status = session.train_prepared(plan, prepared, interrupts, reporter)
         except Interrupted as interrupt:
-            reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept, go on with:")
-            reporter.say(f"  {plan.resume_command}")
-            return interrupt.exit_status
-    return interrupts.exit_status if status == "interrupted" else 0
+            reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")
+            status = "interrupted"
+    if status != "interrupted":
+        return 0
+    # until this run has saved something, its newest checkpoint is another run's, or not what the user asked for
+    reporter.say("go on with:")
+    reporter.say(f"  {plan.resume_command if interrupts.saved else plan.same_command}")
+    return interrupts.exit_status

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from difftrain.data.prepare import PreparedData
-from difftrain.errors import MachineError
 from difftrain.train.assemble import AssembledRun, assemble
-from difftrain.train.checkpoint import ADAPTER_FILE, export_adapter, list_checkpoints, save_checkpoint, set_aside
-from difftrain.train.interrupt import Interrupts
+from difftrain.train.checkpoint import changes_since, export_adapter, save_checkpoint
+from difftrain.train.interrupt import Interrupted, Interrupts
 from difftrain.train.loop import Duties, train
 from difftrain.train.metrics import MetricsFile, fixed_losses
+from difftrain.train.output_dir import (
+    ADAPTER_FILE,
+    METRICS_FILE,
+    PICTURES_FOLDER,
+    list_checkpoints,
+    remove_leftovers,
+    set_aside,
+    set_newer_aside,
+)
 from difftrain.train.plan import RunPlan
+from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
 from difftrain.train.step import Trainee
 from difftrain.types import Reporter
@@ -30,27 +38,12 @@ def train_prepared(plan: RunPlan, prepared: PreparedData, interrupts: Interrupts
     _make_output_dir(plan, accelerator, reporter)
     run = assemble(plan, prepared, accelerator, reporter)
     if run.trainee.step >= run.trainee.total_steps:
-        _say_finished_before(run, reporter)
+        _finish_finished_before(run, reporter)
         return "finished"
+    interrupts.defer()
     status = _train(run, interrupts, reporter)
     _say_goodbye(run, status, reporter)
     return status
-
-
-def start_accelerator() -> Accelerator:
-    """The accelerate object; autocast and accumulation are ours, so that the loop shows them.
-
-    Raises:
-        MachineError: If fewer processes came up than were started: each would train alone and overwrite the others.
-    """
-    accelerator = Accelerator(mixed_precision="no")
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != asked:
-        raise MachineError(
-            f"{asked} processes were started but accelerate sees {accelerator.num_processes}\n"
-            "hint: start with `torchrun --nproc_per_node N -m difftrain ...`"
-        )
-    return accelerator
 
 
 def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> None:
@@ -59,37 +52,41 @@ def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter
         if plan.config.resume_from_checkpoint == "none" and (moved := set_aside(output_dir)):
             reporter.say(f"starting anew; the earlier run is kept in {moved}")
         output_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output_dir)
     accelerator.wait_for_everyone()
 
 
 def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str:
     trainee, plan = run.trainee, run.trainee.plan
     config, observers = plan.config, plan.plugins.hook
-    metrics = MetricsFile(config.output_dir / "metrics.jsonl")
+    is_main = trainee.accelerator.is_main_process
+    metrics = MetricsFile(config.output_dir / METRICS_FILE)
     bar = TrainingBar(reporter, trainee.total_steps, trainee.step)
-    if trainee.accelerator.is_main_process:
+    if is_main:
+        _settle_resumed(run, reporter)
         plan.plugins.manager.register(metrics)
         plan.plugins.manager.register(bar)
-    if run.resumed_from:
-        reporter.say(f"resumed {run.resumed_from} at step {trainee.step}")
     observers.difftrain_run_start(
         config=config, output_dir=config.output_dir, total_steps=trainee.total_steps, first_step=trainee.step
     )
 
     def save(trainee: Trainee) -> Path:
         path = config.output_dir / f"checkpoint-{trainee.step}"
-        if trainee.accelerator.is_main_process:
+        if is_main:
             path = save_checkpoint(trainee, config.output_dir, keep=config.checkpoints_total_limit)
             observers.difftrain_checkpoint_saved(step=trainee.step, path=path)
         trainee.accelerator.wait_for_everyone()
+        interrupts.saved = True
         return path
 
     def validate(trainee: Trainee) -> None:
-        if trainee.accelerator.is_main_process:
-            fixed = run.validator.fixed_loss(trainee)
-            metrics.write(step=trainee.step, fixed_loss=fixed)
-            sheets = run.validator.draw(trainee, stop=lambda: interrupts.number is not None)
+        def measure_and_draw() -> None:
+            metrics.write(step=trainee.step, fixed_loss=run.validator.fixed_loss(trainee))
+            sheets = run.validator.draw(trainee)
             observers.difftrain_validation_end(step=trainee.step, sheets=sheets)
+
+        if is_main:
+            interrupts.cut_short(measure_and_draw)
         trainee.accelerator.wait_for_everyone()
 
     duties = Duties(
@@ -104,35 +101,54 @@ def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str
             validate(trainee)
         with bar:
             status = train(trainee, run.stream, duties, interrupts)
-        if status == "finished" and trainee.accelerator.is_main_process:
+        if status == "finished" and is_main:
             export_adapter(trainee, config.output_dir / ADAPTER_FILE)
+    except Interrupted:
+        status = "interrupted"
+        raise
     finally:
+        run.stream.close()
         observers.difftrain_run_end(step=trainee.step, status=status)
     return status
 
 
-def _say_finished_before(run: AssembledRun, reporter: Reporter) -> None:
-    config = run.trainee.plan.config
+def _settle_resumed(run: AssembledRun, reporter: Reporter) -> None:
+    """Say where the run goes on and what is different now; put away what a later resume must not take for its own."""
+    if run.resumed_from is None or run.resumed_state is None:
+        return
+    trainee, state = run.trainee, run.resumed_state
+    place = f"epoch {state.position.epoch}, after {state.position.samples} samples of it"
+    reporter.say(f"resumed {run.resumed_from} at step {state.step} ({place})")
+    if changes := changes_since(state, trainee):
+        reporter.say(f"changed since that checkpoint: {', '.join(changes)}")
+    if moved := set_newer_aside(trainee.plan.config.output_dir, state.step):
+        reporter.say(f"checkpoints beyond step {state.step} are kept in {moved}")
+
+
+def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
+    """A run that has all its steps; a kill may have come before its adapter was written."""
+    adapter = run.trainee.plan.config.output_dir / ADAPTER_FILE
+    if run.trainee.accelerator.is_main_process:
+        export_adapter(run.trainee, adapter)
     reporter.say(f"{run.resumed_from} has all {run.trainee.total_steps} steps: this run was finished before")
     reporter.say("hint: --max_train_steps N trains on; --resume_from_checkpoint none starts anew (nothing is deleted)")
-    reporter.say(f"adapter: {config.output_dir / ADAPTER_FILE}")
+    reporter.say(f"adapter: {adapter}")
 
 
 def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
-    plan = run.trainee.plan
-    output_dir = plan.config.output_dir
+    output_dir = run.trainee.plan.config.output_dir
     if status == "interrupted":
-        reporter.say(f"stopped after step {run.trainee.step}; saved {list_checkpoints(output_dir)[-1]}; go on with:")
-        reporter.say(f"  {plan.resume_command}")
+        saved = "".join(f"; saved {checkpoint}" for checkpoint in list_checkpoints(output_dir)[-1:])
+        reporter.say(f"stopped after step {run.trainee.step}{saved}")
         return
     reporter.say(f"finished {run.trainee.total_steps} steps")
-    measured = fixed_losses(output_dir / "metrics.jsonl")
+    measured = fixed_losses(output_dir / METRICS_FILE)
     if measured:
         listed = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(measured.items()))
         reporter.say(f"loss on the same {len(run.validator.fixed)} samples and noise: {listed}")
     reporter.say(f"adapter:     {output_dir / ADAPTER_FILE}")
     reporter.say(f"checkpoints: {list_checkpoints(output_dir)[-1]}")
-    reporter.say(f"metrics:     {output_dir / 'metrics.jsonl'}")
-    sheets = sorted((output_dir / "validation").glob("step-*/sheet.png"))
+    reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
+    sheets = sorted((output_dir / PICTURES_FOLDER).glob("step-*/sheet.png"))
     if sheets:
         reporter.say(f"pictures:    {sheets[-1]}")

@@ -72,17 +72,17 @@ def take_step(run: Trainee, batches: Iterator[tuple[Batch, Position]]) -> StepRe
             loss = batch_loss(run, batch, torch.Generator().manual_seed(seed)).mean()
             accelerator.backward(loss / micro_batches)
         losses.append(loss.detach())
-        samples += len(batch.latents) * accelerator.num_processes
-        tokens += sum(run.plan.family.tokens(batch).values()) * len(batch.latents) * accelerator.num_processes
+        samples += len(batch.latents)
+        tokens += sum(run.plan.family.tokens(batch).values()) * len(batch.latents)
     grad_norm = accelerator.clip_grad_norm_(run.trained, config.max_grad_norm or float("inf"))
     run.optimizer.step()
     run.optimizer.zero_grad()
     run.step += 1
-    mean_loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+    loss_sum, samples, tokens = _over_processes(accelerator, torch.stack(losses).mean(), samples, tokens)
     seconds = time.perf_counter() - started
     return StepResult(
         step=run.step,
-        loss=mean_loss,
+        loss=loss_sum / accelerator.num_processes,
         learning_rate=learning_rate,
         grad_norm=float(grad_norm),
         seconds=seconds,
@@ -90,6 +90,14 @@ def take_step(run: Trainee, batches: Iterator[tuple[Batch, Position]]) -> StepRe
         epoch=run.position.epoch,
         metrics={"tokens_per_second": tokens / seconds} | _memory(accelerator.device),
     )
+
+
+def _over_processes(accelerator: Accelerator, loss: Tensor, samples: int, tokens: int) -> tuple[float, int, int]:
+    """Sums over all processes, whose batches may differ in size and shape; in one exchange."""
+    # float32 counts exactly up to 16 million
+    counts = torch.tensor([samples, tokens], dtype=torch.float32, device=loss.device)
+    total = accelerator.reduce(torch.cat([loss.float().view(1), counts]), reduction="sum").tolist()
+    return total[0], int(total[1]), int(total[2])
 
 
 def _memory(device: torch.device) -> dict[str, float]:

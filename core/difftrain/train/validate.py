@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,30 +107,22 @@ class Validator:
     folder: Path
     reporter: Reporter
 
-    def draw(self, run: Trainee, stop: Callable[[], bool]) -> dict[str, Path]:
-        """Draw every scene; gives the written files by name, the sheet of all under ``sheet``.
-
-        Args:
-            stop: Asked before each scene; when true, the rest is left out so that an interrupt need not wait.
-        """
+    def draw(self, run: Trainee) -> dict[str, Path]:
+        """Draw every scene; gives the written files by name, the sheet of all under ``sheet``."""
         if not self.scenes:
             return {}
         folder = self.folder / f"step-{run.step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         written: dict[str, Path] = {}
         rows = []
-        run.bare_denoiser.eval()
-        with self.reporter.phase(f"validation at step {run.step}", len(self.scenes)) as phase, torch.no_grad():
+        with _evaluating(run), self.reporter.phase(f"validation at step {run.step}", len(self.scenes)) as phase:
             for scene in self.scenes:
-                if stop():
-                    return written
                 references = tuple(load_placed(image) for image in scene.references)
                 result = self.sampler(self._request(scene, references, run))
                 written[scene.name] = folder / f"{scene.name}.png"
                 result.save(written[scene.name])
                 rows.append(self._row(scene, references, result))
                 phase.advance(item=scene.name)
-        run.bare_denoiser.train()
         written["sheet"] = folder / "sheet.png"
         draw_sheet(rows, f"step {run.step}").save(written["sheet"])
         return written
@@ -139,15 +132,14 @@ class Validator:
         if not self.fixed:
             return None
         losses = []
-        run.bare_denoiser.eval()
-        for index, visit in enumerate(self.fixed):
-            batch = self.reader.read([visit], epoch=0, index=index)
-            generator = torch.Generator().manual_seed(derive_seed(run.plan.config.seed, "fixed loss", index))
-            noise = torch.randn(batch.latents.shape, generator=generator)
-            for level in FIXED_SIGMAS:
-                with torch.no_grad():
+        with _evaluating(run):
+            for index, visit in enumerate(self.fixed):
+                batch = self.reader.read([visit], epoch=0, index=index)
+                seed = derive_seed(run.plan.config.seed, "fixed loss", index)
+                torch.manual_seed(seed)  # what the family draws by itself: guidance
+                noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(seed))
+                for level in FIXED_SIGMAS:
                     losses.append(loss_at(run, run.bare_denoiser, batch, torch.tensor([level]), noise).mean().item())
-        run.bare_denoiser.train()
         return sum(losses) / len(losses)
 
     def _request(self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee) -> ValidationRequest:
@@ -169,3 +161,14 @@ class Validator:
     def _row(self, scene: Scene, references: tuple[Image.Image, ...], result: Image.Image) -> Row:
         target = load_placed(scene.target) if scene.target else None
         return Row(caption=scene.prompt, references=references, result=result, target=target)
+
+
+@contextmanager
+def _evaluating(run: Trainee) -> Iterator[None]:
+    """Without dropout and gradients; the model is in training mode again afterwards, also after an interrupt."""
+    run.bare_denoiser.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        run.bare_denoiser.train()

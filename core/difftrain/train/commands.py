@@ -1,0 +1,50 @@
+"""What to type to do a run again, or to go on with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+
+
+def same_command(arguments: Sequence[str]) -> str:
+    """The command line that does as the user typed.
+
+    Args:
+        arguments: What the run was started with, after the program's name.
+    """
+    return shlex.join([*_program(), *arguments])
+
+
+def resume_command(arguments: Sequence[str]) -> str:
+    """The command line that goes on with a run from its newest checkpoint, whatever it was itself resumed from.
+
+    Args:
+        arguments: What the run was started with, after the program's name.
+    """
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        name, has_value, _ = argument.partition("=")
+        if skip:
+            skip = False
+        elif name.replace("-", "_") == "__resume_from_checkpoint":
+            skip = not has_value
+        else:
+            kept.append(argument)
+    return same_command([*kept, "--resume_from_checkpoint", "latest"])
+
+
+def _program() -> list[str]:
+    """How this program can be started from where it was started, with as many processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ["difftrain"] if shutil.which("difftrain") else [sys.executable, "-m", "difftrain"]
+    launcher = ["torchrun"] if shutil.which("torchrun") else [sys.executable, "-m", "torch.distributed.run"]
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    if machines != "1":
+        launcher += ["--nnodes", machines, "--node_rank", os.environ["GROUP_RANK"]]
+        launcher += ["--master_addr", os.environ["MASTER_ADDR"], "--master_port", os.environ["MASTER_PORT"]]
+    processes = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    return [*launcher, "--nproc_per_node", processes, "-m", "difftrain"]

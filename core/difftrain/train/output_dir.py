@@ -1,0 +1,71 @@
+"""The folder of a run's results: what lies in it, and how an earlier run's results are kept beside it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""The name that diffusers looks for in a folder."""
+METRICS_FILE = "metrics.jsonl"
+PICTURES_FOLDER = "validation"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest step first."""
+    if not output_dir.is_dir():
+        return []
+    return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name tells."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match, "only for what list_checkpoints gives"
+    return int(match[1])
+
+
+def remove_leftovers(output_dir: Path) -> None:
+    """Take away what a kill left of checkpoints that were being written or removed."""
+    for pattern in (".checkpoint-*.partial", ".checkpoint-*.removing"):
+        for leftover in output_dir.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def set_aside(output_dir: Path) -> Path | None:
+    """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
+    checkpoints = list_checkpoints(output_dir)
+    if not checkpoints:
+        return None
+    others = [output_dir / name for name in (ADAPTER_FILE, METRICS_FILE, PICTURES_FOLDER)]
+    return _move_aside(output_dir, [*checkpoints, *others])
+
+
+def set_newer_aside(output_dir: Path, step: int) -> Path | None:
+    """Move checkpoints beyond ``step`` into ``previous-K``: a run resumed before them must not go on from them later.
+
+    The metrics are copied there, since the run's own file goes on from ``step``.
+    """
+    newer = [path for path in list_checkpoints(output_dir) if step_of(path) > step]
+    if not newer:
+        return None
+    folder = _move_aside(output_dir, [*newer, output_dir / ADAPTER_FILE])
+    metrics = output_dir / METRICS_FILE
+    if metrics.exists():
+        shutil.copy(metrics, folder)
+    return folder
+
+
+def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:
+    number = 1
+    while (output_dir / f"previous-{number}").exists():
+        number += 1
+    folder = output_dir / f"previous-{number}"
+    folder.mkdir()
+    for path in paths:
+        if path.exists():
+            path.rename(folder / path.name)
+    return folder

@@ -1,0 +1,157 @@
+"""The saved adapter in diffusers, in a process that knows nothing of difftrain, predicts what it predicted in training.
+
+Every case trains a few steps through the command, resumes the run in this process, and writes one fixed input with
+its prediction to a file. One other process loads all adapters into the stock pipeline and repeats the predictions.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from conftest import EditPairs, run_in
+from difftrain.data.prepare import prepare_samples
+from difftrain.train.assemble import assemble
+from difftrain.train.noise import add_noise
+from difftrain.train.plan import plan_run
+from difftrain.train.report import SilentReporter
+from difftrain.train.step import Trainee, predict
+from difftrain.types import Batch
+from difftrain_flux.packing import pack
+from difftrain_flux.recipe import tiny_folder
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+CASES = {
+    "all": {"flux_lora_target": "all", "lora_rank": "4"},
+    "mmdit": {"flux_lora_target": "mmdit", "lora_rank": "4"},
+    "all+ffs": {"flux_lora_target": "all+ffs", "lora_rank": "4"},
+    "alpha is twice the rank": {"lora_rank": "4", "lora_alpha": "8"},
+    "alpha is below the rank": {"lora_rank": "4", "lora_alpha": "1", "flux_lora_target": "all+ffs"},
+    "header without metadata": {"lora_rank": "4", "lora_alpha": "8"},
+    "int8-quanto base": {"lora_rank": "4", "lora_alpha": "8", "base_model_precision": "int8-quanto"},
+}
+EXACT = [case for case in CASES if "quanto" not in case]
+
+ELSEWHERE = """
+import json, sys
+import torch
+from diffusers import FluxKontextPipeline
+from safetensors.torch import load_file
+
+model, cases = json.load(sys.stdin)
+pipeline = FluxKontextPipeline.from_pretrained(model, torch_dtype=torch.float32)
+found = {}
+for name, (adapter, inputs) in cases.items():
+    arguments = load_file(inputs)
+    expected = arguments.pop("prediction")
+    with torch.no_grad():
+        base = pipeline.transformer(**arguments, return_dict=False)[0][:, : expected.shape[1]]
+        pipeline.load_lora_weights(adapter)
+        adapted = pipeline.transformer(**arguments, return_dict=False)[0][:, : expected.shape[1]]
+        pipeline.unload_lora_weights()
+    found[name] = {
+        "difference": (adapted - expected).abs().max().item(),
+        "effect": (adapted - base).abs().max().item(),
+    }
+print(json.dumps({"found": found, "ours": [name for name in sys.modules if name.startswith("difftrain")]}))
+"""
+
+
+def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> Trainee:
+    """Train three steps through the command; gives the run as it is resumed from its last checkpoint."""
+    flags = {
+        "model_family": "flux", "model_flavour": "kontext", "pretrained_model_name_or_path": "tiny",
+        "mixed_precision": "no", "gradient_checkpointing": "false", "aspect_bucket_alignment": "16",
+        "validation_steps": "0", "learning_rate": "0.02", "max_train_steps": "3", "flux_guidance_value": "2.5",
+        "data_backend_config": "datasets.json", "output_dir": str(folder), **options,
+    }  # fmt: skip
+    ended = run_in(pairs.folder, *(f"--{key}={value}" for key, value in flags.items()))
+    assert ended.status == 0, ended.err
+    with contextlib.chdir(pairs.folder):
+        plan = plan_run(None, flags)
+        prepared = prepare_samples(plan.data, reporter=SilentReporter())
+        run = assemble(plan, prepared, Accelerator(mixed_precision="no"), SilentReporter())
+    assert run.trainee.step == 3
+    return run.trainee
+
+
+def fixed_batch() -> Batch:
+    """A target of 64x96 pixels and a reference of 80x64."""
+    generator = torch.Generator().manual_seed(7)
+    return Batch(
+        latents=torch.randn(1, 16, 8, 12, generator=generator),
+        references=[torch.randn(1, 16, 10, 8, generator=generator)],
+        text={
+            "prompt_embeds": torch.randn(1, 24, 32, generator=generator),
+            "pooled_prompt_embeds": torch.randn(1, 32, generator=generator),
+        },
+    )
+
+
+def write_prediction(trainee: Trainee, path: Path) -> None:
+    """What the stock transformer takes for the fixed batch, and what training predicts for it."""
+    batch = fixed_batch()
+    noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(8))
+    noisy = add_noise(batch.latents, torch.tensor([0.6]), noise)
+    with torch.no_grad():
+        prediction = predict(trainee, trainee.bare_denoiser, noisy, batch)
+    family, flavour = trainee.plan.family, trainee.plan.flavour
+    taken = flavour.extend_input(family, family.build_input(noisy, batch, trainee.bare_denoiser), batch)
+    tensors = {
+        "hidden_states": taken.tokens,
+        "img_ids": taken.ids,
+        "timestep": taken.sigma,
+        "guidance": taken.guidance,
+        "encoder_hidden_states": taken.prompt_embeds,
+        "txt_ids": torch.zeros(24, 3),
+        "pooled_projections": taken.pooled,
+        "prediction": pack(prediction),
+    }
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """By case: how far the other process is from training, and how much the adapter changes there."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    pairs = EditPairs(root)
+    pairs()
+    jobs = {}
+    for number, (case, options) in enumerate(CASES.items()):
+        output = root / f"output-{number}"
+        write_prediction(train(output, pairs, options), output / "inputs.safetensors")
+        adapter = output / ADAPTER
+        if case == "header without metadata":
+            adapter = output / "bare" / ADAPTER
+            adapter.parent.mkdir()
+            save_file(load_file(output / ADAPTER), adapter)
+        jobs[case] = (str(adapter), str(output / "inputs.safetensors"))
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], input=json.dumps([str(tiny_folder()), jobs]), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["ours"] == []
+    return answer["found"]
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_adapter_predicts_elsewhere_what_it_predicts_in_training(found, case):
+    assert found[case]["difference"] <= 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_adapter_has_an_effect_elsewhere(found, case):
+    assert found[case]["effect"] > 0.01
+
+
+def test_adapter_of_a_quantised_base_fits_the_unquantised_pipeline(found):
+    # what is left is the rounding of the base's weights, not the adapter's
+    case = found["int8-quanto base"]
+    assert case["difference"] < 0.1 * case["effect"]
