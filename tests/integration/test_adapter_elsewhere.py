@@ -32,7 +32,7 @@ CASES = {
     "mmdit": {"flux_lora_target": "mmdit", "lora_rank": "4"},
     "all+ffs": {"flux_lora_target": "all+ffs", "lora_rank": "4"},
     "alpha is twice the rank": {"lora_rank": "4", "lora_alpha": "8"},
-    "alpha is below the rank": {"lora_rank": "4", "lora_alpha": "1", "flux_lora_target": "all+ffs"},
+    "alpha is below the rank": {"lora_rank": "4", "lora_alpha": "3", "flux_lora_target": "all+ffs"},
     "header without metadata": {"lora_rank": "4", "lora_alpha": "8"},
     "int8-quanto base": {"lora_rank": "4", "lora_alpha": "8", "base_model_precision": "int8-quanto"},
 }
@@ -117,8 +117,8 @@ def write_prediction(trainee: Trainee, path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """By case: how far the other process is from training, and how much the adapter changes there."""
+def answer(tmp_path_factory):
+    """What the other process says of all cases."""
     root = tmp_path_factory.mktemp("elsewhere")
     pairs = EditPairs(root)
     pairs()
@@ -136,9 +136,17 @@ def found(tmp_path_factory):
         [sys.executable, "-c", ELSEWHERE], input=json.dumps([str(tiny_folder()), jobs]), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["ours"] == []
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found(answer):
+    """By case: how far the other process is from training, and how much the adapter changes there."""
     return answer["found"]
+
+
+def test_the_other_process_knows_nothing_of_difftrain(answer):
+    assert answer["ours"] == []
 
 
 @pytest.mark.parametrize("case", EXACT)
@@ -154,4 +162,4 @@ def test_adapter_has_an_effect_elsewhere(found, case):
 def test_adapter_of_a_quantised_base_fits_the_unquantised_pipeline(found):
     # what is left is the rounding of the base's weights, not the adapter's
     case = found["int8-quanto base"]
-    assert case["difference"] < 0.1 * case["effect"]
+    assert case["difference"] < 0.2 * case["effect"]

@@ -10,6 +10,7 @@ import hashlib
 import multiprocessing
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -174,8 +175,14 @@ def _other_processes_can_import(generator: type) -> bool:
 
 
 def _run_in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, str | None]]:
-    # spawn: a forked child of a process with threads may hang.
-    pool = ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        max_workers=workers,
+        # a forked child of a process with threads may hang
+        mp_context=multiprocessing.get_context("spawn"),
+        # Ctrl-C reaches the children too, but it is the parent that ends them
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         futures: dict[Future[str | None], _Task] = {pool.submit(_make_one, task): task for task in tasks}
         for future in as_completed(futures):

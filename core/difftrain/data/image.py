@@ -91,11 +91,11 @@ def load_placed(placed: PlacedImage) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """[3, H, W], float32, -1 to 1."""
+    """[3, H, W], float32, -1 to 1; in the arithmetic of diffusers' image processor, so that the bits are equal."""
     import numpy as np
 
     planes = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(planes / np.float32(127.5) - np.float32(1))
+    return np.ascontiguousarray(planes / np.float32(255) * np.float32(2) - np.float32(1))
 
 
 def make_picture(source: Path, recipe: Recipe, made_hash: str) -> Image.Image:

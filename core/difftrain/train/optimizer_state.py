@@ -43,7 +43,7 @@ def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
             values[key] = _as_json(key, value)
     save_file(tensors, folder / TENSORS_FILE)
     told = {"optimizer": _kind(optimizer), "parameters": _parameters(optimizer), "values": values}
-    (folder / VALUES_FILE).write_text(json.dumps(told, indent=1))
+    (folder / VALUES_FILE).write_text(json.dumps(told))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -32,10 +32,13 @@ def start_accelerator() -> Accelerator:
     Raises:
         MachineError: If fewer processes came up than were started: each would train alone and overwrite the others.
     """
+    import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    # without being told, accelerate starts every process of a machine that has no GPU as the only one
+    on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     patience = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[patience])
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
     if accelerator.num_processes != processes_started():
         raise MachineError(
             f"{processes_started()} processes were started but accelerate sees {accelerator.num_processes}\n"

@@ -107,7 +107,7 @@ class _PhaseLine:
         self._moved = time.monotonic()
         if self._bar and self._task is not None:
             self._bar.update(self._task, advance=count)
-        elif self._moved - self._shown > LINE_SECONDS and self._total:
+        elif self._total and self._count < self._total and self._moved - self._shown > LINE_SECONDS:
             self._shown = self._moved
             rate = (self._moved - self._started) / max(1, self._count)
             left = duration(rate * (self._total - self._count))

@@ -25,13 +25,15 @@ class FluxImageEncoder(ImageEncoder):
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised mean and standard deviation, each [B, 16, H/8, W/8], on the CPU, in the VAE's dtype.
 
-        The arithmetic is in the VAE's dtype because the pipeline's is: equal bits are worth more than the
-        last bit's precision.
+        The arithmetic is in the VAE's dtype and in channels-last layout because the pipeline's is: equal bits are
+        worth more than the last bit's precision. A batch of one gives the pipeline's bits; in larger ones torch
+        may add up in another order.
 
         Raises:
             ModelError: If the result is not finite, as float16 can make it.
         """
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        pixels = pixels.to(self.vae.device, self.vae.dtype).contiguous(memory_format=torch.channels_last)
+        posterior = self.vae.encode(pixels).latent_dist
         shift, scale = self.vae.config.shift_factor, self.vae.config.scaling_factor
         mean = (posterior.mode() - shift) * scale
         std = posterior.std * scale

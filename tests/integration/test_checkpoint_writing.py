@@ -1,0 +1,79 @@
+"""A checkpoint is complete or absent, whatever operation on the disk a kill comes before."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from long_runs import checkpoints
+
+from difftrain.train import checkpoint as module
+from difftrain.train import session
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may clean up after it, and nothing in the writing does."""
+
+
+DISK = [(Path, "mkdir"), (Path, "write_text"), (Path, "rename"), (os, "fsync"), (shutil, "rmtree")]
+
+
+@pytest.fixture
+def trainee(command, edit_pairs, monkeypatch):
+    """What a run of one step saves."""
+    caught = []
+
+    def catch(run, output_dir, *, keep):
+        caught.append(run)
+        return module.save_checkpoint(run, output_dir, keep=keep)
+
+    monkeypatch.setattr(session, "save_checkpoint", catch)
+    ended = command(*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1)
+    assert ended.status == 0, ended.err
+    return caught[0]
+
+
+def killed_before(number, monkeypatch, action):
+    """Do ``action`` up to before the disk operation of that number; gives whether it was that long."""
+    done = 0
+
+    def counted(operation):
+        def run(*arguments, **options):
+            nonlocal done
+            done += 1
+            if done == number:
+                raise Killed
+            return operation(*arguments, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        for owner, name in DISK:
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        patch.setattr(module, "save_file", counted(module.save_file))
+        try:
+            action()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("already_there", [False, True])
+def test_every_checkpoint_there_loads_whenever_the_kill_came(trainee, tmp_path, monkeypatch, already_there):
+    output = tmp_path / "killed"
+    moments = 0
+    while True:
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        trainee.step = 1
+        module.save_checkpoint(trainee, output, keep=1)
+        trainee.step = 1 if already_there else 2
+        if not killed_before(moments + 1, monkeypatch, lambda: module.save_checkpoint(trainee, output, keep=1)):
+            break
+        moments += 1
+        for name in checkpoints(output):
+            module.load_checkpoint(trainee, output / name, module.read_state(output / name))
+        if not already_there:
+            assert checkpoints(output), "the one before was taken away too early"
+    assert moments > 10
+    assert len(checkpoints(output)) == 1

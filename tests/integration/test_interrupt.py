@@ -1,0 +1,235 @@
+"""SIGINT and SIGTERM: the step is finished, a checkpoint saved, the command to go on with is printed and works."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
+
+from conftest import EditPairs, run_in
+
+STOPPING_PLUGIN = """
+import os
+
+from difftrain import hookimpl
+
+
+@hookimpl
+def difftrain_step_end(result):
+    if result.step == {step} and not os.path.exists("stopped"):
+        open("stopped", "w").close()
+        for number in {numbers}:
+            os.kill(os.getpid(), number)
+"""
+"""A plugin file that sends its own process real signals, once, at a known step."""
+
+
+def printed_command(said):
+    """The last line that starts a run, as a user would copy it."""
+    return next(line.strip() for line in reversed(said.splitlines()) if "difftrain" in line and "--model" in line)
+
+
+def typed(command):
+    """The arguments of a printed command."""
+    words = shlex.split(command)
+    return words[words.index("--model") :]
+
+
+def run_printed(command, folder, monkeypatch):
+    """In a shell where this environment's programs are found, as in an activated environment."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of eight steps; gives (folder, arguments)."""
+    folder = tmp_path_factory.mktemp("whole")
+    pairs = EditPairs(folder)
+    arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--lora_dropout", 0.1)
+    ended = run_in(folder, *arguments, "--max_train_steps", 8, "--output_dir", "whole")
+    assert ended.status == 0, ended.err
+    return folder, (*arguments, "--max_train_steps", 8)
+
+
+def stopping(folder, arguments, output, *numbers, step=3):
+    """Arguments of a run that gets these signals in a step."""
+    (folder / "stopped").unlink(missing_ok=True)
+    (folder / "stopping.py").write_text(STOPPING_PLUGIN.format(step=step, numbers=[int(number) for number in numbers]))
+    return changed(arguments, output_dir=output, plugins="./stopping.py")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_training_saves_and_the_printed_command_ends_with_equal_bytes(whole, number, status):
+    folder, arguments = whole
+    output = folder / f"stopped-{status}"
+    stopped = run_in(folder, *stopping(folder, arguments, output, number))
+    assert stopped.status == status
+    assert f"stopped after step 3; saved {output / 'checkpoint-3'}" in stopped.err
+    assert checkpoints(output) == ["checkpoint-3"]
+    assert not (output / ADAPTER).exists()
+    assert "--resume_from_checkpoint latest" in stopped.err
+
+    resumed = run_in(folder, *typed(printed_command(stopped.err)))
+    assert resumed.status == 0, resumed.err
+    assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
+    assert steps_of(output) == list(range(1, 9))
+
+
+def test_ctrl_c_in_a_real_process_and_its_printed_command_typed_in_a_shell(whole, tmp_path, monkeypatch):
+    folder, arguments = whole
+    output = folder / "real"
+    arguments = changed(arguments, output_dir=output, max_train_steps=40)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(process, lambda: (output / "metrics.jsonl").exists() and len(steps_of(output)) >= 2)
+    said = signalled(process, signal.SIGINT)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    (saved,) = checkpoints(output)
+    assert saved == f"checkpoint-{steps_of(output)[-1]}"
+
+    resumed = run_printed(printed_command(said), folder, monkeypatch)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{saved} at step" in resumed.stderr
+    uninterrupted = run_in(folder, *changed(arguments, output_dir="real-whole"))
+    assert uninterrupted.status == 0, uninterrupted.err
+    assert (output / ADAPTER).read_bytes() == (folder / "real-whole" / ADAPTER).read_bytes()
+
+
+def test_one_request_that_reaches_the_process_twice_is_one(whole):
+    # `timeout` and terminals signal the process and its group; only a later second signal means: at once
+    folder, arguments = whole
+    output = folder / "twice"
+    stopped = run_in(folder, *stopping(folder, arguments, output, signal.SIGTERM, signal.SIGTERM))
+    assert stopped.status == 143
+    assert checkpoints(output) == ["checkpoint-3"]
+
+
+def test_second_signal_stops_at_once_and_the_command_begins_where_something_is_saved(whole, monkeypatch):
+    from difftrain.train import interrupt
+
+    monkeypatch.setattr(interrupt, "ONE_REQUEST_SECONDS", 0.0)
+    folder, arguments = whole
+    output = folder / "at-once"
+    arguments = changed(arguments, checkpoint_step_interval=2)
+    stopped = run_in(folder, *stopping(folder, arguments, output, signal.SIGINT, signal.SIGINT))
+    assert stopped.status == 130
+    assert checkpoints(output) == ["checkpoint-2"]
+    assert "--resume_from_checkpoint latest" in printed_command(stopped.err)
+
+
+def test_signal_in_the_last_step_finishes(whole):
+    folder, arguments = whole
+    output = folder / "last"
+    ended = run_in(folder, *stopping(folder, arguments, output, signal.SIGINT, step=8))
+    assert ended.status == 0, ended.err
+    assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
+
+
+def test_signal_while_torch_is_imported_ends_without_a_traceback(whole):
+    folder, arguments = whole
+    process = subprocess.Popen(
+        [sys.executable, "-m", "difftrain", *map(str, changed(arguments, output_dir="early"))],
+        cwd=folder, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("pair edits"):
+            break
+    said = signalled(process, signal.SIGTERM)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert typed(printed_command(said)) == [str(part) for part in changed(arguments, output_dir="early")]
+
+
+def send_at_call(monkeypatch, owner, name, number, call):
+    """Send this process a signal before that call of a function."""
+    original = getattr(owner, name)
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_encoding_keeps_the_cache_entries_so_far(command, edit_pairs, monkeypatch, number, status):
+    from difftrain.data.cache import TensorCache
+
+    arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(count=4), "--max_train_steps", 1)
+    with monkeypatch.context() as patch:
+        # five captions (the empty one is among them), then two pictures, then the signal
+        send_at_call(patch, TensorCache, "write", number, call=8)
+        stopped = command(*arguments)
+    assert stopped.status == status
+    assert "Traceback" not in stopped.err
+    assert typed(printed_command(stopped.err)) == [str(part) for part in arguments]
+    entries = list((edit_pairs.folder / "cache").rglob("*.safetensors"))
+    assert len(entries) == 7
+    again = command(*typed(printed_command(stopped.err)))
+    assert again.status == 0, again.err
+    assert "encode captions" not in again.err
+    assert "encode images 6" in again.err
+
+
+def test_signal_before_the_first_step_does_not_turn_starting_anew_into_resuming(whole, monkeypatch):
+    folder, arguments = whole
+    arguments = changed(arguments, output_dir="whole", resume_from_checkpoint="none", max_train_steps=9)
+    with monkeypatch.context() as patch:
+        from difftrain.train import run
+
+        send_at_call(patch, run, "prepare_samples", signal.SIGINT, call=1)
+        stopped = run_in(folder, *arguments)
+    assert stopped.status == 130
+    assert "--resume_from_checkpoint none" in printed_command(stopped.err)
+    assert (folder / "whole" / "checkpoint-8").is_dir()
+
+
+def test_signal_in_validation_draws_no_more_and_loses_no_step(whole, monkeypatch):
+    from difftrain_flux.sampling import FluxSampler
+
+    folder, arguments = whole
+    output = folder / "validating"
+    arguments = changed(
+        arguments, output_dir=output, validation_steps=3, num_eval_images=3, validation_num_inference_steps=1,
+        validation_resolution=64,
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        calls = send_at_call(patch, FluxSampler, "__call__", signal.SIGTERM, call=2)
+        stopped = run_in(folder, *arguments)
+    assert stopped.status == 143
+    assert len(calls) == 2
+    assert len(list((output / "validation" / "step-000003").iterdir())) == 1
+    assert checkpoints(output) == ["checkpoint-3"]
+    resumed = run_in(folder, *typed(printed_command(stopped.err)))
+    assert resumed.status == 0, resumed.err
+    assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
+
+
+def test_ctrl_c_while_pictures_are_made_in_processes_ends_without_tracebacks(edit_pairs, tmp_path):
+    datasets = edit_pairs(
+        count=60, references=None, edit_sizes=[(512, 512)],
+        conditioning=[{"type": "jpeg_artifacts", "compression_rounds": 9}],
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "difftrain", *map(str, edit_pairs.kontext), "--data_backend_config", str(datasets),
+         "--max_train_steps", "1"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    made = tmp_path / "cache"
+    wait_until(process, lambda: len(list(made.rglob("*.png"))) > 3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert printed_command(said)

@@ -1,0 +1,137 @@
+"""Two processes on one machine train one model: started by torchrun, on the CPU, through gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
+
+from conftest import EditPairs, read_metrics, run_in
+
+WATCHING_PLUGIN = '''
+import json
+import os
+
+import torch
+
+from difftrain import OptimizerFactory, hookimpl
+
+
+class WatchedAdamW(OptimizerFactory):
+    """AdamW that writes down what every process has after each step."""
+
+    name = "watched-adamw"
+
+    def build(self, parameters, learning_rate):
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
+
+        def watch(optimizer, arguments, options):
+            sums = [parameter.double().abs().sum().item() for parameter in parameters]
+            with open(f"weights-{os.environ.get('RANK', 0)}.jsonl", "a") as file:
+                file.write(json.dumps(sums) + "\\n")
+
+        optimizer.register_step_post_hook(watch)
+        return optimizer
+
+
+@hookimpl
+def difftrain_optimizers():
+    return (WatchedAdamW,)
+
+
+@hookimpl
+def difftrain_checkpoint_saved(step, path):
+    with open("saved.txt", "a") as file:
+        file.write(f"{os.environ.get('RANK', 0)} {step}\\n")
+'''
+
+
+def torchrun(folder, arguments):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "difftrain")
+    return subprocess.Popen(
+        [*launcher, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """A finished run of two processes that began with empty caches; gives (folder, arguments, what it said)."""
+    folder = tmp_path_factory.mktemp("two")
+    pairs = EditPairs(folder)
+    (folder / "watching.py").write_text(WATCHING_PLUGIN)
+    generated = [{"type": "jpeg_artifacts", "captions": "restore it"}]
+    datasets = pairs(count=8, conditioning=generated)
+    arguments = changed(
+        (*pairs.kontext, "--data_backend_config", datasets), plugins="./watching.py", optimizer="watched-adamw",
+        train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=12, lora_dropout=0.1, learning_rate=3e-3,
+        validation_steps=12, validation_on_startup="true", num_eval_images=0,
+    )  # fmt: skip
+    process = torchrun(folder, arguments)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    return folder, arguments, said
+
+
+def test_metrics_count_the_samples_of_both_processes(two_processes):
+    folder, _, _ = two_processes
+    lines = [line for line in read_metrics(folder / "output") if "loss" in line]
+    # two samples a batch, two batches a step, two processes; eight samples are one epoch
+    assert [line["samples"] for line in lines] == [8] * 12
+    assert [line["epoch"] for line in lines] == list(range(12))
+
+
+def test_weights_are_equal_in_both_processes_after_every_step(two_processes):
+    folder, _, _ = two_processes
+    first, second = ((folder / f"weights-{rank}.jsonl").read_text().splitlines() for rank in (0, 1))
+    assert first == second
+    assert len(set(first)) == 12
+
+
+def test_both_processes_together_learn(two_processes):
+    folder, _, _ = two_processes
+    fixed = [line["fixed_loss"] for line in read_metrics(folder / "output") if "fixed_loss" in line]
+    assert len(fixed) == 2
+    assert fixed[1] < 0.97 * fixed[0]
+
+
+def test_only_the_first_process_saves_and_it_says_where(two_processes):
+    folder, _, said = two_processes
+    assert (folder / "saved.txt").read_text() == "0 12\n"
+    assert (folder / "output" / ADAPTER).exists()
+    assert said.count("adapter:     output") == 1
+
+
+def test_pictures_are_made_and_encoded_by_one_process_alone(two_processes):
+    _, _, said = two_processes
+    for work in ("make edits", "encode images 24", "encode captions"):
+        assert said.count(work) == 1, said
+    assert "damaged" not in said
+
+
+def test_terminated_run_saves_and_one_process_goes_on_from_it(two_processes):
+    folder, arguments, _ = two_processes
+    output = folder / "terminated"
+    arguments = changed(arguments, output_dir=output, max_train_steps=2000, validation_on_startup="false")
+    process = torchrun(folder, arguments)
+    wait_until(process, lambda: (output / "metrics.jsonl").exists() and len(steps_of(output)) >= 2)
+    said = signalled(process, signal.SIGTERM)
+    assert process.returncode != 0
+    (saved,) = checkpoints(output)
+    done = steps_of(output)[-1]
+    assert saved == f"checkpoint-{done}"
+    (command,) = [line.strip() for line in said.splitlines() if "--resume_from_checkpoint latest" in line]
+    assert "--nproc_per_node 2 -m difftrain --model flux" in command
+
+    resumed = run_in(folder, *changed(arguments, max_train_steps=done + 1, validation_steps=0))
+    assert resumed.status == 0, resumed.err
+    assert "processes 2 -> 1" in resumed.err
+    state = json.loads((output / saved / "resume" / "state.json").read_text())
+    assert state["processes"] == 2
+    assert f"after {state['position']['samples']} samples of it" in resumed.err

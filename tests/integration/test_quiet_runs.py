@@ -1,0 +1,60 @@
+"""A run as a newcomer sees it, in a process of its own: its lines, and nothing of the libraries below."""
+
+import re
+import shutil
+
+import pytest
+from diffusers import FluxTransformer2DModel
+from transformers import T5EncoderModel
+
+from difftrain_flux.recipe import tiny_folder
+from difftrain_flux.tiny import ensure_tiny
+
+PHASE = r"(scan|pair|make|load|encode|start|quantise|validation) .*(: \d+:\d\d|\d+/\d+, \d+:\d\d left)"
+STEP = r"step \d+/\d+  loss .*"
+END = r"finished \d+ steps|loss on the same .*|(adapter|checkpoints|metrics|pictures): .*|adapter standard: .*"
+OURS = re.compile(f"{PHASE}|{STEP}|{END}")
+FEW_STEPS = ("--max_train_steps=2", "--lr_warmup_steps=0", "--validation_num_inference_steps=2", "--num_eval_images=1")
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """The tiny model with its transformer and T5 in several files each, as real checkpoints have them."""
+    folder = tmp_path / "model"
+    shutil.copytree(ensure_tiny(tiny_folder()), folder)
+    for name, kind in {"transformer": FluxTransformer2DModel, "text_encoder_2": T5EncoderModel}.items():
+        module = kind.from_pretrained(folder / name)
+        shutil.rmtree(folder / name)
+        module.save_pretrained(folder / name, max_shard_size="40KB")
+        assert len(list((folder / name).glob("*.safetensors"))) > 1
+    return folder
+
+
+def said(process) -> list[str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out == ""
+    return err.splitlines()
+
+
+def test_a_run_over_a_sharded_model_says_only_what_is_ours(real_command, edit_pairs, sharded):
+    flags = {
+        "model": "flux",
+        "flavour": "kontext",
+        "data_backend_config": edit_pairs(count=1),
+        "pretrained_model_name_or_path": sharded,
+        "base_model_precision": "int8-quanto",
+        "optimizer": "optimi-lion",
+        "learning_rate": 1e-5,
+        "validation_resolution": 64,
+    }
+    lines = said(real_command(*(f"--{key}={value}" for key, value in flags.items()), *FEW_STEPS))
+    assert [line for line in lines if not OURS.fullmatch(line)] == []
+
+
+def test_the_demo_says_only_what_is_ours(real_command):
+    lines = said(real_command("--model", "flux", "--flavour", "kontext", "--demo", *FEW_STEPS))
+    closing = next(index for index, line in enumerate(lines) if line.startswith("this was the demo"))
+    opening, *run = lines[:closing]
+    assert opening.startswith("demo: the built-in tiny model has RANDOM weights")
+    assert [line for line in run if not OURS.fullmatch(line)] == []

@@ -1,0 +1,188 @@
+"""A run that was stopped at any moment goes on as if it had never stopped."""
+
+import json
+import random
+import shutil
+import time
+
+import pytest
+from long_runs import ADAPTER, changed, checkpoints, killed, losses, steps_of, wait_until
+
+from conftest import EditPairs, read_metrics, run_in
+
+DEMANDING = (
+    "--lora_dropout", 0.1, "--caption_dropout_probability", 0.3, "--reference_dropout_probability", 0.3,
+    "--train_batch_size", 2, "--gradient_accumulation_steps", 2, "--lr_scheduler", "cosine", "--lr_warmup_steps", 4,
+    "--flux_guidance_mode", "random-range", "--vae_cache_sample", "sample",
+    "--conditioning_multidataset_sampling", "random", "--max_train_steps", 20, "--checkpoint_step_interval", 7,
+)  # fmt: skip
+"""Everything that draws at random or changes with the steps."""
+VALIDATION = {
+    "validation_steps": 4, "num_eval_images": 1, "validation_num_inference_steps": 1, "validation_resolution": 64,
+}  # fmt: skip
+
+
+def test_killed_and_resumed_run_gives_the_bytes_of_an_uninterrupted_one(command, real_command, edit_pairs):
+    datasets = edit_pairs(count=7, reference_sets=2)
+    arguments = (*edit_pairs.kontext, "--data_backend_config", datasets, *DEMANDING)
+    whole = command(*arguments, "--output_dir", "whole")
+    assert whole.status == 0, whole.err
+
+    # pictures are drawn in this one and not in the other: they must change nothing
+    process = real_command(*changed(arguments, **VALIDATION))
+    wait_until(process, lambda: (edit_pairs.output / "checkpoint-7").is_dir())
+    assert killed(process)
+    assert not (edit_pairs.output / "checkpoint-20").exists()
+    assert not (edit_pairs.output / ADAPTER).exists()
+    assert 7 <= steps_of(edit_pairs.output)[-1] < 20
+
+    resumed = command(*changed(arguments, **VALIDATION))
+    assert resumed.status == 0, resumed.err
+    assert "resumed output/checkpoint-" in resumed.err
+    expected = (edit_pairs.folder / "whole" / ADAPTER).read_bytes()
+    assert (edit_pairs.output / ADAPTER).read_bytes() == expected
+    assert losses(edit_pairs.output) == losses(edit_pairs.folder / "whole")
+
+
+def test_checkpoints_of_a_run_killed_at_any_moment_load(command, real_command, edit_pairs):
+    arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--checkpoint_step_interval", 1)
+    assert command(*arguments, "--max_train_steps", 1).status == 0
+    draw = random.Random()
+    for _ in range(2):
+        before = len(checkpoints(edit_pairs.output))
+        process = real_command(*arguments, "--max_train_steps", 100_000)
+        wait_until(process, lambda before=before: len(checkpoints(edit_pairs.output)) > before)
+        time.sleep(draw.uniform(0, 0.5))
+        assert killed(process)
+    found = checkpoints(edit_pairs.output)
+    assert len(found) > 2
+    for name in found:
+        resuming = {"resume_from_checkpoint": f"output/{name}", "max_train_steps": 1, "output_dir": "elsewhere"}
+        ended = command(*changed(arguments, **resuming))
+        assert ended.status == 0, ended.err
+        assert f"output/{name} has all 1 steps" in ended.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run of four steps, two checkpoints and its caches; gives (folder, arguments)."""
+    folder = tmp_path_factory.mktemp("trained")
+    pairs = EditPairs(folder)
+    arguments = (*pairs.kontext, "--data_backend_config", pairs(count=6), "--checkpoint_step_interval", 2)
+    ended = run_in(folder, *arguments, "--max_train_steps", 4)
+    assert ended.status == 0, ended.err
+    return folder, arguments
+
+
+@pytest.fixture
+def again(trained, tmp_path):
+    """Resume a copy of that run to six steps, with other options."""
+    folder, arguments = trained
+    output = tmp_path / "output"
+    shutil.copytree(folder / "output", output)
+
+    def start(**options):
+        return run_in(folder, *changed(arguments, **{"output_dir": output, "max_train_steps": 6, **options}))
+
+    start.output = output
+    return start
+
+
+@pytest.fixture(scope="module")
+def six_steps(trained):
+    """The adapter of six steps in one run."""
+    folder, arguments = trained
+    ended = run_in(folder, *arguments, "--output_dir", "six", "--max_train_steps", 6)
+    assert ended.status == 0, ended.err
+    return (folder / "six" / ADAPTER).read_bytes()
+
+
+def test_a_run_made_longer_goes_on_from_its_end(again, six_steps):
+    ended = again()
+    assert ended.status == 0, ended.err
+    assert "checkpoint-4 at step 4" in ended.err
+    assert "changed since that checkpoint: max_train_steps 4 -> 6" in ended.err
+    assert (again.output / ADAPTER).read_bytes() == six_steps
+
+
+@pytest.mark.parametrize("how", ["name", "path"])
+def test_a_given_checkpoint_is_resumed_and_newer_ones_are_kept_aside(again, six_steps, how):
+    given = "checkpoint-2" if how == "name" else again.output / "checkpoint-2"
+    ended = again(resume_from_checkpoint=given)
+    assert ended.status == 0, ended.err
+    assert "checkpoint-2 at step 2" in ended.err
+    assert (again.output / ADAPTER).read_bytes() == six_steps
+    assert checkpoints(again.output / "previous-1") == ["checkpoint-4"]
+    assert steps_of(again.output) == [1, 2, 3, 4, 5, 6]
+
+
+def test_rotation_after_resuming_an_old_checkpoint_keeps_the_new_ones(again):
+    ended = again(resume_from_checkpoint="checkpoint-2", checkpoints_total_limit=1, max_train_steps=3)
+    assert ended.status == 0, ended.err
+    assert checkpoints(again.output) == ["checkpoint-3"]
+
+
+def test_a_given_path_that_is_no_checkpoint_is_an_error_that_lists_them(again):
+    ended = again(resume_from_checkpoint="checkpoint-3")
+    assert ended.status == 2
+    assert "checkpoint-3 is no checkpoint" in ended.err
+    assert "checkpoint-2, checkpoint-4" in ended.err
+
+
+def test_a_half_written_checkpoint_is_not_resumed_and_is_cleaned_up(again, six_steps):
+    partial = again.output / ".checkpoint-5.partial"
+    (partial / "resume").mkdir(parents=True)
+    (partial / "resume" / "state.json").write_text('{"step": 5, "posi')
+    ended = again()
+    assert ended.status == 0, ended.err
+    assert "checkpoint-4 at step 4" in ended.err
+    assert not partial.exists()
+    assert (again.output / ADAPTER).read_bytes() == six_steps
+
+
+@pytest.mark.parametrize("name", ["state.json", "adapter.safetensors", "optimizer.safetensors", "optimizer.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_checkpoint_gives_one_clear_error(again, name, damage):
+    path = again.output / "checkpoint-4" / "resume" / name
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    ended = again()
+    assert ended.status == 2
+    assert ended.err.count("error:") == 1
+    assert "checkpoint-4 is damaged" in ended.err
+    assert f"--resume_from_checkpoint {again.output / 'checkpoint-2'}" in ended.err
+
+
+def test_another_batch_size_goes_on_by_sample_and_is_said(again):
+    position = json.loads((again.output / "checkpoint-4" / "resume" / "state.json").read_text())["position"]
+    assert position == {"epoch": 0, "samples": 4}
+    ended = again(train_batch_size=2)
+    assert ended.status == 0, ended.err
+    assert "train_batch_size 1 -> 2" in ended.err
+    assert "epoch 0, after 4 samples of it" in ended.err
+    # two of the six samples were left: one batch, then the next epoch
+    assert [(line["epoch"], line["samples"]) for line in read_metrics(again.output)][4:] == [(0, 2), (1, 2)]
+
+
+def test_another_rank_is_refused_with_what_to_do(again):
+    ended = again(lora_rank=8)
+    assert ended.status == 2
+    assert "adapter weights of the checkpoint do not fit this run's adapter" in ended.err
+    assert "resume with the rank and targets that the checkpoint was made with" in ended.err
+
+
+def test_another_optimizer_is_refused_by_name(again):
+    ended = again(optimizer="optimi-lion")
+    assert ended.status == 2
+    assert "the checkpoint's optimizer is optimi.adamw.AdamW" in ended.err
+
+
+def test_a_finished_run_whose_adapter_was_not_written_any_more_gets_it(again):
+    expected = (again.output / ADAPTER).read_bytes()
+    (again.output / ADAPTER).unlink()
+    ended = again(max_train_steps=4)
+    assert ended.status == 0, ended.err
+    assert "finished before" in ended.err
+    assert (again.output / ADAPTER).read_bytes() == expected
