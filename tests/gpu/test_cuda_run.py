@@ -8,11 +8,15 @@ from conftest import read_metrics
 pytestmark = pytest.mark.gpu
 
 
-def losses(command, edit_pairs, *arguments):
-    ended = command(
-        *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 12, *arguments,
-        "--resume_from_checkpoint", "none",
-    )  # fmt: skip
+def losses(command, edit_pairs, **options):
+    """Losses of twelve steps; ``options`` replace flags of the quick run."""
+    flags = [*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 12]
+    for key, value in options.items():
+        if f"--{key}" in flags:
+            flags[flags.index(f"--{key}") + 1] = value
+        else:
+            flags += [f"--{key}", value]
+    ended = command(*flags, "--resume_from_checkpoint", "none")
     assert ended.status == 0, ended.err
     return [line["loss"] for line in read_metrics(edit_pairs.output)]
 
@@ -32,9 +36,13 @@ def test_first_loss_is_that_of_a_cpu_run(command, edit_pairs, monkeypatch):
 @pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
 def test_bf16_runs_learn(command, edit_pairs, precision):
     seen = losses(
-        command, edit_pairs, "--mixed_precision", "bf16", "--base_model_precision", precision,
-        "--gradient_checkpointing", "true", "--learning_rate", 3e-3,
-    )  # fmt: skip
+        command,
+        edit_pairs,
+        mixed_precision="bf16",
+        base_model_precision=precision,
+        gradient_checkpointing="true",
+        learning_rate=3e-3,
+    )
     assert sum(seen[-3:]) < 0.95 * sum(seen[:3])
 
 

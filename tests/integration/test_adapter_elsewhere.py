@@ -76,7 +76,8 @@ def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> Trainee:
     with contextlib.chdir(pairs.folder):
         plan = plan_run(None, flags)
         prepared = prepare_samples(plan.data, reporter=SilentReporter())
-        run = assemble(plan, prepared, Accelerator(mixed_precision="no"), SilentReporter())
+        location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
+        run = assemble(plan, prepared, location, Accelerator(mixed_precision="no"), SilentReporter())
     assert run.trainee.step == 3
     return run.trainee
 

@@ -233,3 +233,25 @@ def test_ctrl_c_while_pictures_are_made_in_processes_ends_without_tracebacks(edi
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert printed_command(said)
+
+
+def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(whole, monkeypatch):
+    # a process that waits in C for one that has stopped sees first the broken connection, then its own signal
+    from difftrain.train import run
+
+    class Late(run.Interrupts):
+        def __exit__(self, kind, error, trace):
+            super().__exit__(kind, error, trace)
+            if kind is RuntimeError:
+                self._note(signal.SIGTERM, None)
+
+    def broken(plan, *, reporter):
+        raise RuntimeError("connection closed by peer")
+
+    folder, arguments = whole
+    monkeypatch.setattr(run, "Interrupts", Late)
+    monkeypatch.setattr(run, "prepare_samples", broken)
+    stopped = run_in(folder, *arguments)
+    assert stopped.status == 143
+    assert "stopped by SIGTERM" in stopped.err
+    assert typed(printed_command(stopped.err)) == [str(part) for part in arguments]

@@ -39,10 +39,12 @@ def check(invocation: Invocation) -> int:
 def _examine(invocation: Invocation) -> dict[str, Any]:
     plan = invocation.plan()
     from difftrain.data.prepare import prepare_samples
+    from difftrain.train.output_dir import check_folder
     from difftrain.train.report import make_reporter
 
-    prepared = prepare_samples(plan.data, reporter=make_reporter(quiet=invocation.json))
+    check_folder(plan.config.output_dir)
     location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
+    prepared = prepare_samples(plan.data, reporter=make_reporter(quiet=invocation.json))
     return {
         "status": "ok",
         "problems": [],

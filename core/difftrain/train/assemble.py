@@ -46,8 +46,10 @@ class AssembledRun:
     encoded_images: int
 
 
-def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, reporter: Reporter) -> AssembledRun:
-    """Locate the model, fill the caches, load and adapt the denoiser, resume.
+def assemble(
+    plan: RunPlan, prepared: PreparedData, location: ModelLocation, accelerator: Accelerator, reporter: Reporter
+) -> AssembledRun:
+    """Fill the caches, load and adapt the denoiser, resume.
 
     Raises:
         DifftrainError: Whatever a user can mend; caches that were filled stay.
@@ -55,7 +57,6 @@ def assemble(plan: RunPlan, prepared: PreparedData, accelerator: Accelerator, re
     config, family = plan.config, plan.family
     checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
     state = read_state(checkpoint) if checkpoint else None
-    location = family.locate(config.pretrained_model_name_or_path, plan.flavour)
     encoders = Encoders(plan, location, accelerator.device)
     caches = SampleCaches(
         plan.data,

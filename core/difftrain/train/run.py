@@ -10,6 +10,7 @@ import os
 
 from difftrain.data.prepare import prepare_samples
 from difftrain.train.interrupt import Interrupted, Interrupts
+from difftrain.train.output_dir import check_folder
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
 from difftrain.train.report import make_reporter
@@ -24,18 +25,22 @@ def run_training(plan: RunPlan) -> int:
     reporter = make_reporter(quiet=os.environ.get("RANK", "0") != "0")
     for note in plan.notes:
         reporter.say(f"note: {note}")
-    with Interrupts() as interrupts:
-        try:
+    interrupts = Interrupts()
+    try:
+        with interrupts:
+            check_folder(plan.config.output_dir)
+            location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
             with first_process_first():
                 prepared = prepare_samples(plan.data, reporter=reporter)
             for note in prepared.notes:
                 reporter.say(f"note: {note}")
             with reporter.phase("start torch"):
                 from difftrain.train import session
-            status = session.train_prepared(plan, prepared, interrupts, reporter)
-        except Interrupted as interrupt:
-            reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")
-            status = "interrupted"
+            status = session.train_prepared(plan, prepared, location, interrupts, reporter)
+    except Interrupted as interrupt:
+        # outside of the with: a signal that came during a call into C is raised as late as on leaving it
+        reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")
+        status = "interrupted"
     if status != "interrupted":
         return 0
     # until this run has saved something, its newest checkpoint is another run's, or not what the user asked for

@@ -25,10 +25,12 @@ from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
 from difftrain.train.step import Trainee
-from difftrain.types import Reporter
+from difftrain.types import ModelLocation, Reporter
 
 
-def train_prepared(plan: RunPlan, prepared: PreparedData, interrupts: Interrupts, reporter: Reporter) -> str:
+def train_prepared(
+    plan: RunPlan, prepared: PreparedData, location: ModelLocation, interrupts: Interrupts, reporter: Reporter
+) -> str:
     """Load, train, save, say where everything is.
 
     Returns:
@@ -36,13 +38,14 @@ def train_prepared(plan: RunPlan, prepared: PreparedData, interrupts: Interrupts
     """
     accelerator = start_accelerator()
     _make_output_dir(plan, accelerator, reporter)
-    run = assemble(plan, prepared, accelerator, reporter)
+    run = assemble(plan, prepared, location, accelerator, reporter)
     if run.trainee.step >= run.trainee.total_steps:
         _finish_finished_before(run, reporter)
         return "finished"
     interrupts.defer()
     status = _train(run, interrupts, reporter)
     _say_goodbye(run, status, reporter)
+    accelerator.end_training()
     return status
 
 
