@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ WIDTH = 128
 LATENT_CHANNELS = 16
 VAE_CHANNELS = (32, 64, 128, 128)
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
-MORE_WORDS = (
-    "sharp sharpen sharper blur blurred blurry deblur focus clear clean clean-up noise noisy denoise restore repair "
-    "quality high low old new style painting drawing sketch watercolour cartoon person face man woman child dog cat "
-    "house car street city room table day night summer winter snow rain sun moon star water fire stone one two three "
-    "large small big little near far behind front above below between with without of for from by an and or not is are"
-).split()
+MORE_WORDS = """
+sharp sharpen sharper blur blurred blurry deblur focus clear clean clean-up noise noisy denoise restore repair
+quality high low old new style painting drawing sketch watercolour cartoon person face man woman child dog cat
+house car street city room table day night summer winter snow rain sun moon star water fire stone one two three
+large small big little near far behind front above below between with without of for from by an and or not is
+are
+"""
 """Known as words though training never says most of them, so that a user's captions are short sequences."""
 
 
@@ -41,7 +43,7 @@ def captions_for_vocabulary(count: int = 40_000) -> list[str]:
 
 def words_of(captions: list[str]) -> list[str]:
     """Every word, with its capitalised form, sorted."""
-    plain = {word.strip(".,") for caption in captions for word in caption.lower().split()} | set(MORE_WORDS)
+    plain = {word.strip(".,") for caption in captions for word in caption.lower().split()} | set(MORE_WORDS.split())
     return sorted(plain | {word.capitalize() for word in plain})
 
 
@@ -64,22 +66,38 @@ def build_t5_tokenizer(captions: list[str]) -> T5TokenizerFast:
 
 def build_clip_tokenizer(captions: list[str]) -> CLIPTokenizer:
     """Byte pairs, merged up to whole words of the captions."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    words = [word for word in words_of(captions) if word.islower() and word.isascii()]
-    trainer = trainers.BpeTrainer(vocab_size=1200, end_of_word_suffix="</w>", min_frequency=1, show_progress=False)
-    learner.train_from_iterator([*words] * 2, trainer)
-    state = json.loads(learner.to_str())["model"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [tuple(merge) for merge in state["merges"]]
-    tokens = dict.fromkeys([*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)])
-    tokens = [*tokens, CLIP_BOS, CLIP_EOS]
-    return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=77
-    )
+    merges = learn_merges([word for word in words_of(captions) if word.islower() and word.isascii()])
+    letters = sorted(ByteLevel.alphabet())
+    tokens = dict.fromkeys([*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)])
+    vocabulary = {token: index for index, token in enumerate([*tokens, CLIP_BOS, CLIP_EOS])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+
+
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is one token; ties go to the pair that sorts first.
+
+    The trainer of `tokenizers` breaks ties differently from run to run.
+    """
+    split = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges = []
+    while pairs := Counter(pair for pieces in split for pair in pairwise(pieces)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        split = [_merged(pieces, best) for pieces in split]
+    return merges
+
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    result: list[str] = []
+    for piece in pieces:
+        if result and (result[-1], piece) == pair:
+            result[-1] += piece
+        else:
+            result.append(piece)
+    return result
 
 
 def save_tokenizers(folder: Path) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
 from sources import PACKAGES, PHOTOGRAPHS, STAMP_LICENCE, STAMP_PACKAGE, STAMP_SUBJECTS, STAMPS, licences
 
 SHORTER_EDGE = 640

@@ -13,7 +13,6 @@ import random
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-
 from scenes import BACKGROUND_NUMBERS, COLOURS, MAX_SHAPES, PATTERNS, SHAPE_NUMBERS, SHAPES
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -33,6 +32,8 @@ PLACES = {
     "at the bottom right": (0.55, 0.55),
 }
 THINGS = SHAPES[:-1]
+OVERLAYS = ("add", "recolour", "frame", "two")
+"""Kinds whose shape goes on top of the finished picture."""
 
 
 @dataclass(kw_only=True)
@@ -58,7 +59,8 @@ class Edit:
 
 def grey(rng: random.Random) -> Edit:
     words = ("make {p} grey", "turn {p} grey", "make {p} black and white", "black and white", "remove all colour",
-             "turn {p} into a black and white picture", "convert {p} to greyscale", "take the colour out of {p}")  # fmt: skip
+             "turn {p} into a black and white picture", "convert {p} to greyscale",
+             "take the colour out of {p}")  # fmt: skip
     return Edit(kind="grey", caption=_say(rng, words), matrix=np.tile(LUMA, (3, 1)))
 
 
@@ -186,7 +188,8 @@ def two(rng: random.Random) -> Edit:
     """Two edits in a row: a change of colour, and a turn or a shape."""
     first, second = rng.choice((grey, negative, tint, light))(rng), rng.choice((mirror, flip, add, frame))(rng)
     joint = rng.choice((" and ", ", then ", ", and "))
-    return replace(first, kind="two", caption=first.caption + joint + second.caption, turn=second.turn, shapes=second.shapes)  # fmt: skip
+    caption = first.caption + joint + second.caption
+    return replace(first, kind="two", caption=caption, turn=second.turn, shapes=second.shapes)
 
 
 # --- edits of scenes --------------------------------------------------------------------------------------------
@@ -266,9 +269,10 @@ def scene_edit(rng: random.Random) -> Edit:
         larger = rng.random() < 0.5
         after[chosen] = thing.numbers.copy()
         after[chosen][4] *= 1.5 if larger else 0.6
-        words = ("make the {n} {s}", "the {n} should be {s}") + (("enlarge the {n}",) if larger else ("shrink the {n}",))
+        words = ("make the {n} {s}", "the {n} should be {s}", "enlarge the {n}" if larger else "shrink the {n}")
         caption = _say(rng, words, n=name, s="larger" if larger else "smaller")
-    return Edit(kind=f"scene_{kind}", caption=caption, photo=-2, backgrounds=(background, new_background), shapes=(before, after))  # fmt: skip
+    grounds = (background, new_background)
+    return Edit(kind=f"scene_{kind}", caption=caption, photo=-2, backgrounds=grounds, shapes=(before, after))
 
 
 def random_background(rng: random.Random) -> tuple[np.ndarray, str, set[str]]:
@@ -283,8 +287,8 @@ def random_background(rng: random.Random) -> tuple[np.ndarray, str, set[str]]:
     numbers[9:] = [rng.uniform(0, 6.28) for _ in range(5)]
     if pattern == "plain":
         return numbers, f"a {first} background", {first}
-    words = rng.choice((f"a {first} and {second} {pattern} background", f"a {pattern} background in {first} and {second}"))
-    return numbers, words, {first, second}
+    words = (f"a {first} and {second} {pattern} background", f"a {pattern} background in {first} and {second}")
+    return numbers, rng.choice(words), {first, second}
 
 
 def describe(rng: random.Random) -> Edit:
@@ -292,9 +296,11 @@ def describe(rng: random.Random) -> Edit:
     background, ground, placed = scene(rng, rng.choice((1, 1, 1, 2, 2, 3)))
     with_place = rng.random() < 0.7
     names = [f"a {p} {p.place}" if with_place else f"a {p}" for p in placed]
-    caption = rng.choice(("{n} on {g}", "a picture of {n} on {g}", "{g} with {n}")).format(n=" and ".join(names), g=ground)
+    words = rng.choice(("{n} on {g}", "a picture of {n} on {g}", "{g} with {n}"))
+    caption = _articles(words.format(n=" and ".join(names), g=ground))
     shapes = [p.numbers for p in placed]
-    return Edit(kind="describe", caption=_articles(caption), photo=-2, backgrounds=(background, background), shapes=(shapes, shapes))
+    grounds = (background, background)
+    return Edit(kind="describe", caption=caption, photo=-2, backgrounds=grounds, shapes=(shapes, shapes))
 
 
 def photograph(rng: random.Random, subjects: tuple[str, ...]) -> Edit:
@@ -364,8 +370,8 @@ def edit(rng: random.Random) -> Edit:
         return scene_edit(rng)
     made = rng.choices(list(ANYWHERE), list(ANYWHERE.values()))[0](rng)
     if rng.random() < SCENE_FOR_ANY:
-        background, _, placed = scene(rng, rng.choice((0, 1)) if made.kind in ("add", "recolour") else rng.choice((1, 2)))
-        if made.kind not in ("add", "recolour", "frame", "two"):
+        background, _, placed = scene(rng, rng.choice((1, 2)))
+        if made.kind not in OVERLAYS:
             before = [p.numbers for p in placed]
             made.shapes = (before, before)
         made.photo, made.backgrounds = -2, (background, background)
@@ -397,9 +403,6 @@ class Recipes:
     """[N, 2, MAX_SHAPES, SHAPE_NUMBERS]."""
     overlay: np.ndarray
     """Whether the target's shapes are put on after turn and colour (and only the first of them), 0 or 1."""
-
-
-OVERLAYS = ("add", "recolour", "frame", "two")
 
 
 def collect(edits: list[Edit]) -> Recipes:

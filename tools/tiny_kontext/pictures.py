@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from edits import TURNS, Recipes
 from scenes import draw_background, draw_shapes
+from torch import Tensor
 
 SCENE = -2
 ANY_PHOTOGRAPH = -1

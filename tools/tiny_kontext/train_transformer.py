@@ -16,18 +16,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from tokenizers import Tokenizer
-from torch import Tensor, nn
-
 import architecture
 import edits
+import numpy as np
+import torch
 from data import load_pool
 from pictures import DeviceRecipes, pairs, random_windows
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 from training import Average, Budget, learning_rate, load_averaged, prepare_device, read_state, restore, save_state
 
-SIZES = (((128, 128), 9), ((96, 96), 3), ((160, 160), 1), ((64, 64), 1), ((112, 144), 1), ((144, 112), 1), ((96, 128), 1))
+SIZES = (
+    ((128, 128), 9),
+    ((96, 96), 3),
+    ((160, 160), 1),
+    ((64, 64), 1),
+    ((112, 144), 1),
+    ((144, 112), 1),
+    ((96, 128), 1),
+)
 """Height and width in pixels, and how often."""
 TEXT_LENGTHS = ((32, 12), (48, 2), (64, 2), (77, 1), (128, 2), (256, 1), (512, 4))
 """Tokens that T5's text is padded to, and how often: inference pads to 512, and any length shall work."""
@@ -115,7 +122,7 @@ class Pool:
 
     def __init__(self, made: list[edits.Edit], tokenizers: tuple[Tokenizer, Tokenizer], device: torch.device) -> None:
         recipes = edits.collect(made)
-        captions = sorted(set(recipes.captions)) + [""]
+        captions = [*sorted(set(recipes.captions)), ""]
         place = {caption: index for index, caption in enumerate(captions)}
         self.caption = torch.tensor([place[caption] for caption in recipes.captions], device=device)
         clip, t5 = tokenizers
@@ -200,7 +207,7 @@ def encode_pictures(model: Model, pictures: Tensor) -> Tensor:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    budget, device = Budget(arguments.seconds), prepare_device(arguments.device)
+    budget, device = Budget(arguments.seconds), prepare_device(arguments.device, one_shape=False)
     torch.manual_seed(arguments.seed)
     tokenizers = load_tokenizers(arguments.tokenizers)
     model = build(tokenizers, read_state(arguments.vae or arguments.state, "vae"), device)
@@ -258,9 +265,12 @@ def _loop(arguments: argparse.Namespace, budget: Budget, model: Model, optimizer
           average: Average, pools: tuple[Pool, Pool], pixels: Tensor, rng: random.Random) -> int:  # fmt: skip
     step, since, losses = 0, time.monotonic(), {True: [], False: []}
     parameters = average.parameters
+    good = [parameter.detach().clone() for parameter in parameters]
     while budget.used < budget.seconds - arguments.reserve and step < arguments.steps:
         fraction = budget.used / (budget.seconds - arguments.reserve)
-        rate = learning_rate(step, fraction, peak=arguments.rate, warmup=arguments.warmup, decay_from=arguments.decay_from)  # fmt: skip
+        rate = learning_rate(
+            step, fraction, peak=arguments.rate, warmup=arguments.warmup, decay_from=arguments.decay_from
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         with_reference = rng.random() >= TEXT_TO_IMAGE
@@ -277,12 +287,28 @@ def _loop(arguments: argparse.Namespace, budget: Budget, model: Model, optimizer
         losses[with_reference].append(loss.detach())
         step += 1
         if step % arguments.log_every == 0:
-            edit_loss, plain_loss = (torch.stack(values).mean().item() if values else float("nan") for values in losses.values())  # fmt: skip
+            means = (torch.stack(values).mean().item() if values else float("nan") for values in losses.values())
+            edit_loss, plain_loss = means
             speed = arguments.log_every / (time.monotonic() - since)
             print(f"transformer {step} {budget.used:.0f}s edit {edit_loss:.4f} plain {plain_loss:.4f} lr {rate:.1e} "
                   f"{speed:.1f} it/s", flush=True)  # fmt: skip
             since, losses = time.monotonic(), {True: [], False: []}
+            good = _go_back_if_broken(parameters, optimizer, average, good)
     return step
+
+
+@torch.no_grad()
+def _go_back_if_broken(parameters: list[Tensor], optimizer: torch.optim.Optimizer, average: Average,
+                       good: list[Tensor]) -> list[Tensor]:  # fmt: skip
+    """Weights that are no numbers any more are those of the last report again; returns the weights to keep."""
+    if all(bool(norm.isfinite()) for norm in torch._foreach_norm(parameters)):
+        return [parameter.detach().clone() for parameter in parameters]
+    print("weights are not finite: back to the last report", flush=True)
+    optimizer.state.clear()
+    for parameter, mean, kept in zip(parameters, average.average, good, strict=True):
+        parameter.copy_(kept)
+        mean.copy_(kept)
+    return good
 
 
 def main() -> None:

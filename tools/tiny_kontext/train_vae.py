@@ -15,14 +15,13 @@ import random
 import time
 from pathlib import Path
 
-import torch
-import torch.nn.functional as functional
-from torch import Tensor, nn
-
 import architecture
 import edits
+import torch
+import torch.nn.functional as functional
 from data import load_pool
 from pictures import DeviceRecipes, pairs, random_windows
+from torch import Tensor, nn
 from training import Average, Budget, learning_rate, prepare_device, read_state, restore, save_state
 
 SCENE_SHARE = 6
@@ -93,7 +92,7 @@ def latent_statistics(vae: nn.Module, pictures: Pictures, batches: int = 16) -> 
 
 
 def train(arguments: argparse.Namespace) -> None:
-    budget, device = Budget(arguments.seconds), prepare_device(arguments.device)
+    budget, device = Budget(arguments.seconds), prepare_device(arguments.device, one_shape=True)
     torch.manual_seed(arguments.seed)
     vae = architecture.build_vae().to(device, memory_format=torch.channels_last)
     trainable(vae, arguments.decoder_only)
@@ -112,7 +111,8 @@ def train(arguments: argparse.Namespace) -> None:
     first = int(facts.get("steps", 0))
     torch.manual_seed(arguments.seed + first)
     model = Autoencoder(vae, arguments.decoder_only)
-    print(f"vae: step {first}, {budget.used:.0f} s to get ready, {sum(p.numel() for p in parameters)} weights", flush=True)
+    count = sum(parameter.numel() for parameter in parameters)
+    print(f"vae: step {first}, {budget.used:.0f} s to get ready, {count} weights", flush=True)
     step = _loop(arguments, budget, model, optimizer, average, pictures)
     average.swap()
     shift, scale = latent_statistics(vae, pictures)
@@ -164,7 +164,9 @@ def _loop(arguments: argparse.Namespace, budget: Budget, model: Autoencoder, opt
     step, since, errors = 0, time.monotonic(), []
     while budget.used < budget.seconds - reserve and step < arguments.steps:
         fraction = budget.used / (budget.seconds - reserve)
-        rate = learning_rate(step, fraction, peak=arguments.rate, warmup=arguments.warmup, decay_from=arguments.decay_from)  # fmt: skip
+        rate = learning_rate(
+            step, fraction, peak=arguments.rate, warmup=arguments.warmup, decay_from=arguments.decay_from
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         picture = pictures()

@@ -160,12 +160,12 @@ def load_averaged(tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> 
         module.load_state_dict(averaged, strict=False)
 
 
-def prepare_device(name: str | None) -> torch.device:
-    """The device, with attention kernels that crash left out."""
+def prepare_device(name: str | None, *, one_shape: bool) -> torch.device:
+    """The device, with attention kernels that crash left out; convolutions are timed first if all have one shape."""
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = one_shape
     return device

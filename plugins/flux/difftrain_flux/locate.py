@@ -1,4 +1,4 @@
-"""Finds a model's files without loading a weight: the built-in ``tiny``, a local diffusers folder, a hub id.
+"""Finds a model's files without loading a weight: a built-in one, a local diffusers folder, a hub id.
 
 Light: no torch. Hub access is in `hub.py`; what a folder must hold and what it hashes to in `folder.py`.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from difftrain import ModelError, ModelFlavour, ModelLocation
 from difftrain_flux import folder, hub
-from difftrain_flux.recipe import TINY, TINY_IDENTITY, tiny_folder
+from difftrain_flux.recipe import TINY, TINY_EDIT, TINY_EDIT_FOLDER, TINY_IDENTITY, tiny_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -18,8 +18,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
     """Where the model is and which content it has.
 
-    The built-in name ``tiny`` wins over a folder of that name; write ``./tiny`` for the folder. A folder
-    wins over a hub id of the same spelling.
+    The built-in names ``tiny`` and ``tiny-edit`` win over a folder of that name; write ``./tiny`` for the folder. A
+    folder wins over a hub id of the same spelling.
 
     Raises:
         ModelError: If there is no such model, it cannot be reached, or parts of it are missing.
@@ -27,7 +27,7 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
     name = model or flavour.hub_id
     if name == TINY:
         return ModelLocation(name=name, identity=TINY_IDENTITY, path=tiny_folder())
-    path = Path(name).expanduser()
+    path = TINY_EDIT_FOLDER if name == TINY_EDIT else Path(name).expanduser()
     if path.is_dir():
         folder.check_complete(path)
         return ModelLocation(name=name, identity=folder.fingerprint(path, folder.COMPONENTS), path=path.resolve())
@@ -38,7 +38,7 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
         )
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         raise ModelError(
-            f"model {name!r} is not a folder, not a hub id (owner/name) and not the built-in name {TINY!r}\n"
+            f"model {name!r} is not a folder, not a hub id (owner/name) and not a built-in name ({TINY}, {TINY_EDIT})\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}; write that, or a local diffusers folder"
         )
     revision = hub.resolve(name, flavour)

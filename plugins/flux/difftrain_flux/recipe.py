@@ -1,4 +1,4 @@
-"""Names the built-in offline checkpoint, without building it. Light: no torch."""
+"""Names the built-in offline checkpoints, without building them. Light: no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ TINY = "tiny"
 TINY_VERSION = 1
 """Raise it when the bytes that `tiny.py` writes change."""
 TINY_IDENTITY = f"tiny-flux-{TINY_VERSION}"
+
+TINY_EDIT = "tiny-edit"
+TINY_EDIT_FOLDER = Path(__file__).parent / "tiny_kontext"
+"""A small Kontext that was trained to edit, by tools/tiny_kontext; its metrics.json says how well."""
 
 
 def tiny_folder() -> Path:
