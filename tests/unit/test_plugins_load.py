@@ -105,6 +105,8 @@ def test_a_hook_that_does_not_exist_fails_its_plugin_only(installed):
 
 
 def test_a_failed_plugin_observes_nothing(installed):
+    observed = []
+
     class Fails:
         @hookimpl
         def difftrain_losses(self):
@@ -112,10 +114,11 @@ def test_a_failed_plugin_observes_nothing(installed):
 
         @hookimpl
         def difftrain_run_end(self, step, status):
-            raise AssertionError("a failed plugin was called")
+            observed.append(step)
 
     installed(Point("fails", Fails()))
     load_plugins().hook.difftrain_run_end(step=1, status="finished")
+    assert observed == []
 
 
 def test_what_is_not_of_the_contract_fails_its_plugin_only(installed):

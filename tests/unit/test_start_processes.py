@@ -13,9 +13,7 @@ from difftrain.train import processes
 def test_a_process_that_accelerate_does_not_see_is_an_error(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(
-        MachineError, match="2 processes were started but accelerate sees 1\nhint: start"
-    ):
+    with pytest.raises(MachineError, match="2 processes were started but accelerate sees 1\nhint: start"):
         processes.start_accelerator()
 
 

@@ -42,8 +42,6 @@ class AssembledRun:
     resumed_from: Path | None
     resumed_state: ResumeState | None
     """What that checkpoint says of its run."""
-    encoded_texts: int
-    encoded_images: int
 
 
 def assemble(
@@ -66,17 +64,43 @@ def assemble(
     )
     scenes = choose_scenes(prepared.samples, config, plan.prompts, family.pixel_multiple)
     with first_process_first():
-        texts, images = _fill_caches(prepared.samples, scenes, plan, caches, encoders, reporter)
+        _fill_caches(prepared.samples, scenes, plan, caches, encoders, reporter)
     encoders.make_room()
 
-    choose_attention(config.attention_mechanism)
+    trainee = _load_trainee(plan, location, encoders, accelerator, reporter)
+    if checkpoint and state:
+        load_checkpoint(trainee, checkpoint, state)
+
+    remake = Remake(image_encoder=encoders.image, text_encoder=encoders.text)
+    reader = BatchReader(caches, family, remake, seed=config.seed, sample_latents=config.vae_cache_sample == "sample")
+    stream = _make_stream(trainee, prepared, reader)
+    trainee.total_steps = total_steps(plan, stream.batches_per_epoch())
+    fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
+    validator = Validator(
+        scenes=scenes,
+        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in prepared.samples[:FIXED_LOSS_SAMPLES]],
+        reader=reader,
+        sampler=_LazySampler(plan, location, trainee, encoders),
+        folder=config.output_dir / PICTURES_FOLDER,
+        reporter=reporter,
+    )
+    return AssembledRun(
+        trainee=trainee, stream=stream, validator=validator, resumed_from=checkpoint, resumed_state=state
+    )
+
+
+def _load_trainee(
+    plan: RunPlan, location: ModelLocation, encoders: Encoders, accelerator: Accelerator, reporter: Reporter
+) -> Trainee:
+    """The denoiser with its adapter and optimizer, on the run's device; nothing is trained yet."""
+    choose_attention(plan.config.attention_mechanism)
     with reporter.phase("load model"):
-        bare = family.load_denoiser(location, encoders.compute_dtype)
+        bare = plan.family.load_denoiser(location, encoders.compute_dtype)
     _prepare_denoiser(plan, bare, accelerator.device, reporter)
     trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
-    optimizer = plan.optimizer.build(trained, config.learning_rate)
+    optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
     denoiser, optimizer = accelerator.prepare(bare, optimizer)
-    trainee = Trainee(
+    return Trainee(
         plan=plan,
         accelerator=accelerator,
         denoiser=denoiser,
@@ -84,38 +108,19 @@ def assemble(
         optimizer=optimizer,
         total_steps=0,
     )
-    if checkpoint and state:
-        load_checkpoint(trainee, checkpoint, state)
 
-    rules = epoch_rules(plan)
-    remake = Remake(image_encoder=encoders.image, text_encoder=encoders.text)
-    reader = BatchReader(caches, family, remake, seed=config.seed, sample_latents=config.vae_cache_sample == "sample")
-    stream = BatchStream(
+
+def _make_stream(trainee: Trainee, prepared: PreparedData, reader: BatchReader) -> BatchStream:
+    """This process's batches, from where the trainee stands."""
+    accelerator = trainee.accelerator
+    return BatchStream(
         prepared.samples,
-        rules,
+        epoch_rules(trainee.plan),
         reader,
         start=trainee.position,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
         pin_memory=accelerator.device.type == "cuda",
-    )
-    trainee.total_steps = total_steps(plan, stream.batches_per_epoch())
-    validator = Validator(
-        scenes=scenes,
-        fixed=[draw_visit(sample, 0, 0, _without_dropout(rules)) for sample in prepared.samples[:FIXED_LOSS_SAMPLES]],
-        reader=reader,
-        sampler=_LazySampler(plan, location, trainee, encoders),
-        folder=config.output_dir / PICTURES_FOLDER,
-        reporter=reporter,
-    )
-    return AssembledRun(
-        trainee=trainee,
-        stream=stream,
-        validator=validator,
-        resumed_from=checkpoint,
-        resumed_state=state,
-        encoded_texts=texts,
-        encoded_images=images,
     )
 
 
@@ -126,7 +131,7 @@ def _fill_caches(
     caches: SampleCaches,
     encoders: Encoders,
     reporter: Reporter,
-) -> tuple[int, int]:
+) -> None:
     config = plan.config
     items = list(caches.text_items(samples)) + [scene.text for scene in scenes]
     items += [TextItem(caption=config.validation_negative_prompt, references=scene.references) for scene in scenes]
@@ -137,7 +142,6 @@ def _fill_caches(
         reporter.say(f"{len(caches.removed)} damaged cache entries were removed and made again")
     if not texts and not images:
         reporter.say("caches: complete, nothing to encode")
-    return texts, images
 
 
 def _prepare_denoiser(plan: RunPlan, denoiser: nn.Module, device: torch.device, reporter: Reporter) -> None:
@@ -158,10 +162,6 @@ def _prepare_denoiser(plan: RunPlan, denoiser: nn.Module, device: torch.device, 
     plan.adapter.attach(denoiser, targets, torch.bfloat16 if low else torch.float32)
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     reporter.say(f"adapter {plan.adapter.name}: {len(targets)} modules, {count:,} trained weights")
-
-
-def _without_dropout(rules: EpochRules) -> EpochRules:
-    return EpochRules(seed=rules.seed, batch_size=1, repeats={})
 
 
 class _LazySampler:
