@@ -20,3 +20,35 @@ def test_check_makes_no_output_folder(command, edit_pairs):
     ended = command("check", *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1)
     assert ended.status == 0, ended.err
     assert not edit_pairs.output.exists()
+
+
+def test_pictures_of_a_run_that_never_saved_are_set_aside_too(command, edit_pairs):
+    old = edit_pairs.output / "validation" / "step-000004" / "sheet.png"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"an old picture")
+    ended = command(*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1)
+    assert ended.status == 0, ended.err
+    assert (edit_pairs.output / "previous-1/validation/step-000004/sheet.png").read_bytes() == b"an old picture"
+    assert "pictures:" not in ended.err
+
+
+def test_checkpoint_to_resume_that_is_not_there_is_told_before_the_data_is_scanned(command, edit_pairs):
+    ended = command(
+        *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1,
+        "--resume_from_checkpoint", "nowhere",
+    )  # fmt: skip
+    assert ended.status == 2
+    assert "resume_from_checkpoint: nowhere is no checkpoint" in ended.err
+    assert "scan" not in ended.err
+
+
+def test_several_references_are_said_to_be_drawn_with_the_first_alone(command, edit_pairs):
+    flags = [*edit_pairs.kontext]
+    flags[flags.index("--validation_steps") + 1] = "1"
+    ended = command(
+        *flags, "--data_backend_config", edit_pairs(reference_sets=2), "--max_train_steps", 1,
+        "--conditioning_multidataset_sampling", "combined", "--num_eval_images", 1, "--validation_resolution", 64,
+        "--validation_num_inference_steps", 1,
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "the stock pipeline takes 1" in ended.err

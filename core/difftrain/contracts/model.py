@@ -78,6 +78,8 @@ class ModelFlavour(Options, ABC):
     distilled_from: ClassVar[str | None] = None
     """Set for a step-distilled model (training it collapses): the base model to train instead."""
     max_references: ClassVar[int] = 0
+    pipeline_references: ClassVar[int | None] = None
+    """How many references the stock pipeline takes, for validation pictures; None takes all."""
     default_guidance: ClassVar[float] = 3.5
     """Guidance of validation pictures when the config gives none."""
     preferred_sizes: ClassVar[tuple[Size, ...]] = ()

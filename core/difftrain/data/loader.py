@@ -74,9 +74,8 @@ class BatchReader:
 
         mean, std = moments["mean"], moments["std"]
         if not self._sample_latents:
-            return mean
-        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
-        return mean + std * noise.to(mean.dtype)
+            return mean.float()
+        return mean.float() + std.float() * torch.randn(mean.shape, generator=generator)
 
     def _latents(self, image: PlacedImage) -> dict[str, Tensor]:
         cache, key = self._caches.latents(image)

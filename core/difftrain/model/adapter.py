@@ -89,8 +89,9 @@ class Lora(Adapter):
         """
         tensors = {}
         for name, tensor in self.state(denoiser).items():
-            folded = tensor.float() * self.scale if ".lora_B." in name else tensor
-            tensors[f"{prefix}.{name}"] = folded.to(tensor.dtype).cpu().contiguous()
+            # float32, since alpha / rank may not be exact in the trained dtype: a bfloat16 B is off by up to 2e-3
+            folded = tensor.float() * self.scale if ".lora_B." in name and self.scale != 1 else tensor
+            tensors[f"{prefix}.{name}"] = folded.cpu().contiguous()
         targets = sorted({name.split(".lora_")[0] for name in self.state(denoiser)})
         settings = {"r": self.lora_rank, "lora_alpha": self.lora_rank, "target_modules": targets, "bias": "none"}
         header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)

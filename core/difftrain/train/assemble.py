@@ -16,9 +16,9 @@ from difftrain.data.epoch import EpochRules, draw_visit
 from difftrain.data.loader import BatchReader, BatchStream, Remake
 from difftrain.data.prepare import PreparedData
 from difftrain.model.attention import choose_attention
-from difftrain.train.checkpoint import ResumeState, find_checkpoint, load_checkpoint, read_state
+from difftrain.train.checkpoint import ResumeState, load_checkpoint, read_state
 from difftrain.train.encoders import Encoders
-from difftrain.train.output_dir import PICTURES_FOLDER
+from difftrain.train.output_dir import PICTURES_FOLDER, find_checkpoint
 from difftrain.train.plan import RunPlan, epoch_rules, total_steps
 from difftrain.train.processes import first_process_first
 from difftrain.train.step import Trainee
@@ -63,6 +63,7 @@ def assemble(
         text_sees_references=family.text_sees_references,
     )
     scenes = choose_scenes(prepared.samples, config, plan.prompts, family.pixel_multiple)
+    _say_what_is_not_drawn(scenes, plan, reporter)
     with first_process_first():
         _fill_caches(prepared.samples, scenes, plan, caches, encoders, reporter)
     encoders.make_room()
@@ -89,6 +90,16 @@ def assemble(
     )
 
 
+def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Reporter) -> None:
+    taken = plan.flavour.pipeline_references
+    most = max((len(scene.references) for scene in scenes), default=0)
+    if plan.config.validation_steps and taken is not None and most > taken:
+        reporter.say(
+            f"note: samples have up to {most} references, but the stock pipeline takes {taken}: "
+            "validation pictures are drawn with the first alone, training sees all"
+        )
+
+
 def _load_trainee(
     plan: RunPlan, location: ModelLocation, encoders: Encoders, accelerator: Accelerator, reporter: Reporter
 ) -> Trainee:
@@ -99,7 +110,8 @@ def _load_trainee(
     _prepare_denoiser(plan, bare, accelerator.device, reporter)
     trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
-    denoiser, optimizer = accelerator.prepare(bare, optimizer)
+    with reporter.phase(f"move model to {accelerator.device}"):
+        denoiser, optimizer = accelerator.prepare(bare, optimizer)
     return Trainee(
         plan=plan,
         accelerator=accelerator,

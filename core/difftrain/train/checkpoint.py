@@ -36,25 +36,6 @@ class ResumeState:
     """Version of each plugin by name."""
 
 
-def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
-    """The checkpoint to resume: a path or a name in ``output_dir``; ``latest`` is the highest step if there is any;
-    ``none`` gives None.
-
-    Raises:
-        CheckpointError: If a path is wanted that is no checkpoint.
-    """
-    if wanted == "none":
-        return None
-    existing = list_checkpoints(output_dir)
-    if wanted == "latest":
-        return existing[-1] if existing else None
-    for candidate in (Path(wanted), output_dir / wanted):
-        if (candidate / "resume" / "state.json").is_file():
-            return candidate
-    there = ", ".join(path.name for path in existing) or "none"
-    raise CheckpointError(f"resume_from_checkpoint: {wanted} is no checkpoint; in {output_dir} there are: {there}")
-
-
 def save_checkpoint(run: Trainee, output_dir: Path, *, keep: int | None) -> Path:
     """Write ``checkpoint-N`` beside its final name, flush, rename; then remove the oldest beyond ``keep``.
 

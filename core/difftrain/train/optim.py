@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Share of a running mean that one step keeps."""
+
+
 class AdamWBf16(OptimizerFactory):
     """AdamW on bfloat16 weights; Kahan summation keeps the updates that bfloat16 would round away."""
 
@@ -21,7 +25,7 @@ class AdamWBf16(OptimizerFactory):
     parameter_dtype: ClassVar[str] = "bfloat16"
     usual_learning_rates: ClassVar[tuple[float, float] | None] = (3e-5, 1e-3)
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the running mean and of the running square of the gradients."""
     weight_decay: float = Field(0.01, ge=0)
     """Pull of the weights towards zero, times the learning rate."""
@@ -54,7 +58,7 @@ class OptimiLion(OptimizerFactory):
     name: ClassVar[str] = "optimi-lion"
     usual_learning_rates: ClassVar[tuple[float, float] | None] = (3e-6, 5e-5)
 
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Decay of the mean that the sign is taken of, and of the mean that is kept."""
     weight_decay: float = Field(0.0, ge=0)
     """Pull of the weights towards zero, times the learning rate."""

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from difftrain.errors import MachineError
+from difftrain.errors import CheckpointError, MachineError
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
@@ -37,6 +37,25 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
 
 
+def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
+    """The checkpoint to resume: a path or a name in ``output_dir``; ``latest`` is the highest step if there is any;
+    ``none`` gives None.
+
+    Raises:
+        CheckpointError: If a path is wanted that is no checkpoint.
+    """
+    if wanted == "none":
+        return None
+    existing = list_checkpoints(output_dir)
+    if wanted == "latest":
+        return existing[-1] if existing else None
+    for candidate in (Path(wanted), output_dir / wanted):
+        if (candidate / "resume" / "state.json").is_file():
+            return candidate
+    there = ", ".join(path.name for path in existing) or "none"
+    raise CheckpointError(f"resume_from_checkpoint: {wanted} is no checkpoint; in {output_dir} there are: {there}")
+
+
 def step_of(checkpoint: Path) -> int:
     """The step that a checkpoint's name tells."""
     match = _NAME.fullmatch(checkpoint.name)
@@ -53,11 +72,9 @@ def remove_leftovers(output_dir: Path) -> None:
 
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
-    checkpoints = list_checkpoints(output_dir)
-    if not checkpoints:
-        return None
     others = [output_dir / name for name in (ADAPTER_FILE, METRICS_FILE, PICTURES_FOLDER)]
-    return _move_aside(output_dir, [*checkpoints, *others])
+    results = [path for path in (*list_checkpoints(output_dir), *others) if path.exists()]
+    return _move_aside(output_dir, results) if results else None
 
 
 def set_newer_aside(output_dir: Path, step: int) -> Path | None:

@@ -10,7 +10,7 @@ import os
 
 from difftrain.data.prepare import prepare_samples
 from difftrain.train.interrupt import Interrupted, Interrupts
-from difftrain.train.output_dir import check_folder
+from difftrain.train.output_dir import check_folder, find_checkpoint
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
 from difftrain.train.report import make_reporter
@@ -29,6 +29,7 @@ def run_training(plan: RunPlan) -> int:
     try:
         with interrupts:
             check_folder(plan.config.output_dir)
+            find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
             location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
             with first_process_first():
                 prepared = prepare_samples(plan.data, reporter=reporter)

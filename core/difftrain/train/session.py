@@ -16,6 +16,7 @@ from difftrain.train.output_dir import (
     ADAPTER_FILE,
     METRICS_FILE,
     PICTURES_FOLDER,
+    find_checkpoint,
     list_checkpoints,
     remove_leftovers,
     set_aside,
@@ -52,7 +53,8 @@ def train_prepared(
 def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> None:
     output_dir: Path = plan.config.output_dir
     if accelerator.is_main_process:
-        if plan.config.resume_from_checkpoint == "none" and (moved := set_aside(output_dir)):
+        resumed = find_checkpoint(output_dir, plan.config.resume_from_checkpoint)
+        if resumed is None and (moved := set_aside(output_dir)):
             reporter.say(f"starting anew; the earlier run is kept in {moved}")
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(output_dir)
@@ -133,8 +135,11 @@ def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
     adapter = run.trainee.plan.config.output_dir / ADAPTER_FILE
     if run.trainee.accelerator.is_main_process:
         export_adapter(run.trainee, adapter)
-    reporter.say(f"{run.resumed_from} has all {run.trainee.total_steps} steps: this run was finished before")
-    reporter.say("hint: --max_train_steps N trains on; --resume_from_checkpoint none starts anew (nothing is deleted)")
+    steps, total = run.trainee.step, run.trainee.total_steps
+    reporter.say(f"{run.resumed_from} has {steps} steps, and the run is to have {total}: it was finished before")
+    reporter.say(
+        "hint: a larger max_train_steps trains on; --resume_from_checkpoint none starts anew (nothing is deleted)"
+    )
     reporter.say(f"adapter: {adapter}")
 
 

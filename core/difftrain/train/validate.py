@@ -117,7 +117,7 @@ class Validator:
         rows = []
         with _evaluating(run), self.reporter.phase(f"validation at step {run.step}", len(self.scenes)) as phase:
             for scene in self.scenes:
-                references = tuple(load_placed(image) for image in scene.references)
+                references = tuple(load_placed(image) for image in self._drawn_with(scene, run))
                 result = self.sampler(self._request(scene, references, run))
                 written[scene.name] = folder / f"{scene.name}.png"
                 result.save(written[scene.name])
@@ -132,7 +132,8 @@ class Validator:
         if not self.fixed:
             return None
         losses = []
-        with _evaluating(run):
+        total = len(self.fixed) * len(FIXED_SIGMAS)
+        with _evaluating(run), self.reporter.phase("loss on fixed samples", total) as phase:
             for index, visit in enumerate(self.fixed):
                 batch = self.reader.read([visit], epoch=0, index=index)
                 seed = derive_seed(run.plan.config.seed, "fixed loss", index)
@@ -140,7 +141,12 @@ class Validator:
                 noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(seed))
                 for level in FIXED_SIGMAS:
                     losses.append(loss_at(run, run.bare_denoiser, batch, torch.tensor([level]), noise).mean().item())
+                    phase.advance(item=visit.name)
         return sum(losses) / len(losses)
+
+    def _drawn_with(self, scene: Scene, run: Trainee) -> tuple[PlacedImage, ...]:
+        """The references that the stock pipeline can take; training sees all of them."""
+        return scene.references[: run.plan.flavour.pipeline_references]
 
     def _request(self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee) -> ValidationRequest:
         config = run.plan.config

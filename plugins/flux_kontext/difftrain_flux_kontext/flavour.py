@@ -44,6 +44,7 @@ class Kontext(ModelFlavour):
     hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-Kontext-dev"
     licence_url: ClassVar[str | None] = "https://huggingface.co/black-forest-labs/FLUX.1-Kontext-dev"
     max_references: ClassVar[int] = 8
+    pipeline_references: ClassVar[int | None] = 1
     default_guidance: ClassVar[float] = 2.5
     preferred_sizes: ClassVar[tuple[Size, ...]] = (
         (672, 1568),
@@ -91,8 +92,6 @@ class Kontext(ModelFlavour):
 
     def pipeline_arguments(self, request: ValidationRequest) -> dict[str, Any]:
         """The first reference, at the size that the pipeline chooses for it.
-
-        The stock pipeline takes one reference a picture; of several, the others are not shown to it.
 
         Pictures of less than 512x512 are for trying things out: there the reference keeps its own size, reduced
         to the picture's area where it is larger, because the pipeline would make it a megapixel.
