@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -120,7 +120,9 @@ def _kind(key: str, field: FieldInfo, names: Names) -> str:
 
 def _limits(field: FieldInfo) -> str:
     limits = {name: getattr(item, name) for item in field.metadata for name in LIMITS if hasattr(item, name)}
-    return "".join(f", {LIMITS[name]} {limit:g}" for name, limit in limits.items())
+    return "".join(
+        f", {LIMITS[name]} {limit if isinstance(limit, int) else f'{limit:g}'}" for name, limit in limits.items()
+    )
 
 
 def _choices(annotation: Any) -> list[object]:
@@ -133,6 +135,8 @@ def _choices(annotation: Any) -> list[object]:
 
 def _type_name(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(parts[0]) + "".join(_limits(item) for item in parts[1:] if isinstance(item, FieldInfo))
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_name(part) for part in parts if part is not type(None)))
     if origin is tuple and parts[-1] is not Ellipsis:

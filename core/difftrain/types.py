@@ -147,7 +147,7 @@ class Batch:
     """Cached tensors of B samples of one shape, ready for a step."""
 
     latents: Tensor
-    """Normalised target latents, [B, C, h, w]."""
+    """Normalised target latents, [B, C, h, w] or of whatever rank the family's encoder gives; float32."""
     references: Sequence[Tensor]
     """One tensor a reference slot, each [B, C, h', w']; every sample of a batch has as many."""
     text: TextEmbeds

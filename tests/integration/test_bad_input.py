@@ -1,4 +1,4 @@
-"""Ten bad configs and data sets: each one clear message and exit status 2, within a second and without torch.
+"""Bad configs and data sets: each one clear message and exit status 2, within a second and without torch.
 
 All of them run in one process of their own, which tells at the end of each whether a model library was imported.
 """
@@ -119,6 +119,10 @@ def combined_with_captions(project):
     project.references["caption_strategy"] = "filename"
 
 
+def cache_folder_is_a_file(project):
+    project.edits["cache_dir_vae"] = "edits/0000.txt"
+
+
 MESSAGES: dict[Callable[[Project], None], str] = {
     unknown_key: "config.json:8: unknown key 'lora_rnk'; did you mean 'lora_rank'?",
     wrong_type: 'config.json:8: gradient_checkpointing must be true or false, got "perhaps"',
@@ -153,6 +157,9 @@ MESSAGES: dict[Callable[[Project], None], str] = {
         "dataset 'refs': caption_strategy 'filename' would never be used: conditioning_multidataset_sampling = "
         "combined shows all references of a sample at once and takes the edit set's captions\n"
         'hint: set "caption_strategy": null, or set "conditioning_multidataset_sampling": "random"'
+    ),
+    cache_folder_is_a_file: (
+        "dataset 'edits': cache_dir_vae edits/0000.txt: {folder}/edits/0000.txt is a file, not a folder"
     ),
 }
 

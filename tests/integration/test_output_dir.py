@@ -33,13 +33,14 @@ def test_pictures_of_a_run_that_never_saved_are_set_aside_too(command, edit_pair
 
 
 def test_checkpoint_to_resume_that_is_not_there_is_told_before_the_data_is_scanned(command, edit_pairs):
-    ended = command(
-        *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1,
-        "--resume_from_checkpoint", "nowhere",
-    )  # fmt: skip
-    assert ended.status == 2
-    assert "resume_from_checkpoint: nowhere is no checkpoint" in ended.err
-    assert "scan" not in ended.err
+    for program in ((), ("check",)):
+        ended = command(
+            *program, *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1,
+            "--resume_from_checkpoint", "nowhere",
+        )  # fmt: skip
+        assert ended.status == 2
+        assert "resume_from_checkpoint: nowhere is no checkpoint" in ended.err
+        assert "scan" not in ended.err
 
 
 def test_several_references_are_said_to_be_drawn_with_the_first_alone(command, edit_pairs):

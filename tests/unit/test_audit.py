@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from data_plans import (
@@ -14,7 +15,7 @@ from data_plans import (
     two_folders,
 )
 
-from difftrain import DataError
+from difftrain import DataError, MachineError
 from difftrain.data.prepare import prepare_samples
 from difftrain_conditioning_generators.jpeg_artifacts import JpegArtifacts
 from difftrain_conditioning_generators.superresolution import Superresolution
@@ -240,3 +241,56 @@ def test_phases_are_named_and_counted(tmp_path):
     reporter = SilentReporter()
     prepare_samples(two_folders(tmp_path), reporter=reporter)
     assert reporter.phases == {"scan edits": 3, "scan references": 3, "pair edits": 3}
+
+
+def test_cache_folders_that_cannot_be_made_are_all_told_before_anything_is_read(tmp_path):
+    two_folders(tmp_path)
+    (tmp_path / "file").write_text("a file")
+    made = replace(generator_plan(tmp_path, Superresolution()), folder=tmp_path / "file" / "made")
+    edits = replace(edit_set(tmp_path, generators=[made]), latents_folder=tmp_path / "file")
+    with pytest.raises(MachineError) as raised:
+        prepare(replace(data_plan(tmp_path, edits), text_folder=tmp_path / "file" / "text"))
+    message = str(raised.value)
+    assert message.startswith("3 problems")
+    for name in ("dataset 'edits': cache_dir_vae", "edits/superresolution-1: instance_data_dir", "text embeddings"):
+        assert name in message
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_sample_limit_hides_no_missing_reference(tmp_path):
+    two_folders(tmp_path, names="abcdef")
+    for name in "bcde":
+        (tmp_path / "references" / f"{name}.png").unlink()
+    plan = data_plan(
+        tmp_path, edit_set(tmp_path, references=["references"], max_num_samples=1), reference_set(tmp_path)
+    )
+    assert "4 of 6 images have no reference in 'references': b.png, c.png, d.png, ..." in problems_of(plan)
+
+
+def test_a_sample_limit_counts_complete_pairs_only(tmp_path):
+    two_folders(tmp_path, names="abcdef")
+    for name in "abcd":
+        (tmp_path / "references" / f"{name}.png").unlink()
+    edits = edit_set(tmp_path, references=["references"], on_missing="skip", max_num_samples=2)
+    prepared = prepare(data_plan(tmp_path, edits, reference_set(tmp_path)))
+    assert [sample.target.record.key for sample in prepared.samples] == ["e", "f"]
+    assert prepared.left_out["edits"] == {"on_missing": 4}
+
+
+@pytest.mark.parametrize("folder", ["edits", "references"])
+def test_unreadable_caption_is_one_problem(tmp_path, folder):
+    two_folders(tmp_path)
+    (tmp_path / "edits" / "b.txt").unlink()
+    (tmp_path / folder / "b.txt").write_bytes(b"\xff\xfe\xfd")
+    references = reference_set(tmp_path, captions=True)
+    message = problems_of(data_plan(tmp_path, edit_set(tmp_path, references=["references"]), references))
+    assert message.startswith(f"dataset '{folder}': 1 captions cannot be read")
+
+
+def test_an_edit_set_without_samples_names_its_limits_though_another_has_some(tmp_path):
+    for folder in ("edits", "small"):
+        caption(picture(tmp_path / folder / "a.png"), "red")
+    plan = data_plan(tmp_path, edit_set(tmp_path), edit_set(tmp_path, "small", minimum_image_size=4000))
+    assert problems_of(plan).startswith(
+        "dataset 'small': no samples are left; left out: 1 by minimum_image_size = 4000\nhint:"
+    )

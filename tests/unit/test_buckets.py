@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difftrain import ConfigError, GeometryRules, assign_bucket, cover_bucket
-from difftrain.data.buckets import SizeLimits, broken_limit, within_limits
+from difftrain.data.buckets import SizeLimits, broken_limit
 
 SIZES = st.tuples(st.integers(1, 9000), st.integers(1, 9000))
 ALIGNMENTS = st.sampled_from([8, 16, 64])
@@ -145,9 +145,10 @@ def test_limits_are_named(size, broken):
         resolution_type="pixel_area", minimum_image_size=1024, minimum_aspect_ratio=0.5, maximum_aspect_ratio=2.0
     )
     assert broken_limit(size, limits) == broken
-    assert within_limits(size, limits) is (broken is None)
 
 
 def test_minimum_in_shorter_edge_and_megapixels():
-    assert not within_limits((4000, 500), SizeLimits(resolution_type="pixel", minimum_image_size=512))
-    assert within_limits((4000, 500), SizeLimits(resolution_type="area", minimum_image_size=2.0))
+    by_edge = SizeLimits(resolution_type="pixel", minimum_image_size=512)
+    by_area = SizeLimits(resolution_type="area", minimum_image_size=2.0)
+    assert broken_limit((4000, 500), by_edge) == "minimum_image_size"
+    assert broken_limit((4000, 500), by_area) is None

@@ -1,10 +1,13 @@
 """The tensor cache: complete or absent, checked when read."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from difftrain.data.cache import CorruptEntry, TensorCache, cache_key
-from difftrain.errors import DataError
+from difftrain.data.folders import check_writable
+from difftrain.errors import DataError, MachineError
 
 KEY = cache_key("a", "b")
 
@@ -64,3 +67,54 @@ def test_tensors_start_at_addresses_that_vector_kernels_can_load(cache):
     # A bfloat16 tensor in the middle of a file's buffer made torch's int8 CPU kernel crash (segmentation fault).
     cache.write(cache_key("odd"), {"a": torch.zeros(3, dtype=torch.uint8), "b": torch.ones(64, dtype=torch.bfloat16)})
     assert all(tensor.data_ptr() % 16 == 0 for tensor in cache.read(cache_key("odd")).values())
+
+
+@pytest.fixture
+def below_a_file(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    return TensorCache(tmp_path / "file")
+
+
+def test_folder_that_is_a_file_is_a_message_when_asked_and_when_written(below_a_file):
+    with pytest.raises(DataError, match=f"{below_a_file.folder}.* cannot be read"):
+        below_a_file.holds(KEY)
+    with pytest.raises(DataError, match=f"{below_a_file.folder}.* cannot be written"):
+        below_a_file.write(KEY, {"mean": torch.zeros(1)})
+
+
+def test_entry_that_can_neither_be_read_nor_removed_is_a_message(below_a_file):
+    with pytest.raises(DataError, match=f"{below_a_file.folder}.* cannot be removed"):
+        below_a_file.read(KEY)
+
+
+def test_failed_write_leaves_no_temporary_file(cache):
+    path = cache.path(KEY)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match="cannot be written"):
+        cache.write(KEY, {"mean": torch.zeros(1)})
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_folder_that_can_be_made_is_not_made_by_the_check(tmp_path):
+    check_writable(tmp_path / "a" / "b", "cache_dir_vae")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_below_a_file_is_refused_by_the_check(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    message = f"cache_dir_vae {tmp_path}/file/a: {tmp_path}/file is a file, not a folder"
+    with pytest.raises(MachineError, match=f"^{message}$"):
+        check_writable(tmp_path / "file" / "a", "cache_dir_vae")
+
+
+def test_dangling_link_is_refused_by_the_check(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(MachineError, match="link points nowhere"):
+        check_writable(tmp_path / "link", "cache_dir_vae")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that nobody can write to")
+def test_folder_on_a_file_system_that_not_even_root_can_write_is_refused_by_the_check():
+    with pytest.raises(MachineError, match="cache_dir_vae /proc/cache: /proc cannot be written"):
+        check_writable(Path("/proc/cache"), "cache_dir_vae")

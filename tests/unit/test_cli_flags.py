@@ -101,6 +101,22 @@ def test_check_gives_its_problems_as_json(command, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--lora_rnk", "3"), "unknown flag --lora_rnk; did you mean --lora_rank?"),
+        (("--config", "broken.json"), "broken.json:1: unexpected"),
+        (("--disable_plugin", "nobody"), "disable_plugin: no plugin 'nobody' is installed"),
+    ],
+)
+def test_check_gives_every_other_error_as_json_too(command, tmp_path, arguments, said):
+    (tmp_path / "broken.json").write_text('{"seed": ,}')
+    ended = command("check", "--json", *arguments)
+    assert (ended.status, ended.err, ended.json["status"]) == (2, "", "error")
+    (problem,) = ended.json["problems"]
+    assert problem.startswith(said)
+
+
 def test_check_of_the_demo_counts_samples_and_steps(command):
     ended = command("check", "--model", "flux", "--flavour", "kontext", "--demo", "--json")
     assert ended.status == 0
@@ -113,6 +129,18 @@ def test_plugins_lists_every_bundled_plugin(command):
     listed = {plugin["name"]: plugin["status"] for plugin in command("plugins", "--json").json}
     bundled = ("core", "flux", "flux_kontext", "superresolution", "jpeg_artifacts")
     assert {name: listed.get(name) for name in bundled} == dict.fromkeys(bundled, "ok")
+
+
+def test_plugins_shows_aliases_behind_their_generator(command):
+    assert "    generator: jpeg_artifacts (also jpeg, compression)\n" in command("plugins").out
+
+
+def test_help_to_a_reader_that_leaves_ends_quietly(tmp_path):
+    program = [sys.executable, "-m", "difftrain", "--help"]
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == 141
 
 
 def test_help_shows_every_option_once(command):

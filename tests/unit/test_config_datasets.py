@@ -251,3 +251,79 @@ def test_sampling_options_of_a_reference_set_are_noted():
     assert plan(datasets=datasets).notes == (
         "dataset 'refs': repeats: no effect on a reference set, only on its edit set",
     )
+
+
+@pytest.mark.parametrize(("key", "value"), [("crop_style", "corner"), ("crop_aspect", "preserve")])
+def test_how_to_crop_without_crop_is_noted(key, value):
+    assert plan(datasets=[edit_set(**{key: value})]).notes == (f"dataset 'edits': {key}: no effect, crop is false",)
+
+
+def test_how_to_crop_with_crop_is_not_noted():
+    assert plan(datasets=[edit_set(crop=True, crop_style="corner", crop_aspect="square")]).notes == ()
+
+
+def test_a_generator_by_its_name_alone_says_how_to_write_the_block():
+    message = error_of(datasets=[edit_set(conditioning=["superresolution"])])
+    assert message == (
+        "datasets.json:1: dataset 'edits': conditioning block 1 must be an object, such as "
+        '{"type": "superresolution"}, got ["superresolution"]'
+    )
+
+
+def test_a_generator_block_without_type_is_numbered():
+    message = error_of(datasets=[edit_set(conditioning=[BLUR, {"blur_radius": 1}])])
+    assert message == (
+        "dataset 'edits': conditioning block 2 has no type\nhint: name a generator, such as "
+        '{"type": "superresolution"}'
+    )
+
+
+def test_a_problem_of_a_generator_names_the_whole_dataset_id():
+    message = error_of(datasets=[edit_set(id="set/edits", conditioning=[{**BLUR, "blur_radius": "much"}])])
+    assert message.startswith("dataset 'set/edits': conditioning 'superresolution': blur_radius")
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/tmp/a", "a\\b", "./a", "a//b", "a/"])
+def test_an_id_that_is_no_folder_below_the_cache_is_an_error(name):
+    message = error_of(datasets=[edit_set(id=name)])
+    assert message.startswith(f"datasets.json: dataset id {name!r} cannot be used as a cache folder")
+
+
+def test_an_id_may_have_slashes_and_dots():
+    assert plan(datasets=[edit_set(id="a/b.c")]).data.by_id("a/b.c").latents_folder.parts[-2:] == ("a", "b.c")
+
+
+@pytest.mark.parametrize(
+    ("run_type", "own_type", "inherited"),
+    [("pixel", "area", None), ("area", "pixel_area", None), ("pixel", "pixel_area", 64.0), ("area", None, 64.0)],
+)
+def test_the_minimum_of_the_run_is_inherited_in_the_same_unit_only(run_type, own_type, inherited):
+    run = run_values(resolution=64 if run_type == "area" else 512, resolution_type=run_type, minimum_image_size=64)
+    entry = edit_set(resolution=1 if own_type == "area" else 64, resolution_type=own_type or ...)
+    planned = plan(run, [entry])
+    assert planned.data.by_id("edits").config.minimum_image_size == inherited
+    assert any("minimum_image_size" in note for note in planned.notes) == (inherited is None)
+
+
+@pytest.mark.parametrize("kind", ["pixel", "pixel_area"])
+def test_a_resolution_far_beyond_any_picture_is_an_error(kind):
+    message = error_of(run_values(resolution=1000000, resolution_type=kind), [edit_set()])
+    assert message == (
+        f"dataset 'edits': resolution 1e+06 with resolution_type {kind} is 1e+06 megapixels or more; "
+        "at most 100 are possible"
+    )
+
+
+@pytest.mark.parametrize("aspects", [[0, -1], [1.0, 0]])
+def test_crop_aspects_must_be_positive(aspects):
+    message = error_of(datasets=[edit_set(crop=True, crop_aspect="closest", crop_aspect_buckets=aspects)])
+    assert message.startswith("datasets.json:1: dataset 'edits': crop_aspect_buckets must be more than 0")
+
+
+@pytest.mark.parametrize("strategy", ["textfile", "filename"])
+def test_prepending_a_prompt_that_is_not_there_is_an_error(strategy):
+    message = error_of(datasets=[edit_set(caption_strategy=strategy, prepend_instance_prompt=True)])
+    assert message == (
+        "dataset 'edits': prepend_instance_prompt = true needs an instance_prompt "
+        f"(asked for by caption_strategy {strategy!r})"
+    )

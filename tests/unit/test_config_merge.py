@@ -30,7 +30,7 @@ class Needs(Options):
 
 
 class TakesCoreKey(Options):
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=2**63)
 
 
 class RedefinesCoreKey(Options):

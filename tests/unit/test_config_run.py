@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from config_runs import error_of, pair, plan, run_values
 
+from difftrain.errors import DifftrainError
+from difftrain.plugins.load import load_plugins
+from difftrain.train.plan import plan_run
+
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
@@ -235,3 +239,35 @@ def test_a_wrong_prompt_library_is_told_before_any_weight(text, said):
     message = error_of(run_values(validation_prompt_library="library.json", optimizer="adamm"))
     assert said in message
     assert "unknown optimizer" in message
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_bf16", "optimi-lion"])
+@pytest.mark.parametrize("betas", [[2, 0.9], [0.9, 1], [-0.1, 0.9]])
+def test_betas_outside_zero_to_one_are_an_error_of_the_config(optimizer, betas):
+    message = error_of(run_values(optimizer=optimizer, optimizer_config={"betas": betas}))
+    assert message.startswith(f"optimizer_config of {optimizer!r}: betas must be ")
+
+
+@pytest.mark.parametrize("key", ["seed", "validation_seed"])
+def test_a_seed_that_no_generator_takes_is_an_error(key):
+    assert f"{key} must be less than {2**63}, got {2**63}" in error_of(run_values(**{key: 2**63}))
+
+
+@pytest.mark.parametrize("name", ["fp32", "float32"])
+def test_float32_under_its_own_name_is_told_what_it_is_called_here(name):
+    assert error_of(run_values(mixed_precision=name)).endswith(f'mixed_precision must be no for float32, got "{name}"')
+
+
+def test_another_noise_level_for_references_is_not_built_yet():
+    assert error_of(run_values(reference_timestep="zero")) == (
+        "not built yet in difftrain 0.1: reference_timestep = zero"
+    )
+
+
+def test_plugins_that_did_not_load_are_said_once_a_report():
+    Path("config.json").write_text(json.dumps(run_values(optimizer="a", loss_type="b", lr_scheduler="c")))
+    Path("datasets.json").write_text(json.dumps(pair(caption_strategy="d")))
+    with pytest.raises(DifftrainError) as caught:
+        plan_run(Path("config.json"), {}, plugins=load_plugins(disabled=["superresolution"]))
+    assert len(caught.value.problems) == 4
+    assert str(caught.value).count("plugin 'superresolution' is turned off") == 1

@@ -8,7 +8,7 @@ from data_plans import SilentReporter, generator_plan, picture
 from PIL import Image, ImageOps
 from pydantic import ValidationError
 
-from difftrain import ConditioningGenerator
+from difftrain import ConditioningGenerator, DataError, PluginError
 from difftrain.data.generate import FEWEST_FOR_PROCESSES, make_missing, planned_records
 from difftrain.data.image import load_placed, open_upright
 from difftrain.data.index import ImageIndex
@@ -224,3 +224,53 @@ def test_importing_generators_imports_no_numpy():
     modules = "difftrain_conditioning_generators.superresolution, difftrain_conditioning_generators.jpeg_artifacts"
     code = f"import sys, {modules}; print([name for name in ('numpy', 'torch', 'PIL') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+class Failing(ConditioningGenerator):
+    name = "failing"
+
+    def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        raise KeyError("palette")
+
+
+class Forgetful(ConditioningGenerator):
+    name = "forgetful"
+
+    def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        return None
+
+
+@pytest.mark.parametrize("on_demand", [False, True])
+def test_failing_generator_is_named_with_source_and_cause_before_training(tmp_path, on_demand):
+    plan = generator_plan(tmp_path, Failing(), on_demand=on_demand)
+    with pytest.raises(PluginError, match=r"generator 'failing' failed on .*000\.png: KeyError: 'palette'"):
+        make(tmp_path, plan, records(tmp_path))
+
+
+def test_failure_of_a_generator_in_another_process_is_told_alike(tmp_path):
+    plan = generator_plan(tmp_path, Failing())
+    with pytest.raises(PluginError, match=r"generator 'failing' failed on .*\.png: KeyError: 'palette'"):
+        make(tmp_path, plan, records(tmp_path, FEWEST_FOR_PROCESSES))
+
+
+@pytest.mark.parametrize("on_demand", [False, True])
+def test_generator_that_returns_no_picture_is_named(tmp_path, on_demand):
+    plan = generator_plan(tmp_path, Forgetful(), on_demand=on_demand)
+    with pytest.raises(PluginError, match=r"generator 'forgetful' gave NoneType and no picture for .*000\.png"):
+        make(tmp_path, plan, records(tmp_path))
+
+
+def test_undecodable_first_source_is_a_problem_on_demand_too(tmp_path):
+    sources = records(tmp_path)
+    sources[0].path.write_bytes(b"gone")
+    result = make(tmp_path, generator_plan(tmp_path, Superresolution(), on_demand=True), sources)
+    assert len(result.problems) == 1
+    assert "000.png" in result.problems[0]
+
+
+def test_made_picture_that_cannot_be_stored_is_a_message_with_its_path(tmp_path):
+    plan = generator_plan(tmp_path, Superresolution())
+    plan.folder.parent.mkdir()
+    plan.folder.write_text("a file")
+    with pytest.raises(DataError, match=f"{plan.folder}.* cannot be written"):
+        make(tmp_path, plan, records(tmp_path, 1))

@@ -1,5 +1,6 @@
 import io
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from data_plans import picture
 from PIL import Image, ImageCms
 
 from difftrain import ConditioningGenerator, DataError, Geometry, ImageRecord, PluginError
+from difftrain.data.file_facts import read_all
 from difftrain.data.image import load_placed, make_picture, open_upright, to_pixels, upright_size
 from difftrain.types import PlacedImage, Recipe
 
@@ -137,3 +139,16 @@ def test_sixteen_bit_tiff_colours_do_not_crash(tmp_path):
     Image.new("I;16", (4, 4), 65535).save(buffer, "TIFF")
     (tmp_path / "a.tif").write_bytes(buffer.getvalue())
     assert open_upright(tmp_path / "a.tif").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_corrupt_exif_prints_no_warning(tmp_path):
+    path = with_orientation(tmp_path / "a.jpg", 1)
+    data = path.read_bytes()
+    start = data.index(b"Exif\0\0") + 6
+    path.write_bytes(data[: start + 8] + b"\xff" + data[start + 9 :])  # announces more entries than there are
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert open_upright(path).size == upright_size(path) == (30, 20)
+        [facts] = read_all([str(path)], decode=True)
+    assert facts.error is None
+    assert [str(warning.message) for warning in caught] == []

@@ -81,6 +81,13 @@ def test_a_broken_stranger_does_not_touch_the_others(installed):
     assert plugins.registry.find("loss", "mse").name == "mse"
 
 
+def test_a_stranger_that_exits_is_broken_like_any_other(installed):
+    installed(Point("quits", SystemExit(3)))
+    plugins = load_plugins()
+    assert statuses(plugins) == {"core": "ok", "quits": "failed"}
+    assert plugins.statuses[1].error == "it ends the program (3)"
+
+
 def test_a_broken_stranger_is_named_when_something_is_missing(installed):
     installed(Point("canny", ModuleNotFoundError("No module named 'cv2'")))
     with pytest.raises(PluginError, match=r"difftrain-stranger 0\.3\.0 failed to load \(No module named 'cv2'\)"):

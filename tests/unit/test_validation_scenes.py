@@ -16,7 +16,13 @@ def config(**changes):
 def test_pictures_are_taken_from_all_datasets_in_turn():
     samples = [sample(i, dataset="a") for i in range(5)] + [sample(i, dataset="b") for i in range(5)]
     names = [scene.name for scene in choose_scenes(samples, config(), {}, 16)]
-    assert names == ["a-0", "b-0", "a-1"]
+    assert names == ["a-0", "b-1", "a-1"]
+
+
+def test_every_sample_is_drawn_once_when_there_are_enough_pictures():
+    samples = [sample(i, dataset="a") for i in range(3)] + [sample(i, dataset="b") for i in range(5)]
+    names = [scene.name for scene in choose_scenes(samples, config(num_eval_images=20), {}, 16)]
+    assert sorted(names) == [f"a-{i}" for i in range(3)] + [f"b-{i}" for i in range(5)]
 
 
 def test_picture_has_the_resolutions_area_and_the_targets_aspect():

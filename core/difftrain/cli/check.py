@@ -7,42 +7,34 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from difftrain.cli.invocation import Invocation
-from difftrain.errors import DifftrainError
 
 if TYPE_CHECKING:
     from difftrain.data.prepare import PreparedData
     from difftrain.train.plan import RunPlan
 
-USER_ERROR = 2
-
 
 def check(invocation: Invocation) -> int:
     """Plan the run, prepare its data, find its model, and say what it would do.
 
-    With ``--json``, one object on the standard output: ``status`` (``ok`` or ``error``), ``problems``, ``notes`` and
-    the counts.
+    With ``--json``, one object on the standard output: ``status``, ``problems``, ``notes`` and the counts.
 
     Raises:
-        DifftrainError: Without ``--json``, whatever the user can mend.
+        DifftrainError: Whatever the user can mend.
     """
-    try:
-        found = _examine(invocation)
-    except DifftrainError as error:
-        if not invocation.json:
-            raise
-        print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
-        return USER_ERROR
+    found = _examine(invocation)
     print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _told(found))
     return 0
 
 
 def _examine(invocation: Invocation) -> dict[str, Any]:
     plan = invocation.plan()
+    from difftrain.data.folders import check_writable
     from difftrain.data.prepare import prepare_samples
-    from difftrain.train.output_dir import check_folder
+    from difftrain.train.output_dir import find_checkpoint
     from difftrain.train.report import make_reporter
 
-    check_folder(plan.config.output_dir)
+    check_writable(plan.config.output_dir, "output_dir")
+    find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
     location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
     prepared = prepare_samples(plan.data, reporter=make_reporter(quiet=invocation.json))
     return {

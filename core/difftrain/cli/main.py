@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,27 +22,57 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": 
 """The first is what ``difftrain`` alone does."""
 USER_ERROR = 2
 INTERRUPTED = 130
+READER_LEFT = 141
+"""What shells give for SIGPIPE."""
 
 
 def main() -> None:
-    """Run the command line and exit with its status."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line and exit with its status; quietly with 141 when what reads the standard output has left."""
+    try:
+        status = run(sys.argv[1:])
+    except BrokenPipeError:
+        # it may be another pipe that broke, and what did not go through is forgotten: only new text tells
+        if not _reader_left("\n"):
+            raise
+        sys.exit(READER_LEFT)
+    sys.exit(READER_LEFT if _reader_left() else status)
+
+
+def _reader_left(text: str = "") -> bool:
+    """Whether nobody reads the standard output and this text any more; the rest of it then goes nowhere."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the interpreter flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the command line says.
 
     Returns:
-        Exit status: 0; 2 for what the user can mend, said on the standard error; 130 and 143 after a signal.
+        Exit status: 0; 2 for what the user can mend, said on the standard error, by ``check --json`` as one object on
+        the standard output; 130 and 143 after a signal.
     """
     try:
         return _dispatch(arguments)
     except DifftrainError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _asks_json_of_check(arguments):
+            print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
+        else:
+            print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _asks_json_of_check(arguments: Sequence[str]) -> bool:
+    """Looked up in the raw words, as the command line itself may be what is wrong."""
+    return arguments[:1] == ["check"] and not {"--json", "--json=true"}.isdisjoint(arguments)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -51,7 +51,7 @@ class DatasetConfig(Options):
     """Where the cut is taken."""
     crop_aspect: Literal["square", "preserve", "closest"] = "square"
     """Aspect of the cut: square, the image's own, or the closest of crop_aspect_buckets."""
-    crop_aspect_buckets: tuple[float, ...] = ()
+    crop_aspect_buckets: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     """Aspects (width over height) for crop_aspect = closest."""
 
     repeats: int = Field(0, ge=0)
@@ -73,6 +73,16 @@ class DatasetConfig(Options):
     """On a reference set: the edit set whose geometry it follows."""
     on_missing: Literal["error", "skip"] = "error"
     """On an edit set: what to do with images whose reference is missing."""
+
+    @field_validator("conditioning", mode="before")
+    @classmethod
+    def _blocks_are_objects(cls, value: object) -> object:
+        if isinstance(value, tuple):
+            for position, block in enumerate(value, 1):
+                if not isinstance(block, dict):
+                    named = block if isinstance(block, str) else "superresolution"
+                    raise ValueError(f'block {position} must be an object, such as {{"type": "{named}"}}')
+        return value
 
     @field_validator("conditioning_data", "conditioning", mode="before")
     @classmethod

@@ -51,6 +51,7 @@ NOT_BUILT_RUN: Mapping[str, tuple[object, ...]] = {
     # training
     "use_ema": (False,),
     "grad_clip_method": ("norm",),
+    "reference_timestep": ("same",),
     "scheduled_sampling_max_step_offset": (0,),
     "validation_torch_compile": (False,),
     # data

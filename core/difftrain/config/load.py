@@ -208,4 +208,9 @@ def _load_entry(
         where=where,
         dataset=name or str(index + 1),
     )
-    return check_section(section, schema, DATASET_TABLES, names, problems)
+    entry = check_section(section, schema, DATASET_TABLES, names, problems)
+    if entry is not None and not entry.crop:
+        for key in ("crop_style", "crop_aspect", "crop_aspect_buckets"):
+            if key in entry.model_fields_set:
+                problems.note(f"{who}{key}: no effect, crop is false")
+    return entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -51,8 +51,8 @@ class Problems:
         return len(self.texts) + sum(max(1, len(asking)) for asking in self._not_built.values())
 
     def all(self) -> list[str]:
-        """Every problem; all that is not built yet is one of them."""
-        return [*self.texts, *self._not_built_line()]
+        """Every problem; all that is not built yet is one of them. A hint of several is said with the first."""
+        return [*_hints_once(self.texts), *self._not_built_line()]
 
     def raise_all(self) -> None:
         """Raise one error of everything, if there is anything.
@@ -72,3 +72,13 @@ class Problems:
             word = "dataset" if len(datasets) == 1 else "datasets"
             parts.append(f"{what} ({word} {', '.join(datasets)})" if datasets else what)
         return [f"not built yet in difftrain {release}: {', '.join(parts)}"]
+
+
+def _hints_once(texts: Iterable[str]) -> Iterator[str]:
+    said: set[str] = set()
+    # equal texts are one problem to whoever shows them, so the first must not differ from the second by its hint
+    for text in dict.fromkeys(texts):
+        problem, _, hint = text.partition("\nhint: ")
+        yield problem if hint in said else text
+        if hint:
+            said.add(hint)

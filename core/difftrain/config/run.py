@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from difftrain.config.options import Options
 from difftrain.types import Size
 
+SEED_LIMIT = 2**63
+"""Seeds are below it: torch's generators take 64 bits, signed."""
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
@@ -50,12 +52,19 @@ class TrainingOptions(Options):
     """Compute activations twice to save memory."""
     mixed_precision: Literal["bf16", "no"] = "bf16"
     """Number format of the forward pass; no is float32."""
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=SEED_LIMIT)
     """Equal seeds give equal runs: order, noise, dropouts, the adapter's first weights."""
     timestep_sampler: str = "sigmoid"
     """Distribution of the noise levels."""
     loss_type: str = "mse"
     """What compares prediction and velocity."""
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _float32_is_no(cls, value: object) -> object:
+        if value in ("fp32", "float32"):
+            raise ValueError("must be no for float32")
+        return value
 
     @field_validator("max_train_steps", "num_train_epochs")
     @classmethod
@@ -157,7 +166,7 @@ class ValidationOptions(Options):
     """WIDTHxHEIGHT in pixels, or one edge; the area is kept, the aspect follows the reference."""
     validation_num_inference_steps: int = Field(28, ge=1)
     """Denoising steps of a picture."""
-    validation_seed: int = Field(42, ge=0)
+    validation_seed: int = Field(42, ge=0, lt=SEED_LIMIT)
     """Seed of every validation picture."""
 
     @field_validator("validation_resolution", mode="before")

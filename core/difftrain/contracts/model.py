@@ -105,6 +105,9 @@ class ModelFlavour(Options, ABC):
 class ModelFamily(Options, ABC):
     """An architecture: how its parts are loaded and what its forward takes. Fields are run options.
 
+    Shapes below are those of picture models, [B, C, h, w]. The core only stacks latents along B, adds noise and takes
+    means, so a family may use any rank and channel count; packing into tokens is its own affair.
+
     The object holds options only; loaded modules are passed in. The methods are in the order of a run.
     """
 

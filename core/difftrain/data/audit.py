@@ -6,9 +6,10 @@ Problems stop the run, notes do not.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from difftrain.config.schema import DatasetConfig
 from difftrain.data.pair import Matching
 from difftrain.data.scan import Scan
 from difftrain.errors import DataError, first_few
@@ -100,6 +101,18 @@ def audit_uncaptioned(findings: Findings, *, dataset: str, total: int, records: 
             "hint: add a caption file to each (an empty file is an empty caption), "
             'or set "caption_strategy": null to train without captions'
         )
+
+
+def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapping[str, int]) -> None:
+    """An edit set of which no image becomes a sample."""
+    reasons = []
+    for reason, count in left_out.items():
+        value = getattr(config, reason, None)
+        reasons.append(f"{count} by {reason}" + ("" if value is None else f" = {value:g}"))
+    findings.problems.append(
+        f"dataset {config.id!r}: no samples are left; left out: {', '.join(reasons)}\n"
+        'hint: change these options, or set "disabled": true on this dataset'
+    )
 
 
 def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:

@@ -23,14 +23,14 @@ def assign_bucket(size: Size, rules: GeometryRules, *, draw: random.Random | Non
     Args:
         size: Upright size in pixels.
         rules: The dataset entry's.
-        draw: Needed for ``crop_style: random`` and ``crop_aspect: random`` only.
+        draw: Needed for ``crop_style: random`` only.
 
     Raises:
         ConfigError: If a crop aspect is to be chosen from an empty list, or a name is unknown.
     """
     if not rules.crop:
         return cover_bucket(size, _own_aspect_bucket(size, rules))
-    bucket = _crop_bucket(size, rules, draw)
+    bucket = _crop_bucket(size, rules)
     resize = _covering_size(size, _size_before_crop(size, bucket, rules))
     return Geometry(resize=resize, crop=_crop_corner(resize, bucket, rules.crop_style, draw), bucket=bucket)
 
@@ -64,11 +64,6 @@ class SizeLimits:
     minimum_aspect_ratio: float | None = None
     """Width divided by height."""
     maximum_aspect_ratio: float | None = None
-
-
-def within_limits(size: Size, limits: SizeLimits) -> bool:
-    """Whether an image of this size is used."""
-    return broken_limit(size, limits) is None
 
 
 def broken_limit(size: Size, limits: SizeLimits) -> str | None:
@@ -124,14 +119,14 @@ def _divide_rounded(dividend: int, divisor: int) -> int:
     return (2 * dividend + divisor) // (2 * divisor)
 
 
-def _crop_bucket(size: Size, rules: GeometryRules, draw: random.Random | None) -> Size:
+def _crop_bucket(size: Size, rules: GeometryRules) -> Size:
     if rules.crop_aspect == "preserve":
         return _own_aspect_bucket(size, rules)
     edge = edge_in_pixels(rules.resolution, rules.resolution_type)
     if rules.crop_aspect == "square":
         side = _aligned(edge, rules.alignment)
         return side, side
-    aspect = _chosen_aspect(size, rules, draw)
+    aspect = _closest_aspect(size, rules)
     if rules.resolution_type == "pixel":
         width, height = edge * max(1.0, aspect), edge * max(1.0, 1 / aspect)
     else:
@@ -139,17 +134,14 @@ def _crop_bucket(size: Size, rules: GeometryRules, draw: random.Random | None) -
     return _aligned(width, rules.alignment), _aligned(height, rules.alignment)
 
 
-def _chosen_aspect(size: Size, rules: GeometryRules, draw: random.Random | None) -> float:
-    if rules.crop_aspect not in ("closest", "random"):
-        raise ConfigError(f"crop_aspect must be square, preserve, closest or random, got {rules.crop_aspect!r}")
+def _closest_aspect(size: Size, rules: GeometryRules) -> float:
+    if rules.crop_aspect != "closest":
+        raise ConfigError(f"crop_aspect must be square, preserve or closest, got {rules.crop_aspect!r}")
     if not rules.crop_aspect_buckets:
         raise ConfigError(
-            f"crop_aspect {rules.crop_aspect} needs crop_aspect_buckets, a list of width / height\n"
+            "crop_aspect closest needs crop_aspect_buckets, a list of width / height\n"
             'hint: for instance "crop_aspect_buckets": [0.75, 1.0, 1.33]'
         )
-    if rules.crop_aspect == "random":
-        assert draw is not None, "crop_aspect random needs a source of randomness"
-        return draw.choice(rules.crop_aspect_buckets)
     own = math.log(size[0] / size[1])
     return min(rules.crop_aspect_buckets, key=lambda aspect: abs(math.log(aspect) - own))
 

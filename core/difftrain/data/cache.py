@@ -43,12 +43,18 @@ class TensorCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def holds(self, key: str) -> bool:
-        """Whether a complete entry is there, told from its size alone; a wrong size removes it."""
+        """Whether a complete entry is there, told from its size alone; a wrong size removes it.
+
+        Raises:
+            DataError: If the file cannot be looked at.
+        """
         path = self.path(key)
         try:
             complete = _has_whole_length(path)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise DataError(f"cache entry {path} cannot be read ({error.strerror})") from error
         if not complete:
             self._remove(key)
         return complete
@@ -78,7 +84,7 @@ class TensorCache:
         """Write an entry; whenever the process is killed, the entry is complete or absent.
 
         Raises:
-            DataError: If a value is not finite: a picture or an encoder is broken.
+            DataError: If a value is not finite (a picture or an encoder is broken), or the file cannot be written.
         """
         from safetensors.torch import save
 
@@ -89,7 +95,11 @@ class TensorCache:
 
     def _remove(self, key: str) -> None:
         self.removed.append(key)
-        self.path(key).unlink(missing_ok=True)
+        path = self.path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"corrupt cache entry {path} cannot be removed ({error.strerror})") from error
 
 
 class CorruptEntry(DataError):
@@ -97,14 +107,24 @@ class CorruptEntry(DataError):
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary name, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write to a temporary name, flush to disk, rename.
+
+    Raises:
+        DataError: If the file or its folder cannot be written, naming it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _has_whole_length(path: Path) -> bool:

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from difftrain.contracts import CaptionSource
 from difftrain.errors import DataError
 
 
-class TextfileCaptions(CaptionSource):
-    """A text file beside each image with the same stem: ``cat.png`` and ``cat.txt``."""
-
-    name: ClassVar[str] = "textfile"
+class _PromptedCaptions(CaptionSource):
+    """Captions that one text may be put before."""
 
     instance_prompt: str | None = None
     """Text for :attr:`prepend_instance_prompt`."""
     prepend_instance_prompt: bool = False
     """Put ``instance_prompt`` before every caption."""
+
+    @model_validator(mode="after")
+    def _prompt_is_there(self) -> Self:
+        if self.prepend_instance_prompt and not self.instance_prompt:
+            raise ValueError("prepend_instance_prompt = true needs an instance_prompt")
+        return self
+
+    def _prompted(self, caption: str) -> str:
+        return f"{self.instance_prompt} {caption}".strip() if self.prepend_instance_prompt else caption
+
+
+class TextfileCaptions(_PromptedCaptions):
+    """A text file beside each image with the same stem: ``cat.png`` and ``cat.txt``."""
+
+    name: ClassVar[str] = "textfile"
 
     def files(self, image: Path) -> tuple[Path, ...]:
         return (_text_file(image),)
@@ -33,8 +48,7 @@ class TextfileCaptions(CaptionSource):
         except OSError as error:
             raise DataError(f"{file}: caption cannot be read ({error.strerror})") from error
         lines = [line.strip() for line in text.splitlines()]
-        prompt = self.instance_prompt if self.prepend_instance_prompt else None
-        return tuple(_with_prompt(line, prompt) for line in lines if line) or (_with_prompt("", prompt),)
+        return tuple(self._prompted(line) for line in lines if line) or (self._prompted(""),)
 
 
 def _text_file(image: Path) -> Path:
@@ -42,22 +56,17 @@ def _text_file(image: Path) -> Path:
     return Path(str(image).rpartition(".")[0] + ".txt")
 
 
-class FilenameCaptions(CaptionSource):
+class FilenameCaptions(_PromptedCaptions):
     """The image's file name, with underscores and dashes as spaces."""
 
     name: ClassVar[str] = "filename"
-
-    instance_prompt: str | None = None
-    """Text for :attr:`prepend_instance_prompt`."""
-    prepend_instance_prompt: bool = False
-    """Put ``instance_prompt`` before every caption."""
 
     def files(self, image: Path) -> tuple[Path, ...]:
         return ()
 
     def captions(self, image: Path, key: str) -> tuple[str, ...] | None:
         words = image.stem.replace("_", " ").replace("-", " ").split()
-        return (_with_prompt(" ".join(words), self.instance_prompt if self.prepend_instance_prompt else None),)
+        return (self._prompted(" ".join(words)),)
 
 
 class InstancePrompt(CaptionSource):
@@ -73,7 +82,3 @@ class InstancePrompt(CaptionSource):
 
     def captions(self, image: Path, key: str) -> tuple[str, ...] | None:
         return (self.instance_prompt,)
-
-
-def _with_prompt(caption: str, prompt: str | None) -> str:
-    return f"{prompt} {caption}".strip() if prompt else caption

@@ -41,15 +41,18 @@ class EditSet:
         self._scans = scans
         self._findings = findings
         self._references: list[_ReferenceSet] = []
+        self._unreadable_captions = frozenset[Path]().union(
+            *(scans[name].unreadable_captions for name in (dataset.id, *dataset.references))
+        )
         self._sized = _geometry_cache(dataset)
-        self._candidates = self._limited(scans[dataset.id].records)
-        self.records = self._candidates
+        self.records = scans[dataset.id].records
         """Images that become samples; those without a reference are taken out as reference sets are matched."""
 
     def gather_references(self) -> None:
         """Match the reference sets and plan the generators' pictures."""
         for reference_id in self.dataset.references:
             self._match(self._plan.by_id(reference_id))
+        self.records = self._limited(self.records)
         for generator in self.dataset.generators:
             planned = planned_records(generator, self.records)
             by_target = {record.path: made for record, made in zip(self.records, planned, strict=True)}
@@ -82,7 +85,8 @@ class EditSet:
             choices = self._choices([image for image in placed if image is not None])
             captions = _own_captions(record, choices, may_be_empty=self.dataset.captions is None)
             if captions is None:
-                uncaptioned.append(record)
+                if self._unreadable_captions.isdisjoint([record.path, *_reference_paths(choices)]):
+                    uncaptioned.append(record)
                 continue
             samples.append(Sample(dataset_id=self.dataset.id, target=target, captions=captions, choices=choices))
         self._audit(misfits, uncaptioned)
@@ -109,20 +113,17 @@ class EditSet:
         """A partner left out by a size limit leaves the pair out; that is no missing file."""
         own_scan, other_scan = self._scans[self.dataset.id], self._scans[references.id]
         assert references.pairing is not None, "conditioning_data names reference sets only"
+        # All images, not what earlier reference sets left over, so that every missing file is told.
         everyone = match(own_scan.records, other_scan.records)
-        # All candidates, not what earlier reference sets left over, so that every missing file is told.
-        kept = {record.path for record in self._candidates}
         everyone.unused = [record for record in everyone.unused if record.key not in own_scan.left_out_keys]
-        missing = [record for record in everyone.missing if record.path in kept]
-        limited = [record for record in missing if record.key in other_scan.left_out_keys]
-        everyone.missing = [record for record in missing if record.key not in other_scan.left_out_keys]
-        everyone.ambiguous = [pair for pair in everyone.ambiguous if pair[0].path in kept]
+        limited = [record for record in everyone.missing if record.key in other_scan.left_out_keys]
+        everyone.missing = [record for record in everyone.missing if record.key not in other_scan.left_out_keys]
         skip = self.dataset.config.on_missing == "skip"
         audit_matching(
             self._findings,
             edits=self.dataset.id,
             references=references.id,
-            total=len(self._candidates),
+            total=len(own_scan.records),
             matching=everyone,
             skip_missing=skip,
         )
@@ -164,6 +165,10 @@ class EditSet:
         return tuple(ReferenceChoice(references=(image,), captions=image.record.captions or None) for image in placed)
 
 
+def _reference_paths(choices: Sequence[ReferenceChoice]) -> list[Path]:
+    return [placed.record.path for choice in choices for placed in choice.references]
+
+
 def _own_captions(
     record: ImageRecord, choices: Sequence[ReferenceChoice], *, may_be_empty: bool
 ) -> tuple[str, ...] | None:
@@ -178,7 +183,7 @@ def _own_captions(
 def _geometry_cache(dataset: DatasetPlan) -> Callable[[ImageRecord, int], Geometry]:
     """Geometries by size, since most images of a dataset share a few; drawn ones rest on the image's content."""
     rules = dataset.rules
-    is_drawn = rules.crop and (rules.crop_style == "random" or rules.crop_aspect == "random")
+    is_drawn = rules.crop and rules.crop_style == "random"
     known: dict[Size, Geometry] = {}
 
     def geometry(record: ImageRecord, seed: int) -> Geometry:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from difftrain.data.image import UNREADABLE, describe, header_size
+from difftrain.data.image import UNREADABLE, describe, header_size, without_metadata_warnings
 
 
 class FileFacts(NamedTuple):
@@ -53,7 +53,7 @@ def _read(name: str, *, decode: bool) -> FileFacts:
     try:
         width, height = header_size(io.BytesIO(data))
         if decode or not _ends_whole(data):
-            with Image.open(io.BytesIO(data)) as image:
+            with without_metadata_warnings(), Image.open(io.BytesIO(data)) as image:
                 image.load()
     except UNREADABLE as error:
         width = height = 0

@@ -7,17 +7,21 @@ so changed options never reuse an old one, and both modes share their latents.
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from PIL import Image
+
+from difftrain.data.cache import write_atomically
 from difftrain.data.file_facts import FileFacts
 from difftrain.data.image import make_picture
 from difftrain.data.index import ImageIndex
@@ -75,14 +79,19 @@ def planned_records(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> list
 def make_missing(
     plan: GeneratorPlan, sources: Iterable[ImageRecord], index: ImageIndex, reporter: Reporter
 ) -> MakingResult:
-    """Make and store the pictures that are not stored yet or are damaged; nothing when made on demand.
+    """Make and store the pictures that are not stored yet or are damaged.
+
+    When they are made on demand, only the first is made, and not stored: a broken generator is told now.
 
     Raises:
-        PluginError: If the generator gives a picture of another size.
+        DataError: If a picture cannot be stored.
+        PluginError: If the generator fails, or gives no picture or one of another size.
     """
-    if plan.on_demand:
-        return MakingResult(written=0, notes=(), problems=())
     recipe = Recipe(generator=plan.generator, seed=plan.seed)
+    if plan.on_demand:
+        first = [_task(plan, recipe, source) for source in islice(sources, 1)]
+        failures = [problem for task in first if isinstance(problem := _picture_or_problem(task), str)]
+        return MakingResult(written=0, notes=(), problems=_named(plan, failures))
     tasks = {task.path: task for task in (_task(plan, recipe, source) for source in sources)}
     missing, notes = _missing(plan, tasks, index, reporter)
     problems: tuple[str, ...] = ()
@@ -144,6 +153,10 @@ def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase:
             index.remember(stored)
             stored.clear()
     index.remember(stored)
+    return _named(plan, problems)
+
+
+def _named(plan: GeneratorPlan, problems: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"generator {plan.id!r}: {problem}" for problem in problems)
 
 
@@ -193,19 +206,18 @@ def _run_in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_T
 
 def _make_one(task: _Task) -> str | None:
     """Make and store one picture; gives what is wrong with the source, if anything."""
+    image = _picture_or_problem(task)
+    if isinstance(image, str):
+        return image
+    stream = io.BytesIO()
+    # Level 1 is 3 times as fast as the default and hardly larger.
+    image.save(stream, format="PNG", compress_level=1)
+    write_atomically(task.path, stream.getvalue())
+    return None
+
+
+def _picture_or_problem(task: _Task) -> Image.Image | str:
     try:
-        image = make_picture(task.source, task.recipe, task.made_hash)
+        return make_picture(task.source, task.recipe, task.made_hash)
     except DataError as error:
         return str(error)
-    task.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = task.path.with_name(f".{task.path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            # Level 1 is 3 times as fast as the default and hardly larger.
-            image.save(stream, format="PNG", compress_level=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(task.path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return None

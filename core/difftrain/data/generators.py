@@ -32,7 +32,7 @@ class GeneratorEntry(Options):
     """Where made pictures are stored; default: cache_dir of the run, made."""
     generate: Literal["startup", "ondemand"] = "startup"
     """Make and store all pictures at start-up, or make each when it is needed and store nothing."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Start of the generator's random draws."""
 
     @field_validator("captions", mode="before")
@@ -49,20 +49,27 @@ def plan_generators(
     """One plan a block; blocks with a problem are left out."""
     plans = []
     used: Counter[str] = Counter()
-    for block in dataset.conditioning:
+    for position, block in enumerate(dataset.conditioning, 1):
+        if "type" not in map(plain_key, block):
+            problems.add(
+                f"dataset {dataset.id!r}: conditioning block {position} has no type\n"
+                'hint: name a generator, such as {"type": "superresolution"}'
+            )
+            continue
         name = str(block.get("type"))
         used[name] += 1
         number = f"-{used[name]}" if used[name] > 1 else ""
-        plan = _plan_one(run, f"{dataset.id}/{name}{number}", block, registry, problems)
+        plan = _plan_one(run, dataset.id, f"{name}{number}", block, registry, problems)
         if plan is not None:
             plans.append(plan)
     return tuple(plans)
 
 
 def _plan_one(
-    run: RunConfig, plan_id: str, block: dict[str, Any], registry: Registry, problems: Problems
+    run: RunConfig, dataset_id: str, name: str, block: dict[str, Any], registry: Registry, problems: Problems
 ) -> GeneratorPlan | None:
-    prefix = f"dataset {plan_id.split('/')[0]!r}: conditioning {block.get('type')!r}: "
+    plan_id = f"{dataset_id}/{name}"
+    prefix = f"dataset {dataset_id!r}: conditioning {block.get('type')!r}: "
     values = _flattened(block, prefix, problems)
     own = {key: value for key, value in values.items() if key in GeneratorEntry.model_fields}
     entry = parse_options(GeneratorEntry, own, prefix=prefix, problems=problems)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,7 +22,7 @@ from difftrain.types import PlacedImage, Recipe, Size
 if TYPE_CHECKING:
     import numpy as np
 
-WHITE = (255, 255, 255)
+_WHITE = (255, 255, 255)
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for broken files, besides what it should."""
@@ -30,11 +33,11 @@ _ORIENTATION_SOURCES = frozenset({"exif", "Raw profile type exif", "xmp", "XML:c
 """Where Pillow looks for an orientation; most files have none of these."""
 
 
-def open_upright(path: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
+def open_upright(path: Path) -> Image.Image:
     """A picture as people see it.
 
     EXIF orientation is applied, colours are converted from the embedded profile to sRGB, transparent parts
-    are shown on ``background`` and 16 bits are scaled to 8.
+    are shown on white and 16 bits are scaled to 8.
 
     Returns:
         A loaded RGB image.
@@ -43,10 +46,10 @@ def open_upright(path: Path, background: tuple[int, int, int] = WHITE) -> Image.
         DataError: If the file cannot be read or decoded, naming it.
     """
     try:
-        with Image.open(path) as image:
+        with without_metadata_warnings(), Image.open(path) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
-            return _to_srgb(_to_eight_bits(upright), background)
+            return _to_srgb(_to_eight_bits(upright))
     except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as a picture ({describe(error)})") from error
 
@@ -66,12 +69,23 @@ def upright_size(path: Path) -> Size:
 
 def header_size(stream: BinaryIO) -> Size:
     """:func:`upright_size` of an open file; raises one of :data:`UNREADABLE`."""
-    with Image.open(stream) as image:
+    with without_metadata_warnings(), Image.open(stream) as image:
         width, height = image.size
         if image.format == "TIFF":  # Pillow turns these itself
             return width, height
         turned = _exif(image, stream).get(_ORIENTATION) in _SWAPS_AXES
     return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def without_metadata_warnings() -> Iterator[None]:
+    """Broken EXIF data hides at most an orientation; Pillow's raw warning would tell no file and no remedy.
+
+    Warning filters belong to the process: where threads overlap, this one filter may stay, and nothing else.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        yield
 
 
 def load_placed(placed: PlacedImage) -> Image.Image:
@@ -108,16 +122,31 @@ def make_picture(source: Path, recipe: Recipe, made_hash: str) -> Image.Image:
 
     Raises:
         DataError: If the source cannot be read.
-        PluginError: If the generator gives a picture of another size.
+        PluginError: If the generator fails, or gives no picture or one of another size.
     """
     original = open_upright(source)
-    made = recipe.generator.generate(original.copy(), random.Random(int(made_hash, 16)))
+    made = _generate(recipe, original.copy(), random.Random(int(made_hash, 16)), source)
     if made.size != original.size:
         raise PluginError(
             f"generator {type(recipe.generator).name!r} made a picture of {made.width}x{made.height} from one of "
             f"{original.width}x{original.height}\nhint: generate() must return the size that it was given"
         )
     return made if made.mode == "RGB" else made.convert("RGB")
+
+
+def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source: Path) -> Image.Image:
+    """What the generator gives; the fence around it."""
+    name = type(recipe.generator).name
+    try:
+        made: object = recipe.generator.generate(original, rng)
+    except Exception as error:  # plugin code of strangers may raise anything
+        raise PluginError(f"generator {name!r} failed on {source}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Image.Image):
+        raise PluginError(
+            f"generator {name!r} gave {type(made).__name__} and no picture for {source}\n"
+            "hint: generate() must return a PIL image"
+        )
+    return made
 
 
 def describe(error: BaseException) -> str:
@@ -161,7 +190,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled)
 
 
-def _to_srgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _to_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     alpha = None
     if image.has_transparency_data:
@@ -172,7 +201,7 @@ def _to_srgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Imag
     colours = _apply_profile(image, profile) if profile else image.convert("RGB")
     if alpha is None:
         return colours
-    canvas = Image.new("RGB", colours.size, background)
+    canvas = Image.new("RGB", colours.size, _WHITE)
     canvas.paste(colours, mask=alpha)
     return canvas
 

@@ -85,14 +85,14 @@ class ImageIndex:
 
     def captions(
         self, source: CaptionSource, images: Sequence[tuple[str, Path]]
-    ) -> tuple[list[tuple[str, ...] | None], list[str]]:
+    ) -> tuple[list[tuple[str, ...] | None], dict[Path, str]]:
         """Captions of each (key, image) and what could not be read; unchanged caption files are not read.
 
         Returns:
-            Captions in the order given (None where an image has none), and error messages.
+            Captions in the order given (None where an image has none), and error messages by image.
         """
         found: list[tuple[str, ...] | None] = []
-        problems: list[str] = []
+        problems: dict[Path, str] = {}
         with ThreadPoolExecutor(max_workers=_reading_threads()) as pool:
             for chunk in _chunks(images, _FILES_A_CHUNK):
                 found += self._captions_of_chunk(source, chunk, problems, pool)
@@ -127,7 +127,7 @@ class ImageIndex:
         self,
         source: CaptionSource,
         images: Sequence[tuple[str, Path]],
-        problems: list[str],
+        problems: dict[Path, str],
         pool: ThreadPoolExecutor,
     ) -> list[tuple[str, ...] | None]:
         identity = f"{type(source).name}{source.identity()}"
@@ -148,7 +148,7 @@ class ImageIndex:
         for part, read in _in_threads(pool, lambda part: [_captions(source, *item) for item in part], stale):
             for (_, image), captions in zip(part, read, strict=True):
                 if isinstance(captions, DataError):
-                    problems.append(str(captions))
+                    problems[image] = str(captions)
                 found[image] = None if isinstance(captions, DataError) else captions
                 if stamps[image] and not isinstance(captions, DataError):
                     fresh.append((_absolute(image), identity, stamps[image], json.dumps(captions)))

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from difftrain.data.audit import Findings, audit_contents, audit_samples
+from difftrain.data.audit import Findings, audit_contents, audit_nothing_left, audit_samples
 from difftrain.data.edit_set import EditSet
+from difftrain.data.folders import check_writable
 from difftrain.data.index import ImageIndex
 from difftrain.data.plan import DataPlan
 from difftrain.data.scan import Scan, scan
-from difftrain.errors import DataError
+from difftrain.errors import DataError, MachineError
 from difftrain.types import Reporter, Sample
 
 
@@ -75,7 +76,10 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
 
     Raises:
         DataError: If anything cannot be used; all problems of all datasets in one message.
+        MachineError: If a folder that is written later cannot be.
+        PluginError: If a generator fails.
     """
+    _check_folders(plan)
     findings = Findings()
     with _paused_garbage_collection(), ImageIndex(plan.index_path) as index:
         scans = _scan_all(plan, index, reporter, findings)
@@ -87,11 +91,14 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
                 samples += edit_set.samples(phase)
         audit_samples(findings, samples)
         findings.raise_problems()
+        filled = {sample.dataset_id for sample in samples}
+        for edit_set in edit_sets:
+            if edit_set.dataset.id not in filled:
+                audit_nothing_left(findings, edit_set.dataset.config, edit_set.left_out)
+        findings.raise_problems()
         made = sum(edit_set.make_pictures(index, reporter) for edit_set in edit_sets)
         findings.raise_problems()
         hashed, captions_read = index.hashed, index.captions_read
-    if not samples:
-        raise DataError("no samples to train on are left\nhint: see the size limits and on_missing of the datasets")
     return PreparedData(
         samples=tuple(samples),
         notes=tuple(findings.notes),
@@ -103,6 +110,22 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
         captions_read=captions_read,
         made=made,
     )
+
+
+def _check_folders(plan: DataPlan) -> None:
+    """All folders that are written later, the latents' after minutes of loading weights."""
+    folders = [("text embeddings", plan.text_folder)]
+    for dataset in plan.datasets:
+        folders.append((f"dataset {dataset.id!r}: cache_dir_vae", dataset.latents_folder))
+        folders += [(f"{made.id}: instance_data_dir", made.folder) for made in dataset.generators if not made.on_demand]
+    problems = []
+    for name, folder in folders:
+        try:
+            check_writable(folder, name)
+        except MachineError as error:
+            problems.append(str(error))
+    if problems:
+        raise MachineError(*problems)
 
 
 @contextmanager

@@ -25,20 +25,7 @@ from difftrain.plugins.registry import KINDS, Registry
 from difftrain.types import GeometryRules
 
 LARGEST_MEGAPIXELS = 100.0
-"""A resolution in megapixels beyond this is surely meant in pixels."""
-
-
-def plan_datasets(run: RunConfig, datasets: Sequence[DatasetConfig], registry: Registry) -> DataPlan:
-    """The plan of all datasets.
-
-    Raises:
-        ConfigError: With every problem there is.
-    """
-    problems = Problems()
-    plan = resolve_datasets(run, datasets, registry, problems)
-    problems.raise_all()
-    assert plan is not None, "no plan without a problem"
-    return plan
+"""A resolution beyond this is surely a mistake: pixels given as megapixels, say."""
 
 
 def resolve_datasets(
@@ -112,6 +99,13 @@ class _Resolver:
         for key in ("resolution", "resolution_type", "minimum_image_size"):
             if getattr(entry, key) is None:
                 filled[key] = getattr(run, key)
+        own_type = entry.resolution_type or run.resolution_type
+        if filled.get("minimum_image_size") is not None and (own_type == "area") != (run.resolution_type == "area"):
+            del filled["minimum_image_size"]
+            self.problems.note(
+                f"{self.who}minimum_image_size {run.minimum_image_size:g} of the run is not used here: it is meant "
+                f"with resolution_type {run.resolution_type}, and this dataset has {own_type}"
+            )
         if "caption_strategy" not in entry.model_fields_set and not entry.is_reference:
             filled["caption_strategy"] = run.caption_strategy
         return entry.model_copy(update=filled)
@@ -172,6 +166,11 @@ class _Resolver:
                 f"{self.who}resolution {resolution:g} with resolution_type area is {resolution:g} megapixels; "
                 "for pixels set resolution_type = pixel_area"
             )
+        if entry.resolution_type != "area" and resolution**2 / 1e6 > LARGEST_MEGAPIXELS:
+            self.problems.add(
+                f"{self.who}resolution {resolution:g} with resolution_type {entry.resolution_type} is "
+                f"{resolution**2 / 1e6:g} megapixels or more; at most {LARGEST_MEGAPIXELS:g} are possible"
+            )
         if entry.resolution_type != "area" and resolution < alignment:
             self.problems.add(
                 f"{self.who}resolution {resolution:g} with resolution_type {entry.resolution_type} is less than one "
@@ -203,6 +202,12 @@ def _check_ids(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Prob
         if count > 1:
             problems.add(
                 f"{run.data_backend_config}: dataset id {name!r} is used by {count} datasets; every id must be unique"
+            )
+        # Path drops "." and empty parts, so two such ids could share a folder.
+        if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
+            problems.add(
+                f"{run.data_backend_config}: dataset id {name!r} cannot be used as a cache folder\n"
+                'hint: use letters, digits, "-" and "_", as in "my-photos"'
             )
 
 

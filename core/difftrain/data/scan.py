@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Scan:
     """Keys of images left out by a size limit or unreadable: their partners are not said to be missing one."""
     listed: int
     """Images that the source has."""
+    unreadable_captions: frozenset[Path]
+    """Images whose captions could not be read: these are not said to have none."""
     problems: tuple[str, ...]
     """Unreadable pictures and captions; the run cannot start with any."""
 
@@ -46,9 +48,10 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter) -> Scan:
     problems = _unreadable(plan.id, listed, facts)
     used, left_out, left_out_keys = _within_limits(plan, named, facts)
     captions: list[tuple[str, ...] | None] = [None] * len(used)
+    complaints: dict[Path, str] = {}
     if plan.captions is not None:
         captions, complaints = index.captions(plan.captions, [named[position] for position in used])
-        problems += _complaints(plan.id, complaints)
+        problems += _complaints(plan.id, complaints.values())
     records = [
         ImageRecord(
             dataset_id=plan.id,
@@ -66,6 +69,7 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter) -> Scan:
         left_out=left_out,
         left_out_keys=left_out_keys,
         listed=len(listed),
+        unreadable_captions=frozenset(complaints),
         problems=tuple(problems),
     )
 
@@ -94,7 +98,7 @@ def _unreadable(dataset_id: str, listed: Sequence[tuple[str, Path]], facts: Sequ
     ]
 
 
-def _complaints(dataset_id: str, complaints: list[str]) -> list[str]:
+def _complaints(dataset_id: str, complaints: Collection[str]) -> list[str]:
     if not complaints:
         return []
     return [f"dataset {dataset_id!r}: {len(complaints)} captions cannot be read: {first_few(complaints)}"]

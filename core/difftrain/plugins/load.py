@@ -78,10 +78,6 @@ class LoadedPlugins:
         """The core's dataset keys and those of every loaded class."""
         return merge_options(DatasetConfig, self.registry.dataset_option_classes())
 
-    def observe(self, observer: object) -> None:
-        """Add an object with hook methods, such as a progress bar, to those that observe the run."""
-        self.manager.register(observer)
-
     def versions(self) -> dict[str, str]:
         """Version by name of every loaded plugin; checkpoints record it."""
         return {status.name: status.giver for status in self.statuses if status.status == "ok"}
@@ -167,10 +163,12 @@ def _load_one(candidate: _Candidate, manager: pluggy.PluginManager, registry: Re
         manager.register(plugin, name=f"{candidate.distribution}:{candidate.name}")
         manager.check_pending()
         provided = list(_provided(plugin, manager))
-    except Exception as error:  # a stranger's module may raise anything; this is the fence around it
+    except (Exception, SystemExit) as error:  # a stranger's module may do anything; this is the fence around it
         if manager.is_registered(plugin):
             manager.unregister(plugin)
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, SystemExit):
+            reason = f"it ends the program ({reason})"
         if candidate.bundled or candidate.asked_for:
             kind = "bundled plugin" if candidate.bundled else "plugin file"
             raise PluginError(f"{kind} {candidate.name!r} is broken: {type(error).__name__}: {reason}") from error

@@ -110,16 +110,11 @@ class Registry:
         if name in choices:
             return choices[name]
         of_family = f" of {family!r}" if kind == "flavour" and family is not None else ""
-        raise PluginError(f"unknown {kind} {name!r}{of_family}; {self._advice(name, choices)}")
+        raise PluginError(f"unknown {kind} {name!r}{of_family}; {_advice(name, choices)}{self._absent_hint()}")
 
-    def _advice(self, name: str, choices: Iterable[str]) -> str:
-        listed = sorted(choices)
-        guess = nearest(name, listed)
-        known = f"known: {', '.join(listed)}" if listed else "none is installed"
-        advice = [f"did you mean {guess!r}? {known}" if guess else known]
-        if self.absent:
-            advice += [*self.absent, "see `difftrain plugins`"]
-        return "; ".join(advice)
+    def _absent_hint(self) -> str:
+        """The same for every name, so that a report of several problems says it once."""
+        return f"\nhint: {'; '.join([*self.absent, 'see `difftrain plugins`'])}" if self.absent else ""
 
     def all(self, kind: str) -> dict[str, type[Any]]:
         """Every class of a kind by name, aliases included; flavours are named ``FAMILY/NAME``."""
@@ -151,6 +146,13 @@ class Registry:
     def dataset_option_classes(self) -> tuple[type[Options], ...]:
         """Classes whose fields are keys of a dataset entry."""
         return tuple(cls for kind, facts in KINDS.items() if facts.dataset_options for cls in self.classes(kind))
+
+
+def _advice(name: str, choices: Iterable[str]) -> str:
+    listed = sorted(choices)
+    guess = nearest(name, listed)
+    known = f"known: {', '.join(listed)}" if listed else "none is installed"
+    return f"did you mean {guess!r}? {known}" if guess else known
 
 
 def names_of(kind: str, provided: type[Any]) -> tuple[str, ...]:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from difftrain.errors import CheckpointError, MachineError
+from difftrain.errors import CheckpointError
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
 METRICS_FILE = "metrics.jsonl"
 PICTURES_FOLDER = "validation"
 _NAME = re.compile(r"checkpoint-(\d+)")
-
-
-def check_folder(output_dir: Path) -> None:
-    """Find out now, and not at the first checkpoint, that nothing can be written. Makes nothing.
-
-    Raises:
-        MachineError: If the folder is there and cannot be written, or cannot be made.
-    """
-    there = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise MachineError(f"output_dir {output_dir}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK):
-        raise MachineError(f"output_dir {output_dir}: {there} cannot be written by this user")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 
+from difftrain.data.folders import check_writable
 from difftrain.data.prepare import prepare_samples
 from difftrain.train.interrupt import Interrupted, Interrupts
-from difftrain.train.output_dir import check_folder, find_checkpoint
+from difftrain.train.output_dir import find_checkpoint
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
 from difftrain.train.report import make_reporter
@@ -28,7 +29,7 @@ def run_training(plan: RunPlan) -> int:
     interrupts = Interrupts()
     try:
         with interrupts:
-            check_folder(plan.config.output_dir)
+            check_writable(plan.config.output_dir, "output_dir")
             find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
             location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
             with first_process_first():

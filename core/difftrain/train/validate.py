@@ -79,12 +79,17 @@ def _own_scene(sample: Sample, config: RunConfig, multiple: int) -> Scene:
 
 
 def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The first samples of every dataset in turn."""
+    """A sample of every dataset in turn, each dataset beginning one further on: sets may share their photographs."""
     by_dataset: dict[str, list[Sample]] = {}
     for sample in samples:
         by_dataset.setdefault(sample.dataset_id, []).append(sample)
     turns = max((len(group) for group in by_dataset.values()), default=0)
-    in_turn = [group[turn] for turn in range(turns) for group in by_dataset.values() if turn < len(group)]
+    in_turn = [
+        group[(turn + number) % len(group)]
+        for turn in range(turns)
+        for number, group in enumerate(by_dataset.values())
+        if turn < len(group)
+    ]
     return in_turn[:count]
 
 

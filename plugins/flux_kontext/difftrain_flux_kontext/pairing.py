@@ -50,7 +50,11 @@ class ReferenceStrict(Pairing):
 
 
 class ReferenceLoose(Pairing):
-    """The reference is sized by its own dataset entry; it need not be aligned with the edit image."""
+    """The reference is sized by its own dataset entry; it need not be aligned with the edit image.
+
+    With ``crop_style: random`` a reference's crop is its own draw, seeded by its content alone: the run's seed
+    changes the crops of edit images, not those of loose references.
+    """
 
     name: ClassVar[str] = "reference_loose"
 
