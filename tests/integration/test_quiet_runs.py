@@ -10,7 +10,8 @@ from transformers import T5EncoderModel
 from difftrain_flux.recipe import tiny_folder
 from difftrain_flux.tiny import ensure_tiny
 
-PHASE = r"(scan|pair|make|load|move|encode|start|quantise|validation|loss on fixed samples) .*(: \d+:\d\d|\d+/\d+, \d+:\d\d left)"
+NAME = "scan|pair|make|load|move|encode|start|quantise|validation|loss on fixed samples"
+PHASE = rf"({NAME}) .*(: \d+:\d\d|\d+/\d+, \d+:\d\d left)"
 STEP = r"step \d+/\d+  loss .*"
 END = r"finished \d+ steps|loss on the same .*|(adapter|checkpoints|metrics|pictures): .*|adapter standard: .*"
 OURS = re.compile(f"{PHASE}|{STEP}|{END}")
