@@ -56,7 +56,7 @@ def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
     return {
         "batches_per_epoch": batches,
         "steps_per_epoch": max(1, batches // plan.config.gradient_accumulation_steps),
-        "total_steps": total_steps(plan, batches),
+        "total_steps": total_steps(plan, lambda: batches),
     }
 
 

@@ -75,7 +75,7 @@ def assemble(
     remake = Remake(image_encoder=encoders.image, text_encoder=encoders.text)
     reader = BatchReader(caches, family, remake, seed=config.seed, sample_latents=config.vae_cache_sample == "sample")
     stream = _make_stream(trainee, prepared, reader)
-    trainee.total_steps = total_steps(plan, stream.batches_per_epoch())
+    trainee.total_steps = total_steps(plan, stream.batches_per_epoch)
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=scenes,

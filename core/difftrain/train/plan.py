@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,17 +221,18 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
     )
 
 
-def total_steps(plan: RunPlan, batches_per_epoch: int) -> int:
+def total_steps(plan: RunPlan, batches_per_epoch: Callable[[], int]) -> int:
     """Optimizer steps of the whole run.
 
     Args:
-        batches_per_epoch: Of one process.
+        batches_per_epoch: Of one process; asked only of runs that are as long as so many epochs, since counting
+            them means to plan one.
     """
     config = plan.config
     if config.max_train_steps:
         return config.max_train_steps
     assert config.num_train_epochs, "the config check asks for one of the two"
-    return max(1, config.num_train_epochs * batches_per_epoch // config.gradient_accumulation_steps)
+    return max(1, config.num_train_epochs * batches_per_epoch() // config.gradient_accumulation_steps)
 
 
 def _check_run(

@@ -65,11 +65,13 @@ def take_step(run: Trainee, batches: Iterator[tuple[Batch, Position]]) -> StepRe
     losses, samples, tokens = [], 0, 0
     for micro in range(micro_batches):
         batch, run.position = next(batches)
-        seed = derive_seed(config.seed, "step", run.step, micro, accelerator.process_index)
-        torch.manual_seed(seed)  # what layers draw by themselves: dropout
+        place = (run.step, micro, accelerator.process_index)
+        # what layers and families draw by themselves, dropout and guidance: another stream than the noise's
+        torch.manual_seed(derive_seed(config.seed, "layers", *place))
+        noise_generator = torch.Generator().manual_seed(derive_seed(config.seed, "step", *place))
         last = micro == micro_batches - 1
         with nullcontext() if last else accelerator.no_sync(run.denoiser):
-            loss = batch_loss(run, batch, torch.Generator().manual_seed(seed)).mean()
+            loss = batch_loss(run, batch, noise_generator).mean()
             accelerator.backward(loss / micro_batches)
         losses.append(loss.detach())
         samples += len(batch.latents)

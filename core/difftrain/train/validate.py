@@ -141,9 +141,10 @@ class Validator:
         with _evaluating(run), self.reporter.phase("loss on fixed samples", total) as phase:
             for index, visit in enumerate(self.fixed):
                 batch = self.reader.read([visit], epoch=0, index=index)
-                seed = derive_seed(run.plan.config.seed, "fixed loss", index)
-                torch.manual_seed(seed)  # what the family draws by itself: guidance
-                noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(seed))
+                seed = run.plan.config.seed
+                torch.manual_seed(derive_seed(seed, "fixed loss layers", index))  # what the family draws: guidance
+                generator = torch.Generator().manual_seed(derive_seed(seed, "fixed loss", index))
+                noise = torch.randn(batch.latents.shape, generator=generator)
                 for level in FIXED_SIGMAS:
                     losses.append(loss_at(run, run.bare_denoiser, batch, torch.tensor([level]), noise).mean().item())
                     phase.advance(item=visit.name)
