@@ -16,15 +16,16 @@ export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test test-learning lint format clean
 
 help:
-	@echo 'make demo      train the tiny offline model on the shipped photographs (installs first)'
-	@echo 'make install   only install, into $(VENV)'
-	@echo 'make test      all tests that need no GPU; ARGS="-k resume" chooses some'
-	@echo 'make lint      ruff, mypy and the import rules'
-	@echo 'make format    let ruff rewrite the sources'
-	@echo 'make clean     remove $(VENV) and what tools left; output/ and cache/ stay'
+	@echo 'make demo           train the tiny offline model on the shipped photographs (installs first)'
+	@echo 'make install        only install, into $(VENV)'
+	@echo 'make test           all quick tests that need no GPU; ARGS="-k resume" chooses some'
+	@echo 'make test-learning  trainings of a small model: do they learn what they should? about 2 minutes'
+	@echo 'make lint           ruff, mypy and the import rules'
+	@echo 'make format         let ruff rewrite the sources'
+	@echo 'make clean          remove $(VENV) and what tools left; output/ and cache/ stay'
 
 demo: $(BASE)
 	@$(BIN)/difftrain --model flux --flavour kontext --demo $(ARGS)
@@ -33,7 +34,11 @@ install: $(BASE)
 
 # Two processes with one thread each: the models are tiny, threads would only wait for each other.
 test: $(DEV)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not learning' $(ARGS)
+
+# One process with two threads: the trainings are shared by the tests.
+test-learning: $(DEV)
+	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m learning $(ARGS)
 
 # All four run even if the first fails, so that one run tells all.
 lint: $(DEV)

@@ -16,8 +16,8 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from difftrain_flux.recipe import tiny_folder
-from difftrain_flux.tiny import ensure_tiny
+from difftrain_flux.recipe import tiny_random_folder
+from difftrain_flux.tiny_random import ensure_tiny_random
 
 
 def build(name: str) -> torch.nn.Module:
@@ -45,8 +45,8 @@ def build(name: str) -> torch.nn.Module:
 
 
 def main(folder: Path) -> None:
-    """Tokenizers and scheduler come from the built-in tiny checkpoint; the rest is made here."""
-    shutil.copytree(ensure_tiny(tiny_folder()), folder, dirs_exist_ok=True)
+    """Tokenizers and scheduler come from the built-in tiny-random; the rest is made here."""
+    shutil.copytree(ensure_tiny_random(tiny_random_folder()), folder, dirs_exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
         started = time.monotonic()

@@ -104,7 +104,7 @@ class EditPairs:
 
     def __post_init__(self) -> None:
         options = {
-            "pretrained_model_name_or_path": "tiny", "mixed_precision": "no", "gradient_checkpointing": "false",
+            "pretrained_model_name_or_path": "tiny-random", "mixed_precision": "no", "gradient_checkpointing": "false",
             "aspect_bucket_alignment": 16, "lora_rank": 4, "validation_steps": 0, "learning_rate": 1e-3,
         }  # fmt: skip
         self.fast = tuple(str(part) for key, value in options.items() for part in (f"--{key}", value))

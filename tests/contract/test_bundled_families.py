@@ -1,4 +1,4 @@
-"""The bundled family fulfils the contract with each of its flavours, on the built-in checkpoint."""
+"""The bundled family fulfils the contract with each of its flavours, on the built-in random checkpoint."""
 
 import pytest
 
@@ -11,4 +11,4 @@ from difftrain_flux_kontext.flavour import Kontext
 @pytest.mark.parametrize("flavour", [Dev(), Krea(), Schnell(), Kontext(), Kontext(reference_ids="index")], ids=repr)
 def test_flavour_fulfils_the_contract(flavour):
     family = FluxFamily()
-    check_family(family, flavour, family.locate("tiny", flavour))
+    check_family(family, flavour, family.locate("tiny-random", flavour))

@@ -24,7 +24,7 @@ from difftrain.train.report import SilentReporter
 from difftrain.train.step import Trainee, predict
 from difftrain.types import Batch
 from difftrain_flux.packing import pack
-from difftrain_flux.recipe import tiny_folder
+from difftrain_flux.recipe import tiny_random_folder
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 CASES = {
@@ -66,7 +66,7 @@ print(json.dumps({"found": found, "ours": [name for name in sys.modules if name.
 def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> Trainee:
     """Train three steps through the command; gives the run as it is resumed from its last checkpoint."""
     flags = {
-        "model_family": "flux", "model_flavour": "kontext", "pretrained_model_name_or_path": "tiny",
+        "model_family": "flux", "model_flavour": "kontext", "pretrained_model_name_or_path": "tiny-random",
         "mixed_precision": "no", "gradient_checkpointing": "false", "aspect_bucket_alignment": "16",
         "validation_steps": "0", "learning_rate": "0.02", "max_train_steps": "3", "flux_guidance_value": "2.5",
         "data_backend_config": "datasets.json", "output_dir": str(folder), **options,
@@ -133,9 +133,8 @@ def answer(tmp_path_factory):
             adapter.parent.mkdir()
             save_file(load_file(output / ADAPTER), adapter)
         jobs[case] = (str(adapter), str(output / "inputs.safetensors"))
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], input=json.dumps([str(tiny_folder()), jobs]), capture_output=True, text=True
-    )
+    given = json.dumps([str(tiny_random_folder()), jobs])
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -50,7 +50,7 @@ class Project:
         self.run = {
             "model_family": "flux",
             "model_flavour": "kontext",
-            "pretrained_model_name_or_path": "tiny",
+            "pretrained_model_name_or_path": "tiny-random",
             "data_backend_config": "datasets.json",
             "max_train_steps": 1,
             "learning_rate": 1e-4,

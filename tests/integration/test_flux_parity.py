@@ -1,4 +1,4 @@
-"""Our training forward, encoders and sampler against the stock diffusers pipelines, float32, tiny model."""
+"""Our training forward, encoders and sampler against the stock diffusers pipelines, float32, small random model."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Schnell
 from difftrain_flux.forward import FluxInput
 from difftrain_flux.packing import unpack
-from difftrain_flux.recipe import TINY, TINY_IDENTITY
+from difftrain_flux.recipe import TINY_RANDOM, TINY_RANDOM_IDENTITY
 from difftrain_flux_kontext.flavour import Kontext
 
 CPU = torch.device("cpu")
@@ -28,7 +28,8 @@ CAPTIONS = ["make the sky red", ""]
 
 @pytest.fixture(scope="module")
 def location(tmp_path_factory):
-    return ModelLocation(name=TINY, identity=TINY_IDENTITY, path=tmp_path_factory.mktemp("cache") / TINY_IDENTITY)
+    folder = tmp_path_factory.mktemp("cache") / TINY_RANDOM_IDENTITY
+    return ModelLocation(name=TINY_RANDOM, identity=TINY_RANDOM_IDENTITY, path=folder)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +340,7 @@ def test_loading_every_part_prints_nothing(tmp_path):
         "import torch; from difftrain_flux.family import FluxFamily;"
         "from difftrain_flux_kontext.flavour import Kontext;"
         "family, flavour, cpu, kind = FluxFamily(), Kontext(), torch.device('cpu'), torch.float32;"
-        "place = family.locate('tiny', flavour);"
+        "place = family.locate('tiny-random', flavour);"
         "family.load_text_encoder(place, flavour, cpu, kind).encode(['a' * 999]);"
         "vae = family.load_image_encoder(place, cpu, kind, tiling=False, slicing=False);"
         "family.make_sampler(place, flavour, family.load_denoiser(place, kind), vae, cpu, kind)"

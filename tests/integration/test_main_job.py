@@ -7,7 +7,7 @@ from PIL import Image
 
 from conftest import read_metrics
 
-DEMO = ("--model", "flux", "--flavour", "kontext", "--demo")
+DEMO = ("--model", "flux", "--flavour", "kontext", "--demo", "--pretrained_model_name_or_path", "tiny-random")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_demo_ends_with_an_adapter_and_says_where_everything_is(demo):
     folder, ended = demo
     assert ended.status == 0, ended.err
     assert (folder / "output/demo/pytorch_lora_weights.safetensors").stat().st_size > 10_000
-    for told in ("adapter:", "checkpoints:", "pictures:", "RANDOM weights", "for a real run"):
+    for told in ("adapter:", "checkpoints:", "pictures:", "for a real run"):
         assert told in ended.err + ended.out
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from conftest import EditPairs, run_in
 from difftrain_flux.packing import unpack
-from difftrain_flux.recipe import tiny_folder
+from difftrain_flux.recipe import tiny_random_folder
 
 SIZES = {"as it is": (96, 64), "reduced": (240, 160), "enlarged": (48, 32)}
 TEXT = {"prompt_embeds": torch.zeros(1, 8, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}
@@ -29,7 +29,7 @@ def project(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(project):
-    pipeline = FluxKontextPipeline.from_pretrained(tiny_folder(), torch_dtype=torch.float32)
+    pipeline = FluxKontextPipeline.from_pretrained(tiny_random_folder(), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -90,7 +90,7 @@ def write_run(tmp_path):
         run = {
             "model_family": "flux",
             "model_flavour": "kontext",
-            "pretrained_model_name_or_path": "tiny",
+            "pretrained_model_name_or_path": "tiny-random",
             "data_backend_config": "datasets.json",
             "output_dir": "output",
             "mixed_precision": "no",

@@ -1,4 +1,4 @@
-"""The files that users already have train the tiny model: unchanged but for paths, model path and step count.
+"""The files that users already have train the small random model: unchanged but for paths, model path and step count.
 
 Everything else stays as written: 1024 px, int8-quanto, optimi-lion, bfloat16, gradient checkpointing. The pictures
 are small files, which the 1024 px make large.
@@ -17,7 +17,7 @@ USERS_FILES = Path(__file__).parents[1] / "unit" / "users_files"
 QUICK_PICTURES = ("--num_eval_images", 1, "--validation_num_inference_steps", 2)
 """What the files do not set, chosen so that drawing takes a second."""
 ADAPTED_MODULES = 22
-"""Attention layers of the tiny model's two double and two single blocks: 2 * 8 + 2 * 3."""
+"""Attention layers of the small random model's two double and two single blocks: 2 * 8 + 2 * 3."""
 ADAPTER = "pytorch_lora_weights.safetensors"
 
 
@@ -66,7 +66,7 @@ def train(folder: Path, datasets: str, *more: object, config: str = "config.json
     output = output or datasets
     ended = run_in(
         folder, "--config", config, "--data_backend_config", f"{datasets}.jsonc",
-        "--pretrained_model_name_or_path", "tiny", "--output_dir", output, *(more or QUICK_PICTURES),
+        "--pretrained_model_name_or_path", "tiny-random", "--output_dir", output, *(more or QUICK_PICTURES),
     )  # fmt: skip
     assert ended.status == 0, ended.err
     return folder / output
@@ -138,6 +138,5 @@ def test_what_is_not_built_yet_is_one_clear_error(folder):
     assert ended.status == 2
     assert ended.out == ""
     assert ended.err == (
-        "error: not built yet in difftrain 0.1: eval_dataset_id = edited-images, "
-        "type 'huggingface' (datasets subjects200k-left, subjects200k-right)\n"
+        "error: not built yet in difftrain 0.1: type 'huggingface' (datasets subjects200k-left, subjects200k-right)\n"
     )

@@ -233,7 +233,13 @@ def test_summary_is_json_with_counts_and_buckets(tmp_path):
     summary = json.loads(json.dumps(prepare(two_folders(tmp_path)).summary()))
     assert summary["samples"] == 3
     assert summary["buckets"] == summary["reference_buckets"] == {"160x96": 3}
-    assert summary["datasets"]["edits"] == {"images": 3, "samples": 3, "left_out": {}, "repeats": 0}
+    assert summary["datasets"]["edits"] == {
+        "images": 3,
+        "samples": 3,
+        "left_out": {},
+        "repeats": 0,
+        "held_out": False,
+    }
     assert summary["files"] == {"scanned": 6, "hashed": 6, "captions_read": 3, "made": 0}
 
 

@@ -45,9 +45,19 @@ def test_what_is_not_built_yet_is_named_in_one_error():
     with pytest.raises(ConfigError) as caught:
         plan_users_files("validation_split", eval_dataset_id="edited-images")
     assert str(caught.value) == (
-        "not built yet in difftrain 0.1: eval_dataset_id = edited-images, "
-        "type 'huggingface' (datasets subjects200k-left, subjects200k-right)"
+        "not built yet in difftrain 0.1: type 'huggingface' (datasets subjects200k-left, subjects200k-right)"
     )
+
+
+def test_the_held_out_pair_set_of_the_split_file_is_taken_out_of_training(tmp_path):
+    text = (USERS_FILES / "validation_split.jsonc").read_text()
+    entries = [entry for entry in json5.loads(text) if entry["type"] == "local"]
+    trained = {"id": "mine", "instance_data_dir": "mine", "resolution": 512}
+    (tmp_path / "split.json").write_text(json.dumps([*entries, trained]))
+    flags = {"data_backend_config": str(tmp_path / "split.json"), "eval_dataset_id": "edited-images"}
+    data = plan_run(USERS_FILES / "config.jsonc", flags, plugins=PLUGINS).data
+    assert {dataset.id: dataset.held_out for dataset in data.edit_sets} == {"edited-images": True, "mine": False}
+    assert data.by_id("edited-images").references == ("reference-images",)
 
 
 def test_every_value_written_as_a_string_gives_the_same_run(tmp_path):

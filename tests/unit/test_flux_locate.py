@@ -24,20 +24,20 @@ from difftrain_flux import recipe
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.files import local_folder
 from difftrain_flux.flavours import Dev
-from difftrain_flux.tiny import ensure_tiny
+from difftrain_flux.tiny_random import ensure_tiny_random
 from difftrain_flux_kontext.flavour import Kontext
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return ensure_tiny(tmp_path_factory.mktemp("first") / recipe.TINY_IDENTITY)
+def tiny_random(tmp_path_factory):
+    return ensure_tiny_random(tmp_path_factory.mktemp("first") / recipe.TINY_RANDOM_IDENTITY)
 
 
 @pytest.fixture
-def copy(tiny, tmp_path):
-    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+def copy(tiny_random, tmp_path):
+    return Path(shutil.copytree(tiny_random, tmp_path / "copy"))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -60,60 +60,67 @@ def http_error(kind):
     return kind("403 Client Error", response=response)
 
 
-# the built-in checkpoint
+# the built-in checkpoints
 
 
-def test_tiny_has_equal_bytes_on_two_builds(tiny, tmp_path):
-    assert files_of(ensure_tiny(tmp_path / recipe.TINY_IDENTITY)) == files_of(tiny)
+def test_tiny_random_has_equal_bytes_on_two_builds(tiny_random, tmp_path):
+    assert files_of(ensure_tiny_random(tmp_path / recipe.TINY_RANDOM_IDENTITY)) == files_of(tiny_random)
 
 
-def test_tiny_weights_are_those_of_the_recipes_version(tiny):
-    # the golden value is this recipe's own; where it changes, TINY_VERSION must too, or old caches pass for new
+def test_tiny_random_weights_are_those_of_the_recipes_version(tiny_random):
+    # the golden value is this recipe's own; where it changes, TINY_RANDOM_VERSION must too, or old caches pass for new
     digest = hashlib.sha256()
-    for path in sorted(tiny.rglob("*.safetensors")):
+    for path in sorted(tiny_random.rglob("*.safetensors")):
         for name, tensor in sorted(load_file(path).items()):
             digest.update(name.encode() + tensor.tobytes())
-    assert (recipe.TINY_VERSION, digest.hexdigest()[:16]) == (1, "fc68bb0cdeee82a4")
+    assert (recipe.TINY_RANDOM_VERSION, digest.hexdigest()[:16]) == (1, "fc68bb0cdeee82a4")
 
 
-def test_tiny_loads_in_the_stock_pipeline(tiny):
+def test_tiny_random_loads_in_the_stock_pipeline(tiny_random):
     from diffusers import FluxKontextPipeline
 
-    pipeline = FluxKontextPipeline.from_pretrained(tiny)
+    pipeline = FluxKontextPipeline.from_pretrained(tiny_random)
     assert pipeline.tokenizer.decode(pipeline.tokenizer("red sky").input_ids, skip_special_tokens=True) == "red sky"
     assert pipeline.tokenizer_2.decode(pipeline.tokenizer_2("red sky").input_ids, skip_special_tokens=True) == "red sky"
 
 
-def test_building_tiny_leaves_the_callers_random_state_alone(tmp_path):
+def test_building_tiny_random_leaves_the_callers_random_state_alone(tmp_path):
     import torch
 
     before = torch.random.get_rng_state()
-    ensure_tiny(tmp_path / recipe.TINY_IDENTITY)
+    ensure_tiny_random(tmp_path / recipe.TINY_RANDOM_IDENTITY)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_tiny_leaves_nothing_but_the_finished_folder(tiny):
-    assert [path.name for path in tiny.parent.iterdir()] == [recipe.TINY_IDENTITY]
+def test_tiny_random_leaves_nothing_but_the_finished_folder(tiny_random):
+    assert [path.name for path in tiny_random.parent.iterdir()] == [recipe.TINY_RANDOM_IDENTITY]
 
 
-def test_tiny_that_cannot_be_written_says_which_folder_to_set(tmp_path):
+def test_tiny_random_that_cannot_be_written_says_which_folder_to_set(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"cannot be written to .*\nhint: set XDG_CACHE_HOME"):
-        ensure_tiny(tmp_path / "file" / "difftrain" / recipe.TINY_IDENTITY)
+        ensure_tiny_random(tmp_path / "file" / "difftrain" / recipe.TINY_RANDOM_IDENTITY)
 
 
-def test_tiny_is_found_without_being_built(monkeypatch, tmp_path):
+def test_tiny_random_is_found_without_being_built(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    location = FluxFamily().locate("tiny", Kontext())
-    assert location.path == tmp_path / "difftrain" / recipe.TINY_IDENTITY
-    assert location.identity == recipe.TINY_IDENTITY
+    location = FluxFamily().locate("tiny-random", Kontext())
+    assert location.path == tmp_path / "difftrain" / recipe.TINY_RANDOM_IDENTITY
+    assert location.identity == recipe.TINY_RANDOM_IDENTITY
     assert not location.path.exists()
 
 
-def test_finding_a_model_imports_no_torch():
+def test_tiny_is_the_trained_checkpoint_of_the_package():
+    location = FluxFamily().locate("tiny", Kontext())
+    assert location.path == recipe.TINY_FOLDER.resolve()
+    assert location.identity == FluxFamily().locate(str(recipe.TINY_FOLDER), Kontext()).identity
+
+
+@pytest.mark.parametrize("name", recipe.BUILT_IN)
+def test_finding_a_model_imports_no_torch(name):
     code = (
         "import sys; from difftrain_flux.plugin import *; from difftrain_flux_kontext.plugin import *;"
-        "family = FluxFamily(); location = family.locate('tiny', Dev());"
+        f"family = FluxFamily(); location = family.locate({name!r}, Dev());"
         "family.text_identity(location, Dev()); family.image_identity(location);"
         "print([name for name in ('torch', 'diffusers', 'transformers', 'numpy') if name in sys.modules])"
     )
@@ -189,7 +196,9 @@ def test_folder_of_another_architecture_is_refused(copy):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no", "flux-dev"])
 def test_what_is_neither_folder_nor_hub_id_is_refused_with_the_usual_one(name):
-    with pytest.raises(ModelError, match=r"is not a folder, not a hub id.*\n.*black-forest-labs/FLUX.1-dev"):
+    with pytest.raises(
+        ModelError, match=r"not a hub id.* and not built in \(tiny, tiny-random\)\n.*black-forest-labs/FLUX.1-dev"
+    ):
         FluxFamily().locate(name, Dev())
 
 

@@ -102,7 +102,7 @@ def test_the_quick_start_passes_check_as_it_is_printed(readers_folder, datasets)
     ended = run_in(
         readers_folder,
         "check",
-        "--pretrained_model_name_or_path=tiny",
+        "--pretrained_model_name_or_path=tiny-random",
         f"--data_backend_config=config/{datasets}",
     )
     assert ended.status == 0, ended.err

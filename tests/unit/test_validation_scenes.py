@@ -5,12 +5,14 @@ from types import SimpleNamespace
 from PIL import Image
 from test_epoch import sample
 
-from difftrain.train.sheet import Row, draw_sheet
-from difftrain.train.validate import choose_scenes
+from difftrain.train.scenes import choose_scenes
+from difftrain.train.sheet import CELL, GAP, Row, Shown, draw_sheet
 
 
 def config(**changes):
-    return SimpleNamespace(**{"num_eval_images": 3, "validation_size": (1024, 1024)} | changes)
+    return SimpleNamespace(
+        **{"num_eval_images": 3, "validation_size": (1024, 1024), "validation_num_seeds": 1} | changes
+    )
 
 
 def test_pictures_are_taken_from_all_datasets_in_turn():
@@ -49,21 +51,58 @@ def test_prompts_without_data_pictures_are_text_to_image_at_the_resolution():
     assert scene.size == (1024, 1024)
 
 
+def test_scenes_whose_names_would_share_a_file_get_names_of_their_own():
+    samples = [sample("a/b"), sample("a-b"), sample("a-b-seed-2")]
+    scenes = choose_scenes(samples, config(validation_num_seeds=2), {"sheet": "a house"}, 16)
+    assert [scene.name for scene in scenes] == ["edits-a-b", "edits-a-b-2", "edits-a-b-seed-2-2", "sheet-2"]
+
+
+def coloured(colour, note=""):
+    return Shown(picture=Image.new("RGB", (64, 64), colour), note=note)
+
+
+def colours_across(sheet, y):
+    """What stands in the middle of each column."""
+    columns = sheet.width // (CELL + GAP)
+    return [sheet.getpixel((GAP + column * (CELL + GAP) + CELL // 2, y)) for column in range(columns)]
+
+
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 128, 0), (0, 0, 255), (0, 0, 0)
+
+
 def test_sheet_lays_out_reference_result_target():
-    colours = ("red", "green", "blue")
-    reference, result, target = (Image.new("RGB", (64, 64), colour) for colour in colours)
-    sheet = draw_sheet([Row(caption="edit", references=(reference,), result=result, target=target)], "step 1")
-    middle = sheet.height - 100
-    seen = [sheet.getpixel((8 + 264 * column + 128, middle)) for column in range(3)]
-    assert seen == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
+    row = Row(caption="edit", references=(coloured("red"),), result=coloured("green"), target=coloured("blue"))
+    sheet = draw_sheet([row], "step 1", step=1)
+    assert colours_across(sheet, sheet.height - 100) == [RED, GREEN, BLUE]
+
+
+def test_sheet_with_base_pictures_lays_them_before_the_result():
+    row = Row(
+        caption="edit",
+        references=(coloured("red"),),
+        base=coloured("black"),
+        result=coloured("green"),
+        target=coloured("blue"),
+    )
+    sheet = draw_sheet([row], "step 1", step=1)
+    assert colours_across(sheet, sheet.height - 100) == [RED, BLACK, GREEN, BLUE]
+
+
+def test_sheet_writes_notes_below_their_pictures():
+    plain, noted = (
+        draw_sheet([Row(caption="edit", references=(), result=coloured("green", note), target=None)], "step 1", step=1)
+        for note in ("", "21.9 dB")
+    )
+    assert noted.height > plain.height
+    # nothing is written below the picture itself, which ends where the plain sheet ends but for its gap
+    below = noted.crop((GAP, plain.height - GAP, GAP + CELL, noted.height))
+    assert min(below.convert("L").getdata()) < 200
 
 
 def test_sheet_keeps_columns_aligned_when_rows_have_fewer_references():
-    red, green = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "green")
     rows = [
-        Row(caption="two", references=(red, red), result=green, target=None),
-        Row(caption="none", references=(), result=green, target=None),
+        Row(caption="two", references=(coloured("red"), coloured("red")), result=coloured("green"), target=None),
+        Row(caption="none", references=(), result=coloured("green"), target=None),
     ]
-    sheet = draw_sheet(rows, "step 1")
-    column = 8 + 2 * 264 + 128
-    assert [sheet.getpixel((column, y)) for y in (200, sheet.height - 100)] == [(0, 128, 0)] * 2
+    sheet = draw_sheet(rows, "step 1", step=1)
+    assert [colours_across(sheet, y)[2] for y in (200, sheet.height - 100)] == [GREEN] * 2

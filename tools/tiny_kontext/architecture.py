@@ -18,6 +18,8 @@ RECIPE_VERSION = 1
 WIDTH = 128
 """Of both text encoders."""
 LATENT_CHANNELS = 16
+TEXT_TOKENS = 64
+"""Of T5: 512 padded ones would cost several times what the small pictures do."""
 VAE_CHANNELS = (32, 64, 128, 128)
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
 MORE_WORDS = """
@@ -61,7 +63,7 @@ def build_t5_tokenizer(captions: list[str]) -> T5TokenizerFast:
         *((letter, -8.0) for letter in letters),
         *((word, -1.0) for word in words if len(word) > 1),
     ]
-    return T5TokenizerFast(vocab=scores, extra_ids=0, model_max_length=512)
+    return T5TokenizerFast(vocab=scores, extra_ids=0, model_max_length=TEXT_TOKENS)
 
 
 def build_clip_tokenizer(captions: list[str]) -> CLIPTokenizer:

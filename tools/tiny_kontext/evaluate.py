@@ -22,7 +22,9 @@ from pictures import DeviceRecipes, pairs
 from PIL import Image, ImageDraw
 from sources import licences
 from torch import Tensor
-from train_transformer import noise_levels, pack, position_ids
+
+from difftrain.train.noise import SigmoidSampler, shift_sigma
+from difftrain_flux.packing import pack, position_ids, unpack
 
 HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "retina.jpg",
             "motorcycle_left.png", "ihc.png")  # fmt: skip
@@ -59,7 +61,7 @@ def psnr(result: Tensor, target: Tensor) -> Tensor:
 class Editor:
     """The pipeline's parts with the sampling loop spelled out, so that batches are quick and seeded."""
 
-    def __init__(self, pipeline: FluxKontextPipeline, text_length: int = 512) -> None:
+    def __init__(self, pipeline: FluxKontextPipeline, text_length: int = architecture.TEXT_TOKENS) -> None:
         self.pipeline, self.text_length = pipeline, text_length
         config = pipeline.vae.config
         self.shift, self.scale = config.shift_factor, config.scaling_factor
@@ -81,11 +83,12 @@ class Editor:
     @torch.no_grad()
     def velocity(self, noisy: Tensor, reference: Tensor | None, sigma: Tensor, text: tuple[Tensor, Tensor],
                  guidance: float = 1.0) -> Tensor:  # fmt: skip
-        tokens, ids = pack(noisy), position_ids(*noisy.shape[-2:], 0, noisy.device)
+        rows, columns = noisy.shape[-2] // 2, noisy.shape[-1] // 2
+        tokens, ids = pack(noisy), position_ids(rows, columns)
         count = tokens.shape[1]
         if reference is not None:
             tokens = torch.cat([tokens, pack(reference)], dim=1)
-            ids = torch.cat([ids, position_ids(*reference.shape[-2:], 1, noisy.device)])
+            ids = torch.cat([ids, position_ids(rows, columns, index=1)])
         return self.pipeline.transformer(
             hidden_states=tokens, encoder_hidden_states=text[0], pooled_projections=text[1], timestep=sigma,
             guidance=torch.full_like(sigma, guidance), img_ids=ids, txt_ids=torch.zeros(text[0].shape[1], 3),
@@ -105,12 +108,6 @@ class Editor:
             flat = self.velocity(latents, given, now.expand(len(captions)), text, guidance)
             latents = latents + (after - now) * unpack(flat, *latents.shape[-2:])
         return self.decode(latents)
-
-
-def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The reverse of `pack`."""
-    cells = tokens.reshape(tokens.shape[0], height // 2, width // 2, -1, 2, 2)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], -1, height, width)
 
 
 def make_pairs(kind: str, photographs: Tensor, seed: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -163,7 +160,8 @@ def reference_use(editor: Editor, count: int = 64) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     clean, given = editor.encode(targets), editor.encode(references)
-    noise, sigma = torch.randn(clean.shape, generator=generator), noise_levels(count, clean.device)
+    noise = torch.randn(clean.shape, generator=generator)
+    sigma = shift_sigma(SigmoidSampler(flow_sigmoid_scale=1.1).sample(count, generator), 1.6)
     noisy = (1 - sigma)[:, None, None, None] * clean + sigma[:, None, None, None] * noise
     wanted, text = pack(noise - clean), editor.text(recipes.captions)
     wrong = (text[0].roll(1, 0), text[1].roll(1, 0))
@@ -200,7 +198,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, help="folder of its state, for steps and seconds in metrics.json")
     parser.add_argument("--transformer", type=Path, help="folder of its state, likewise")
     parser.add_argument("--count", type=int, default=16, help="pictures of each edit")
-    parser.add_argument("--text-length", type=int, default=512)
+    parser.add_argument("--text-length", type=int, default=architecture.TEXT_TOKENS)
     arguments = parser.parse_args()
     pipeline = FluxKontextPipeline.from_pretrained(arguments.model, torch_dtype=torch.float32)
     editor = Editor(pipeline, arguments.text_length)

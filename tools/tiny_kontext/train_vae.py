@@ -102,7 +102,7 @@ def train(arguments: argparse.Namespace) -> None:
     average = Average(vae, arguments.average)
     tensors, facts = read_state(arguments.state, "vae")
     if tensors:
-        restore(tensors, {"vae": vae}, optimizer, average)
+        restore(tensors, {"vae": vae}, average)
     if arguments.decoder_only and tensors:
         _freeze_averaged_encoder(vae, average)
     trainable(vae, arguments.decoder_only)
@@ -122,7 +122,7 @@ def train(arguments: argparse.Namespace) -> None:
         shift, scale = facts["shift_factor"], facts["scaling_factor"]
     facts = {"steps": first + step, "seconds": seconds, "shift_factor": shift, "scaling_factor": scale,
              "seed": arguments.seed, "recipe": architecture.RECIPE_VERSION}  # fmt: skip
-    save_state(arguments.output or arguments.state, "vae", {"vae": vae}, optimizer, average, facts)
+    save_state(arguments.output or arguments.state, "vae", {"vae": vae}, average, facts)
     print(json.dumps(facts), f"saved after {budget.used:.0f} s", flush=True)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 SHARD_BYTES = 15_000_000
 """State is split into files of at most this size."""
+LONG_AGO = 10_000
+"""Steps that a restored average counts as having behind it."""
 
 
 class Budget:
@@ -75,44 +77,54 @@ class Average:
             average.copy_(kept)
 
 
+def build_optimizers(name: str, student: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon for the matrices of the transformer's blocks and AdamW for the rest.
+
+    Each group's ``factor`` times the scheduled rate is its learning rate.
+
+    Source:
+        Muon: Jordan et al. 2024, kellerjordan.github.io/posts/muon; scaled to AdamW's size of update after
+        arXiv:2502.16982, section 2.2.
+    """
+    matrices, others = [], []
+    for key, parameter in student.named_parameters():
+        is_block = key.startswith("transformer.") and "transformer_blocks." in key
+        (matrices if name == "muon" and is_block and parameter.ndim == 2 else others).append(parameter)
+    groups = [{"params": others, "factor": 1.0}]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    ]
+    if matrices:
+        groups = [{"params": matrices, "factor": 1.0}]
+        optimizers.append(torch.optim.Muon(groups, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
 def save_state(
-    folder: Path,
-    name: str,
-    modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer | None,
-    average: Average | None,
-    facts: dict[str, object],
+    folder: Path, name: str, modules: dict[str, nn.Module], average: Average, facts: dict[str, object]
 ) -> None:
-    """Write `name-K.safetensors` shards and `name.json`: weights float32, moments and averages bfloat16.
+    """Write `name-K.safetensors` shards and `name.json`: weights float32, averages bfloat16.
 
     `average` must have been built over the modules in their order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    names, parameters = [], []
+    names = []
     for part, module in modules.items():
         tensors.update({f"raw.{part}.{key}": value.float() for key, value in module.state_dict().items()})
         names += [f"{part}.{key}" for key, _ in module.named_parameters()]
-        parameters += list(module.parameters())
-    if average is not None:
-        tensors.update({f"ema.{key}": value.bfloat16() for key, value in zip(names, average.average, strict=True)})
-    if optimizer is not None:
-        for key, parameter in zip(names, parameters, strict=True):
-            state = optimizer.state.get(parameter)
-            if state:
-                tensors[f"first.{key}"] = state["exp_avg"].bfloat16()
-                tensors[f"second.{key}"] = state["exp_avg_sq"].sqrt().bfloat16()
+    tensors.update({f"ema.{key}": value.bfloat16() for key, value in zip(names, average.average, strict=True)})
     shard: dict[str, Tensor] = {}
     size = index = 0
     for old in folder.glob(f"{name}-*.safetensors"):
         old.unlink()
     for key, value in tensors.items():
-        value = value.detach().cpu().contiguous().clone()
-        if size + value.nbytes > SHARD_BYTES and shard:
+        plain = value.detach().cpu().contiguous().clone()
+        if size + plain.nbytes > SHARD_BYTES and shard:
             save_file(shard, folder / f"{name}-{index}.safetensors")
             shard, size, index = {}, 0, index + 1
-        shard[key] = value
-        size += value.nbytes
+        shard[key] = plain
+        size += plain.nbytes
     save_file(shard, folder / f"{name}-{index}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps(facts, indent=1))
 
@@ -126,30 +138,16 @@ def read_state(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, ob
     return tensors, json.loads(facts.read_text()) if tensors and facts.is_file() else {}
 
 
-def restore(
-    tensors: dict[str, Tensor],
-    modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer | None = None,
-    average: Average | None = None,
-) -> None:
-    """Put a read state back into modules, optimizer and average."""
-    names, parameters = [], []
+def restore(tensors: dict[str, Tensor], modules: dict[str, nn.Module], average: Average) -> None:
+    """Put a read state back into modules and average."""
+    names = []
     for part, module in modules.items():
         prefix = f"raw.{part}."
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         names += [f"{part}.{key}" for key, _ in module.named_parameters()]
-        parameters += list(module.parameters())
-    if average is not None:
-        average.steps = 10_000
-        for key, value in zip(names, average.average, strict=True):
-            value.copy_(tensors[f"ema.{key}"])
-    if optimizer is not None and f"first.{names[0]}" in tensors:
-        for key, parameter in zip(names, parameters, strict=True):
-            optimizer.state[parameter] = {
-                "step": torch.tensor(2000.0, device=parameter.device),
-                "exp_avg": tensors[f"first.{key}"].to(parameter),
-                "exp_avg_sq": tensors[f"second.{key}"].to(parameter).square(),
-            }
+    average.steps = LONG_AGO
+    for key, value in zip(names, average.average, strict=True):
+        value.copy_(tensors[f"ema.{key}"])
 
 
 def load_averaged(tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:

@@ -67,13 +67,16 @@ def _told(found: Mapping[str, Any]) -> str:
     for name, dataset in found["datasets"].items():
         left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
         used = f", {dataset['samples']} samples" if dataset["samples"] else ""
-        lines.append(f"dataset {name}: {dataset['images']} images{used}{left_out}")
+        held_out = ", held out of training" if dataset["held_out"] else ""
+        lines.append(f"dataset {name}: {dataset['images']} images{used}{held_out}{left_out}")
     for key in ("buckets", "reference_buckets"):
         if found[key]:
             listed = ", ".join(f"{size} ({count})" for size, count in found[key].items())
             lines.append(f"{key.replace('_', ' ')}: {listed}")
     epoch = f"{found['batches_per_epoch']} batches and {found['steps_per_epoch']} steps an epoch"
     lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in all")
+    if found["held_out_samples"]:
+        lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")
     lines += [f"note: {note}" for note in found["notes"]]
     lines.append("ready to train")
     return "\n".join(lines)

@@ -19,8 +19,9 @@ class DatasetConfig(Options):
     """Unique name; part of messages and of the default cache folder."""
     type: str = "local"
     """Where the images come from."""
-    dataset_type: Literal["image", "conditioning", "text_embeds"] = "image"
-    """conditioning is implied by conditioning_type; text_embeds only says where text embeddings are cached."""
+    dataset_type: Literal["image", "conditioning", "eval", "text_embeds"] = "image"
+    """eval is an edit set that is never trained on, see eval_dataset_id; conditioning is implied by
+    conditioning_type; text_embeds only says where text embeddings are cached."""
     disabled: bool = False
     """Skip the entry."""
 

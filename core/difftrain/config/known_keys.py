@@ -61,7 +61,6 @@ NOT_BUILT_RUN: Mapping[str, tuple[object, ...]] = {
     "caption_shuffle": (False,),
     # validation and evaluation
     "validation_guidance_rescale": (0,),
-    "eval_dataset_id": ([],),
     "evaluation_type": (),
     # sharing
     "push_to_hub": (False,),
@@ -120,7 +119,7 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "lr_scheduler": ("polynomial", "cosine_with_restarts", "sine"),
     "loss_type": ("huber", "smooth_l1"),
     "report_to": ("tensorboard", "wandb", "comet_ml", "all"),
-    "dataset_type": ("eval", "image_embeds", "conditioning_image_embeds", "video"),
+    "dataset_type": ("image_embeds", "conditioning_image_embeds", "video"),
     "type": ("huggingface", "parquet", "csv", "aws"),
     "crop_style": ("face",),
     "crop_aspect": ("random",),
@@ -137,7 +136,7 @@ KEYS_OF_TYPE: Mapping[str, tuple[str, ...]] = {
 }
 """Dataset keys that say nothing beyond the ``type`` that is not built: the type is named once for all of them."""
 
-_EVAL = "eval_dataset_id is not built yet"
+_EVAL = "the loss on held-out samples is measured with the validation pictures, every validation_steps"
 _EMA = "use_ema is not built yet"
 _ROLLOUT = "scheduled sampling is not built yet"
 _HUB = "nothing is uploaded; push_to_hub is not built yet"
@@ -177,7 +176,7 @@ NO_EFFECT_RUN: Mapping[str, str] = {
     "skip_file_discovery": "a scan only stats files that did not change",
     "tracker_project_name": _TRACKER,
     "tracker_run_name": _TRACKER,
-    "validation_stitch_input_location": "pictures are always laid out reference, result, target",
+    "validation_stitch_input_location": "sheets are always laid out reference, base, result, target",
     "webhook_config": "there are no webhooks",
     "write_batch_size": "cache entries are written one at a time",
 }

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from difftrain.config.known_keys import NEUTRAL
 from difftrain.config.options import Options
 from difftrain.types import Size
 
@@ -154,8 +155,11 @@ class ValidationOptions(Options):
     """Prompt of one more picture."""
     validation_prompt_library: Path | None = None
     """JSON file of more prompts: {"short name": "prompt"}."""
+    eval_dataset_id: tuple[str, ...] = ()
+    """Id or list of ids of edit sets that are held out: never trained on, but measured and drawn in validations.
+    Default: all sets with dataset_type eval; where there are none, training samples are measured and drawn."""
     num_eval_images: int = Field(4, ge=0)
-    """Pictures drawn from training samples, with their references and instructions."""
+    """Pictures drawn from held-out samples, or training samples, with their references and instructions."""
     validation_negative_prompt: str = ""
     """What to steer away from; used when validation_guidance_real is above 1."""
     validation_guidance: float | None = Field(None, ge=0)
@@ -168,6 +172,16 @@ class ValidationOptions(Options):
     """Denoising steps of a picture."""
     validation_seed: int = Field(42, ge=0, lt=SEED_LIMIT)
     """Seed of every validation picture."""
+    validation_num_seeds: int = Field(1, ge=1)
+    """Draw every picture with so many seeds in a row, and tell the mean of their PSNR: one seed says little where the
+    result depends on it. The sheet shows the first."""
+
+    @field_validator("eval_dataset_id", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if value is None or isinstance(value, str):
+            value = (value,)
+        return tuple(name for name in value if name not in NEUTRAL) if isinstance(value, list | tuple) else value
 
     @field_validator("validation_resolution", mode="before")
     @classmethod

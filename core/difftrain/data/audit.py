@@ -5,7 +5,7 @@ Problems stop the run, notes do not.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -145,6 +145,25 @@ def audit_samples(findings: Findings, samples: Iterable[Sample]) -> None:
         findings.notes.append(
             f"dataset {dataset!r}: {len(names)} references are the edit image itself, so nothing is edited: "
             f"{first_few(names)}"
+        )
+
+
+def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: Iterable[Sample]) -> None:
+    """Held-out pictures that are trained on in another set: what they show is then no held-out result."""
+    known: dict[str, Sample] = {}
+    for sample in trained:
+        known.setdefault(sample.target.record.content_hash, sample)
+    counts: Counter[str] = Counter()
+    leaks: dict[str, list[str]] = defaultdict(list)
+    for sample in held_out:
+        record = sample.target.record
+        counts[sample.dataset_id] += 1
+        if twin := known.get(record.content_hash):
+            leaks[sample.dataset_id].append(f"{_name(record)} = {twin.dataset_id}/{_name(twin.target.record)}")
+    for dataset, names in leaks.items():
+        findings.notes.append(
+            f"dataset {dataset!r}: {len(names)} of {counts[dataset]} held-out pictures are trained on too, so they "
+            f"show nothing about unseen pictures: {first_few(names)}"
         )
 
 

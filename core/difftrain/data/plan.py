@@ -43,6 +43,8 @@ class DatasetPlan:
     """Ids of the reference sets of an edit set, in listed order."""
     generators: tuple[GeneratorPlan, ...]
     latents_folder: Path
+    held_out: bool = False
+    """An edit set that is never trained on, only measured and drawn in validations."""
 
     @property
     def id(self) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from difftrain.data.audit import Findings, audit_contents, audit_nothing_left, audit_samples
+from difftrain.data.audit import Findings, audit_contents, audit_held_out, audit_nothing_left, audit_samples
 from difftrain.data.edit_set import EditSet
 from difftrain.data.folders import check_writable
 from difftrain.data.index import ImageIndex
@@ -24,9 +24,12 @@ from difftrain.types import Reporter, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Everything that training may show, each sample once; repeats are not expanded."""
+    """The samples of a run, each once; repeats are not expanded."""
 
     samples: tuple[Sample, ...]
+    """What is trained on."""
+    held_out: tuple[Sample, ...] = ()
+    """What no batch may hold: samples that are only measured and drawn in validations."""
     notes: tuple[str, ...]
     """What is odd but stops nothing."""
     repeats: Mapping[str, int]
@@ -44,18 +47,25 @@ class PreparedData:
     made: int
     """Conditioning pictures that were made and stored now."""
 
+    def held_out_counts(self) -> dict[str, int]:
+        """How many samples each held-out set has, by dataset id."""
+        return dict(Counter(sample.dataset_id for sample in self.held_out))
+
     def summary(self) -> dict[str, Any]:
-        """Counts and buckets as plain JSON values."""
-        counts = Counter(sample.dataset_id for sample in self.samples)
+        """Counts, and the buckets of what is trained on, as plain JSON values."""
+        held_out = self.held_out_counts()
+        counts = Counter(sample.dataset_id for sample in self.samples) + Counter(held_out)
         references = (placed for sample in self.samples for choice in sample.choices for placed in choice.references)
         return {
             "samples": len(self.samples),
+            "held_out_samples": len(self.held_out),
             "datasets": {
                 dataset_id: {
                     "images": images,
                     "samples": counts.get(dataset_id, 0),
                     "left_out": dict(self.left_out.get(dataset_id, {})),
                     "repeats": self.repeats[dataset_id],
+                    "held_out": dataset_id in held_out,
                 }
                 for dataset_id, images in self.images.items()
             },
@@ -85,13 +95,15 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
         scans = _scan_all(plan, index, reporter, findings)
         edit_sets = [EditSet(plan, dataset, scans, findings) for dataset in plan.edit_sets]
         samples: list[Sample] = []
+        held_out: list[Sample] = []
         for edit_set in edit_sets:
             edit_set.gather_references()
             with reporter.phase(f"pair {edit_set.dataset.id}", len(edit_set.records)) as phase:
-                samples += edit_set.samples(phase)
-        audit_samples(findings, samples)
+                (held_out if edit_set.dataset.held_out else samples).extend(edit_set.samples(phase))
+        audit_samples(findings, [*samples, *held_out])
+        audit_held_out(findings, trained=samples, held_out=held_out)
         findings.raise_problems()
-        filled = {sample.dataset_id for sample in samples}
+        filled = {sample.dataset_id for sample in (*samples, *held_out)}
         for edit_set in edit_sets:
             if edit_set.dataset.id not in filled:
                 audit_nothing_left(findings, edit_set.dataset.config, edit_set.left_out)
@@ -101,6 +113,7 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
         hashed, captions_read = index.hashed, index.captions_read
     return PreparedData(
         samples=tuple(samples),
+        held_out=tuple(held_out),
         notes=tuple(findings.notes),
         repeats={dataset.id: dataset.config.repeats for dataset in plan.datasets},
         images={dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},

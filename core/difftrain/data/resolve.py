@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.contracts import CaptionSource, DataSource, Pairing
 from difftrain.data.generators import plan_generators
+from difftrain.data.held_out import choose_held_out
 from difftrain.data.plan import DataPlan, DatasetPlan
 from difftrain.data.reference_rules import check_references
 from difftrain.errors import PluginError
@@ -34,17 +35,20 @@ def resolve_datasets(
     """The plan of all datasets, or None after a problem; notes are kept in ``problems`` too."""
     before = len(problems)
     _check_ids(run, datasets, problems)
-    images = _without_unused([entry for entry in datasets if entry.dataset_type != "text_embeds"], problems)
+    images = [entry for entry in datasets if entry.dataset_type != "text_embeds"]
+    held_out = choose_held_out(run, images, problems)
+    images = _without_unused(images, held_out.unused, problems)
     plans = []
     for entry in images:
-        plan = _Resolver(run=run, entry=entry, registry=registry, problems=problems).plan()
+        resolver = _Resolver(
+            run=run, entry=entry, held_out=entry.id in held_out.ids, registry=registry, problems=problems
+        )
+        plan = resolver.plan()
         if plan is not None:
             plans.append(plan)
     text_folder = _text_folder(run, datasets, problems)
     _check_folders(plans, text_folder, problems)
     check_references(run, images, registry, problems)
-    if not any(not entry.is_reference for entry in images):
-        problems.add(f"{run.data_backend_config} has no enabled dataset to train on (only references, or nothing)")
     if len(problems) > before:
         return None
     return DataPlan(
@@ -62,6 +66,7 @@ class _Resolver:
 
     run: RunConfig
     entry: DatasetConfig
+    held_out: bool
     registry: Registry
     problems: Problems
 
@@ -90,6 +95,7 @@ class _Resolver:
             references=entry.conditioning_data,
             generators=generators,
             latents_folder=entry.cache_dir_vae or self.run.cache_dir / "vae" / entry.id,
+            held_out=self.held_out,
         )
 
     def _with_defaults(self) -> DatasetConfig:
@@ -211,15 +217,18 @@ def _check_ids(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Prob
             )
 
 
-def _without_unused(images: list[DatasetConfig], problems: Problems) -> list[DatasetConfig]:
-    """Without the reference sets that no edit set names."""
+def _without_unused(
+    images: Sequence[DatasetConfig], unused: Collection[str], problems: Problems
+) -> list[DatasetConfig]:
+    """Without these edit sets, and without the reference sets that no other edit set names."""
     by_id = {entry.id: entry for entry in images}
-    wanted = {name for entry in images for name in entry.conditioning_data}
+    named = {name for entry in images for name in entry.conditioning_data}
+    wanted = {name for entry in images if entry.id not in unused for name in entry.conditioning_data}
     for entry in images:
         _check_names(entry, by_id, problems)
-        if entry.is_reference and entry.id not in wanted:
+        if entry.is_reference and entry.id not in named:
             problems.note(f"dataset {entry.id!r}: not used, no edit set names it in conditioning_data")
-    return [entry for entry in images if not entry.is_reference or entry.id in wanted]
+    return [entry for entry in images if (entry.id in wanted if entry.is_reference else entry.id not in unused)]
 
 
 def _check_names(entry: DatasetConfig, by_id: Mapping[str, DatasetConfig], problems: Problems) -> None:

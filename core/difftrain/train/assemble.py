@@ -21,8 +21,9 @@ from difftrain.train.encoders import Encoders
 from difftrain.train.output_dir import PICTURES_FOLDER, find_checkpoint
 from difftrain.train.plan import RunPlan, epoch_rules, total_steps
 from difftrain.train.processes import first_process_first
+from difftrain.train.scenes import Scene, choose_scenes
 from difftrain.train.step import Trainee
-from difftrain.train.validate import Scene, Validator, choose_scenes
+from difftrain.train.validate import Validator
 from difftrain.types import ModelLocation, Reporter, Sample, Sampler, ValidationRequest
 
 if TYPE_CHECKING:
@@ -62,10 +63,11 @@ def assemble(
         text_identity=encoders.text_identity,
         text_sees_references=family.text_sees_references,
     )
-    scenes = choose_scenes(prepared.samples, config, plan.prompts, family.pixel_multiple)
+    validated = prepared.held_out or prepared.samples
+    scenes = choose_scenes(validated, config, plan.prompts, family.pixel_multiple)
     _say_what_is_not_drawn(scenes, plan, reporter)
     with first_process_first():
-        _fill_caches(prepared.samples, scenes, plan, caches, encoders, reporter)
+        _fill_caches([*prepared.samples, *prepared.held_out], scenes, plan, caches, encoders, reporter)
     encoders.make_room()
 
     trainee = _load_trainee(plan, location, encoders, accelerator, reporter)
@@ -79,7 +81,10 @@ def assemble(
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=scenes,
-        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in prepared.samples[:FIXED_LOSS_SAMPLES]],
+        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in validated[:FIXED_LOSS_SAMPLES]],
+        held_out=bool(prepared.held_out),
+        seeds=config.validation_num_seeds,
+        model_identity=f"{location.identity}|{plan.flavour.name}|{config.base_model_precision}",
         reader=reader,
         sampler=_LazySampler(plan, location, trainee, encoders),
         folder=config.output_dir / PICTURES_FOLDER,

@@ -46,10 +46,10 @@ class MetricsFile:
             file.write(json.dumps(values) + "\n")
 
 
-def fixed_losses(path: Path) -> dict[int, float]:
-    """The loss on the run's fixed samples by step, as far as it was measured."""
+def validations(path: Path, measured: str) -> dict[int, dict[str, Any]]:
+    """The lines, by step, of those validations that measured this value, such as ``fixed_loss`` or ``psnr``."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {line["step"]: line["fixed_loss"] for line in lines if line.get("fixed_loss") is not None}
+    return {line["step"]: line for line in lines if line.get(measured) is not None}
 
 
 def _step_of(line: str) -> float:

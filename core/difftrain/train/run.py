@@ -36,6 +36,9 @@ def run_training(plan: RunPlan) -> int:
                 prepared = prepare_samples(plan.data, reporter=reporter)
             for note in prepared.notes:
                 reporter.say(f"note: {note}")
+            if held_out := prepared.held_out_counts():
+                listed = ", ".join(f"{dataset_id} ({count} samples)" for dataset_id, count in held_out.items())
+                reporter.say(f"held out of training: {listed}")
             with reporter.phase("start torch"):
                 from difftrain.train import session
             status = session.train_prepared(plan, prepared, location, interrupts, reporter)

@@ -9,9 +9,10 @@ from accelerate import Accelerator
 from difftrain.data.prepare import PreparedData
 from difftrain.train.assemble import AssembledRun, assemble
 from difftrain.train.checkpoint import changes_since, export_adapter, save_checkpoint
+from difftrain.train.closing import told_losses, told_psnr
 from difftrain.train.interrupt import Interrupted, Interrupts
 from difftrain.train.loop import Duties, train
-from difftrain.train.metrics import MetricsFile, fixed_losses
+from difftrain.train.metrics import MetricsFile, validations
 from difftrain.train.output_dir import (
     ADAPTER_FILE,
     METRICS_FILE,
@@ -26,6 +27,7 @@ from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
 from difftrain.train.step import Trainee
+from difftrain.train.validate import Validator
 from difftrain.types import ModelLocation, Reporter
 
 
@@ -86,9 +88,13 @@ def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str
 
     def validate(trainee: Trainee) -> None:
         def measure_and_draw() -> None:
-            metrics.write(step=trainee.step, fixed_loss=run.validator.fixed_loss(trainee))
-            sheets = run.validator.draw(trainee)
-            observers.difftrain_validation_end(step=trainee.step, sheets=sheets)
+            measured = {"fixed_loss": run.validator.fixed_loss(trainee)}
+            try:
+                drawn = run.validator.draw(trainee)
+                measured |= drawn.scores.as_metrics()
+            finally:  # a signal ends the drawing, but the loss is measured
+                metrics.write(step=trainee.step, **measured)
+            observers.difftrain_validation_end(step=trainee.step, sheets=drawn.files)
 
         if is_main:
             interrupts.cut_short(measure_and_draw)
@@ -150,13 +156,21 @@ def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
         reporter.say(f"stopped after step {run.trainee.step}{saved}")
         return
     reporter.say(f"finished {run.trainee.total_steps} steps")
-    measured = fixed_losses(output_dir / METRICS_FILE)
-    if measured:
-        listed = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(measured.items()))
-        reporter.say(f"loss on the same {len(run.validator.fixed)} samples and noise: {listed}")
+    _say_measured(run.validator, output_dir / METRICS_FILE, reporter)
     reporter.say(f"adapter:     {output_dir / ADAPTER_FILE}")
     reporter.say(f"checkpoints: {list_checkpoints(output_dir)[-1]}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
     sheets = sorted((output_dir / PICTURES_FOLDER).glob("step-*/sheet.png"))
     if sheets:
         reporter.say(f"pictures:    {sheets[-1]}")
+
+
+def _say_measured(validator: Validator, metrics: Path, reporter: Reporter) -> None:
+    """What the validations of the run measured, those before a resume included."""
+    losses = validations(metrics, "fixed_loss")
+    if losses:
+        by_step = {step: line["fixed_loss"] for step, line in losses.items()}
+        reporter.say(told_losses(by_step, count=len(validator.fixed), held_out=validator.held_out))
+    told = told_psnr(validations(metrics, "psnr"), held_out=validator.held_out, seeds=validator.seeds)
+    if told:
+        reporter.say(told)

@@ -1,4 +1,4 @@
-"""The picture sheet of a validation: reference | result | target, a row an instruction."""
+"""The picture sheet of a validation: reference | base | after N steps | target, a row an instruction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ CELL = 256
 """Longer edge of a picture on the sheet, in pixels."""
 GAP = 8
 TEXT_HEIGHT = 22
+NOTE_HEIGHT = 16
 BACKGROUND, INK, FAINT = "white", "black", "gray"
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A picture with what is written small below it."""
+
+    picture: Image.Image
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,36 +30,56 @@ class Row:
     """One instruction with its pictures."""
 
     caption: str
-    references: tuple[Image.Image, ...]
-    result: Image.Image
-    target: Image.Image | None
+    references: tuple[Shown, ...]
+    base: Shown | None = None
+    """What the model drew before the first step."""
+    result: Shown
+    target: Shown | None
 
 
-def draw_sheet(rows: Sequence[Row], title: str) -> Image.Image:
-    """All rows below each other; rows with fewer references leave their columns empty, so columns line up."""
+def draw_sheet(rows: Sequence[Row], title: str, *, step: int) -> Image.Image:
+    """All rows below each other; rows with fewer references leave their columns empty, so columns line up.
+
+    The column of the base is there only if some row has one.
+    """
     slots = max((len(row.references) for row in rows), default=0)
-    labels = [f"reference {i + 1}" if slots > 1 else "reference" for i in range(slots)] + ["result", "target"]
+    has_base = any(row.base for row in rows)
+    labels = [
+        *(f"reference {i + 1}" if slots > 1 else "reference" for i in range(slots)),
+        *(["base"] if has_base else []),
+        f"after {step} step{'' if step == 1 else 's'}",
+        "target",
+    ]
     width = GAP + len(labels) * (CELL + GAP)
     sheet = Image.new("RGB", (width, GAP + 2 * TEXT_HEIGHT + sum(map(_height, rows))), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
-    draw.text((GAP, GAP), title, fill=INK, font=font)
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    draw.text((GAP, GAP), _shorten(title, draw, font, width - 2 * GAP), fill=INK, font=font)
     for column, label in enumerate(labels):
-        draw.text((GAP + column * (CELL + GAP), GAP + TEXT_HEIGHT), label, fill=FAINT, font=font)
+        draw.text((_left(column), GAP + TEXT_HEIGHT), label, fill=FAINT, font=font)
     top = GAP + 2 * TEXT_HEIGHT
     for row in rows:
-        draw.text((GAP, top), _shorten(row.caption, draw, font, width - 2 * GAP), fill=INK, font=font)
+        caption = _shorten(row.caption, draw, font, width - 2 * GAP)
+        draw.text((GAP, top), caption or "(no instruction)", fill=INK, font=font)
         missing = [None] * (slots - len(row.references))
-        for column, picture in enumerate([*row.references, *missing, row.result, row.target]):
-            if picture is not None:
-                sheet.paste(_fit(picture), (GAP + column * (CELL + GAP), top + TEXT_HEIGHT))
+        base = [row.base] if has_base else []
+        for column, shown in enumerate([*row.references, *missing, *base, row.result, row.target]):
+            if shown is not None:
+                fitted = _fit(shown.picture)
+                sheet.paste(fitted, (_left(column), top + TEXT_HEIGHT))
+                draw.text((_left(column), top + TEXT_HEIGHT + fitted.height), shown.note, fill=FAINT, font=small)
         top += _height(row)
     return sheet
 
 
+def _left(column: int) -> int:
+    return GAP + column * (CELL + GAP)
+
+
 def _height(row: Row) -> int:
-    pictures = [picture for picture in (*row.references, row.result, row.target) if picture is not None]
-    return TEXT_HEIGHT + GAP + max(_fitted_size(picture)[1] for picture in pictures)
+    all_shown = [shown for shown in (*row.references, row.base, row.result, row.target) if shown is not None]
+    notes = NOTE_HEIGHT if any(shown.note for shown in all_shown) else 0
+    return TEXT_HEIGHT + GAP + notes + max(_fitted_size(shown.picture)[1] for shown in all_shown)
 
 
 def _fitted_size(picture: Image.Image) -> tuple[int, int]:
@@ -60,10 +91,8 @@ def _fit(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB").resize(_fitted_size(picture), Image.Resampling.LANCZOS)
 
 
-def _shorten(
-    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
-) -> str:
-    line = " ".join(text.split()) or "(no instruction)"
+def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font, width: int) -> str:
+    line = " ".join(text.split())
     if draw.textlength(line, font=font) <= width:
         return line
     while line and draw.textlength(line + " ...", font=font) > width:

@@ -2,102 +2,40 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
 
 import torch
 from PIL import Image
 
+from difftrain.config.run import SEED_LIMIT
 from difftrain.data.encode import TextItem
 from difftrain.data.epoch import Visit
 from difftrain.data.image import load_placed
 from difftrain.data.loader import BatchReader
 from difftrain.data.seeding import derive_seed
-from difftrain.train.sheet import Row, draw_sheet
+from difftrain.train.closing import told_pictures
+from difftrain.train.drawn_files import file_name, open_drawn, save_drawn, step_folder
+from difftrain.train.psnr import Scores, psnr
+from difftrain.train.scenes import Scene
+from difftrain.train.sheet import Row, Shown, draw_sheet
 from difftrain.train.step import Trainee, loss_at
-from difftrain.types import PlacedImage, Reporter, Sample, Sampler, Size, ValidationRequest
-
-if TYPE_CHECKING:
-    from difftrain.config.schema import RunConfig
+from difftrain.types import PlacedImage, Reporter, Sampler, ValidationRequest
 
 FIXED_SIGMAS = (0.25, 0.5, 0.75)
 """Noise levels of the fixed-sample loss: little, middling and strong noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """One validation picture: what is asked for, of which references."""
+class Drawn:
+    """What one validation drew."""
 
-    name: str
-    prompt: str
-    references: tuple[PlacedImage, ...]
-    target: PlacedImage | None
-    """Shown beside the result; None when the prompt is not the sample's own."""
-    size: Size
-
-    @property
-    def text(self) -> TextItem:
-        return TextItem(caption=self.prompt, references=self.references)
-
-
-def choose_scenes(
-    samples: Sequence[Sample], config: RunConfig, prompts: Mapping[str, str], multiple: int
-) -> list[Scene]:
-    """The pictures that every validation of a run draws.
-
-    First ``num_eval_images`` samples with their own instructions, taken from all datasets in turn; then each
-    validation prompt, with the references of one of these samples in turn.
-
-    Args:
-        prompts: Validation prompts by short name.
-        multiple: Edges of the pictures are multiples of this, in pixels.
-    """
-    chosen = _spread(samples, config.num_eval_images)
-    scenes = [_own_scene(sample, config, multiple) for sample in chosen]
-    for index, (name, prompt) in enumerate(prompts.items()):
-        references = scenes[index % len(chosen)].references if chosen else ()
-        size = scenes[index % len(chosen)].size if chosen else _fit(config.validation_size, 1.0, multiple)
-        scenes.append(Scene(name=name, prompt=prompt, references=references, target=None, size=size))
-    return scenes
-
-
-def _own_scene(sample: Sample, config: RunConfig, multiple: int) -> Scene:
-    choice = sample.choices[0]
-    captions = sample.captions if choice.captions is None else choice.captions
-    width, height = sample.target.geometry.bucket
-    return Scene(
-        name=f"{sample.dataset_id}-{sample.target.record.key}".replace("/", "-"),
-        prompt=captions[0],
-        references=choice.references,
-        target=sample.target,
-        size=_fit(config.validation_size, width / height, multiple),
-    )
-
-
-def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """A sample of every dataset in turn, each dataset beginning one further on: sets may share their photographs."""
-    by_dataset: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_dataset.setdefault(sample.dataset_id, []).append(sample)
-    turns = max((len(group) for group in by_dataset.values()), default=0)
-    in_turn = [
-        group[(turn + number) % len(group)]
-        for turn in range(turns)
-        for number, group in enumerate(by_dataset.values())
-        if turn < len(group)
-    ]
-    return in_turn[:count]
-
-
-def _fit(size: Size, aspect: float, multiple: int) -> Size:
-    """A size of about the same area with the given width / height, on multiples."""
-    area = size[0] * size[1]
-    width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
-    return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple
+    files: Mapping[str, Path]
+    """By name; the sheet of all is ``sheet``."""
+    scores: Scores
 
 
 @dataclass(kw_only=True)
@@ -107,30 +45,41 @@ class Validator:
     scenes: list[Scene]
     fixed: list[Visit]
     """Samples of the fixed-sample loss."""
+    held_out: bool
+    """Whether these are of samples that are never trained on."""
+    seeds: int
+    """How often each scene is drawn, with seeds in a row."""
+    model_identity: str
+    """Content, flavour and precision of the frozen model."""
     reader: BatchReader
     sampler: Sampler
     folder: Path
     reporter: Reporter
 
-    def draw(self, run: Trainee) -> dict[str, Path]:
-        """Draw every scene; gives the written files by name, the sheet of all under ``sheet``."""
+    def draw(self, run: Trainee) -> Drawn:
+        """Draw every scene with every seed, and the sheet of all."""
+        scores = Scores()
         if not self.scenes:
-            return {}
-        folder = self.folder / f"step-{run.step:06d}"
+            return Drawn(files={}, scores=scores)
+        folder = step_folder(self.folder, run.step)
         folder.mkdir(parents=True, exist_ok=True)
-        written: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         rows = []
-        with _evaluating(run), self.reporter.phase(f"validation at step {run.step}", len(self.scenes)) as phase:
+        total = len(self.scenes) * self.seeds
+        with _evaluating(run), self.reporter.phase(f"validation at step {run.step}", total) as phase:
             for scene in self.scenes:
                 references = tuple(load_placed(image) for image in self._drawn_with(scene, run))
-                result = self.sampler(self._request(scene, references, run))
-                written[scene.name] = folder / f"{scene.name}.png"
-                result.save(written[scene.name])
-                rows.append(self._row(scene, references, result))
-                phase.advance(item=scene.name)
-        written["sheet"] = folder / "sheet.png"
-        draw_sheet(rows, f"step {run.step}").save(written["sheet"])
-        return written
+                pictures = []
+                for number in range(1, self.seeds + 1):
+                    pictures.append(self.sampler(self._request(scene, references, run, number)))
+                    name = file_name(scene.name, number)
+                    files[name] = folder / f"{name}.png"
+                    save_drawn(pictures[-1], files[name], self._identity(scene, run))
+                    phase.advance(item=name)
+                rows.append(self._judged_row(scene, references, pictures, scores, run))
+        files["sheet"] = folder / "sheet.png"
+        draw_sheet(rows, self._title(run.step, scores), step=run.step).save(files["sheet"])
+        return Drawn(files=files, scores=scores)
 
     def fixed_loss(self, run: Trainee) -> float | None:
         """Mean loss of the same few samples at the same noise: comparable between steps, unlike a step's loss."""
@@ -154,7 +103,9 @@ class Validator:
         """The references that the stock pipeline can take; training sees all of them."""
         return scene.references[: run.plan.flavour.pipeline_references]
 
-    def _request(self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee) -> ValidationRequest:
+    def _request(
+        self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee, seed_number: int
+    ) -> ValidationRequest:
         config = run.plan.config
         guidance = config.validation_guidance
         negative = TextItem(caption=config.validation_negative_prompt, references=scene.references)
@@ -167,12 +118,63 @@ class Validator:
             steps=config.validation_num_inference_steps,
             guidance=run.plan.flavour.default_guidance if guidance is None else guidance,
             guidance_real=config.validation_guidance_real,
-            seed=config.validation_seed,
+            seed=(config.validation_seed + seed_number - 1) % SEED_LIMIT,
         )
 
-    def _row(self, scene: Scene, references: tuple[Image.Image, ...], result: Image.Image) -> Row:
-        target = load_placed(scene.target) if scene.target else None
-        return Row(caption=scene.prompt, references=references, result=result, target=target)
+    def _identity(self, scene: Scene, run: Trainee) -> str:
+        return scene.identity(run.plan.config, self.model_identity)
+
+    def _base(self, scene: Scene, run: Trainee) -> Image.Image | None:
+        """The scene as this run drew it before its first step, if it did; the first seed."""
+        if run.step == 0:
+            return None
+        path = step_folder(self.folder, 0) / f"{file_name(scene.name, 1)}.png"
+        return open_drawn(path, self._identity(scene, run))
+
+    def _judged_row(
+        self,
+        scene: Scene,
+        references: tuple[Image.Image, ...],
+        pictures: Sequence[Image.Image],
+        scores: Scores,
+        run: Trainee,
+    ) -> Row:
+        """The scene's row of the sheet; its PSNR is added to ``scores``."""
+        base = self._base(scene, run)
+        if scene.target is None:
+            return Row(
+                caption=scene.prompt,
+                references=tuple(Shown(picture=reference) for reference in references),
+                base=Shown(picture=base) if base else None,
+                result=Shown(picture=pictures[0]),
+                target=None,
+            )
+        target = load_placed(scene.target)
+        size = pictures[0].size
+        values = [psnr(picture, target) for picture in pictures]
+        scores.pictures[scene.name] = fmean(values)
+        # at the result's size too, since less pixels would make another measure
+        alike = [psnr(image, target, size=size) if image.size == target.size else None for image in references]
+        if measured := [value for value in alike if value is not None]:
+            scores.references[scene.name] = measured[0]
+        return Row(
+            caption=scene.prompt,
+            references=tuple(map(_shown, references, alike)),
+            base=_shown(base, psnr(base, target)) if base else None,
+            result=_shown(pictures[0], values[0]),
+            target=Shown(picture=target),
+        )
+
+    def _title(self, step: int, scores: Scores) -> str:
+        if scores.mean is None:
+            return f"step {step}"
+        drawn = told_pictures(len(scores.pictures), held_out=self.held_out, seeds=self.seeds)
+        reference = "" if scores.reference_mean is None else f"reference {scores.reference_mean:.1f} dB, "
+        return f"step {step}: PSNR to the target, {drawn}: {reference}result {scores.mean:.1f} dB"
+
+
+def _shown(picture: Image.Image, decibel: float | None) -> Shown:
+    return Shown(picture=picture, note="" if decibel is None else f"{decibel:.1f} dB")
 
 
 @contextmanager

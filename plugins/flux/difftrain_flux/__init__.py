@@ -1,4 +1,4 @@
-"""FLUX.1 for difftrain: the architecture, its text-to-image checkpoints, a tiny offline model.
+"""FLUX.1 for difftrain: the architecture, its text-to-image checkpoints, two tiny offline models.
 
 Start with `family.py`.
 """

@@ -22,10 +22,10 @@ from difftrain import (
     TextEmbeds,
     TextEncoder,
 )
-from difftrain_flux.flavours import max_sequence_length
 from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
 from difftrain_flux.locate import locate, part_identity
 from difftrain_flux.targets import Target, select_targets
+from difftrain_flux.text_length import text_length
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ class FluxFamily(ModelFamily):
         return locate(model, flavour)
 
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:
-        return f"flux-text-1|{part_identity(location, TEXT_COMPONENTS)}|{max_sequence_length(flavour)}"
+        return f"flux-text-1|{part_identity(location, TEXT_COMPONENTS)}|{text_length(location, flavour)}"
 
     def image_identity(self, location: ModelLocation) -> str:
         return f"flux-vae-1|{part_identity(location, IMAGE_COMPONENTS)}"

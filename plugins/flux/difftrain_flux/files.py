@@ -9,7 +9,7 @@ from pathlib import Path
 
 from difftrain import ModelLocation
 from difftrain_flux import hub
-from difftrain_flux.recipe import TINY
+from difftrain_flux.recipe import TINY_RANDOM
 
 
 def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
@@ -21,10 +21,10 @@ def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
     quiet_libraries()
     if location.path is None:
         return hub.fetch(location, components)
-    if location.name == TINY:
-        from difftrain_flux.tiny import ensure_tiny
+    if location.name == TINY_RANDOM:
+        from difftrain_flux.tiny_random import ensure_tiny_random
 
-        return ensure_tiny(location.path)
+        return ensure_tiny_random(location.path)
     return location.path
 
 

@@ -11,7 +11,7 @@ T5_TOKENS = 512
 
 
 def max_sequence_length(flavour: ModelFlavour) -> int:
-    """T5 tokens of a prompt; shorter ones are padded, longer ones cut."""
+    """T5 tokens of a prompt: shorter ones are padded, longer cut. A tokenizer may allow fewer (`text_length.py`)."""
     return int(flavour.settings.get("max_sequence_length", T5_TOKENS))
 
 

@@ -33,7 +33,7 @@ def check_complete(folder: Path) -> None:
             "hint: a complete folder is what diffusers' `save_pretrained` or `hf download REPO --local-dir` writes"
         )
     config = folder / "transformer" / "config.json"
-    kind = _read_json(config).get("_class_name", TRANSFORMER_CLASS)
+    kind = read_json(config).get("_class_name", TRANSFORMER_CLASS)
     if kind != TRANSFORMER_CLASS:
         raise ModelError(
             f"model folder {folder}: the transformer is a {kind}, but model_family flux needs a {TRANSFORMER_CLASS}"
@@ -58,6 +58,21 @@ def fingerprint(folder: Path, components: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def read_json(path: Path) -> dict:
+    """One of a model's small config files.
+
+    Raises:
+        ModelError: If it is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON ({error})\nhint: download or save it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
 def _component_problems(component: Path) -> Iterator[str]:
     name = component.name
     if not component.is_dir():
@@ -79,7 +94,7 @@ def _component_problems(component: Path) -> Iterator[str]:
 def _weight_files(component: Path) -> list[Path]:
     """Weight files that a component should have: all shards of its index, else any, else the usual name."""
     for index in sorted(component.glob("*.safetensors.index.json")):
-        shards = _read_json(index).get("weight_map", {})
+        shards = read_json(index).get("weight_map", {})
         return [component / shard for shard in sorted(set(shards.values()))]
     return sorted(component.glob("*.safetensors")) or [component / "*.safetensors"]
 
@@ -103,13 +118,3 @@ def _weight_parts(path: Path) -> Iterator[bytes]:
         yield file.read(EDGE_BYTES)
         file.seek(max(0, size - EDGE_BYTES))
         yield file.read(EDGE_BYTES)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON ({error})\nhint: download or save it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content

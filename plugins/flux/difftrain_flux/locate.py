@@ -10,7 +10,7 @@ from pathlib import Path
 
 from difftrain import ModelError, ModelFlavour, ModelLocation
 from difftrain_flux import folder, hub
-from difftrain_flux.recipe import TINY, TINY_EDIT, TINY_EDIT_FOLDER, TINY_IDENTITY, tiny_folder
+from difftrain_flux.recipe import BUILT_IN, TINY, TINY_FOLDER, TINY_RANDOM, TINY_RANDOM_IDENTITY, tiny_random_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -18,16 +18,16 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
     """Where the model is and which content it has.
 
-    The built-in names ``tiny`` and ``tiny-edit`` win over a folder of that name; write ``./tiny`` for the folder. A
+    The built-in names ``tiny`` and ``tiny-random`` win over a folder of that name; write ``./tiny`` for the folder. A
     folder wins over a hub id of the same spelling.
 
     Raises:
         ModelError: If there is no such model, it cannot be reached, or parts of it are missing.
     """
     name = model or flavour.hub_id
-    if name == TINY:
-        return ModelLocation(name=name, identity=TINY_IDENTITY, path=tiny_folder())
-    path = TINY_EDIT_FOLDER if name == TINY_EDIT else Path(name).expanduser()
+    if name == TINY_RANDOM:
+        return ModelLocation(name=name, identity=TINY_RANDOM_IDENTITY, path=tiny_random_folder())
+    path = TINY_FOLDER if name == TINY else Path(name).expanduser()
     if path.is_dir():
         folder.check_complete(path)
         return ModelLocation(name=name, identity=folder.fingerprint(path, folder.COMPONENTS), path=path.resolve())
@@ -38,7 +38,7 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
         )
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         raise ModelError(
-            f"model {name!r} is not a folder, not a hub id (owner/name) and not a built-in name ({TINY}, {TINY_EDIT})\n"
+            f"model {name!r} is not a folder, not a hub id (owner/name) and not built in ({', '.join(BUILT_IN)})\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}; write that, or a local diffusers folder"
         )
     revision = hub.resolve(name, flavour)
@@ -48,8 +48,8 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
 def part_identity(location: ModelLocation, components: tuple[str, ...]) -> str:
     """Content of some components only, so that another transformer in the same folder keeps the caches.
 
-    For a hub model it is the whole revision; for ``tiny`` the recipe.
+    For a hub model it is the whole revision; for ``tiny-random`` the recipe.
     """
-    if location.path is None or location.name == TINY:
+    if location.path is None or location.name == TINY_RANDOM:
         return location.identity
     return folder.fingerprint(location.path, components)

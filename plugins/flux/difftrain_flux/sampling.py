@@ -13,6 +13,7 @@ from torch import nn
 from difftrain import ModelFlavour, ModelLocation, TextEmbeds, ValidationRequest
 from difftrain_flux.files import local_folder
 from difftrain_flux.forward import unwrap
+from difftrain_flux.text_length import text_length
 from difftrain_flux.vae import FluxImageEncoder
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class FluxSampler:
         self,
         *,
         flavour: ModelFlavour,
+        text_length: int,
         denoiser: nn.Module,
         vae: AutoencoderKL,
         scheduler: object,
@@ -34,6 +36,7 @@ class FluxSampler:
         dtype: torch.dtype,
     ) -> None:
         self._flavour = flavour
+        self._text_length = text_length
         self._vae = vae
         self._transformer = unwrap(denoiser)
         self._device = device
@@ -63,6 +66,7 @@ class FluxSampler:
             "num_inference_steps": request.steps,
             "guidance_scale": request.guidance,
             "true_cfg_scale": request.guidance_real,
+            "max_sequence_length": self._text_length,
             # noise drawn on the CPU is the same for every device
             "generator": torch.Generator("cpu").manual_seed(request.seed),
             **self._batched(request.text),
@@ -94,6 +98,7 @@ def make_sampler(
     vae = image_encoder.vae
     return FluxSampler(
         flavour=flavour,
+        text_length=text_length(location, flavour),
         denoiser=denoiser,
         vae=vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype),
         scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),

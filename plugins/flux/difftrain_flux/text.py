@@ -10,8 +10,8 @@ from torch import Tensor
 
 from difftrain import ModelFlavour, ModelLocation, TextEmbeds, TextEncoder
 from difftrain_flux.files import local_folder, without_bars
-from difftrain_flux.flavours import max_sequence_length
 from difftrain_flux.folder import TEXT_COMPONENTS
+from difftrain_flux.text_length import text_length
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,7 +80,7 @@ def load_text_encoder(
         clip_tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
         t5=_frozen(t5, device),
         t5_tokenizer=T5TokenizerFast.from_pretrained(folder, subfolder="tokenizer_2"),
-        t5_tokens=max_sequence_length(flavour),
+        t5_tokens=text_length(location, flavour),
     )
 
 

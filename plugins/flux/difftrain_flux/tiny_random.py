@@ -1,4 +1,4 @@
-"""The built-in offline checkpoint: a FLUX.1 of half a million random weights that every stock class loads.
+"""The built-in random checkpoint: a FLUX.1 of half a million random weights that every stock class loads.
 
 Its pictures mean nothing; it is there so that the whole road can be walked without network, GPU or licence.
 Weights come from numpy's `RandomState`, whose stream is frozen (NEP 19), in exact float32 arithmetic, so that
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from difftrain import ModelError
 from difftrain_flux.files import quiet_libraries, without_bars
+from difftrain_flux.flavours import T5_TOKENS
+from difftrain_flux.recipe import TINY_RANDOM
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, FluxKontextPipeline, FluxTransformer2DModel
@@ -31,7 +33,7 @@ LOG_VARIANCE = -8.0
 """Of every latent: a posterior about as narrow as the real VAE's."""
 
 
-def ensure_tiny(folder: Path) -> Path:
+def ensure_tiny_random(folder: Path) -> Path:
     """The checkpoint's folder, written first if it is not there yet; complete or absent at every moment.
 
     Raises:
@@ -52,7 +54,7 @@ def ensure_tiny(folder: Path) -> Path:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise ModelError(
-            f"the built-in model cannot be written to {folder}: {error}\n"
+            f"the built-in model {TINY_RANDOM} cannot be written to {folder}: {error}\n"
             "hint: set XDG_CACHE_HOME to a folder that can be written to"
         ) from error
     return folder
@@ -129,7 +131,7 @@ def _t5_tokenizer() -> T5TokenizerFast:
 
     letters = [chr(code) for code in (*range(33, 127), *range(161, 256))]
     scores = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((letter, -3.0) for letter in letters)]
-    return T5TokenizerFast(vocab=scores, extra_ids=0, model_max_length=512)
+    return T5TokenizerFast(vocab=scores, extra_ids=0, model_max_length=T5_TOKENS)
 
 
 def _clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -1,0 +1,66 @@
+"""How close a picture is to its target, in decibel. Pure; reads no files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from difftrain.types import Size
+
+HIGHEST = 100.0
+"""dB of equal pictures, whose PSNR is infinite: so that means and JSON stay finite."""
+
+
+def psnr(picture: Image.Image, target: Image.Image, *, size: Size | None = None) -> float:
+    """Peak signal-to-noise ratio over RGB, ``10 log10(1 / MSE)`` of pixels in [0, 1]: higher is closer.
+
+    Args:
+        picture: What is judged.
+        target: What it should be; brought to the size of the comparison where it has another.
+        size: (width, height) at which they are compared; default: the picture's.
+
+    Returns:
+        dB, at most :data:`HIGHEST`.
+    """
+    import numpy as np
+
+    size = size or picture.size
+    ours, theirs = (np.asarray(_resized(image, size), dtype=np.float64) / 255 for image in (picture, target))
+    error = float(((ours - theirs) ** 2).mean())
+    return HIGHEST if error == 0 else min(HIGHEST, 10 * math.log10(1 / error))
+
+
+def _resized(image: Image.Image, size: Size) -> Image.Image:
+    image = image.convert("RGB")
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+@dataclass(kw_only=True)
+class Scores:
+    """PSNR of one validation, in dB."""
+
+    pictures: dict[str, float] = field(default_factory=dict)
+    """Of what was drawn, the mean over the seeds, by the scene's name; scenes without a target are not in it."""
+    references: dict[str, float] = field(default_factory=dict)
+    """Of the reference itself, for scenes whose reference has the target's size: what doing nothing scores."""
+
+    @property
+    def mean(self) -> float | None:
+        """Over scenes and seeds; None when no scene has a target."""
+        return fmean(self.pictures.values()) if self.pictures else None
+
+    @property
+    def reference_mean(self) -> float | None:
+        return fmean(self.references.values()) if self.references else None
+
+    def as_metrics(self) -> dict[str, Any]:
+        """Values for the metrics file: ``psnr``, ``psnr_reference`` and ``psnr_by_picture``, those that there are."""
+        if self.mean is None:
+            return {}
+        by_picture = {name: round(value, 3) for name, value in self.pictures.items()}
+        reference = {} if self.reference_mean is None else {"psnr_reference": round(self.reference_mean, 3)}
+        return {"psnr": round(self.mean, 3), **reference, "psnr_by_picture": by_picture}

@@ -1,0 +1,34 @@
+"""How many T5 tokens a model's prompts have. Light: reads one small file, no torch and no transformers."""
+
+from __future__ import annotations
+
+from difftrain import ModelFlavour, ModelLocation
+from difftrain_flux.flavours import max_sequence_length
+from difftrain_flux.folder import read_json
+from difftrain_flux.recipe import TINY_RANDOM
+
+TOKENIZER_CONFIG = "tokenizer_2/tokenizer_config.json"
+
+
+def text_length(location: ModelLocation, flavour: ModelFlavour) -> int:
+    """T5 tokens of every prompt: the flavour's number, or fewer where a local model's tokenizer allows fewer.
+
+    Text embeddings, their cache identity and the validation pictures all ask here, with the same location, so they
+    cannot disagree. The answer must not change between the first look at a model and its loading:
+
+    - a folder has its tokenizer from the start;
+    - a hub model has none before the download, so its tokenizer is never asked, not even afterwards. The published
+      FLUX.1 tokenizers allow 512, which is what their flavours say or more; one that allows fewer would be padded to
+      the flavour's number, as the stock pipeline pads it by default;
+    - the random checkpoint is built when it is first loaded; its tokenizer allows 512.
+
+    Raises:
+        ModelError: If the tokenizer's config is not valid JSON.
+    """
+    limit = max_sequence_length(flavour)
+    if location.path is None or location.name == TINY_RANDOM:
+        return limit
+    config = location.path / TOKENIZER_CONFIG
+    allowed = read_json(config).get("model_max_length") if config.is_file() else None
+    # transformers writes 1e30 for "no limit"
+    return int(min(limit, allowed)) if isinstance(allowed, int | float) and allowed >= 1 else limit

@@ -1,0 +1,41 @@
+"""The closing words of what a run measured."""
+
+from difftrain.train.closing import told_losses, told_psnr
+
+
+def line(mean, *names, reference=21.94):
+    return {"psnr": mean, "psnr_reference": reference, "psnr_by_picture": dict.fromkeys(names or ("a", "b"), mean)}
+
+
+def test_psnr_of_held_out_pictures_says_reference_first_and_last():
+    told = told_psnr({0: line(21.0), 300: line(23.11)}, held_out=True, seeds=3)
+    assert told == (
+        "PSNR to the target, mean of 2 held-out pictures x 3 seeds: "
+        "reference 21.9 dB, at step 0 21.0 dB, at step 300 23.1 dB"
+    )
+
+
+def test_the_best_validation_is_told_when_it_is_not_the_last():
+    told = told_psnr({0: line(21.0), 50: line(24.0), 75: line(22.0), 100: line(23.0)}, held_out=True, seeds=1)
+    assert told.endswith("at step 0 21.0 dB, at step 50 24.0 dB, at step 100 23.0 dB")
+
+
+def test_one_training_picture_without_reference():
+    measured = {5: {"psnr": 20.0, "psnr_by_picture": {"a": 20.0}}}
+    assert told_psnr(measured, held_out=False, seeds=1) == "PSNR to the target, 1 training picture: at step 5 20.0 dB"
+
+
+def test_validations_of_other_pictures_are_not_compared():
+    told = told_psnr({0: line(30.0, "other"), 10: line(20.0), 20: line(21.0)}, held_out=False, seeds=1)
+    assert told.endswith("mean of 2 training pictures: reference 21.9 dB, at step 10 20.0 dB, at step 20 21.0 dB")
+
+
+def test_nothing_measured_says_nothing():
+    assert told_psnr({}, held_out=True, seeds=1) is None
+
+
+def test_loss_says_whether_its_samples_are_held_out():
+    assert told_losses({0: 0.5}, count=4, held_out=True) == (
+        "loss on the same 4 held-out samples and noise: 0.5000 at step 0"
+    )
+    assert told_losses({0: 0.5}, count=4, held_out=False).startswith("loss on the same 4 samples and noise: ")

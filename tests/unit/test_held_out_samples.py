@@ -1,0 +1,78 @@
+"""Held-out samples are prepared like all others and never come into a batch."""
+
+from dataclasses import replace
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+from config_runs import plan, run_values
+from data_plans import SilentReporter, caption, data_plan, edit_set, picture, reference_set
+from test_loader import NamingReader
+
+from difftrain.data.loader import Position
+from difftrain.data.prepare import prepare_samples
+from difftrain.train.assemble import _make_stream
+
+
+def fill(root, folder, count, first_seed):
+    for index in range(count):
+        caption(picture(root / folder / f"{index}.png", seed=first_seed + index), f"edit {index}")
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    fill(tmp_path, "edits", 3, 0)
+    fill(tmp_path, "kept", 2, 100)
+    for index in range(2):
+        picture(tmp_path / "references" / f"{index}.png", seed=200 + index)
+    kept = replace(edit_set(tmp_path, "kept", references=["references"]), held_out=True)
+    datasets = (edit_set(tmp_path), kept, reference_set(tmp_path))
+    return prepare_samples(data_plan(tmp_path, *datasets), reporter=SilentReporter())
+
+
+def test_held_out_samples_stand_apart_from_those_that_are_trained_on(prepared):
+    assert {sample.dataset_id for sample in prepared.samples} == {"edits"}
+    assert {sample.dataset_id for sample in prepared.held_out} == {"kept"}
+
+
+def test_held_out_samples_keep_their_references(prepared):
+    assert [len(sample.choices[0].references) for sample in prepared.held_out] == [1, 1]
+
+
+def test_summary_counts_held_out_samples_by_themselves(prepared):
+    summary = prepared.summary()
+    assert (summary["samples"], summary["held_out_samples"]) == (3, 2)
+    assert {name: (facts["samples"], facts["held_out"]) for name, facts in summary["datasets"].items()} == {
+        "edits": (3, False),
+        "kept": (2, True),
+        "references": (0, False),
+    }
+
+
+def test_pictures_that_are_held_out_and_trained_on_are_noted_with_their_names(tmp_path):
+    fill(tmp_path, "edits", 3, 0)
+    fill(tmp_path, "kept", 3, 1)  # kept/0 and kept/1 are edits/1 and edits/2
+    plan = data_plan(tmp_path, edit_set(tmp_path), replace(edit_set(tmp_path, "kept"), held_out=True))
+    (note,) = prepare_samples(plan, reporter=SilentReporter()).notes
+    assert note == (
+        "dataset 'kept': 2 of 3 held-out pictures are trained on too, so they show nothing about unseen pictures: "
+        "0.png = edits/1.png, 1.png = edits/2.png"
+    )
+
+
+def test_no_batch_of_an_epoch_holds_a_held_out_sample(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path, "edits", 5, 0)
+    fill(tmp_path, "kept", 4, 100)
+    common = {"resolution": 128, "repeats": 1}
+    datasets = [{"id": name, "instance_data_dir": name, **common} for name in ("edits", "kept")]
+    planned = plan(run_values(eval_dataset_id="kept", train_batch_size=2), datasets)
+    prepared = prepare_samples(planned.data, reporter=SilentReporter())
+    device = SimpleNamespace(type="cpu")
+    accelerator = SimpleNamespace(process_index=0, num_processes=1, device=device)
+    trainee = SimpleNamespace(plan=planned, accelerator=accelerator, position=Position())
+    stream = _make_stream(trainee, prepared, NamingReader())
+    batches = islice(stream, 2 * stream.batches_per_epoch())
+    shown = [name for (epoch, _, names), _ in batches for name in names if epoch < 2]
+    stream.close()
+    assert sorted(shown) == sorted(4 * [f"edits/{index}" for index in range(5)])
