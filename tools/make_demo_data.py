@@ -1,113 +1,99 @@
-"""Make the demo's photographs and pairs again: ``python tools/make_demo_data.py``.
+"""Make the demo's photographs again: ``python tools/make_demo_data.py --packages FOLDER``.
 
-The sources are pictures inside the wheel of scikit-image, which is not a dependency of difftrain: install
-it for this script only (``pip install scikit-image==0.26.0``). The results are committed, so this is needed
-only to change them. Who made each picture, and its licence, is in core/difftrain/demo/photos/SOURCES.md.
+They are windows of photographs: those of Debian's lomiri-wallpapers-16.04 and one of scikit-image to train on,
+three others of scikit-image to hold out (the built-in model has not seen these either). ``FOLDER`` keeps the
+package (`apt-get download`, `dpkg`); install scikit-image for this script only (``pip install
+scikit-image==0.26.0``). The results are committed, so this is needed only to change them. Who made each
+photograph, and its licence, is in core/difftrain/demo/SOURCES.md.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import random
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 DEMO = Path(__file__).parent.parent / "core" / "difftrain" / "demo"
-SHORTER_EDGE = 192
+PACKAGE = "lomiri-wallpapers-16.04"
+EDGE = 128
+"""Of a window, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """One shipped photograph: which part of which file of scikit-image."""
+    """A photograph, and how many windows of it are shipped."""
 
     source: str
-    box: tuple[int, int, int, int]
-    """(left, top, right, bottom) in the source."""
+    """File in the Debian package, or of scikit-image."""
+    windows: int
+    views: tuple[int, int] = (150, 300)
+    """Shorter edge that the photograph is reduced to before a window is cut, from and to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Edit:
-    """One pair: what is done to a photograph, and how a user would ask for it, one wording a line."""
-
-    change: Callable[[Image.Image], Image.Image]
-    instructions: tuple[str, ...]
-
-
-PHOTOS = {
-    "astronaut": Photo(source="astronaut.png", box=(30, 0, 371, 512)),
-    "cat": Photo(source="chelsea.png", box=(0, 0, 400, 300)),
-    "coffee": Photo(source="coffee.png", box=(0, 0, 600, 400)),
-    "galaxies": Photo(source="hubble_deep_field.jpg", box=(0, 0, 1000, 872)),
-    "launchpad": Photo(source="rocket.jpg", box=(0, 67, 640, 427)),
-    "retina": Photo(source="retina.jpg", box=(0, 0, 1411, 1411)),
-    "rocket": Photo(source="rocket.jpg", box=(172, 27, 472, 427)),
+TRAINING = {
+    "autumn": Photo(source="aitzgorri_by_Aitzol_Berasategi.jpg", windows=6),
+    "brushes": Photo(source="Picture_1A_by_freespace.jpg", windows=6),
+    "dandelions": Photo(source="seeding_by_Clements_Engelhardt.jpg", windows=6),
+    "dogs": Photo(source="friends_by_Aitzol_Berasategi.jpg", windows=6),
+    "drum": Photo(source="Wine_by_Jakkub_Mede.jpg", windows=6),
+    "mountains": Photo(source="picosdeeuropa_by_Aitzol_Berasategi.jpg", windows=6),
+    "rocket": Photo(source="rocket.jpg", windows=6),
+    "stream": Photo(source="life_by_Aitzol_Berasategi.jpg", windows=6),
+    "sunset": Photo(source="sunset_by_Aitzol_Berasategi.jpg", windows=6),
+}
+HELD_OUT = {
+    "astronaut": Photo(source="astronaut.png", windows=3, views=(192, 192)),
+    "cat": Photo(source="chelsea.png", windows=3, views=(192, 192)),
+    "coffee": Photo(source="coffee.png", windows=2, views=(192, 192)),
 }
 
 
-def sepia(picture: Image.Image) -> Image.Image:
-    return ImageOps.colorize(ImageOps.grayscale(picture), black="#1e0f05", mid="#8c6a46", white="#fff4dc")
+def windows(picture: Image.Image, photo: Photo, rng: random.Random) -> Iterator[Image.Image]:
+    """Square windows of random places and scales, ``EDGE`` pixels each."""
+    for _ in range(photo.windows):
+        edge = EDGE * min(picture.size) / rng.uniform(*photo.views)
+        left, top = rng.uniform(0, picture.width - edge), rng.uniform(0, picture.height - edge)
+        box = (left, top, left + edge, top + edge)
+        yield picture.resize((EDGE, EDGE), Image.Resampling.LANCZOS, box=box)
 
 
-EDITS = {
-    "astronaut": Edit(
-        change=lambda picture: ImageOps.posterize(picture, 2),
-        instructions=("turn it into a poster with a few flat colours",),
-    ),
-    "cat": Edit(
-        change=lambda picture: ImageOps.grayscale(picture).convert("RGB"),
-        instructions=("make it black and white", "remove all colour"),
-    ),
-    "coffee": Edit(change=sepia, instructions=("give it a sepia tone, like an old photograph",)),
-    "galaxies": Edit(change=ImageOps.invert, instructions=("invert the colours", "make it a negative")),
-    "rocket": Edit(change=ImageOps.mirror, instructions=("mirror the picture from left to right",)),
-}
-
-
-def load(photo: Photo, folder: Path) -> Image.Image:
-    """The photograph, cut and reduced so that its shorter edge is ``SHORTER_EDGE``."""
-    with Image.open(folder / photo.source) as source:
-        picture = source.convert("RGB").crop(photo.box)
-    scale = SHORTER_EDGE / min(picture.size)
-    size = (round(picture.width * scale), round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    picture.save(path, format="JPEG", quality=92, subsampling="4:2:0", optimize=True)
-
-
-def write_photos(source: Path) -> None:
-    folder = DEMO / "photos"
+def write(photos: dict[str, Photo], sources: list[Path], folder: Path) -> None:
+    """Every photograph's windows as ``NAME-K.jpg``, in a folder made anew."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, photo in PHOTOS.items():
-        save(load(photo, source), folder / f"{name}.jpg")
+    for old in folder.glob("*.jpg"):
+        old.unlink()
+    for name, photo in photos.items():
+        path = next(source / photo.source for source in sources if (source / photo.source).is_file())
+        with Image.open(path) as source:
+            picture = source.convert("RGB")
+        for number, window in enumerate(windows(picture, photo, random.Random(name)), start=1):
+            window.save(folder / f"{name}-{number}.jpg", quality=92, subsampling="4:4:4", optimize=True)
 
 
-def write_pairs() -> None:
-    """Edits are made from the saved photographs, so that a reference is the very file that is in ``photos``."""
-    edits, references = DEMO / "pairs" / "edits", DEMO / "pairs" / "references"
-    for folder in (edits, references):
-        folder.mkdir(parents=True, exist_ok=True)
-    for name, edit in EDITS.items():
-        photo = DEMO / "photos" / f"{name}.jpg"
-        (references / photo.name).write_bytes(photo.read_bytes())
-        with Image.open(photo) as picture:
-            save(edit.change(picture.convert("RGB")), edits / photo.name)
-        (edits / f"{name}.txt").write_text("\n".join(edit.instructions) + "\n", encoding="utf-8")
+def unpacked(packages: Path) -> Path:
+    """The package's pictures; downloads and unpacks it if it is not there."""
+    folder = packages / "unpacked" / PACKAGE
+    if not folder.is_dir():
+        packages.mkdir(parents=True, exist_ok=True)
+        if not list(packages.glob(f"{PACKAGE}_*.deb")):
+            subprocess.run(["apt-get", "download", PACKAGE], cwd=packages, check=True)
+        subprocess.run(["dpkg", "-x", str(next(packages.glob(f"{PACKAGE}_*.deb"))), str(folder)], check=True)
+    return folder / "usr" / "share" / "backgrounds"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="make the demo's photographs and pairs again")
-    parser.add_argument("--source", type=Path, help="folder of scikit-image's pictures; default: the installed package")
-    source = parser.parse_args().source
-    if source is None:
-        import skimage.data
+    parser = argparse.ArgumentParser(description="make the demo's photographs again")
+    parser.add_argument("--packages", type=Path, required=True, help="folder for the Debian package")
+    import skimage.data
 
-        source = Path(skimage.data.__file__).parent
-    write_photos(source)
-    write_pairs()
+    sources = [unpacked(parser.parse_args().packages), Path(skimage.data.__file__).parent]
+    write(TRAINING, sources, DEMO / "photos")
+    write(HELD_OUT, sources, DEMO / "held_out")
 
 
 if __name__ == "__main__":

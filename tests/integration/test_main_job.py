@@ -1,13 +1,16 @@
 """The main job as a newcomer types it: one command, real photographs, an adapter and pictures at the end."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import difftrain.demo
 from conftest import read_metrics
 
-DEMO = ("--model", "flux", "--flavour", "kontext", "--demo", "--pretrained_model_name_or_path", "tiny-random")
+DEMO = ("--model", "flux", "--flavour", "kontext", "--demo")
+SHORT = ("--max_train_steps=60", "--validation_steps=60", "--validation_num_seeds=1")
 
 
 @pytest.fixture(scope="module")
@@ -16,34 +19,36 @@ def demo(tmp_path_factory, request):
     from conftest import run_in
 
     folder = tmp_path_factory.mktemp("demo")
-    return folder, run_in(folder, *DEMO)
+    return folder, run_in(folder, *DEMO, *SHORT)
 
 
-def test_demo_ends_with_an_adapter_and_says_where_everything_is(demo):
+def test_demo_ends_with_an_adapter_and_names_the_sheet_last(demo):
     folder, ended = demo
     assert ended.status == 0, ended.err
     assert (folder / "output/demo/pytorch_lora_weights.safetensors").stat().st_size > 10_000
     for told in ("adapter:", "checkpoints:", "pictures:", "for a real run"):
         assert told in ended.err + ended.out
+    assert ended.err.rstrip().endswith("output/demo/validation/step-000060/sheet.png")
 
 
-def test_demo_learns_on_the_same_fixed_samples(demo):
+def test_demo_sharpens_photographs_that_it_never_trained_on(demo):
+    """The whole demo, five times as long, gains 1.5 dB; this shows that it is on its way."""
     folder, _ = demo
-    lines = read_metrics(folder / "output/demo")
-    fixed = [line["fixed_loss"] for line in lines if "fixed_loss" in line]
-    steps = [line["loss"] for line in lines if "loss" in line]
-    assert len(steps) >= 60
-    assert fixed[-1] < 0.75 * fixed[0]
-    assert sum(steps[-10:]) < 0.75 * sum(steps[:10])
+    first, last = (line for line in read_metrics(folder / "output/demo") if "psnr" in line)
+    assert (first["step"], last["step"]) == (0, 60)
+    assert last["psnr"] > first["psnr"] + 0.3
+    assert last["psnr"] > last["psnr_reference"]
+    assert last["fixed_loss"] < 0.8 * first["fixed_loss"]
 
 
-def test_demo_draws_reference_result_and_target_of_all_three_pair_sets(demo):
+def test_demo_draws_reference_base_result_and_target_of_what_is_held_out(demo):
     folder, _ = demo
-    pictures = sorted((folder / "output/demo/validation/step-000080").glob("*.png"))
-    names = " ".join(path.name for path in pictures)
-    assert all(dataset in names for dataset in ("sharp-photos", "clean-photos", "edits", "sheet"))
-    with Image.open(folder / "output/demo/validation/step-000080/sheet.png") as sheet:
-        assert sheet.width > 3 * 256
+    pictures = sorted((folder / "output/demo/validation/step-000060").glob("*.png"))
+    assert [path.stem for path in pictures if path.stem != "sheet"] == [
+        f"held-out-{path.stem}" for path in sorted((Path(difftrain.demo.__file__).parent / "held_out").glob("*.jpg"))
+    ]
+    with Image.open(folder / "output/demo/validation/step-000060/sheet.png") as sheet:
+        assert sheet.width > 4 * 256
 
 
 def test_demo_run_again_starts_anew_keeps_the_old_run_and_encodes_nothing(demo):
@@ -54,8 +59,8 @@ def test_demo_run_again_starts_anew_keeps_the_old_run_and_encodes_nothing(demo):
     assert again.status == 0, again.err
     assert "caches: complete, nothing to encode" in again.err
     assert "encode images" not in again.err
-    assert "make sharp-photos" not in again.err
-    assert (folder / "output/demo/previous-1/checkpoint-80").is_dir()
+    assert "make photos" not in again.err
+    assert (folder / "output/demo/previous-1/checkpoint-60").is_dir()
     assert (folder / "output/demo/checkpoint-2").is_dir()
 
 

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import difftrain.demo
-
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "difftrain-edges"
-PHOTOS = Path(difftrain.demo.__file__).parent / "photos"
+PHOTOS = Path(__file__).parents[1] / "photos"
 
 BROKEN_PROJECT = """
 [build-system]

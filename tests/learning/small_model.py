@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ HELD_OUT = ("cat", "coffee", "rocket")
 
 
 def photograph(name: str) -> Image.Image:
-    """One of the demo's photographs, shorter edge 192 pixels."""
-    with Image.open(str(files("difftrain") / "demo" / "photos" / f"{name}.jpg")) as picture:
+    """One of the tests' photographs, shorter edge 192 pixels."""
+    with Image.open(Path(__file__).parents[1] / "photos" / f"{name}.jpg") as picture:
         return picture.convert("RGB")
 
 

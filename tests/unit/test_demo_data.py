@@ -1,8 +1,9 @@
-"""The shipped photographs and pairs: small, of several shapes, complete, and with a named source."""
+"""The shipped photographs: small, complete, apart from each other, and with a named source and licence."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -11,43 +12,41 @@ from PIL import Image
 import difftrain.demo
 
 DEMO = Path(difftrain.demo.__file__).parent
-PHOTOS = sorted((DEMO / "photos").glob("*.jpg"))
-EDITS = sorted((DEMO / "pairs" / "edits").glob("*.jpg"))
+TRAINED_ON = sorted((DEMO / "photos").glob("*.jpg"))
+HELD_OUT = sorted((DEMO / "held_out").glob("*.jpg"))
 
 
-def size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
+def subjects(paths: list[Path]) -> set[str]:
+    return {re.sub(r"-\d+$", "", path.stem) for path in paths}
 
 
-def test_photographs_are_landscape_portrait_and_square():
-    shapes = {(width > height) - (width < height) for width, height in map(size, PHOTOS)}
-    assert shapes == {1, -1, 0}
+def rows() -> dict[str, str]:
+    """The table rows of SOURCES.md by the subject of their files."""
+    lines = (DEMO / "SOURCES.md").read_text(encoding="utf-8").splitlines()
+    return {line.split("|")[1].strip().removesuffix("-*.jpg"): line for line in lines if "-*.jpg" in line}
 
 
-@pytest.mark.parametrize("path", PHOTOS + EDITS, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", TRAINED_ON + HELD_OUT, ids=lambda path: path.stem)
 def test_a_shipped_picture_is_small(path):
-    assert path.stat().st_size <= 30_000
-    assert min(size(path)) == 192
+    assert path.stat().st_size <= 20_000
+    with Image.open(path) as picture:
+        assert picture.size == (128, 128)
 
 
-@pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.name)
-def test_a_photograph_has_its_source_and_licence_beside_it(path):
-    lines = (DEMO / "photos" / "SOURCES.md").read_text(encoding="utf-8").splitlines()
-    (row,) = [line for line in lines if line.startswith("|") and path.name in line.split("|")[1]]
-    assert "public domain" in row or "CC0" in row
+def test_no_photograph_is_both_trained_on_and_held_out():
+    assert not subjects(TRAINED_ON) & subjects(HELD_OUT)
 
 
-def test_every_edit_has_a_reference_of_its_size_and_an_instruction():
-    for edit in EDITS:
-        assert size(DEMO / "pairs" / "references" / edit.name) == size(edit)
-        assert edit.with_suffix(".txt").read_text(encoding="utf-8").strip()
+def test_no_picture_is_shipped_twice():
+    digests = {hashlib.sha256(path.read_bytes()).digest() for path in TRAINED_ON + HELD_OUT}
+    assert len(digests) == len(TRAINED_ON) + len(HELD_OUT)
 
 
-def test_a_reference_is_the_very_file_of_its_photograph():
-    references = sorted((DEMO / "pairs" / "references").glob("*.jpg"))
-    assert [digest(path) for path in references] == [digest(DEMO / "photos" / path.name) for path in references]
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def test_every_photograph_has_its_author_and_a_free_licence_in_the_table():
+    table = rows()
+    assert set(table) == subjects(TRAINED_ON) | subjects(HELD_OUT)
+    for row in table.values():
+        _, _, _, author, licence, source, _ = (cell.strip() for cell in row.split("|"))
+        assert author
+        assert source
+        assert licence in ("CC-BY-4.0", "CC0-1.0", "CC0", "public domain", "public domain (CC0)")

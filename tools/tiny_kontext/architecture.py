@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, FluxTransformer2DModel
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 WIDTH = 128
 """Of both text encoders."""
 LATENT_CHANNELS = 16

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import architecture
-import edits
 import numpy as np
 import torch
 from pictures import DeviceRecipes
+from recipes import TURNS, Edit, collect
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -30,8 +30,8 @@ def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
 class Pool:
     """Recipes on the device with their captions as token ids; the last caption is the empty one."""
 
-    def __init__(self, made: list[edits.Edit], tokenizers: tuple[Tokenizer, Tokenizer], device: torch.device) -> None:
-        recipes = edits.collect(made)
+    def __init__(self, made: list[Edit], tokenizers: tuple[Tokenizer, Tokenizer], device: torch.device) -> None:
+        recipes = collect(made)
         captions = [*sorted(set(recipes.captions)), ""]
         place = {caption: index for index, caption in enumerate(captions)}
         self.caption = torch.tensor([place[caption] for caption in recipes.captions], device=device)
@@ -39,7 +39,7 @@ class Pool:
         self.clip_ids = _token_ids(clip, captions, clip.token_to_id(architecture.CLIP_EOS)).to(device)
         self.t5_ids = _token_ids(t5, captions, 0).to(device)
         self.recipes = DeviceRecipes.upload(recipes, device)
-        quarter = np.isin(recipes.turn, [edits.TURNS.index("left"), edits.TURNS.index("right")])
+        quarter = np.isin(recipes.turn, [TURNS.index("left"), TURNS.index("right")])
         self.any_size = torch.from_numpy(np.flatnonzero(~quarter)).to(device)
         self.every = torch.arange(len(recipes.turn), device=device)
 

@@ -28,7 +28,6 @@ COMPOSITE = 320
 CROP = 176
 """Edge of the crops in the pool; training takes smaller windows of them."""
 QUALITY = 92
-Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +56,7 @@ def fetch(folder: Path) -> dict[str, Path]:
 
 def prepare(packages: Path, output: Path, seed: int = 0) -> None:
     """Write the reduced pictures and `photos.json`."""
+    Image.MAX_IMAGE_PIXELS = None  # some wallpapers have more than Pillow trusts
     unpacked = fetch(packages)
     output.mkdir(parents=True, exist_ok=True)
     entries, pictures = [], []

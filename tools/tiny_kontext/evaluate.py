@@ -20,6 +20,8 @@ import torch
 from diffusers import FluxKontextPipeline
 from pictures import DeviceRecipes, pairs
 from PIL import Image, ImageDraw
+from recipes import SCENE, collect
+from scene_edits import describe
 from sources import licences
 from torch import Tensor
 
@@ -114,10 +116,10 @@ def make_pairs(kind: str, photographs: Tensor, seed: int) -> tuple[Tensor, Tenso
     """References, targets and captions of one kind of edit on the given photographs (or on scenes)."""
     rng, made = random.Random(f"{kind} {seed}"), []
     while len(made) < len(photographs):
-        item = edits.describe(rng) if kind == "describe" else edits.edit(rng)
-        if item.kind == kind and (kind.startswith("scene") or kind == "describe" or item.photo != -2):
+        item = describe(rng) if kind == "describe" else edits.edit(rng)
+        if item.kind == kind and (kind.startswith("scene") or kind == "describe" or item.photo != SCENE):
             made.append(item)
-    recipes = edits.collect(made)
+    recipes = collect(made)
     references, targets = pairs(DeviceRecipes.upload(recipes, photographs.device), photographs)
     return references, targets, recipes.captions
 
@@ -154,8 +156,8 @@ def reference_use(editor: Editor, count: int = 64) -> dict[str, float]:
     """Velocity loss with the true, a shuffled and no reference, and with the wrong caption."""
     photographs = held_out(128, count // 8, seed=2)
     rng = random.Random(5)
-    made = [item for item in (edits.edit(rng) for _ in range(4 * count)) if item.photo != -2][:count]
-    recipes = edits.collect(made)
+    made = [item for item in (edits.edit(rng) for _ in range(4 * count)) if item.photo != SCENE][:count]
+    recipes = collect(made)
     references, targets = pairs(DeviceRecipes.upload(recipes, photographs.device), photographs)
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

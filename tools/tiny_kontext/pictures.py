@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from edits import TURNS, Recipes
+from recipes import SCENE, TURNS, Recipes
 from scenes import draw_background, draw_shapes
 from torch import Tensor
-
-SCENE = -2
-ANY_PHOTOGRAPH = -1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,10 @@
 """Procedural scenes: a background and up to three shapes, drawn for a whole batch at once.
 
-A scene is a row of numbers (`Scene`), so that an edit is another row: recolour, move, remove and add change
-a few of them, and both pictures are drawn the same way. The shapes alone also go on photographs.
+A scene is two rows of numbers, so that an edit is two other rows: recolour, move, remove and add change a few
+of them, and both pictures are drawn the same way. The shapes alone also go on photographs.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,16 +32,6 @@ SHAPE_NUMBERS = 9
 """present, shape, x, y, radius, angle, colour (3); x and y from -1 to 1, radius in half shorter edges."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """Rows of numbers, one a picture."""
-
-    background: Tensor
-    """[B, BACKGROUND_NUMBERS]."""
-    shapes: Tensor
-    """[B, MAX_SHAPES, SHAPE_NUMBERS], the last on top."""
-
-
 def grid(height: int, width: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Coordinates of pixel centres, [H, 1] and [1, W]; the shorter edge goes from -1 to 1."""
     shorter = min(height, width)
@@ -53,7 +41,7 @@ def grid(height: int, width: int, device: torch.device | str) -> tuple[Tensor, T
 
 
 def draw_background(background: Tensor, height: int, width: int) -> Tensor:
-    """[B, 3, H, W] in [0, 1]."""
+    """[B, 3, H, W] in [0, 1] of [B, BACKGROUND_NUMBERS]."""
     y, x = grid(height, width, background.device)
     kind, colour_a, colour_b, frequency, angle, phases = background.split([1, 3, 3, 1, 1, 5], dim=1)
     frequency, cosine, sine = frequency[..., None], angle.cos()[..., None], angle.sin()[..., None]
@@ -81,7 +69,7 @@ def draw_background(background: Tensor, height: int, width: int) -> Tensor:
 
 
 def draw_shapes(picture: Tensor, shapes: Tensor) -> Tensor:
-    """The shapes on top of [B, 3, H, W]; edges are smooth over one pixel."""
+    """[B, MAX_SHAPES, SHAPE_NUMBERS] over [B, 3, H, W], the last on top; edges are smooth over one pixel."""
     height, width = picture.shape[-2:]
     y, x = grid(height, width, picture.device)
     half = min(height, width) / 2
@@ -108,8 +96,3 @@ def draw_shapes(picture: Tensor, shapes: Tensor) -> Tensor:
         cover = (0.5 - distance * half).clamp(0, 1) * present[..., None, None]
         picture = picture * (1 - cover) + colour[..., None, None] * cover
     return picture
-
-
-def draw(scene: Scene, height: int, width: int) -> Tensor:
-    """[B, 3, H, W] in [0, 1]."""
-    return draw_shapes(draw_background(scene.background, height, width), scene.shapes)

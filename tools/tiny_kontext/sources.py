@@ -23,13 +23,11 @@ class Photograph:
     subject: str
     """Fills "a photograph of ..."."""
     licence: str
-    cut_out: bool = False
-    """A thing on transparent ground, to be pasted onto other photographs."""
 
 
-def _group(package: str, folder: str, licence: str, files: dict[str, str], cut_out: bool = False) -> list[Photograph]:
+def _group(package: str, folder: str, licence: str, files: dict[str, str]) -> list[Photograph]:
     return [
-        Photograph(package=package, path=f"{folder}/{name}", subject=subject, licence=licence, cut_out=cut_out)
+        Photograph(package=package, path=f"{folder}/{name}", subject=subject, licence=licence)
         for name, subject in files.items()
     ]
 

@@ -27,7 +27,7 @@ from accelerate.utils import broadcast
 from captions import Pool, load_tokenizers
 from data import load_pool
 from pictures import pairs, random_windows
-from student import LatentEncoder, Student, encoder_of, encoder_of_state, new_student, student_of
+from student import SHIFT, LatentEncoder, Student, encoder_of, encoder_of_state, new_student, student_of
 from torch import Tensor, nn
 from training import Average, Budget, build_optimizers, learning_rate, prepare_device, read_state, restore, save_state
 
@@ -87,7 +87,7 @@ class Teacher:
 
     def noise_levels(self, count: int) -> Tensor:
         """Logit-normal and shifted, one in eight uniform; on the CPU."""
-        sigma = shift_sigma(SigmoidSampler(flow_sigmoid_scale=1.1).sample(count, self.noise), 1.6)
+        sigma = shift_sigma(SigmoidSampler(flow_sigmoid_scale=1.1).sample(count, self.noise), SHIFT)
         uniform = UniformSampler().sample(count, self.noise)
         return torch.where(torch.rand(count, generator=self.noise) < 0.125, uniform, sigma)
 
@@ -162,8 +162,6 @@ def train(arguments: argparse.Namespace) -> None:
     average = Average(student, arguments.average)
     if tensors:
         restore(tensors, student.parts, average)
-    if arguments.compile:
-        student.transformer.compile_repeated_blocks(dynamic=True)
     optimizers = build_optimizers(arguments.optimizer, student, arguments.rate)
     wrapped, *optimizers = accelerator.prepare(student, *optimizers)
     if accelerator.is_main_process:
@@ -226,7 +224,6 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--decay-from", type=float, default=1.0, help="part of the seconds; 1 is no decay")
     parser.add_argument("--average", type=float, default=0.9995)
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--log-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=8)

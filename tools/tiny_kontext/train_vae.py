@@ -2,9 +2,9 @@
 
     python train_vae.py --state STATE --seconds 300 [--decay-from 1.0] [--decoder-only]
 
-Ends by itself when its seconds are used, and always saves; run it again to go on. The last call decays the
-learning rate. With `--decoder-only` the latents stay what they are, so that a transformer that was trained
-on them keeps fitting.
+Ends by itself when its seconds are used, and always saves; run it again to go on. The optimizer starts anew then,
+with a short warm-up. The last call decays the learning rate. With `--decoder-only` the latents stay what they are,
+so that a transformer that was trained on them keeps fitting.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as functional
 from data import load_pool
 from pictures import DeviceRecipes, pairs, random_windows
+from recipes import ANY_PHOTOGRAPH, collect
 from torch import Tensor, nn
 from training import Average, Budget, learning_rate, prepare_device, read_state, restore, save_state
 
@@ -64,23 +65,18 @@ class Pictures:
     def __init__(self, pool: Tensor, seed: int, batch: int, edge: int) -> None:
         rng = random.Random(seed)
         subjects = ("a",) * pool.shape[0]
-        made = edits.collect([edits.text_to_image(rng, subjects) for _ in range(4000)])
+        made = collect([edits.text_to_image(rng, subjects) for _ in range(4000)])
         self.recipes = DeviceRecipes.upload(made, pool.device)
         self.pool, self.batch, self.edge = pool, batch, edge
 
     def __call__(self) -> Tensor:
         device = self.pool.device
-        which = torch.full((self.batch,), -1, device=device)
+        which = torch.full((self.batch,), ANY_PHOTOGRAPH, device=device)
         picture = random_windows(self.pool, which, self.edge, self.edge, vary=True)
         drawn = self.batch // SCENE_SHARE
         index = torch.randint(len(self.recipes.turn), (drawn,), device=device)
         picture[:drawn] = pairs(self.recipes.pick(index), picture[:drawn])[1]
         return picture.mul(2).sub(1).to(memory_format=torch.channels_last)
-
-
-def trainable(vae: nn.Module, decoder_only: bool) -> nn.Module:
-    vae.encoder.requires_grad_(not decoder_only)
-    return vae
 
 
 def latent_statistics(vae: nn.Module, pictures: Pictures, batches: int = 16) -> tuple[float, float]:
@@ -95,17 +91,16 @@ def train(arguments: argparse.Namespace) -> None:
     budget, device = Budget(arguments.seconds), prepare_device(arguments.device, one_shape=True)
     torch.manual_seed(arguments.seed)
     vae = architecture.build_vae().to(device, memory_format=torch.channels_last)
-    trainable(vae, arguments.decoder_only)
-    parameters = list(vae.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    trainable(vae, False)  # the average covers every parameter, in their order
     average = Average(vae, arguments.average)
     tensors, facts = read_state(arguments.state, "vae")
     if tensors:
         restore(tensors, {"vae": vae}, average)
-    if arguments.decoder_only and tensors:
+    if arguments.decoder_only:
+        if not tensors:
+            raise SystemExit(f"--decoder-only needs a trained encoder, and {arguments.state} has no state")
         _freeze_averaged_encoder(vae, average)
-    trainable(vae, arguments.decoder_only)
+    parameters = list(vae.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-3)
     pool = torch.from_numpy(load_pool(arguments.photos, arguments.crops, arguments.seed, arguments.workers).pixels)
     pictures = Pictures(pool.to(device), arguments.seed, arguments.batch, arguments.edge)
     first = int(facts.get("steps", 0))
@@ -132,6 +127,7 @@ def _freeze_averaged_encoder(vae: nn.Module, average: Average) -> None:
     with torch.no_grad():
         for name, parameter in vae.encoder.named_parameters():
             parameter.copy_(values[f"encoder.{name}"])
+    vae.encoder.requires_grad_(False)
 
 
 class Faster:

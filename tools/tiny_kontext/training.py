@@ -26,22 +26,15 @@ class Budget:
 
     @property
     def used(self) -> float:
+        """Seconds."""
         return time.monotonic() - self.start
-
-    @property
-    def fraction(self) -> float:
-        return min(1.0, self.used / self.seconds)
-
-    @property
-    def over(self) -> bool:
-        return self.used >= self.seconds
 
 
 def learning_rate(step: int, fraction: float, *, peak: float, warmup: int, decay_from: float) -> float:
     """Linear warm-up by steps, then constant, then a cosine to 2 % over the last part of the budget.
 
     Args:
-        step: Counted from the start of this call, so that a resumed optimizer warms up again.
+        step: Counted from the start of this call: its optimizer is new, and warms up.
         fraction: Of the budget.
         peak: Highest rate.
         warmup: Steps.
@@ -103,7 +96,7 @@ def build_optimizers(name: str, student: nn.Module, rate: float) -> list[torch.o
 def save_state(
     folder: Path, name: str, modules: dict[str, nn.Module], average: Average, facts: dict[str, object]
 ) -> None:
-    """Write `name-K.safetensors` shards and `name.json`: weights float32, averages bfloat16.
+    """Write `name-K.safetensors` shards and `name.json`: weights float32, averages bfloat16, no optimizer.
 
     `average` must have been built over the modules in their order.
     """

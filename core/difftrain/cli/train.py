@@ -7,6 +7,7 @@ import sys
 from difftrain.cli.demo import OPENING, closing
 from difftrain.cli.invocation import Invocation
 from difftrain.errors import ConfigError
+from difftrain.train.output_dir import newest_sheet
 
 
 def train(invocation: Invocation) -> int:
@@ -25,5 +26,6 @@ def train(invocation: Invocation) -> int:
 
     status = run_training(plan)
     if invocation.demo and status == 0:
-        print(closing(f"--model {plan.family.name} --flavour {plan.flavour.name}"), file=sys.stderr)
+        typed = f"--model {plan.family.name} --flavour {plan.flavour.name}"
+        print(closing(typed, newest_sheet(plan.config.output_dir)), file=sys.stderr)
     return status

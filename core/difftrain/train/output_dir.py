@@ -23,6 +23,11 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
 
 
+def newest_sheet(output_dir: Path) -> Path | None:
+    """The picture sheet of the run's last validation, if it drew any."""
+    return max((output_dir / PICTURES_FOLDER).glob("step-*/sheet.png"), default=None)
+
+
 def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
     """The checkpoint to resume: a path or a name in ``output_dir``; ``latest`` is the highest step if there is any;
     ``none`` gives None.

@@ -16,9 +16,9 @@ from difftrain.train.metrics import MetricsFile, validations
 from difftrain.train.output_dir import (
     ADAPTER_FILE,
     METRICS_FILE,
-    PICTURES_FOLDER,
     find_checkpoint,
     list_checkpoints,
+    newest_sheet,
     remove_leftovers,
     set_aside,
     set_newer_aside,
@@ -160,9 +160,8 @@ def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
     reporter.say(f"adapter:     {output_dir / ADAPTER_FILE}")
     reporter.say(f"checkpoints: {list_checkpoints(output_dir)[-1]}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
-    sheets = sorted((output_dir / PICTURES_FOLDER).glob("step-*/sheet.png"))
-    if sheets:
-        reporter.say(f"pictures:    {sheets[-1]}")
+    if sheet := newest_sheet(output_dir):
+        reporter.say(f"pictures:    {sheet}")
 
 
 def _say_measured(validator: Validator, metrics: Path, reporter: Reporter) -> None:

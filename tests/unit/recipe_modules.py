@@ -1,0 +1,54 @@
+"""The modules of tools/tiny_kontext for tests, without their general names (`data`, `training`) staying importable."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from difftrain_flux.recipe import TINY_FOLDER
+
+FOLDER = Path(__file__).parents[2] / "tools" / "tiny_kontext"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+TOKENIZERS = TINY_FOLDER
+"""The shipped folder has them where the recipe's state folder has them."""
+
+
+@cache
+def recipe_modules() -> SimpleNamespace:
+    """Every module of the recipe by its name; imported once a process, then taken out of `sys.modules` again."""
+    hidden = {name: sys.modules.pop(name) for name in NAMES if name in sys.modules}
+    sys.path.insert(0, str(FOLDER))
+    importlib.invalidate_caches()
+    try:
+        return SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in NAMES:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+def drawn(edit, photograph: torch.Tensor | None = None, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reference and target of one edit, [3, H, W] each; on black where no photograph [3, H, W] is given."""
+    recipe = recipe_modules()
+    photograph = torch.zeros(3, size, size) if photograph is None else photograph
+    uploaded = recipe.pictures.DeviceRecipes.upload(recipe.recipes.collect([edit]), torch.device("cpu"))
+    references, targets = recipe.pictures.pairs(uploaded, photograph[None])
+    return references[0], targets[0]
+
+
+def first_of(kind: str, draw, seed: int = 0):
+    """The first edit of a kind that `draw` gives."""
+    rng = random.Random(seed)
+    return next(edit for edit in (draw(rng) for _ in range(10_000)) if edit.kind == kind)
+
+
+def words_of(caption: str) -> list[str]:
+    """Lower case, without stops and commas."""
+    return caption.lower().replace(".", "").replace(",", "").split()

@@ -1,0 +1,30 @@
+"""How an instruction is said: one of several wordings, now and then with a please, a capital or a full stop."""
+
+from __future__ import annotations
+
+import random
+
+PICTURE = ("the picture", "the image", "the photo", "it", "this picture", "this")
+"""What `{p}` of a wording becomes."""
+
+
+def say(rng: random.Random, words: tuple[str, ...], **names: str) -> str:
+    """One of the wordings, with its gaps filled.
+
+    Args:
+        rng: Drawn from.
+        words: Format strings; `{p}` is the picture.
+        names: What fills the other gaps.
+    """
+    caption = with_articles(rng.choice(words).format(p=rng.choice(PICTURE), **names))
+    chance = rng.random()
+    if chance < 0.12:
+        caption = "please " + caption
+    elif chance < 0.3:
+        caption = caption[0].upper() + caption[1:]
+    return caption + "." if rng.random() < 0.15 else caption
+
+
+def with_articles(caption: str) -> str:
+    """An article before a vowel; orange is the only colour or shape that begins with one."""
+    return caption.replace("a orange", "an orange")
