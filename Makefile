@@ -22,7 +22,7 @@ help:
 	@echo 'make demo           train the tiny offline model on the shipped photographs (installs first)'
 	@echo 'make install        only install, into $(VENV)'
 	@echo 'make test           all quick tests that need no GPU; ARGS="-k resume" chooses some'
-	@echo 'make test-learning  trainings of a small model: do they learn what they should? about 2 minutes'
+	@echo 'make test-learning  trainings of a small model: do they learn what they should? about 3 minutes'
 	@echo 'make lint           ruff, mypy and the import rules'
 	@echo 'make format         let ruff rewrite the sources'
 	@echo 'make clean          remove $(VENV) and what tools left; output/ and cache/ stay'
