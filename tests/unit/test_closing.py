@@ -25,11 +25,6 @@ def test_one_training_picture_without_reference():
     assert told_psnr(measured, held_out=False, seeds=1) == "PSNR to the target, 1 training picture: at step 5 20.0 dB"
 
 
-def test_validations_of_other_pictures_are_not_compared():
-    told = told_psnr({0: line(30.0, "other"), 10: line(20.0), 20: line(21.0)}, held_out=False, seeds=1)
-    assert told.endswith("mean of 2 training pictures: reference 21.9 dB, at step 10 20.0 dB, at step 20 21.0 dB")
-
-
 def test_nothing_measured_says_nothing():
     assert told_psnr({}, held_out=True, seeds=1) is None
 

@@ -49,13 +49,19 @@ def test_both_are_compared_at_a_size_that_is_given():
     assert psnr(stripes, middle, size=(4, 4)) > psnr(stripes, middle) + 10
 
 
-def test_means_are_over_scenes_and_those_that_have_a_reference():
-    scores = Scores(pictures={"a": 20.0, "b": 24.0}, references={"a": 21.0})
+def test_means_are_over_the_scenes():
+    scores = Scores(pictures={"a": 20.0, "b": 24.0}, references={"a": 21.0, "b": 22.0})
     assert scores.as_metrics() == {
         "psnr": 22.0,
-        "psnr_reference": 21.0,
+        "psnr_reference": 21.5,
         "psnr_by_picture": {"a": 20.0, "b": 24.0},
     }
+
+
+def test_references_of_some_pictures_are_not_compared_with_the_results_of_all():
+    scores = Scores(pictures={"a": 20.0, "b": 24.0}, references={"a": 21.0})
+    assert scores.reference_mean is None
+    assert "psnr_reference" not in scores.as_metrics()
 
 
 def test_scenes_without_targets_measure_nothing():

@@ -64,10 +64,11 @@ def assemble(
         text_sees_references=family.text_sees_references,
     )
     validated = prepared.held_out or prepared.samples
+    measured = validated[:FIXED_LOSS_SAMPLES]  # pictures are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, family.pixel_multiple)
     _say_what_is_not_drawn(scenes, plan, reporter)
     with first_process_first():
-        _fill_caches([*prepared.samples, *prepared.held_out], scenes, plan, caches, encoders, reporter)
+        _fill_caches([*prepared.samples, *measured], scenes, plan, caches, encoders, reporter)
     encoders.make_room()
 
     trainee = _load_trainee(plan, location, encoders, accelerator, reporter)
@@ -81,7 +82,7 @@ def assemble(
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=scenes,
-        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in validated[:FIXED_LOSS_SAMPLES]],
+        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in measured],
         held_out=bool(prepared.held_out),
         seeds=config.validation_num_seeds,
         model_identity=f"{location.identity}|{plan.flavour.name}|{config.base_model_precision}",

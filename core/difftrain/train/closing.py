@@ -16,8 +16,8 @@ def told_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: bool, s
     """What doing nothing scores, and the first, the best and the last validation.
 
     Args:
-        validations: Lines of the metrics file by step, see :meth:`difftrain.train.psnr.Scores.as_metrics`. Only those
-            that measured the same pictures as the last one are compared.
+        validations: Lines of the metrics file by step, see :meth:`difftrain.train.psnr.Scores.as_metrics`; all of the
+            same pictures, drawn alike.
         held_out: Whether the pictures are of held-out samples.
         seeds: With how many seeds each picture is drawn.
 
@@ -27,12 +27,11 @@ def told_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: bool, s
     if not validations:
         return None
     last = validations[max(validations)]
-    pictures = last["psnr_by_picture"].keys()
-    means = {step: line["psnr"] for step, line in validations.items() if line["psnr_by_picture"].keys() == pictures}
+    means = {step: line["psnr"] for step, line in validations.items()}
     best = max(sorted(means), key=lambda step: means[step])
     parts = [f"reference {last['psnr_reference']:.1f} dB"] if "psnr_reference" in last else []
     parts += [f"at step {step} {means[step]:.1f} dB" for step in sorted({min(means), best, max(means)})]
-    drawn = told_pictures(len(pictures), held_out=held_out, seeds=seeds)
+    drawn = told_pictures(len(last["psnr_by_picture"]), held_out=held_out, seeds=seeds)
     return f"PSNR to the target, {drawn}: {', '.join(parts)}"
 
 

@@ -46,10 +46,17 @@ class MetricsFile:
             file.write(json.dumps(values) + "\n")
 
 
-def validations(path: Path, measured: str) -> dict[int, dict[str, Any]]:
-    """The lines, by step, of those validations that measured this value, such as ``fixed_loss`` or ``psnr``."""
+def validations(path: Path, measured: str, identity: str) -> dict[int, dict[str, Any]]:
+    """The lines, by step, of those validations that measured this value alike.
+
+    Args:
+        path: The metrics file.
+        measured: ``fixed_loss`` or ``psnr``.
+        identity: What it was measured on, as the lines have it under ``fixed_loss_on`` or ``psnr_on``.
+    """
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {line["step"]: line for line in lines if line.get(measured) is not None}
+    alike = (line for line in lines if line.get(f"{measured}_on") == identity)
+    return {line["step"]: line for line in alike if line.get(measured) is not None}
 
 
 def _step_of(line: str) -> float:

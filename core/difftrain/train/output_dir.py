@@ -14,6 +14,7 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 METRICS_FILE = "metrics.jsonl"
 PICTURES_FOLDER = "validation"
 _NAME = re.compile(r"checkpoint-(\d+)")
+_PICTURED = re.compile(r"step-(\d+)")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -71,12 +72,14 @@ def set_aside(output_dir: Path) -> Path | None:
 def set_newer_aside(output_dir: Path, step: int) -> Path | None:
     """Move checkpoints beyond ``step`` into ``previous-K``: a run resumed before them must not go on from them later.
 
-    The metrics are copied there, since the run's own file goes on from ``step``.
+    Their pictures go with them. The metrics are copied there, since the run's own file goes on from ``step``.
     """
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > step]
     if not newer:
         return None
-    folder = _move_aside(output_dir, [*newer, output_dir / ADAPTER_FILE])
+    drawn = (output_dir / PICTURES_FOLDER).glob("step-*")
+    pictures = [path for path in drawn if (match := _PICTURED.fullmatch(path.name)) and int(match[1]) > step]
+    folder = _move_aside(output_dir, [*newer, output_dir / ADAPTER_FILE, *pictures])
     metrics = output_dir / METRICS_FILE
     if metrics.exists():
         shutil.copy(metrics, folder)
@@ -91,5 +94,7 @@ def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:
     folder.mkdir()
     for path in paths:
         if path.exists():
-            path.rename(folder / path.name)
+            kept = folder / path.relative_to(output_dir)
+            kept.parent.mkdir(exist_ok=True)
+            path.rename(kept)
     return folder

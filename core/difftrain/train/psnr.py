@@ -55,7 +55,8 @@ class Scores:
 
     @property
     def reference_mean(self) -> float | None:
-        return fmean(self.references.values()) if self.references else None
+        """None unless every scene that has a result has it: means of different pictures would not compare."""
+        return fmean(self.references.values()) if self.references.keys() == self.pictures.keys() != set() else None
 
     def as_metrics(self) -> dict[str, Any]:
         """Values for the metrics file: ``psnr``, ``psnr_reference`` and ``psnr_by_picture``, those that there are."""

@@ -38,7 +38,7 @@ class Scene:
             config: Its options of sampling, and of what the adapter is before the first step, are part of it.
             model: Content, flavour and precision of the frozen model.
         """
-        images = [f"{image.record.content_hash}{image.geometry.identity}" for image in self.references]
+        images = [image_identity(image) for image in self.references]
         options = (
             config.validation_negative_prompt,
             config.validation_guidance,
@@ -49,6 +49,11 @@ class Scene:
             config.lora_type,
         )
         return hashlib.sha256(repr((self.prompt, self.size, images, options, model)).encode()).hexdigest()
+
+
+def image_identity(image: PlacedImage) -> str:
+    """Tells a picture, cut as it is, from others; the file's name and place are no part of it."""
+    return f"{image.record.content_hash}{image.geometry.identity}"
 
 
 def choose_scenes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -27,7 +28,6 @@ from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
 from difftrain.train.step import Trainee
-from difftrain.train.validate import Validator
 from difftrain.types import ModelLocation, Reporter
 
 
@@ -88,10 +88,13 @@ def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str
 
     def validate(trainee: Trainee) -> None:
         def measure_and_draw() -> None:
-            measured = {"fixed_loss": run.validator.fixed_loss(trainee)}
+            measured: dict[str, Any] = {
+                "fixed_loss": run.validator.fixed_loss(trainee),
+                "fixed_loss_on": run.validator.samples_identity(trainee),
+            }
             try:
                 drawn = run.validator.draw(trainee)
-                measured |= drawn.scores.as_metrics()
+                measured |= drawn.as_metrics()
             finally:  # a signal ends the drawing, but the loss is measured
                 metrics.write(step=trainee.step, **measured)
             observers.difftrain_validation_end(step=trainee.step, sheets=drawn.files)
@@ -156,7 +159,7 @@ def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
         reporter.say(f"stopped after step {run.trainee.step}{saved}")
         return
     reporter.say(f"finished {run.trainee.total_steps} steps")
-    _say_measured(run.validator, output_dir / METRICS_FILE, reporter)
+    _say_measured(run, output_dir / METRICS_FILE, reporter)
     reporter.say(f"adapter:     {output_dir / ADAPTER_FILE}")
     reporter.say(f"checkpoints: {list_checkpoints(output_dir)[-1]}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
@@ -164,12 +167,13 @@ def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
         reporter.say(f"pictures:    {sheet}")
 
 
-def _say_measured(validator: Validator, metrics: Path, reporter: Reporter) -> None:
-    """What the validations of the run measured, those before a resume included."""
-    losses = validations(metrics, "fixed_loss")
+def _say_measured(run: AssembledRun, metrics: Path, reporter: Reporter) -> None:
+    """What the validations of the run measured, those before a resume included that measured the same."""
+    validator = run.validator
+    losses = validations(metrics, "fixed_loss", validator.samples_identity(run.trainee))
     if losses:
         by_step = {step: line["fixed_loss"] for step, line in losses.items()}
         reporter.say(told_losses(by_step, count=len(validator.fixed), held_out=validator.held_out))
-    told = told_psnr(validations(metrics, "psnr"), held_out=validator.held_out, seeds=validator.seeds)
-    if told:
+    scores = validations(metrics, "psnr", validator.pictures_identity(run.trainee))
+    if told := told_psnr(scores, held_out=validator.held_out, seeds=validator.seeds):
         reporter.say(told)

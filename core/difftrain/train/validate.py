@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,7 +22,7 @@ from difftrain.data.seeding import derive_seed
 from difftrain.train.closing import told_pictures
 from difftrain.train.drawn_files import file_name, open_drawn, save_drawn, step_folder
 from difftrain.train.psnr import Scores, psnr
-from difftrain.train.scenes import Scene
+from difftrain.train.scenes import Scene, image_identity
 from difftrain.train.sheet import Row, Shown, draw_sheet
 from difftrain.train.step import Trainee, loss_at
 from difftrain.types import PlacedImage, Reporter, Sampler, ValidationRequest
@@ -36,6 +38,13 @@ class Drawn:
     files: Mapping[str, Path]
     """By name; the sheet of all is ``sheet``."""
     scores: Scores
+    identity: str
+    """Tells these scores from those of other pictures, or of pictures that are drawn otherwise."""
+
+    def as_metrics(self) -> dict[str, Any]:
+        """Values for the metrics file; none where no scene has a target."""
+        measured = self.scores.as_metrics()
+        return {**measured, "psnr_on": self.identity} if measured else {}
 
 
 @dataclass(kw_only=True)
@@ -60,7 +69,7 @@ class Validator:
         """Draw every scene with every seed, and the sheet of all."""
         scores = Scores()
         if not self.scenes:
-            return Drawn(files={}, scores=scores)
+            return Drawn(files={}, scores=scores, identity=self.pictures_identity(run))
         folder = step_folder(self.folder, run.step)
         folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, Path] = {}
@@ -79,7 +88,7 @@ class Validator:
                 rows.append(self._judged_row(scene, references, pictures, scores, run))
         files["sheet"] = folder / "sheet.png"
         draw_sheet(rows, self._title(run.step, scores), step=run.step).save(files["sheet"])
-        return Drawn(files=files, scores=scores)
+        return Drawn(files=files, scores=scores, identity=self.pictures_identity(run))
 
     def fixed_loss(self, run: Trainee) -> float | None:
         """Mean loss of the same few samples at the same noise: comparable between steps, unlike a step's loss."""
@@ -98,6 +107,19 @@ class Validator:
                     losses.append(loss_at(run, run.bare_denoiser, batch, torch.tensor([level]), noise).mean().item())
                     phase.advance(item=visit.name)
         return sum(losses) / len(losses)
+
+    def samples_identity(self, run: Trainee) -> str:
+        """Tells the fixed-sample loss from that of other samples or noise; a few hexadecimal digits."""
+        config = run.plan.config
+        samples = [
+            (visit.caption, *map(image_identity, (visit.sample.target, *visit.references))) for visit in self.fixed
+        ]
+        return _digest(samples, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
+
+    def pictures_identity(self, run: Trainee) -> str:
+        """Tells the PSNR from that of other pictures, or of pictures drawn otherwise; a few hexadecimal digits."""
+        judged = [(self._identity(scene, run), image_identity(scene.target)) for scene in self.scenes if scene.target]
+        return _digest(judged, self.seeds)
 
     def _drawn_with(self, scene: Scene, run: Trainee) -> tuple[PlacedImage, ...]:
         """The references that the stock pipeline can take; training sees all of them."""
@@ -171,6 +193,10 @@ class Validator:
         drawn = told_pictures(len(scores.pictures), held_out=self.held_out, seeds=self.seeds)
         reference = "" if scores.reference_mean is None else f"reference {scores.reference_mean:.1f} dB, "
         return f"step {step}: PSNR to the target, {drawn}: {reference}result {scores.mean:.1f} dB"
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
 
 
 def _shown(picture: Image.Image, decibel: float | None) -> Shown:
