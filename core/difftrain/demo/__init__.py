@@ -1,1 +1,1 @@
-"""What ``--demo`` trains on: photographs and pairs, shipped as files beside this module (``photos/SOURCES.md``)."""
+"""Files of ``--demo``: its two config files and its photographs, whose authors and licences are in `SOURCES.md`."""
