@@ -94,3 +94,33 @@ def test_metrics_name_what_was_measured(command, arguments, edit_pairs):
     command(*changed(arguments, eval_dataset_id="seen"))
     start, end = (line for line in read_metrics(edit_pairs.output) if "psnr" in line)
     assert (start["fixed_loss_on"], start["psnr_on"]) == (end["fixed_loss_on"], end["psnr_on"])
+
+
+def test_a_damaged_held_out_picture_is_told_before_the_first_step(command, arguments, edit_pairs):
+    datasets = edit_pairs.folder / "datasets.json"
+    # made when it is drawn: else the start reads every picture
+    datasets.write_text(datasets.read_text().replace('"superresolution"', '"superresolution", "generate": "ondemand"'))
+    picture = edit_pairs.folder / "seen" / "0005.png"
+    content = bytearray(picture.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    picture.write_bytes(content)
+    ended = command(*changed(arguments, eval_dataset_id="seen", num_eval_images=6, validation_on_startup="false"))
+    assert ended.status == 2
+    assert "0005.png" in ended.err
+    assert "step 1/" not in ended.err
+    assert "load text encoders" not in ended.err
+
+
+def test_the_loss_is_measured_on_every_held_out_set(command, arguments, edit_pairs):
+    ended = command(*changed(arguments, eval_dataset_id="seen,unseen"))
+    assert ended.status == 0, ended.err
+    for name in ("seen", "unseen"):
+        assert list((edit_pairs.folder / "cache/vae" / name).rglob("*.safetensors")), name
+
+
+def test_without_validation_held_out_pictures_are_not_encoded(command, arguments):
+    off = {"validation_steps": 0, "validation_on_startup": "false"}
+    ended = command(*changed(arguments, eval_dataset_id="seen", **off))
+    assert ended.status == 0, ended.err
+    assert "encode images 24:" in ended.err  # the six pairs of edits and the six of "unseen"

@@ -13,15 +13,17 @@ from torch import nn
 
 from difftrain.data.encode import SampleCaches, TextItem, encode_images, encode_texts
 from difftrain.data.epoch import EpochRules, draw_visit
+from difftrain.data.image import load_placed
 from difftrain.data.loader import BatchReader, BatchStream, Remake
 from difftrain.data.prepare import PreparedData
+from difftrain.errors import DataError
 from difftrain.model.attention import choose_attention
 from difftrain.train.checkpoint import ResumeState, load_checkpoint, read_state
 from difftrain.train.encoders import Encoders
 from difftrain.train.output_dir import PICTURES_FOLDER, find_checkpoint
 from difftrain.train.plan import RunPlan, epoch_rules, total_steps
 from difftrain.train.processes import first_process_first
-from difftrain.train.scenes import Scene, choose_scenes
+from difftrain.train.scenes import Scene, choose_scenes, spread
 from difftrain.train.step import Trainee
 from difftrain.train.validate import Validator
 from difftrain.types import ModelLocation, Reporter, Sample, Sampler, ValidationRequest
@@ -63,11 +65,13 @@ def assemble(
         text_identity=encoders.text_identity,
         text_sees_references=family.text_sees_references,
     )
-    validated = prepared.held_out or prepared.samples
-    measured = validated[:FIXED_LOSS_SAMPLES]  # pictures are drawn from the files: only these need latents
-    scenes = choose_scenes(validated, config, plan.prompts, family.pixel_multiple)
+    validates = bool(config.validation_steps or config.validation_on_startup)
+    validated = (prepared.held_out or prepared.samples) if validates else ()
+    measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
+    scenes = choose_scenes(validated, config, plan.prompts, family.pixel_multiple) if validates else []
     _say_what_is_not_drawn(scenes, plan, reporter)
     with first_process_first():
+        _check_scenes(scenes, reporter)
         _fill_caches([*prepared.samples, *measured], scenes, plan, caches, encoders, reporter)
     encoders.make_room()
 
@@ -94,6 +98,31 @@ def assemble(
     return AssembledRun(
         trainee=trainee, stream=stream, validator=validator, resumed_from=checkpoint, resumed_state=state
     )
+
+
+def _check_scenes(scenes: Sequence[Scene], reporter: Reporter) -> None:
+    """Open or make every picture of the validations once: a damaged one must not end a run at its first validation.
+
+    Raises:
+        DataError: With every picture that cannot be used.
+    """
+    pictures = {
+        (placed.record.path, placed.record.recipe): placed
+        for scene in scenes
+        for placed in (*scene.references, *([scene.target] if scene.target else []))
+    }
+    if not pictures:
+        return
+    problems = []
+    with reporter.phase("check pictures to draw", len(pictures)) as phase:
+        for placed in pictures.values():
+            try:
+                load_placed(placed)
+            except DataError as error:
+                problems.append(str(error))
+            phase.advance(item=placed.record.key)
+    if problems:
+        raise DataError(*problems)
 
 
 def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Reporter) -> None:

@@ -69,7 +69,7 @@ def choose_scenes(
         prompts: Validation prompts by short name.
         multiple: Edges of the pictures are multiples of this, in pixels.
     """
-    chosen = _spread(samples, config.num_eval_images)
+    chosen = spread(samples, config.num_eval_images)
     scenes = [_own_scene(sample, config, multiple) for sample in chosen]
     for index, (name, prompt) in enumerate(prompts.items()):
         references = scenes[index % len(chosen)].references if chosen else ()
@@ -105,7 +105,7 @@ def _with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]
     return renamed
 
 
-def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """A sample of every dataset in turn, each dataset beginning one further on: sets may share their photographs."""
     by_dataset: dict[str, list[Sample]] = {}
     for sample in samples:
