@@ -235,6 +235,8 @@ class StepResult:
     samples: int
     """Samples of this step over all processes."""
     epoch: int
+    skipped: bool = False
+    """True when loss or gradient were not finite, so that the weights were left as they were."""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -30,11 +30,11 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
     plan = invocation.plan()
     from difftrain.data.folders import check_writable
     from difftrain.data.prepare import prepare_samples
-    from difftrain.train.output_dir import find_checkpoint
     from difftrain.train.report import make_reporter
+    from difftrain.train.resume_state import find_state
 
     check_writable(plan.config.output_dir, "output_dir")
-    find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
+    find_state(plan)
     location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
     prepared = prepare_samples(plan.data, reporter=make_reporter(quiet=invocation.json))
     return {
@@ -50,13 +50,14 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
 def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
     """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
     from difftrain.data.epoch import plan_epoch
-    from difftrain.train.plan import epoch_rules, total_steps
+    from difftrain.train.plan import rounds_of, total_steps
 
-    batches = len(plan_epoch(prepared.samples, 0, epoch_rules(plan)))
+    rounds = rounds_of(plan, prepared.samples)
+    batches = len(plan_epoch(prepared.samples, 0, rounds.rules))
     return {
         "batches_per_epoch": batches,
-        "steps_per_epoch": max(1, batches // plan.config.gradient_accumulation_steps),
-        "total_steps": total_steps(plan, lambda: batches),
+        "steps_per_epoch": -(-batches // plan.config.gradient_accumulation_steps),
+        "total_steps": total_steps(plan, rounds),
     }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from difftrain.cli.flags import load_plugins_for, read_command_line
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plugins import list_plugins
 from difftrain.cli.train import train
-from difftrain.errors import DifftrainError
+from difftrain.errors import DifftrainError, NotFinite, StoppedElsewhere
 from difftrain.plugins.load import LoadedPlugins
 
 COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
 """The first is what ``difftrain`` alone does."""
 USER_ERROR = 2
+TRAINING_FAILED = 1
 INTERRUPTED = 130
 READER_LEFT = 141
 """What shells give for SIGPIPE."""
@@ -55,19 +57,25 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         Exit status: 0; 2 for what the user can mend, said on the standard error, by ``check --json`` as one object on
-        the standard output; 130 and 143 after a signal.
+        the standard output; 1 for a training whose numbers are not finite; 128 and its number after a signal.
     """
     try:
         return _dispatch(arguments)
     except DifftrainError as error:
         if _asks_json_of_check(arguments):
             print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        elif not isinstance(error, StoppedElsewhere):
+            _say(f"error: {error}")
+        return TRAINING_FAILED if isinstance(error, NotFinite) else USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
+
+
+def _say(text: str) -> None:
+    """On the standard error, if somebody reads it; the exit status says it too."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _asks_json_of_check(arguments: Sequence[str]) -> bool:

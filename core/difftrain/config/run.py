@@ -59,6 +59,10 @@ class TrainingOptions(Options):
     """Distribution of the noise levels."""
     loss_type: str = "mse"
     """What compares prediction and velocity."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient is not finite: save the state before it and stop, or leave the update out and go on."""
+    on_nan_limit: int = Field(10, ge=1)
+    """Stop also with on_nan skip after so many such updates in a row."""
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +15,19 @@ from torch import nn
 from difftrain.data.encode import SampleCaches, TextItem, encode_images, encode_texts
 from difftrain.data.epoch import EpochRules, draw_visit
 from difftrain.data.image import load_placed
-from difftrain.data.loader import BatchReader, BatchStream, Remake
+from difftrain.data.loader import BatchReader, Remake
 from difftrain.data.prepare import PreparedData
+from difftrain.data.stream import BatchStream
 from difftrain.errors import DataError
 from difftrain.model.attention import choose_attention
-from difftrain.train.checkpoint import ResumeState, load_checkpoint, read_state
+from difftrain.train.agreement import data_facts
+from difftrain.train.checkpoint import load_checkpoint
 from difftrain.train.encoders import Encoders
-from difftrain.train.output_dir import PICTURES_FOLDER, find_checkpoint
-from difftrain.train.plan import RunPlan, epoch_rules, total_steps
+from difftrain.train.optimizer_state import settings_of
+from difftrain.train.output_dir import PICTURES_FOLDER
+from difftrain.train.plan import RunPlan, rounds_of, total_steps
 from difftrain.train.processes import first_process_first
+from difftrain.train.resume_state import ResumeState, find_state
 from difftrain.train.scenes import Scene, choose_scenes, spread
 from difftrain.train.step import Trainee
 from difftrain.train.validate import Validator
@@ -56,8 +61,7 @@ def assemble(
         DifftrainError: Whatever a user can mend; caches that were filled stay.
     """
     config, family = plan.config, plan.family
-    checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
-    state = read_state(checkpoint) if checkpoint else None
+    checkpoint, state = find_state(plan) or (None, None)
     encoders = Encoders(plan, location, accelerator.device)
     caches = SampleCaches(
         plan.data,
@@ -81,8 +85,12 @@ def assemble(
 
     remake = Remake(image_encoder=encoders.image, text_encoder=encoders.text)
     reader = BatchReader(caches, family, remake, seed=config.seed, sample_latents=config.vae_cache_sample == "sample")
-    stream = _make_stream(trainee, prepared, reader)
-    trainee.total_steps = total_steps(plan, stream.batches_per_epoch)
+    rounds = rounds_of(plan, prepared.samples, start=trainee.position, processes=accelerator.num_processes)
+    stream = BatchStream(
+        rounds, reader, process=accelerator.process_index, pin_memory=accelerator.device.type == "cuda"
+    )
+    trainee.total_steps = total_steps(plan, rounds, trainee.step)
+    trainee.data = data_facts(prepared.samples)
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=scenes,
@@ -153,21 +161,8 @@ def _load_trainee(
         denoiser=denoiser,
         bare_denoiser=bare,
         optimizer=optimizer,
+        built_with=copy.deepcopy(settings_of(optimizer)),
         total_steps=0,
-    )
-
-
-def _make_stream(trainee: Trainee, prepared: PreparedData, reader: BatchReader) -> BatchStream:
-    """This process's batches, from where the trainee stands."""
-    accelerator = trainee.accelerator
-    return BatchStream(
-        prepared.samples,
-        epoch_rules(trainee.plan),
-        reader,
-        start=trainee.position,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-        pin_memory=accelerator.device.type == "cuda",
     )
 
 

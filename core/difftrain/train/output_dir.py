@@ -7,45 +7,37 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from difftrain.errors import CheckpointError
+from difftrain.errors import MachineError
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
 METRICS_FILE = "metrics.jsonl"
 PICTURES_FOLDER = "validation"
+RESUME_FOLDER = "resume"
+"""In a checkpoint: what only difftrain reads. Checkpoints of other programs have none."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PICTURED = re.compile(r"step-(\d+)")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest step first."""
+    """Complete checkpoints of ours, oldest step first."""
+    return [path for path in _checkpoint_folders(output_dir) if (path / RESUME_FOLDER).is_dir()]
+
+
+def foreign_checkpoints(output_dir: Path) -> list[Path]:
+    """Folders that are named like ours and written by another program, oldest step first."""
+    return [path for path in _checkpoint_folders(output_dir) if not (path / RESUME_FOLDER).is_dir()]
+
+
+def _checkpoint_folders(output_dir: Path) -> list[Path]:
     if not output_dir.is_dir():
         return []
-    return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
+    return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
 
 
 def newest_sheet(output_dir: Path) -> Path | None:
     """The picture sheet of the run's last validation, if it drew any."""
     return max((output_dir / PICTURES_FOLDER).glob("step-*/sheet.png"), default=None)
-
-
-def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
-    """The checkpoint to resume: a path or a name in ``output_dir``; ``latest`` is the highest step if there is any;
-    ``none`` gives None.
-
-    Raises:
-        CheckpointError: If a path is wanted that is no checkpoint.
-    """
-    if wanted == "none":
-        return None
-    existing = list_checkpoints(output_dir)
-    if wanted == "latest":
-        return existing[-1] if existing else None
-    for candidate in (Path(wanted), output_dir / wanted):
-        if (candidate / "resume" / "state.json").is_file():
-            return candidate
-    there = ", ".join(path.name for path in existing) or "none"
-    raise CheckpointError(f"resume_from_checkpoint: {wanted} is no checkpoint; in {output_dir} there are: {there}")
 
 
 def step_of(checkpoint: Path) -> int:
@@ -57,15 +49,18 @@ def step_of(checkpoint: Path) -> int:
 
 def remove_leftovers(output_dir: Path) -> None:
     """Take away what a kill left of checkpoints that were being written or removed."""
-    for pattern in (".checkpoint-*.partial", ".checkpoint-*.removing"):
+    for pattern in (".checkpoint-*.partial", ".checkpoint-*.removing", ".checkpoint-*.trial"):
         for leftover in output_dir.glob(pattern):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
     others = [output_dir / name for name in (ADAPTER_FILE, METRICS_FILE, PICTURES_FOLDER)]
-    results = [path for path in (*list_checkpoints(output_dir), *others) if path.exists()]
+    results = [path for path in (*_checkpoint_folders(output_dir), *others) if path.exists()]
     return _move_aside(output_dir, results) if results else None
 
 
@@ -91,10 +86,16 @@ def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:
     while (output_dir / f"previous-{number}").exists():
         number += 1
     folder = output_dir / f"previous-{number}"
-    folder.mkdir()
-    for path in paths:
-        if path.exists():
-            kept = folder / path.relative_to(output_dir)
-            kept.parent.mkdir(exist_ok=True)
-            path.rename(kept)
+    try:
+        folder.mkdir()
+        for path in paths:
+            if path.exists():
+                kept = folder / path.relative_to(output_dir)
+                kept.parent.mkdir(exist_ok=True)
+                path.rename(kept)
+    except OSError as error:
+        raise MachineError(
+            f"output_dir {output_dir}: {error.filename} cannot be moved into {folder} ({error.strerror})\n"
+            "hint: set another output_dir"
+        ) from error
     return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from difftrain.config.section import parse_options
 from difftrain.data.epoch import EpochRules
 from difftrain.data.plan import DataPlan
 from difftrain.data.resolve import resolve_datasets
-from difftrain.errors import PluginError
+from difftrain.data.rounds import Position, Rounds
+from difftrain.errors import DataError, PluginError
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import KINDS, Registry
 from difftrain.train.commands import resume_command, same_command
 from difftrain.train.prompts import validation_prompts
+from difftrain.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,18 +223,38 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
     )
 
 
-def total_steps(plan: RunPlan, batches_per_epoch: Callable[[], int]) -> int:
-    """Optimizer steps of the whole run.
+def rounds_of(plan: RunPlan, samples: Sequence[Sample], *, start: Position | None = None, processes: int = 1) -> Rounds:
+    """What the run shows from a position on, out of the config."""
+    return Rounds(
+        samples=samples,
+        rules=epoch_rules(plan),
+        start=start or Position(),
+        micro_batches=plan.config.gradient_accumulation_steps,
+        epochs=plan.config.num_train_epochs,
+        processes=processes,
+    )
+
+
+def total_steps(plan: RunPlan, rounds: Rounds, step: int = 0) -> int:
+    """Optimizer steps of the whole run; one in epochs ends with its last epoch, wherever it goes on.
 
     Args:
-        batches_per_epoch: Of one process; asked only of runs that are as long as so many epochs, since counting
-            them means to plan one.
+        rounds: From where the run stands.
+        step: Steps that it has done.
+
+    Raises:
+        DataError: If the epochs have no sample.
     """
-    config = plan.config
-    if config.max_train_steps:
-        return config.max_train_steps
-    assert config.num_train_epochs, "the config check asks for one of the two"
-    return max(1, config.num_train_epochs * batches_per_epoch() // config.gradient_accumulation_steps)
+    left = rounds.steps_left()
+    if left is None:
+        assert plan.config.max_train_steps, "the config check asks for one of the two"
+        return plan.config.max_train_steps
+    if left == step == 0:
+        raise DataError(
+            f"{plan.config.num_train_epochs} epochs have no sample: probability leaves out all of them\n"
+            "hint: raise probability or num_train_epochs, or set max_train_steps"
+        )
+    return step + left
 
 
 def _check_run(

@@ -11,26 +11,27 @@ import os
 from difftrain.data.folders import check_writable
 from difftrain.data.prepare import prepare_samples
 from difftrain.train.interrupt import Interrupted, Interrupts
-from difftrain.train.output_dir import find_checkpoint
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
 from difftrain.train.report import make_reporter
+from difftrain.train.resume_state import find_state
+from difftrain.types import Reporter
 
 
 def run_training(plan: RunPlan) -> int:
-    """Prepare, train, save; gives the exit status: 0, or 130 / 143 after SIGINT / SIGTERM.
+    """Prepare, train, save; gives the exit status: 0, or 128 and the number of the signal that ended the run.
 
     Raises:
         DifftrainError: Whatever a user can mend, before the first step.
     """
-    reporter = make_reporter(quiet=os.environ.get("RANK", "0") != "0")
-    for note in plan.notes:
-        reporter.say(f"note: {note}")
     interrupts = Interrupts()
+    reporter = make_reporter(quiet=os.environ.get("RANK", "0") != "0", reader_left=interrupts.reader_left)
     try:
+        for note in plan.notes:
+            reporter.say(f"note: {note}")
         with interrupts:
             check_writable(plan.config.output_dir, "output_dir")
-            find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
+            find_state(plan)
             location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
             with first_process_first():
                 prepared = prepare_samples(plan.data, reporter=reporter)
@@ -46,9 +47,18 @@ def run_training(plan: RunPlan) -> int:
         # outside of the with: a signal that came during a call into C is raised as late as on leaving it
         reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")
         status = "interrupted"
+    except Exception:
+        # what ended the run is told by the caller; what it saved is not lost
+        if interrupts.saved:
+            _say_how_to_go_on(plan, interrupts, reporter)
+        raise
     if status != "interrupted":
         return 0
-    # until this run has saved something, its newest checkpoint is another run's, or not what the user asked for
+    _say_how_to_go_on(plan, interrupts, reporter)
+    return interrupts.exit_status
+
+
+def _say_how_to_go_on(plan: RunPlan, interrupts: Interrupts, reporter: Reporter) -> None:
+    """Until this run has saved something, its newest checkpoint is another run's, or not what the user asked for."""
     reporter.say("go on with:")
     reporter.say(f"  {plan.resume_command if interrupts.saved else plan.same_command}")
-    return interrupts.exit_status

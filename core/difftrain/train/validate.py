@@ -98,7 +98,7 @@ class Validator:
         total = len(self.fixed) * len(FIXED_SIGMAS)
         with _evaluating(run), self.reporter.phase("loss on fixed samples", total) as phase:
             for index, visit in enumerate(self.fixed):
-                batch = self.reader.read([visit], epoch=0, index=index)
+                batch = self.reader.read([visit])
                 seed = run.plan.config.seed
                 torch.manual_seed(derive_seed(seed, "fixed loss layers", index))  # what the family draws: guidance
                 generator = torch.Generator().manual_seed(derive_seed(seed, "fixed loss", index))
