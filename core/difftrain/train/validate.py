@@ -59,7 +59,7 @@ class Validator:
     seeds: int
     """How often each scene is drawn, with seeds in a row."""
     model_identity: str
-    """Content, flavour and precision of the frozen model."""
+    """Content, flavour and number formats of the frozen model and of its encoders."""
     reader: BatchReader
     sampler: Sampler
     folder: Path
@@ -109,12 +109,16 @@ class Validator:
         return sum(losses) / len(losses)
 
     def samples_identity(self, run: Trainee) -> str:
-        """Tells the fixed-sample loss from that of other samples or noise; a few hexadecimal digits."""
-        config = run.plan.config
+        """Tells the fixed-sample loss from that of other samples or noise, or of a model that is asked otherwise.
+
+        The options of family and flavour are part of it as a whole: only they know which of them the model is fed.
+        """
+        config, plan = run.plan.config, run.plan
+        asked = [options.identity() for options in (plan.family, plan.flavour, plan.loss)]
         samples = [
             (visit.caption, *map(image_identity, (visit.sample.target, *visit.references))) for visit in self.fixed
         ]
-        return _digest(samples, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
+        return _digest(samples, asked, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
 
     def pictures_identity(self, run: Trainee) -> str:
         """Tells the PSNR from that of other pictures, or of pictures drawn otherwise; a few hexadecimal digits."""
