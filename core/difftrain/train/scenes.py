@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from difftrain.data.encode import TextItem
-from difftrain.train.drawn_files import file_name
+from difftrain.train.drawn_files import disk_key, file_name, safe_file_name
 from difftrain.types import PlacedImage, ReferenceChoice, Sample, Size
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Scene:
     """One validation picture: what is asked for, of which references."""
 
     name: str
+    """Its file's, without seed and extension; unique in a run."""
     prompt: str
     references: tuple[PlacedImage, ...]
     target: PlacedImage | None
@@ -89,7 +90,7 @@ def _own_scene(sample: Sample, choice: ReferenceChoice, config: RunConfig, multi
     captions = sample.captions if choice.captions is None else choice.captions
     width, height = sample.target.geometry.bucket
     return Scene(
-        name=f"{sample.dataset_id}-{sample.target.record.key}".replace("/", "-"),
+        name=f"{sample.dataset_id}-{sample.target.record.key}",
         prompt=captions[0],
         references=choice.references,
         target=sample.target,
@@ -98,14 +99,15 @@ def _own_scene(sample: Sample, choice: ReferenceChoice, config: RunConfig, multi
 
 
 def _with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]:
-    """Names such that no file is written twice, which ``a/b`` and ``a-b`` would do; the sheet is a file too."""
-    taken = {"sheet"}
+    """Names that every disk takes, such that no file is written twice; the sheet is a file too."""
+    taken = {disk_key("sheet")}
     renamed = []
     for scene in scenes:
-        name, number = scene.name, 1
-        while taken & (files := {file_name(name, seed) for seed in range(1, seeds + 1)}):
+        safe = name = safe_file_name(scene.name)
+        number = 1
+        while taken & (files := {disk_key(file_name(name, seed)) for seed in range(1, seeds + 1)}):
             number += 1
-            name = f"{scene.name}-{number}"
+            name = f"{safe}-{number}"
         taken |= files
         renamed.append(replace(scene, name=name))
     return renamed
