@@ -10,6 +10,7 @@ from pathlib import Path
 
 from difftrain import ModelError, ModelFlavour, ModelLocation
 from difftrain_flux import folder, hub
+from difftrain_flux.identify import check_hub_id
 from difftrain_flux.recipe import BUILT_IN, TINY, TINY_FOLDER, TINY_RANDOM, TINY_RANDOM_IDENTITY, tiny_random_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -29,8 +30,14 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
         return ModelLocation(name=name, identity=TINY_RANDOM_IDENTITY, path=tiny_random_folder())
     path = TINY_FOLDER if name == TINY else Path(name).expanduser()
     if path.is_dir():
-        folder.check_complete(path)
-        return ModelLocation(name=name, identity=folder.fingerprint(path, folder.COMPONENTS), path=path.resolve())
+        known = folder.identify_folder(path)
+        return ModelLocation(
+            name=name,
+            identity=folder.fingerprint(path, folder.COMPONENTS),
+            path=path.resolve(),
+            facts=None if name == TINY else known.facts,
+            origins=known.origins,
+        )
     if path.is_file():
         raise ModelError(
             f"model {name!r} is a single file; a folder in diffusers layout is needed (with model_index.json)\n"
@@ -41,8 +48,17 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
             f"model {name!r} is not a folder, not a hub id (owner/name) and not built in ({', '.join(BUILT_IN)})\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}; write that, or a local diffusers folder"
         )
-    revision = hub.resolve(name, flavour)
-    return ModelLocation(name=name, identity=f"{name}@{revision}", path=None, revision=revision)
+    check_hub_id(name)
+    snapshot = hub.resolve(name, flavour)
+    known = folder.identify_snapshot(name, snapshot)
+    return ModelLocation(
+        name=name,
+        identity=f"{name}@{snapshot.name}",
+        path=None,
+        revision=snapshot.name,
+        facts=known.facts,
+        origins=known.origins,
+    )
 
 
 def part_identity(location: ModelLocation, components: tuple[str, ...]) -> str:
