@@ -215,6 +215,22 @@ def test_a_damaged_file_is_named(checked, model, tmp_path, file, content, said):
     assert is_no_file or f"{name}/{file}" in ended.err
 
 
+@pytest.mark.parametrize("name", ["~nobody/model", "x" * 5000, "o/" + "x" * 300, "a\0b"])
+def test_a_name_that_no_disk_has_is_told_as_any_other(checked, name):
+    ended = checked("kontext", name)
+    assert ended.status == 2
+    assert ended.err.startswith("error: model ")
+
+
+def test_a_folder_that_cannot_be_read_is_named(checked, model, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "vae")
+
+    name = model()
+    monkeypatch.setattr("difftrain_flux.folder.fingerprint", refuse)
+    assert f"model folder {name} cannot be read: [Errno 13] Permission denied" in checked("kontext", name).err
+
+
 def test_a_folder_of_the_hub_cache_is_pointed_to_its_snapshot(checked, model, tmp_path):
     name = model("models--someone--mine/snapshots/0123abc")
     assert f"name the snapshot in it: {name}" in checked("kontext", "models--someone--mine").err

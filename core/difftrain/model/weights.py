@@ -6,10 +6,11 @@ the run before any data is read, and what is only likely is a note. Start with :
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ModelFlavour
@@ -35,6 +36,14 @@ class Recognised:
     flavours: tuple[str, ...]
     """Those that they can be of; all of the family when nothing tells them apart."""
     notes: tuple[str, ...] = ()
+
+
+def is_here(text: str) -> bool:
+    """Whether there is a folder or file of this name, which wins over a hub id of the same spelling.
+
+    What no disk can have as a name, or what may not be looked at, is not here.
+    """
+    return os.path.exists(os.path.expanduser(text))  # noqa: PTH110, PTH111  # unlike Path's, these raise nothing
 
 
 def hub_id_of(text: str) -> str | None:
@@ -82,7 +91,7 @@ def check_name(run: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> list
     """
     text = run.pretrained_model_name_or_path or ""
     hub_id = cached_hub_id(text)
-    if hub_id is None and not Path(text).expanduser().is_dir():  # a folder wins over a hub id of the same spelling
+    if hub_id is None and not is_here(text):
         hub_id = hub_id_of(text)
     other = flavour_of(hub_id, flavours)
     if other is None or other == chosen.name:

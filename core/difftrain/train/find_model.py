@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from difftrain.model.weights import Recognised, asked_name, check_files
+from difftrain.model.weights import Recognised, asked_name, check_files, is_here
 from difftrain.train.plan import RunPlan
 from difftrain.types import ModelLocation
 
@@ -26,7 +25,7 @@ def find_model(plan: RunPlan) -> FoundModel:
     """
     flavours = plan.plugins.registry.flavours(plan.family.name)
     name = plan.config.pretrained_model_name_or_path
-    if name is not None and not Path(name).expanduser().exists():
+    if name is not None and not is_here(name):
         name = asked_name(name, flavours)
     location = plan.family.locate(name, plan.flavour)
     recognised = check_files(location, plan.flavour, flavours, allowed=plan.config.allow_other_weights)

@@ -5,6 +5,7 @@ Light: no torch. Hub access is in `hub.py`; what a folder must hold and what it 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -28,17 +29,10 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
     name = model or flavour.hub_id
     if name == TINY_RANDOM:
         return ModelLocation(name=name, identity=TINY_RANDOM_IDENTITY, path=tiny_random_folder())
-    path = TINY_FOLDER if name == TINY else Path(name).expanduser()
-    if path.is_dir():
-        known = folder.identify_folder(path)
-        return ModelLocation(
-            name=name,
-            identity=folder.fingerprint(path, folder.COMPONENTS),
-            path=path.resolve(),
-            facts=None if name == TINY else known.facts,
-            origins=known.origins,
-        )
-    if path.is_file():
+    path = TINY_FOLDER if name == TINY else Path(os.path.expanduser(name))  # noqa: PTH111  # these raise nothing,
+    if os.path.isdir(path):  # noqa: PTH112  # unlike Path's: a name may be too long for a disk
+        return _in_folder(name, path)
+    if os.path.isfile(path):  # noqa: PTH113
         raise ModelError(
             f"model {name!r} is a single file; a folder in diffusers layout is needed (with model_index.json)\n"
             f'hint: make one with diffusers\' `from_single_file(...).save_pretrained("FOLDER")`'
@@ -59,6 +53,19 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
         facts=known.facts,
         origins=known.origins,
     )
+
+
+def _in_folder(name: str, path: Path) -> ModelLocation:
+    try:
+        known = folder.identify_folder(path)
+        identity = folder.fingerprint(path, folder.COMPONENTS)
+    except OSError as error:
+        raise ModelError(
+            f"model folder {path} cannot be read: {error}\n"
+            "hint: make its folders and files readable for the user that trains, or name a copy"
+        ) from error
+    facts = None if name == TINY else known.facts
+    return ModelLocation(name=name, identity=identity, path=path.resolve(), facts=facts, origins=known.origins)
 
 
 def part_identity(location: ModelLocation, components: tuple[str, ...]) -> str:
