@@ -252,4 +252,5 @@ def test_check_as_json_has_what_the_weights_are(checked, model):
 def test_the_built_in_models_are_for_every_flavour(checked, flavour, name):
     ended = checked(flavour, name)
     assert ended.status == 0, ended.err
+    assert f"model: flux {flavour}, {name}\n" in ended.out
     assert "note: model" not in ended.out

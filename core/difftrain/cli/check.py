@@ -69,9 +69,8 @@ def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
 def _told(found: Mapping[str, Any]) -> str:
     """The summary for people."""
     model = found["model"]
-    lines = [
-        f"model: {model['family']} {model['flavour']}, {model['name']} (weights of {' or '.join(model['weights_of'])})"
-    ]
+    weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
+    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{weights}"]
     for name, dataset in found["datasets"].items():
         left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
         used = f", {dataset['samples']} samples" if dataset["samples"] else ""

@@ -34,7 +34,7 @@ class Recognised:
     """What weights are, as far as it can be told."""
 
     flavours: tuple[str, ...]
-    """Those that they can be of; all of the family when nothing tells them apart."""
+    """Those that they can be of; none when they are good for all, or are another model's."""
     notes: tuple[str, ...] = ()
 
 
@@ -109,7 +109,7 @@ def check_files(location: ModelLocation, chosen: ModelFlavour, flavours: Flavour
     facts = location.facts
     named = flavour_of(cached_hub_id(location.name) or (location.name if location.path is None else None), flavours)
     if facts is None:
-        return Recognised(flavours=tuple(flavours))
+        return Recognised(flavours=())
     if named is not None:  # another one than the chosen was told of with the config
         return Recognised(flavours=(named,))
     fitting = [flavour for flavour in flavours.values() if _fits(flavour, facts)]
