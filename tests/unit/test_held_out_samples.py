@@ -31,6 +31,18 @@ def test_held_out_samples_stand_apart_from_those_that_are_trained_on(prepared):
     assert {sample.dataset_id for sample in prepared.held_out} == {"kept"}
 
 
+def test_one_reference_folder_for_a_trained_and_a_held_out_set_leaves_only_strangers_over(tmp_path):
+    fill(tmp_path, "edits", 2, 0)
+    caption(picture(tmp_path / "kept" / "2.png", seed=100), "edit 2")
+    for name in ("0", "1", "2", "stranger"):
+        picture(tmp_path / "references" / f"{name}.png", seed=200 + len(name))
+    kept = replace(edit_set(tmp_path, "kept", references=["references"]), held_out=True)
+    datasets = (edit_set(tmp_path, references=["references"]), kept, reference_set(tmp_path))
+    notes = prepare_samples(data_plan(tmp_path, *datasets), reporter=SilentReporter()).notes
+    about = [note for note in notes if "have no edit image" in note]
+    assert about == ["dataset 'references': 1 references have no edit image: stranger.png"]
+
+
 def test_held_out_samples_keep_their_references(prepared):
     assert [len(sample.choices[0].references) for sample in prepared.held_out] == [1, 1]
 

@@ -30,18 +30,24 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
     plan = invocation.plan()
     from difftrain.data.folders import check_writable
     from difftrain.data.prepare import prepare_samples
+    from difftrain.train.find_model import find_model
     from difftrain.train.report import make_reporter
     from difftrain.train.resume_state import find_state
 
     check_writable(plan.config.output_dir, "output_dir")
     find_state(plan)
-    location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
+    model = find_model(plan)
     prepared = prepare_samples(plan.data, reporter=make_reporter(quiet=invocation.json))
     return {
         "status": "ok",
         "problems": [],
-        "notes": [*plan.notes, *prepared.notes],
-        "model": {"family": plan.family.name, "flavour": plan.flavour.name, "name": location.name},
+        "notes": [*plan.notes, *model.recognised.notes, *prepared.notes],
+        "model": {
+            "family": plan.family.name,
+            "flavour": plan.flavour.name,
+            "name": model.location.name,
+            "weights_of": list(model.recognised.flavours),
+        },
         **{key: value for key, value in prepared.summary().items() if key != "notes"},
         **_lengths(plan, prepared),
     }
@@ -64,7 +70,8 @@ def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
 def _told(found: Mapping[str, Any]) -> str:
     """The summary for people."""
     model = found["model"]
-    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}"]
+    weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
+    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{weights}"]
     for name, dataset in found["datasets"].items():
         left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
         used = f", {dataset['samples']} samples" if dataset["samples"] else ""

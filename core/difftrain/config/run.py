@@ -28,6 +28,8 @@ class ModelOptions(Options):
     """Which checkpoint of the family; may be left out when there is only one."""
     pretrained_model_name_or_path: str | None = None
     """Hub id or local folder of the weights; default: the flavour's hub id."""
+    allow_other_weights: bool = False
+    """Train weights that are another flavour's than model_flavour, which is an error otherwise."""
     base_model_precision: str = "no_change"
     """How the frozen weights are stored; no_change leaves them as they are."""
     model_type: Literal["lora"] = "lora"

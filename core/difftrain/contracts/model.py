@@ -86,6 +86,10 @@ class ModelFlavour(Options, ABC):
     """Sizes that the pipeline puts references on; empty when any size will do."""
     max_pixels: ClassVar[int | None] = None
     """Area of the largest picture the model can take, in pixels; None is no limit."""
+    weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """What tells this checkpoint's weights from those of other flavours: for each of some facts the values that
+    :attr:`ModelLocation.facts` may have, such as {"pipeline": ("EditPipeline",)}. Weights of another flavour, also by
+    its :attr:`hub_id`, are an error unless the user allows them."""
     settings: ClassVar[Mapping[str, Any]] = {}
     """Facts that only the family reads, such as the number of text tokens."""
 

@@ -175,7 +175,7 @@ def check_provided(kind: str, provided: object) -> type[Options]:
     if inspect.isabstract(provided):
         missing = ", ".join(sorted(provided.__abstractmethods__))
         raise PluginError(f"{hook}: {provided.__qualname__} lacks what {contract.__name__} asks for: {missing}")
-    for fact in ("family", "name") if kind == "flavour" else ("name",):
+    for fact in ("family", "name", "hub_id") if kind == "flavour" else ("name",):
         if not (isinstance(getattr(provided, fact, None), str) and getattr(provided, fact)):
             raise PluginError(f"{hook}: {provided.__qualname__} needs a class attribute {fact!r}, a text")
     return provided

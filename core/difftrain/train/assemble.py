@@ -97,7 +97,16 @@ def assemble(
         fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in measured],
         held_out=bool(prepared.held_out),
         seeds=config.validation_num_seeds,
-        model_identity=f"{location.identity}|{plan.flavour.name}|{config.base_model_precision}",
+        model_identity="|".join(
+            (
+                location.identity,
+                plan.flavour.name,
+                config.base_model_precision,
+                str(encoders.compute_dtype),
+                encoders.image_identity,
+                encoders.text_identity,
+            )
+        ),
         reader=reader,
         sampler=_LazySampler(plan, location, trainee, encoders),
         folder=config.output_dir / PICTURES_FOLDER,

@@ -36,8 +36,9 @@ def _checkpoint_folders(output_dir: Path) -> list[Path]:
 
 
 def newest_sheet(output_dir: Path) -> Path | None:
-    """The picture sheet of the run's last validation, if it drew any."""
-    return max((output_dir / PICTURES_FOLDER).glob("step-*/sheet.png"), default=None)
+    """The picture sheet of the run's last validation that was drawn to its end, if there is one."""
+    sheets = [folder / "sheet.png" for folder in _drawn_steps(output_dir)]
+    return next((sheet for sheet in reversed(sheets) if sheet.is_file()), None)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -65,20 +66,27 @@ def set_aside(output_dir: Path) -> Path | None:
 
 
 def set_newer_aside(output_dir: Path, step: int) -> Path | None:
-    """Move checkpoints beyond ``step`` into ``previous-K``: a run resumed before them must not go on from them later.
+    """Move what lies beyond ``step`` into ``previous-K``: a run resumed before it must not take it for its own later.
 
-    Their pictures go with them. The metrics are copied there, since the run's own file goes on from ``step``.
+    These are checkpoints with the adapter that was made after them, and pictures, also those that a kill left without a
+    checkpoint. The metrics are copied there, since the run's own file goes on from ``step``.
     """
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > step]
-    if not newer:
+    pictures = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
+    if not newer and not pictures:
         return None
-    drawn = (output_dir / PICTURES_FOLDER).glob("step-*")
-    pictures = [path for path in drawn if (match := _PICTURED.fullmatch(path.name)) and int(match[1]) > step]
-    folder = _move_aside(output_dir, [*newer, output_dir / ADAPTER_FILE, *pictures])
+    folder = _move_aside(output_dir, [*newer, *([output_dir / ADAPTER_FILE] if newer else []), *pictures])
     metrics = output_dir / METRICS_FILE
     if metrics.exists():
         shutil.copy(metrics, folder)
     return folder
+
+
+def _drawn_steps(output_dir: Path) -> dict[Path, int]:
+    """Folders of validation pictures with their steps, the oldest step first."""
+    found = (output_dir / PICTURES_FOLDER).glob("step-*")
+    steps = {path: int(match[1]) for path in found if (match := _PICTURED.fullmatch(path.name))}
+    return dict(sorted(steps.items(), key=lambda item: item[1]))
 
 
 def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:

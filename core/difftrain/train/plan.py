@@ -22,6 +22,7 @@ from difftrain.data.plan import DataPlan
 from difftrain.data.resolve import resolve_datasets
 from difftrain.data.rounds import Position, Rounds
 from difftrain.errors import DataError, PluginError
+from difftrain.model.weights import check_name
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import KINDS, Registry
 from difftrain.train.commands import resume_command, same_command
@@ -125,6 +126,9 @@ def build_plan(
     loss = chosen.named("loss", run.loss_type)
     data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
     _check_run(run, family, plugins, problems)
+    if flavour is not None:
+        with problems.catching():
+            problems.notes += check_name(run, flavour, plugins.registry.flavours(flavour.family))
     prompts: dict[str, str] = {}
     with problems.catching():
         prompts = validation_prompts(run)

@@ -10,6 +10,7 @@ import os
 
 from difftrain.data.folders import check_writable
 from difftrain.data.prepare import prepare_samples
+from difftrain.train.find_model import find_model
 from difftrain.train.interrupt import Interrupted, Interrupts
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
@@ -32,7 +33,9 @@ def run_training(plan: RunPlan) -> int:
         with interrupts:
             check_writable(plan.config.output_dir, "output_dir")
             find_state(plan)
-            location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
+            found = find_model(plan)
+            for note in found.recognised.notes:
+                reporter.say(f"note: {note}")
             with first_process_first():
                 prepared = prepare_samples(plan.data, reporter=reporter)
             for note in prepared.notes:
@@ -42,7 +45,7 @@ def run_training(plan: RunPlan) -> int:
                 reporter.say(f"held out of training: {listed}")
             with reporter.phase("start torch"):
                 from difftrain.train import session
-            status = session.train_prepared(plan, prepared, location, interrupts, reporter)
+            status = session.train_prepared(plan, prepared, found.location, interrupts, reporter)
     except Interrupted as interrupt:
         # outside of the with: a signal that came during a call into C is raised as late as on leaving it
         reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")

@@ -155,7 +155,7 @@ def _settle_resumed(run: AssembledRun, reporter: Reporter) -> None:
     if changes := data_changes(state.data, trainee.data):
         reporter.say(f"the data changed since that checkpoint: dataset {', '.join(changes)}")
     if moved := set_newer_aside(trainee.plan.config.output_dir, state.step):
-        reporter.say(f"checkpoints beyond step {state.step} are kept in {moved}")
+        reporter.say(f"what was made beyond step {state.step} is kept in {moved}")
 
 
 def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
