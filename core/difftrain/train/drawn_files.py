@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import unicodedata
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from difftrain.data.cache import write_atomically
 from difftrain.data.image import UNREADABLE
 
 LONGEST_NAME = 120
@@ -57,10 +59,25 @@ def disk_key(name: str) -> str:
 
 
 def save_drawn(picture: Image.Image, path: Path, identity: str) -> None:
-    """Write a PNG that tells which scene it shows."""
+    """Write a PNG that tells which scene it shows, whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written, naming it.
+    """
     marks = PngInfo()
     marks.add_text(_MARK, identity)
-    picture.save(path, pnginfo=marks)
+    save_png(picture, path, marks)
+
+
+def save_png(picture: Image.Image, path: Path, marks: PngInfo | None = None) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written, naming it.
+    """
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", pnginfo=marks)
+    write_atomically(path, stream.getvalue())
 
 
 def open_drawn(path: Path, identity: str) -> Image.Image | None:

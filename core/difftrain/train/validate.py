@@ -21,7 +21,7 @@ from difftrain.data.loader import BatchReader
 from difftrain.data.seeding import derive_seed
 from difftrain.errors import first_few
 from difftrain.train.closing import told_pictures
-from difftrain.train.drawn_files import file_name, open_drawn, save_drawn, step_folder
+from difftrain.train.drawn_files import file_name, open_drawn, save_drawn, save_png, step_folder
 from difftrain.train.psnr import Scores, psnr
 from difftrain.train.scenes import Scene, image_identity
 from difftrain.train.sheet import Row, Shown, draw_sheet
@@ -74,7 +74,6 @@ class Validator:
             return Drawn(files={}, scores=scores, identity=self.pictures_identity(run))
         self._say_base_is_missing(run)
         folder = step_folder(self.folder, run.step)
-        folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, Path] = {}
         rows = []
         total = len(self.scenes) * self.seeds
@@ -90,7 +89,7 @@ class Validator:
                     phase.advance(item=name)
                 rows.append(self._judged_row(scene, references, pictures, scores, run))
         files["sheet"] = folder / "sheet.png"
-        draw_sheet(rows, self._title(run.step, scores), step=run.step).save(files["sheet"])
+        save_png(draw_sheet(rows, self._title(run.step, scores), step=run.step), files["sheet"])
         return Drawn(files=files, scores=scores, identity=self.pictures_identity(run))
 
     def fixed_loss(self, run: Trainee) -> float | None:
