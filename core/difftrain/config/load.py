@@ -221,6 +221,8 @@ def load_datasets(
         None when there was a problem: what the entries mean together can then not be said.
     """
     before = len(problems)
+    if "data_backend_config" in problems.wrong_keys:
+        return None
     try:
         file = read_config_file(run.data_backend_config)
     except ConfigError as error:

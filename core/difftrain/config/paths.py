@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from difftrain.config.known_keys import is_unset
 from difftrain.config.values import NAMES, fill_placeholders, left_over
 from difftrain.errors import ConfigError
 
@@ -105,8 +104,3 @@ _SLASHES = "\nhint: in JSON a backslash is written twice; or write / between fol
 
 def _shown(text: str) -> str:
     return ascii(text) if not text.isprintable() else f'"{text}"'
-
-
-def means_no_path(value: object) -> bool:
-    """Whether an optional path is turned off: null, nothing, ``none``, or false as others' switches write it."""
-    return is_unset(value) or value is False or (isinstance(value, str) and value.strip().lower() == "false")

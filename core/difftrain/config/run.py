@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from difftrain.config.known_keys import NEUTRAL
+from difftrain.config.known_keys import means_no_name
 from difftrain.config.options import Options
 from difftrain.types import Size
 
@@ -193,7 +193,7 @@ class ValidationOptions(Options):
     def _one_or_many(cls, value: object) -> object:
         if value is None or isinstance(value, str):
             value = (value,)
-        return tuple(name for name in value if name not in NEUTRAL) if isinstance(value, list | tuple) else value
+        return tuple(name for name in value if not means_no_name(name)) if isinstance(value, list | tuple) else value
 
     @field_validator("validation_resolution", mode="before")
     @classmethod

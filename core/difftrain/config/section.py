@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from difftrain.config.known_keys import NOT_BUILT_VALUES, OTHER_NAMES, KnownKeys, is_unset
+from difftrain.config.known_keys import NOT_BUILT_VALUES, OTHER_NAMES, KnownKeys, is_unset, means_no_name
 from difftrain.config.messages import explain, unknown_key
 from difftrain.config.options import Options
-from difftrain.config.paths import holds_path, is_optional, means_no_path, settle
+from difftrain.config.paths import holds_path, is_optional, settle
 from difftrain.config.problems import Problems
 from difftrain.config.sorter import KeySorter
 from difftrain.config.values import coerce, fill_placeholders, wrong_numbers, wrong_texts
@@ -63,7 +63,12 @@ def check_section(
         kept = _read(section, key, schema.model_fields[key], value, problems)
         if kept is not _WRONG:
             readable[key] = kept
-    return _validated(section, schema, readable, problems)
+    options = _validated(section, schema, readable, problems)
+    if options is not None and section.dataset is None:
+        problems.wrong_keys |= {
+            key for key in values if key not in options.model_fields_set and not is_unset(values[key])
+        }
+    return options
 
 
 _WRONG = object()
@@ -78,7 +83,7 @@ def _read(section: Section, key: str, option: FieldInfo, value: object, problems
     # a key may not stand in its own value
     known = {name: meaning for name, meaning in section.placeholders.items() if name != key}
     as_path = holds_path(key, option.annotation)
-    if as_path and means_no_path(value) and (is_optional(option.annotation) or key == "resume_from_checkpoint"):
+    if as_path and means_no_name(value) and (_is_empty(option) or key == "resume_from_checkpoint"):
         return None
     if as_path:
         value = coerce(option.annotation, value, lists_as_text=key in section.text_lists)
@@ -115,8 +120,12 @@ def _validated(section: Section, schema: type[OptionsT], values: dict[str, Any],
 
 
 def _leaves_default(option: FieldInfo, value: object) -> bool:
-    off = value is False or (isinstance(value, str) and value.strip().lower() == "false")
-    return is_unset(value) or (off and option.get_default(call_default_factory=True) in (None, (), {}))
+    return is_unset(value) or (means_no_name(value) and _is_empty(option))
+
+
+def _is_empty(option: FieldInfo) -> bool:
+    """Whether a key is nothing by default."""
+    return not option.is_required() and option.get_default(call_default_factory=True) in (None, (), {})
 
 
 def parse_options(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from difftrain.config.known_keys import KnownKeys, asks_for_nothing
+from difftrain.config.known_keys import ZERO_ASKS, KnownKeys, asks_for_nothing, is_unset
 from difftrain.config.messages import shown, unknown_key
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
@@ -72,9 +72,9 @@ class KeySorter:
             problems.note(f"{', '.join(keys)}: no effect, {reason}")
 
     def _keep(self, taken: dict[str, Any], raw: str, key: str, value: object, problems: Problems) -> None:
-        if key in taken and asks_for_nothing(value):
+        if key in taken and (is_unset(value) or value is False):
             return
-        if key in taken and taken[key] != value and not asks_for_nothing(taken[key]):
+        if key in taken and taken[key] != value and not (is_unset(taken[key]) or taken[key] is False):
             problems.add(f"{self.where(raw)}{key} is given twice, as {shown(taken[key])} and {shown(value)}")
         taken[key] = value
 
@@ -85,7 +85,12 @@ class KeySorter:
         return on is True
 
     def _examine(self, key: str, value: object, problems: Problems) -> None:
-        if asks_for_nothing(value, self.tables.not_built[key]):
+        if asks_for_nothing(value, self.tables.not_built[key]) and not (key in ZERO_ASKS and _is_zero(value)):
             self._neutral.append(key)
         else:
             problems.not_built(f"{key} = {value if isinstance(value, str) else shown(value)}", self.dataset)
+
+
+def _is_zero(value: object) -> bool:
+    number = coerce(float, value)
+    return isinstance(number, int | float) and not isinstance(number, bool) and number == 0

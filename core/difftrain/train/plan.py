@@ -272,7 +272,9 @@ def _note_doubts(
 
 def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
     used = {key for options in chosen for key in type(options).model_fields}
-    for key in sorted(run.model_fields_set - set(RunConfig.model_fields) - used):
+    unused = run.model_fields_set - set(RunConfig.model_fields) - used
+    # at its default it asks for nothing
+    for key in sorted(key for key in unused if getattr(run, key) != type(run).model_fields[key].default):
         owners = [kind for kind in registry.run_option_classes() if key in kind.model_fields]
         named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
         problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")

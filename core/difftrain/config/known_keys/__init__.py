@@ -11,19 +11,28 @@ of the keys, or registers one of the names, wins over the tables; a family adds 
 
 from difftrain.config.known_keys.dataset import DATASET_TABLES, KEYS_OF_TYPE
 from difftrain.config.known_keys.run import RUN_TABLES
-from difftrain.config.known_keys.tables import NEUTRAL, Idle, KnownKeys, asks_for_nothing, because, is_unset
+from difftrain.config.known_keys.tables import (
+    ZERO_ASKS,
+    Idle,
+    KnownKeys,
+    asks_for_nothing,
+    because,
+    is_unset,
+    means_no_name,
+)
 from difftrain.config.known_keys.values import NOT_BUILT_VALUES, OTHER_NAMES
 
 __all__ = [
     "DATASET_TABLES",
     "KEYS_OF_TYPE",
-    "NEUTRAL",
     "NOT_BUILT_VALUES",
     "OTHER_NAMES",
     "RUN_TABLES",
+    "ZERO_ASKS",
     "Idle",
     "KnownKeys",
     "asks_for_nothing",
     "because",
     "is_unset",
+    "means_no_name",
 ]

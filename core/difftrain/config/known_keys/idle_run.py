@@ -173,7 +173,7 @@ NO_EFFECT = {
     ),
     **because("there are no limits to lift", i_know_what_i_am_doing=False),
     **because("it is a note of the program that wrote this file",
-        job_id=None, project_name=None, configs_dir=None, merge_environment_config=None, uploadMode=None,
+        job_id=None, project_name=None, configs_dir=None, merge_environment_config=True, uploadMode=None,
         __active_tab__=None,
     ),
 }  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 Values = tuple[object, ...]
-NEUTRAL: Values = (None, "", "none", "None", "null")
-"""Neutral for every key."""
+ZERO_ASKS = frozenset({"max_upscale_threshold"})
+"""Keys whose 0 is a limit, and not nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class KnownKeys:
     turns_off: Mapping[str, str] = field(default_factory=dict)
     """A true-or-false key that sets another key to 0, whatever is written there."""
     not_built: Mapping[str, Values] = field(default_factory=dict)
-    """The key means something that is not built yet. These values ask for nothing, as do :data:`NEUTRAL` and false;
-    any other is an error that says so."""
+    """The key means something that is not built yet. These values ask for nothing, as do null, false and 0 where no
+    limit is meant; any other is an error that says so."""
     no_effect: Mapping[str, Idle] = field(default_factory=dict)
     """The key is accepted whatever it says, with the reason."""
 
@@ -61,11 +61,16 @@ def is_unset(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null"))
 
 
+def means_no_name(value: object) -> bool:
+    """Whether a path or a name is turned off: unset, or false as others' switches write it."""
+    return is_unset(value) or value is False or (isinstance(value, str) and value.strip().lower() == "false")
+
+
 def asks_for_nothing(value: object, usual: Values = ()) -> bool:
-    """Whether a value is neutral or one of the usual ones, typed or as a text: ``0``, ``"0.0"``, ``"False"``."""
+    """Whether a value is nothing in any spelling, or a usual one: null, false, 0, ``"0.0"``, ``"None"``, ``[]``."""
     meant = _meant(value)
-    # false is 0 here: `"use_ema": 0` asks for as little as false does
-    return meant is None or meant is False or any(meant == _meant(item) for item in usual)
+    # 0 and 0.0 are equal to false
+    return meant is None or meant == False or any(meant == _meant(item) for item in usual)  # noqa: E712
 
 
 def _meant(value: object) -> object:
