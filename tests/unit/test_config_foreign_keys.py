@@ -392,6 +392,23 @@ def test_a_line_of_an_exported_file_is_found():
         plan_run(Path("export.json"), {}, plugins=PLUGINS)
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--controlnet"], "not built yet in difftrain 0.1: controlnet = true"),
+        (["--controlnet", "false", "--sed", "1"], "unknown flag --sed"),
+        (["--validation_disable", "--lora_rank", "x"], "lora_rank must be a whole number"),
+        (["--t5-padding", "zero"], "not built yet in difftrain 0.1: t5_padding = zero"),
+        (["--dataloader_prefetch", "--lora_rank=x"], "lora_rank must be a whole number"),
+        (["--validation_prompt_library", "false", "--lora_rank=x"], "lora_rank must be a whole number"),
+    ],
+)
+def test_a_key_of_other_trainers_is_a_flag_with_and_without_a_value(command, flags, said):
+    Path("config.json").write_text(json.dumps(run_values()))
+    Path("datasets.json").write_text(json.dumps(pair()))
+    assert said in command("check", "--config", "config.json", *flags).err
+
+
 # what asks for nothing
 
 

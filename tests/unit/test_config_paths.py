@@ -301,6 +301,11 @@ def test_a_reference_set_has_its_own_id_in_its_paths():
     assert plan(datasets=datasets).data.by_id("refs").latents_folder == Path("x/refs")
 
 
+def test_an_id_with_a_placeholder_is_filled_in_before_it_fills_in_others():
+    data = plan(datasets=[edit_set(id="set-{model_flavour}", cache_dir_vae="x/{id}")]).data
+    assert data.by_id("set-kontext").latents_folder == Path("x/set-kontext")
+
+
 def test_plan_run_of_a_wrong_plugin_path_is_a_config_error():
     Path("config.json").write_text(json.dumps(run_values(plugins=["$X/mine.py"])))
     with pytest.raises(ConfigError, match=r'plugins: "\$X/mine.py": \$X is not filled in'):

@@ -19,7 +19,7 @@ from difftrain.config.paths import settle, settle_path
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.config.section import Known, Section, check_section
-from difftrain.config.values import coerce, plain_key
+from difftrain.config.values import coerce, fill_placeholders, plain_key
 from difftrain.errors import ConfigError
 
 DEFAULT_PATH = Path("config/config.json")
@@ -185,12 +185,13 @@ def _run_placeholders(values: Mapping[str, Any], known: Mapping[str, str]) -> di
         "model_flavour": _text(_first(values, "model_flavour", "flavour")),
     }
     output = _text(_first(values, "output_dir"))
+    if output is None:
+        return {**named, "output_dir": known.get("output_dir", "output")}
     try:
-        folder = settle_path(output, named) if output is not None else known.get("output_dir", "output")
+        return {**named, "output_dir": settle_path(output, named)}
     except ConfigError:
         # told where the key itself is checked
-        folder = output
-    return {**named, "output_dir": folder}
+        return {**named, "output_dir": output}
 
 
 def placeholders(run: RunConfig, dataset: str | None) -> Known:
@@ -261,6 +262,9 @@ def _load_entry(
     raw_keys = {plain_key(key): key for key in raw}
     plain = {plain_key(key): value for key, value in raw.items()}
     name = _text(plain.get("id"))
+    if name is not None:
+        with problems.catching(f"{file.where(index, raw_keys['id'])}id: "):
+            name = str(fill_placeholders(name, placeholders(run, None)))
     who = f"dataset {name!r}: " if name else f"dataset {index + 1}: "
 
     def where(key: str) -> str:

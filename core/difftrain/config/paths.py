@@ -63,14 +63,14 @@ def settle_path(text: str, known: Mapping[str, str | None]) -> str:
     # what is filled in may hold anything, a dollar too, so it is looked for in the text as written
     if strange := left_over(text, known):
         raise ConfigError(f"{_shown(text)}: {strange} is not filled in\nhint: {_advice(strange, known)}")
-    filled = fill_placeholders(text, known)
+    filled = str(fill_placeholders(text, known))
     if not filled.strip():
         raise ConfigError(
             f"must be a path, got {_shown(text)}\nhint: leave the key out for its default, or write . for here"
         )
     _check_escapes(filled)
     if not filled.startswith("~"):
-        return str(filled)
+        return filled
     home = os.path.expanduser(filled)  # noqa: PTH111 - Path.expanduser raises where this leaves the text as it is
     if home.startswith("~"):
         user = filled.partition("/")[0]

@@ -167,7 +167,7 @@ def _built_only(
     problems: Problems,
 ) -> dict[str, Any]:
     """Values under the names that they have here, without those that name something not built yet."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for key, value in values.items():
         registered = names.get(key, ())
         if key in names and is_unset(value) and value not in registered:
