@@ -6,16 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from config_runs import PLUGINS, USERS_FILES, edit_set, error_of, pair, plan, run_values
+from config_runs import PLUGINS, edit_set, error_of, pair, plan, run_values
 from hypothesis import given
 from hypothesis import strategies as st
 
 from difftrain.config.known_keys import DATASET_TABLES, asks_for_nothing
-from difftrain.train.plan import plan_run
 
 TABLES = PLUGINS.run_tables
-EXPORT = USERS_FILES / "web_export.json"
-TEXT = {"id": "text", "dataset_type": "text_embeds", "default": True}
 
 
 @pytest.fixture(autouse=True)
@@ -242,171 +239,6 @@ def test_an_unknown_key_is_still_an_error_with_the_nearest():
     message = error_of(run_values(gradient_acumulation_steps=2, simpletuner_magic=1))
     assert "unknown key 'gradient_acumulation_steps'; did you mean 'gradient_accumulation_steps'?" in message
     assert "unknown key 'simpletuner_magic'" in message
-
-
-# the optimizer's settings
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "setting", "meant"),
-    [
-        ("adam_epsilon", 1e-6, "eps", 1e-6),
-        ("adam_weight_decay", 0.1, "weight_decay", 0.1),
-        ("adam_beta1", 0.8, "betas", (0.8, 0.999)),
-        ("adam_beta2", 0.99, "betas", (0.9, 0.99)),
-        ("optimizer_beta1", 0.8, "betas", (0.8, 0.999)),
-        ("optimizer_beta2", 0.99, "betas", (0.9, 0.99)),
-    ],
-)
-def test_a_setting_of_the_optimizer_may_be_a_key_of_its_own(key, value, setting, meant):
-    runs = list(three_ways(key, value))
-    assert [(getattr(run.optimizer, setting), run.notes) for run in runs] == [(meant, ())] * 3
-
-
-def test_the_settings_of_adam_are_not_those_of_lion():
-    run = plan(run_values(optimizer="optimi-lion", learning_rate=1e-5, adam_weight_decay=0.01, adam_beta2=0.9))
-    assert (run.optimizer.weight_decay, run.optimizer.betas) == (0.0, (0.9, 0.99))
-    assert run.notes == (
-        "adam_beta2, adam_weight_decay: no effect with optimizer 'optimi-lion' and its optimizer_config",
-    )
-
-
-def test_betas_of_any_optimizer_are_those_of_lion_too():
-    run = plan(run_values(optimizer="optimi-lion", learning_rate=1e-5, optimizer_beta2=0.95))
-    assert run.optimizer.betas == (0.9, 0.95)
-
-
-def test_optimizer_config_wins_over_single_keys_and_that_is_said():
-    run = plan(run_values(optimizer_config={"weight_decay": 0.05}, adam_weight_decay=0.01))
-    assert run.optimizer.weight_decay == 0.05
-    assert run.notes == ("adam_weight_decay: no effect with optimizer 'adamw_bf16' and its optimizer_config",)
-
-
-@pytest.mark.parametrize(("key", "value"), [("adam_epsilon", 0), ("adam_beta1", 1), ("adam_weight_decay", -1)])
-def test_a_setting_that_no_optimizer_takes_is_an_error(key, value):
-    assert f"config.json:1: {key} must be " in error_of(run_values(**{key: value}))
-
-
-# datasets
-
-
-@pytest.mark.parametrize("value", ["json", "discovery", None])
-def test_the_metadata_backends_that_scan_files_are_neutral(value):
-    assert plan(datasets=pair(metadata_backend=value)).notes == ()
-
-
-def test_another_metadata_backend_is_not_built():
-    message = error_of(datasets=pair(metadata_backend="parquet"))
-    assert message == "not built yet in difftrain 0.1: metadata_backend = parquet (dataset edits)"
-
-
-def test_the_text_cache_that_is_used_may_be_named():
-    assert plan(datasets=[*pair(text_embeds="text"), TEXT]).notes == ()
-
-
-def test_a_text_cache_that_is_not_there_is_an_error_with_the_nearest():
-    message = error_of(datasets=[*pair(text_embeds="texts"), TEXT])
-    assert message == "dataset 'edits': text_embeds names no text_embeds dataset 'texts'; did you mean 'text'?"
-    assert error_of(datasets=pair(text_embeds="text")).endswith("no text_embeds dataset 'text'; there are: none")
-
-
-def test_a_text_cache_that_is_not_used_is_said():
-    datasets = [*pair(text_embeds="other"), TEXT, {"id": "other", "dataset_type": "text_embeds"}]
-    assert "dataset 'edits': text_embeds 'other': no effect, all text goes to 'text'" in plan(datasets=datasets).notes
-
-
-@pytest.mark.parametrize("value", [None, "", "none"])
-def test_a_dataset_id_that_is_not_given_is_none(value):
-    data = plan(datasets=[edit_set(text_embeds=value, conditioning_data=value, source_dataset_id=value)]).data
-    assert data.edit_sets[0].references == ()
-
-
-@pytest.mark.parametrize("key", ["disable", "disabled", "--disable"])
-def test_a_dataset_is_turned_off_under_both_names(key):
-    assert [one.id for one in plan(datasets=[edit_set(), {"id": "x", key: True, "nonsense": 1}]).data.datasets] == [
-        "edits"
-    ]
-
-
-def test_captions_may_be_turned_off_as_a_text():
-    datasets = pair()
-    datasets[1]["caption_strategy"] = "none"
-    assert plan(datasets=datasets).data.by_id("refs").captions is None
-
-
-# exported files
-
-
-def export_values():
-    return json.loads(EXPORT.read_text())["config"]
-
-
-def plan_export(**changes):
-    content = json.loads(EXPORT.read_text())
-    content["config"] |= {f"--{key}": value for key, value in changes.items()}
-    Path("export.json").write_text(json.dumps(content))
-    Path("datasets.json").write_text(json.dumps(pair()))
-    return plan_run(Path("export.json"), {}, plugins=PLUGINS)
-
-
-def test_the_export_has_every_public_option():
-    assert len(export_values()) > 300
-
-
-def test_an_exported_file_loads_with_one_note_of_all_idle_keys():
-    summary, clipping = plan_export().notes
-    told, _, listed = summary.partition(" keys ask for nothing here and change nothing: ")
-    keys = listed.split(", ")
-    assert int(told) == len(keys) > 200
-    assert {"controlnet", "ema_decay", "t5_padding", "timestep_bias_strategy", "freeze_encoder_strategy"} <= set(keys)
-    assert clipping == "grad_clip_method: no effect, gradients are clipped by their norm, at max_grad_norm"
-
-
-def test_what_an_exported_file_changes_is_told_by_itself():
-    notes = plan_export(ema_decay=0.9, snr_gamma=5).notes
-    assert "ema_decay: no effect, use_ema is not built yet" in notes
-    assert any(note.startswith("snr_gamma: no effect, ") for note in notes)
-
-
-def test_an_exported_file_may_have_every_value_as_a_text():
-    texts = {key.removeprefix("--"): "" if value is None else text_of(value) for key, value in export_values().items()}
-    typed, written = plan_export(), plan_export(**texts)
-    assert written.config.model_dump() == typed.config.model_dump()
-    assert written.notes == typed.notes
-
-
-def test_every_key_of_an_export_is_a_flag(command):
-    flags = [f"{key}={text_of(value)}" for key, value in export_values().items() if value not in (None, "", [])]
-    Path("datasets.json").write_text(json.dumps(pair()))
-    ended = command("check", *flags, "--pretrained_model_name_or_path=tiny-random")
-    assert "instance_data_dir edits does not exist" in ended.err
-
-
-def test_a_line_of_an_exported_file_is_found():
-    content = json.loads(EXPORT.read_text())
-    content["config"] = {"--sed": 1, **content["config"]}
-    Path("export.json").write_text(json.dumps(content, indent=1))
-    line = next(i for i, text in enumerate(Path("export.json").read_text().split("\n"), 1) if '"--sed"' in text)
-    Path("datasets.json").write_text(json.dumps(pair()))
-    with pytest.raises(Exception, match=rf"export.json:{line}: unknown key 'sed'"):
-        plan_run(Path("export.json"), {}, plugins=PLUGINS)
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--controlnet"], "not built yet in difftrain 0.1: controlnet = true"),
-        (["--controlnet", "false", "--sed", "1"], "unknown flag --sed"),
-        (["--validation_disable", "--lora_rank", "x"], "lora_rank must be a whole number"),
-        (["--t5-padding", "zero"], "not built yet in difftrain 0.1: t5_padding = zero"),
-        (["--dataloader_prefetch", "--lora_rank=x"], "lora_rank must be a whole number"),
-        (["--validation_prompt_library", "false", "--lora_rank=x"], "lora_rank must be a whole number"),
-    ],
-)
-def test_a_key_of_other_trainers_is_a_flag_with_and_without_a_value(command, flags, said):
-    Path("config.json").write_text(json.dumps(run_values()))
-    Path("datasets.json").write_text(json.dumps(pair()))
-    assert said in command("check", "--config", "config.json", *flags).err
 
 
 # what asks for nothing
