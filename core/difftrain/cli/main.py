@@ -7,12 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from difftrain import __version__
 from difftrain.cli.check import check
-from difftrain.cli.flags import load_plugins_for, read_command_line
+from difftrain.cli.flags import load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plugins import list_plugins
 from difftrain.cli.train import train
@@ -94,14 +93,14 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         print(help_text(plugins.registry))
         return 0
-    command, given = read_command_line(arguments, plugins.run_schema, COMMANDS)
+    command, given = read_command_line(arguments, plugins.run_schema, COMMANDS, tables=plugins.run_tables)
     return command(_invocation(given, arguments, plugins))
 
 
 def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: LoadedPlugins) -> Invocation:
     config = given.pop("config", None)
     return Invocation(
-        config=Path(config) if config is not None else None,
+        config=run_file_path(config) if config is not None else None,
         demo=bool(given.pop("demo", False)),
         json=bool(given.pop("json", False)),
         flags=given,

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from difftrain.config.known_keys import KnownKeys
 from difftrain.config.options import Options
 from difftrain.errors import ModelError
 from difftrain.types import (
@@ -121,6 +122,10 @@ class ModelFamily(Options, ABC):
     text_sees_references: ClassVar[bool] = False
     """True when the text embeddings depend on the reference's pixels; they are then part of its cache key.
     The text encoder is handed the pictures that the VAE sees, and makes its own view of them."""
+    default_flavour: ClassVar[str | None] = None
+    """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
+    known_keys: ClassVar[KnownKeys] = KnownKeys()
+    """Keys of the run file that users of this architecture carry from other programs, and no option has."""
     lora_prefix: ClassVar[str] = "transformer"
     """What adapter keys start with in files that other programs load."""
 

@@ -13,10 +13,10 @@ from difftrain import contracts
 from difftrain.config.known_keys import NOT_BUILT_VALUES
 from difftrain.config.load import DEFAULT_PATH, FlagValue, find_run_file, load_datasets, load_run, plugin_switches
 from difftrain.config.messages import explain
+from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
-from difftrain.config.section import parse_options
 from difftrain.data.epoch import EpochRules
 from difftrain.data.plan import DataPlan
 from difftrain.data.resolve import resolve_datasets
@@ -81,7 +81,8 @@ def plan_run(
         plugins = load_plugins(files=files, disabled=disabled)
     names = plugins.registry.names_by_key()
     problems = Problems()
-    run = load_run(file, flags, plugins.run_schema, names, problems)
+    schema, tables, flavours = plugins.run_schema, plugins.run_tables, plugins.registry.default_flavours()
+    run = load_run(file, flags, schema, names, problems, tables=tables, default_flavours=flavours)
     if run is None:
         if file.path is None:
             problems.texts.insert(
@@ -175,9 +176,9 @@ class _Chooser:
             return None
 
     def flavour(self) -> Any:
-        """The flavour asked for, or the family's only one."""
+        """The flavour asked for, or the family's default or only one."""
         flavours = self.registry.flavours(self.run.model_family)
-        name = self.run.model_flavour or (next(iter(flavours)) if len(flavours) == 1 else None)
+        name = self.run.model_flavour or self.registry.default_flavour(self.run.model_family)
         if self.run.model_family not in self.registry.all("family"):
             return None
         if name is None:
@@ -190,8 +191,7 @@ class _Chooser:
         found = self._find("optimizer", self.run.optimizer)
         if found is None:
             return None
-        prefix = f"optimizer_config of {self.run.optimizer!r}: "
-        return parse_options(found, self.run.optimizer_config, prefix=prefix, problems=self.problems)
+        return optimizer_options(self.run, found, self.problems)
 
     def quantizer(self) -> Any:
         """None for ``no_change`` too."""
@@ -298,7 +298,9 @@ def _note_doubts(
 
 def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
     used = {key for options in chosen for key in type(options).model_fields}
-    for key in sorted(run.model_fields_set - set(RunConfig.model_fields) - used):
+    unused = run.model_fields_set - set(RunConfig.model_fields) - used
+    # at its default it asks for nothing
+    for key in sorted(key for key in unused if getattr(run, key) != type(run).model_fields[key].default):
         owners = [kind for kind in registry.run_option_classes() if key in kind.model_fields]
         named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
         problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from difftrain import (
     Batch,
     ImageEncoder,
+    KnownKeys,
     ModelFamily,
     ModelFlavour,
     ModelLocation,
@@ -23,6 +24,7 @@ from difftrain import (
     TextEncoder,
 )
 from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
+from difftrain_flux.known_keys import KNOWN_KEYS
 from difftrain_flux.locate import locate, part_identity
 from difftrain_flux.targets import Target, select_targets
 from difftrain_flux.text_length import text_length
@@ -55,6 +57,8 @@ class FluxFamily(ModelFamily):
 
     name: ClassVar[str] = "flux"
     pixel_multiple: ClassVar[int] = 16
+    default_flavour: ClassVar[str | None] = "dev"
+    known_keys: ClassVar[KnownKeys] = KNOWN_KEYS
 
     flux_lora_target: Target = "all"
     """Modules that an adapter wraps: all (attention of all blocks), mmdit (attention of the double blocks),
