@@ -50,7 +50,7 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
         "native-npu",
         "native-xla",
     ),
-    "lr_scheduler": ("polynomial", "cosine_with_restarts", "sine"),
+    "lr_scheduler": ("polynomial", "cosine_with_restarts"),
     "loss_type": ("huber", "smooth_l1"),
     "report_to": ("tensorboard", "wandb", "comet_ml", "swanlab", "custom-tracker", "all"),
     "validation_prompt_library": ("true",),
