@@ -1,5 +1,4 @@
 import os
-import sqlite3
 
 import pytest
 from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, picture, two_folders
@@ -178,24 +177,6 @@ def test_two_open_indexes_share_one_file(tmp_path):
             second.examine(files, phase)
             first.examine(files, phase)
         assert (first.hashed, second.hashed) == (2, 2)
-
-
-@pytest.mark.parametrize("content", [b"this is not a database, but it is long enough" * 40, b""])
-def test_damaged_index_is_begun_anew(tmp_path, content):
-    (tmp_path / "index.sqlite").write_bytes(content)
-    file = picture(tmp_path / "a.png")
-    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        assert index.examine([file], phase)[0].width == 96
-
-
-def test_index_of_another_version_is_begun_anew(tmp_path):
-    connection = sqlite3.connect(tmp_path / "index.sqlite")
-    connection.execute("PRAGMA user_version = 99")
-    connection.execute("CREATE TABLE files (other TEXT)")
-    connection.close()
-    file = picture(tmp_path / "a.png")
-    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        assert index.examine([file], phase)[0].width == 96
 
 
 def test_file_that_cannot_be_opened_is_tried_again(tmp_path):

@@ -7,7 +7,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from difftrain.data.prepare import PreparedData
 from difftrain.train.assemble import AssembledRun, assemble
 from difftrain.train.checkpoint import changes_since, export_adapter, save_checkpoint
 from difftrain.train.closing import told_losses, told_psnr
@@ -27,13 +26,12 @@ from difftrain.train.output_dir import (
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
+from difftrain.train.startup import PreparedRun
 from difftrain.train.step import Trainee
-from difftrain.types import ModelLocation, Reporter
+from difftrain.types import Reporter
 
 
-def train_prepared(
-    plan: RunPlan, prepared: PreparedData, location: ModelLocation, interrupts: Interrupts, reporter: Reporter
-) -> str:
+def train_prepared(plan: RunPlan, ready: PreparedRun, interrupts: Interrupts, reporter: Reporter) -> str:
     """Load, train, save, say where everything is.
 
     Returns:
@@ -41,7 +39,7 @@ def train_prepared(
     """
     accelerator = start_accelerator()
     _make_output_dir(plan, accelerator, reporter)
-    run = assemble(plan, prepared, location, accelerator, reporter)
+    run = assemble(plan, ready, accelerator, reporter)
     if run.trainee.step >= run.trainee.total_steps:
         _finish_finished_before(run, reporter)
         return "finished"
