@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import torch
@@ -62,7 +63,9 @@ class Encoders:
     def make_room(self) -> None:
         """Let the text encoders go and move the image encoder to the CPU, once nobody works with them."""
         with self.in_use:
-            self._text = None
+            if self._text is not None:
+                self._text = None
+                gc.collect()  # text encoders refer to themselves: only this frees their gigabytes now
             if self._image is not None:
                 self._image.move(torch.device("cpu"))
             if self._device.type == "cuda":
