@@ -237,17 +237,6 @@ def test_two_runs_at_once_share_the_index(path, files, damaged):
     assert look(path, files[1:]) == (0, [])
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of one MiB; gives its folder and a function that makes it read-only."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a disk")
-    yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_index_on_a_read_only_disk_is_read(small_disk, files):
     folder, protect = small_disk
     filled(folder / "index.sqlite", files)
