@@ -112,7 +112,7 @@ class IndexFile:
             if found not in (0, FORMAT):
                 raise sqlite3.DatabaseError(f"format {found} of an older version")
             # not a write-ahead log, which needs memory that is shared among machines
-            connection.execute("PRAGMA journal_mode = TRUNCATE")
+            connection.execute("PRAGMA journal_mode = DELETE")
             if found == 0:
                 connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             self._file = _identity(self.path)
