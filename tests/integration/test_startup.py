@@ -222,6 +222,59 @@ def test_a_disk_that_fills_up_while_encoding_is_one_error_and_leaves_whole_entri
     assert command(*arguments).status == 0
 
 
+def test_entries_that_turn_out_corrupt_while_training_are_made_again_and_the_encoders_let_go(
+    command, edit_pairs, arguments, monkeypatch
+):
+    from difftrain.train.encoders import Encoders
+
+    assert command(*arguments).status == 0
+    cache = edit_pairs.folder / "cache"
+    entries = [*cache.glob("vae/edits/*/*.safetensors"), *cache.glob("text/*/*.safetensors")]
+    before = [entry.read_bytes() for entry in entries]
+    for entry, content in zip(entries, before, strict=True):
+        entry.write_bytes(content[:-4] + b"\x00\x00\xc0\x7f")  # a float32 NaN, found when it is read
+    calls = []
+    make_room = Encoders.make_room
+    monkeypatch.setattr(Encoders, "make_room", lambda self: (make_room(self), calls.append((self._text, self._image))))
+    ended = command(*changed(arguments, resume_from_checkpoint="none", max_train_steps=8))
+    assert ended.status == 0, ended.err
+    empty = 1  # no caption is dropped, so nothing reads that of dropouts
+    assert sum(entry.read_bytes() == content for entry, content in zip(entries, before, strict=True)) + empty == 9
+    assert len(calls) > 2  # after captions and pictures, and after batches
+    text, image = calls[-1]
+    assert text is None
+    assert image is not None
+
+
+def test_check_says_that_it_removed_damaged_entries(command, edit_pairs, arguments):
+    assert command(*arguments).status == 0
+    entry = next((edit_pairs.folder / "cache").rglob("*.safetensors"))
+    entry.write_bytes(entry.read_bytes()[:-7])
+    (note,) = command("check", "--json", *arguments).json["notes"]
+    assert note == "1 damaged cache entries were removed; the run makes them again"
+
+
+@BOTH
+def test_a_picture_that_the_system_does_not_open_is_not_called_damaged(
+    command, edit_pairs, arguments, command_name, monkeypatch
+):
+    from difftrain.data import file_facts
+
+    assert command("check", "--fast", *arguments).status == 0
+    original = file_facts._content
+
+    def refusing(name):
+        if name.endswith("references/0002.png"):
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return original(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_facts, "_content", refusing)
+        ended = command(*command_name, *arguments)
+    assert_told_in_time(ended, "0002.png (permission denied)\nhint: make these files readable")
+    assert command(*command_name, *arguments).status == 0
+
+
 STARTUP = f"""
 import json, os, sys
 from difftrain.cli.main import run

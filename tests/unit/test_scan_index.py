@@ -194,3 +194,11 @@ def test_file_cut_short_is_found_by_the_scan(tmp_path, suffix):
     os.truncate(path, path.stat().st_size // 2)
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
         assert index.examine([path], phase)[0].error
+
+
+def test_jpeg_cut_short_behind_a_whole_thumbnail_is_found_by_the_scan(tmp_path):
+    thumbnail = b"\xff\xd8\xff\xda" + bytes(60) + b"\xff\xd9"
+    path = picture(tmp_path / "a.jpg", (300, 300), exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00" + thumbnail)
+    os.truncate(path, path.stat().st_size // 2)
+    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
+        assert index.examine([path], phase)[0].error

@@ -11,6 +11,7 @@ from difftrain.cli.invocation import Invocation
 if TYPE_CHECKING:
     from difftrain.data.prepare import PreparedData
     from difftrain.train.plan import RunPlan
+    from difftrain.train.startup import PreparedRun
 
 
 def check(invocation: Invocation) -> int:
@@ -35,7 +36,7 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
     return {
         "status": "ok",
         "problems": [],
-        "notes": [*plan.notes, *ready.notes],
+        "notes": [*plan.notes, *ready.notes, *_removed(ready)],
         "model": {"family": plan.family.name, "flavour": plan.flavour.name, "name": ready.location.name},
         **{key: value for key, value in ready.prepared.summary().items() if key != "notes"},
         "to_encode": {"captions": len(ready.texts), "images": len(ready.images)},
@@ -45,6 +46,11 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
         ],
         **_lengths(plan, ready.prepared),
     }
+
+
+def _removed(ready: PreparedRun) -> list[str]:
+    count = len(ready.caches.removed)
+    return [f"{count} damaged cache entries were removed; the run makes them again"] if count else []
 
 
 def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:

@@ -86,7 +86,7 @@ def _content(name: str) -> tuple[os.stat_result, bytes]:
 def _ends_whole(data: bytes) -> bool:
     """Whether a file surely is not cut short; False means that only decoding can tell."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9", data.find(b"\xff\xda")) >= 0
+        return data.rfind(b"\xff\xd9", -64) >= 0  # one further in front may be that of the EXIF thumbnail
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND", -64) >= 0
     if data.startswith(b"RIFF"):

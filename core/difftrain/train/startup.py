@@ -6,11 +6,13 @@ Start with :func:`prepare_run`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from difftrain.data.disk import Need, check_room
 from difftrain.data.encode import SampleCaches, TextItem, every_image, lacking_images, lacking_texts
+from difftrain.data.file_facts import FileFacts
 from difftrain.data.folders import check_writable
 from difftrain.data.image import load_placed
 from difftrain.data.index import ImageIndex
@@ -153,23 +155,26 @@ def _undecodable(
     """Messages on the pictures that will be encoded and cannot be decoded.
 
     One whose latents are cached was decoded then: the same bytes have the same key. The index remembers the others.
+    Damage that a decoder fills in without a word, as in a JPEG's pixels, cannot be told from a picture.
     """
     names = {placed.record.path: placed.record.dataset_id for placed in images}
     if not names:
         return []
     with reporter.phase("check pictures", len(names)) as phase, ImageIndex(plan.index_path) as index:
         facts = dict(zip(names, index.examine(list(names), phase, decode=True), strict=True))
-    broken: dict[str, list[str]] = defaultdict(list)
+    broken: dict[str, dict[Path, FileFacts]] = defaultdict(dict)
     for path, one in facts.items():
         if one.error is not None:
-            broken[names[path]].append(f"{path} ({one.error})")
-    counts = prepared.images
-    return [
-        f"dataset {dataset_id!r}: {len(paths)}"
-        + (f" of {counts[dataset_id]}" if dataset_id in counts else "")
-        + f" pictures cannot be decoded: {first_few(paths)}\nhint: replace these files, or move them out of the folder"
-        for dataset_id, paths in broken.items()
-    ]
+            broken[names[path]][path] = one
+    return [_told_broken(dataset_id, files, prepared.images.get(dataset_id)) for dataset_id, files in broken.items()]
+
+
+def _told_broken(dataset_id: str, files: Mapping[Path, FileFacts], total: int | None) -> str:
+    of_all = f" of {total}" if total else ""
+    names = first_few(f"{path} ({one.error})" for path, one in files.items())
+    refused = any(one.refused for one in files.values())
+    advice = "make these files readable" if refused else "replace these files, or move them out of the folder"
+    return f"dataset {dataset_id!r}: {len(files)}{of_all} pictures cannot be decoded: {names}\nhint: {advice}"
 
 
 def _unusable(scenes: Sequence[Scene], reporter: Reporter) -> list[str]:
