@@ -141,6 +141,23 @@ def test_check_tells_how_much_will_be_written(command, edit_pairs, arguments):
     assert "caches: complete, nothing to encode\n" in command("check", *arguments).out
 
 
+def test_made_pictures_are_part_of_the_estimate(command, edit_pairs, arguments):
+    edit_pairs(
+        count=4, references=None, resolution=128, edit_sizes=[(192, 128)], conditioning={"type": "jpeg_artifacts"}
+    )
+    first, second = (command("check", "--json", *arguments).json["disk"] for _ in range(2))
+    (made,) = (need for need in first if need["folder"] == "cache/made/edits/jpeg_artifacts")
+    assert (made["files"], made["bytes"]) == (4, 4 * 192 * 128 * 2)
+    assert sum(need["files"] for need in second if "made" in need["what"]) == 0
+
+
+def test_a_run_that_writes_much_says_so(command, arguments, monkeypatch):
+    from difftrain.data import disk
+
+    monkeypatch.setattr(disk, "WORTH_TELLING", 1 << 19)
+    assert "of disk will be written: text embeddings 1 MiB in cache/text" in command(*arguments).err
+
+
 @pytest.mark.parametrize(("mixed_precision", "vae_dtype"), [("no", "default"), ("bf16", "default"), ("bf16", "fp32")])
 def test_the_estimate_is_what_the_files_have(command, edit_pairs, arguments, mixed_precision, vae_dtype):
     arguments = changed(arguments, mixed_precision=mixed_precision, vae_dtype=vae_dtype)

@@ -1,6 +1,7 @@
 """Entries that turn out corrupt while training: made again, and the encoders leave the device afterwards."""
 
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from difftrain.data.loader import BatchReader, Remake
 from difftrain.data.prepare import prepare_samples
 from difftrain.errors import DataError
 from difftrain.testing.tiny import TinyFamily, TinyImageEncoder, TinyTextEncoder
+from difftrain.train.assemble import _LazySampler
 from difftrain.train.encoders import Encoders
 
 CPU, DEVICE = torch.device("cpu"), torch.device("meta")
@@ -142,6 +144,29 @@ def test_entry_that_another_program_removed_is_made_again(project):
     path.unlink()
     project.reader.read(project.visits, epoch=0, index=0)
     assert path.exists()
+
+
+def test_latents_without_a_deviation_are_made_again(project):
+    cache, key = project.caches.latents(project.visits[0].sample.target)
+    cache.write(key, {"mean": torch.zeros(3)})
+    project.reader.read(project.visits, epoch=0, index=0)
+    assert set(cache.read(key)) == {"mean", "std"}
+
+
+def test_pictures_are_drawn_while_no_other_thread_may_move_the_image_encoder(project):
+    def draw(request):
+        free = []
+        thread = threading.Thread(target=lambda: free.append(project.encoders.in_use.acquire(blocking=False)))
+        thread.start()
+        thread.join()
+        return free
+
+    family = SimpleNamespace(make_sampler=lambda *parts: draw)
+    trainee = SimpleNamespace(
+        bare_denoiser=None, accelerator=SimpleNamespace(device=CPU), compute_dtype=None, autocast=nullcontext
+    )
+    sampler = _LazySampler(SimpleNamespace(family=family, flavour=None), None, trainee, project.encoders)
+    assert sampler(None) == [False]
 
 
 def test_encoders_leave_the_device_when_a_picture_cannot_be_encoded_again(project):

@@ -190,8 +190,8 @@ def _file_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
     *values, checksum = row
     if _checksum(values) != checksum:
         raise DamagedRow("a row does not fit its checksum")
-    path, *facts, decoded = values
-    return os.fsdecode(path), FileFacts(*facts, decoded=bool(decoded))
+    path, size, mtime_ns, sha256, width, height, error, decoded = values
+    return os.fsdecode(path), FileFacts(size, mtime_ns, sha256, width, height, error, bool(decoded))
 
 
 def _checksum(values: Sequence[Any]) -> int:

@@ -117,7 +117,8 @@ def _look_ahead(
     with reporter.phase("check caches") as phase:
         texts = lacking_texts(_texts(plan, caches, encoded, scenes), caches, phase)
         images = lacking_images(every_image(encoded), caches, phase)
-    needs = [*room_needed(plan, location, caches, texts=texts, images=images), *paired.made]
+    needs = [*room_needed(plan, location, caches, texts=texts, images=images)]
+    needs += [need for need in paired.made if need.files]
     return _Ahead(scenes=scenes, measured=measured, texts=texts, images=images, needs=needs)
 
 
