@@ -103,16 +103,17 @@ def test_pictures_whose_latents_are_cached_are_not_decoded_again(command, edit_p
 def test_a_picture_that_only_validations_draw_is_told_before_any_weight(command, edit_pairs, arguments, command_name):
     held_out = edit_pairs.folder / "held-out"
     held_out.mkdir()
-    for index in range(2):
-        with Image.open(edit_pairs.folder / "edits" / f"{index:04}.png") as picture:
-            picture.rotate(180).save(held_out / f"{index:04}.png")
+    for index in range(6):  # four of them are measured too, and so encoded
+        with Image.open(edit_pairs.folder / "edits" / f"{index % 4:04}.png") as picture:
+            picture.rotate(index + 1).save(held_out / f"{index:04}.png")
     datasets = edit_pairs.folder / "datasets.json"
     blur = {"type": "superresolution", "captions": "sharpen it", "generate": "ondemand"}
     entry = {"id": "seen", "instance_data_dir": "held-out", "resolution": 64, "conditioning": blur}
     datasets.write_text(json.dumps([*json.loads(datasets.read_text()), entry]))
-    spoil_middle(held_out / "0001.png")
-    ended = command(*command_name, *changed(arguments, eval_dataset_id="seen", **VALIDATING))
-    assert_told_in_time(ended, "0001.png")
+    spoil_middle(held_out / "0005.png")
+    drawing = changed(arguments, eval_dataset_id="seen", **VALIDATING)
+    ended = command(*command_name, *changed(drawing, num_eval_images=6))
+    assert_told_in_time(ended, "0005.png")
 
 
 @BOTH
