@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 OWN_FLAGS: Mapping[str, str] = {
     "config": "Run file, JSON with comments; default: config/config.json if there is one.",
     "demo": "Train on the built-in photographs with the built-in tiny model; needs no network and no GPU.",
+    "fast": "Do not decode new pictures before the start; a damaged one then stops the run when it is encoded.",
     "json": "Print one JSON object, for programs.",
     "help": "Show this.",
 }
 """Flags of the command line alone, with their help."""
-SWITCHES = ("demo", "json", "help")
+SWITCHES = ("demo", "fast", "json", "help")
 """Those of them that take no value."""
 _TRUTHS = ("true", "false")
 

@@ -102,6 +102,7 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
     return Invocation(
         config=run_file_path(config) if config is not None else None,
         demo=bool(given.pop("demo", False)),
+        fast=bool(given.pop("fast", False)),
         json=bool(given.pop("json", False)),
         flags=given,
         arguments=tuple(arguments),

@@ -146,6 +146,24 @@ class ModelFamily(Options, ABC):
     def image_identity(self, location: ModelLocation) -> str:
         """Whatever changes latents: the VAE's weights. Part of the cache key."""
 
+    def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
+        """Bytes of what the image encoder will give for one picture, mean and standard deviation together.
+
+        For the estimate of disk that is compared with what is free before any weight is loaded.
+
+        Args:
+            size: Of the picture that is encoded.
+            value_bytes: Of one number in the encoder's dtype.
+
+        Returns:
+            0 where the family cannot say; nothing is compared then.
+        """
+        return 0
+
+    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
+        """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say."""
+        return 0
+
     # loading, in this order; each part is let go before the next
     @abstractmethod
     def load_text_encoder(

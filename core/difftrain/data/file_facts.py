@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -11,6 +12,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from difftrain.data.image import UNREADABLE, describe, header_size, without_metadata_warnings
+from difftrain.data.patience import patiently
+
+_TIMES = 1 << 63
+"""Times outside of the database's range, which some file systems can hold, are folded into it."""
 
 
 class FileFacts(NamedTuple):
@@ -19,21 +24,32 @@ class FileFacts(NamedTuple):
     size: int
     """Bytes."""
     mtime_ns: int
+    """Time of change; of one beyond the year 2262 the remainder, which serves as well to see a change."""
     sha256: str
     width: int
     """Pixels, after EXIF rotation; 0 when the file is unreadable."""
     height: int
     error: str | None
     """Why the file is unreadable."""
+    decoded: bool
+    """Whether all of its pixels were looked at, and not the header alone."""
+    refused: int = 0
+    """The errno with which the system refused to open the file. It tells nothing of the content, so such facts must
+    not be remembered; 0 when the file was read."""
 
 
 def stat(name: str) -> tuple[int, int] | None:
-    """(bytes, mtime_ns) of a file; None when it is not there."""
+    """(bytes, mtime_ns) of a file; None when the system gives none."""
     try:
         status = os.stat(name)  # noqa: PTH116
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return stamp(status)
+
+
+def stamp(status: os.stat_result) -> tuple[int, int]:
+    """(bytes, mtime_ns) as they are remembered: a file is the same as long as both are."""
+    return status.st_size, status.st_mtime_ns % _TIMES
 
 
 def read_all(names: Sequence[str], *, decode: bool) -> list[FileFacts]:
@@ -41,30 +57,36 @@ def read_all(names: Sequence[str], *, decode: bool) -> list[FileFacts]:
 
 
 def _read(name: str, *, decode: bool) -> FileFacts:
-    """Facts from a file's bytes. A size of -1 marks what must not be remembered: the file could not be opened."""
+    """Facts from a file's bytes."""
     try:
-        with open(name, "rb", buffering=0) as stream:  # noqa: PTH123 -- a Path each is slow for 400,000 files
-            status = os.fstat(stream.fileno())
-            data = stream.read()
+        status, data = patiently(lambda: _content(name))
     except OSError as error:
-        return FileFacts(-1, 0, "", 0, 0, describe(error))
+        refused = error.errno or errno.EIO
+        return FileFacts(0, 0, "", 0, 0, describe(error), decoded=False, refused=refused)
     width = height = 0
     problem = None
+    decode = decode or not _ends_whole(data)
     try:
         width, height = header_size(io.BytesIO(data))
-        if decode or not _ends_whole(data):
+        if decode:
             with without_metadata_warnings(), Image.open(io.BytesIO(data)) as image:
                 image.load()
     except UNREADABLE as error:
         width = height = 0
         problem = describe(error)
-    return FileFacts(status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest(), width, height, problem)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return FileFacts(*stamp(status), sha256, width, height, problem, decoded=decode)
+
+
+def _content(name: str) -> tuple[os.stat_result, bytes]:
+    with open(name, "rb", buffering=0) as stream:  # noqa: PTH123 -- a Path each is slow for 400,000 files
+        return os.fstat(stream.fileno()), stream.read()
 
 
 def _ends_whole(data: bytes) -> bool:
     """Whether a file surely is not cut short; False means that only decoding can tell."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9", data.find(b"\xff\xda")) >= 0
+        return data.rfind(b"\xff\xd9", -64) >= 0  # one further in front may be that of the EXIF thumbnail
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND", -64) >= 0
     if data.startswith(b"RIFF"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, ModelFamily, TextEncoder
-from difftrain.data.cache import CorruptEntry
-from difftrain.data.encode import SampleCaches, TextItem, embed_texts, load_pixels
+from difftrain.data.cache import AbsentEntry
+from difftrain.data.encode import LATENTS, SampleCaches, TextItem, embed_texts, load_pixels
 from difftrain.data.epoch import Visit
 from difftrain.data.seeding import derive_seed
 from difftrain.types import Batch, PlacedImage
@@ -24,6 +25,10 @@ class Remake:
 
     image_encoder: Callable[[], ImageEncoder]
     text_encoder: Callable[[], TextEncoder]
+    let_go: Callable[[], None]
+    """Takes the encoders off the device again, where the model in training needs the room."""
+    in_use: AbstractContextManager[object]
+    """Held by whoever works with an encoder: nobody else moves it meanwhile. May be entered again."""
 
 
 class BatchReader:
@@ -38,10 +43,30 @@ class BatchReader:
         self._remake = remake
         self._seed = seed
         self._sample_latents = sample_latents
+        self._remade = False
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read-cache")
 
     def read(self, visits: Sequence[Visit]) -> Batch:
-        """The batch of some visits; a visit gives the same tensors in every batch."""
+        """The batch of some visits; a visit gives the same tensors in every batch.
+
+        Entries that are absent or corrupt are made again, all of a batch with the encoders loaded once.
+
+        Raises:
+            DataError: If an entry is there but cannot be read, or a picture that is to be encoded again cannot.
+        """
+        try:
+            return self._read(visits)
+        finally:
+            self._let_go()
+
+    def text(self, item: TextItem) -> dict[str, Tensor]:
+        """Embeddings of one caption, from the cache."""
+        try:
+            return self._text(item)
+        finally:
+            self._let_go()
+
+    def _read(self, visits: Sequence[Visit]) -> Batch:
         import torch
 
         targets = [visit.sample.target for visit in visits]
@@ -49,7 +74,7 @@ class BatchReader:
         texts = [TextItem(caption=visit.caption, references=visit.references) for visit in visits]
         moments = self._pool.map(self._latents, targets)
         references = [self._pool.map(self._latents, [visit.references[slot] for visit in visits]) for slot in slots]
-        embeds = self._pool.map(self.text, texts)
+        embeds = self._pool.map(self._text, texts)
         return Batch(
             latents=torch.stack([self._draw(entry, visit) for entry, visit in zip(moments, visits, strict=True)]),
             references=[torch.stack([entry["mean"] for entry in slot]) for slot in references],
@@ -69,17 +94,28 @@ class BatchReader:
     def _latents(self, image: PlacedImage) -> dict[str, Tensor]:
         cache, key = self._caches.latents(image)
         try:
-            return cache.read(key)
-        except CorruptEntry:
-            mean, std = self._remake.image_encoder().encode(load_pixels([image]))
+            return cache.read(key, needed=LATENTS)
+        except AbsentEntry:
+            pixels = load_pixels([image])
+            with self._remake.in_use:
+                self._remade = True
+                mean, std = self._remake.image_encoder().encode(pixels)
             cache.write(key, {"mean": mean[0], "std": std[0]})
-            return cache.read(key)
+            return cache.read(key, needed=LATENTS)
 
-    def text(self, item: TextItem) -> dict[str, Tensor]:
-        """Embeddings of one caption, from the cache."""
+    def _text(self, item: TextItem) -> dict[str, Tensor]:
         cache, key = self._caches.text(item)
         try:
             return cache.read(key)
-        except CorruptEntry:
-            cache.write(key, embed_texts([item], self._remake.text_encoder())[0])
+        except AbsentEntry:
+            with self._remake.in_use:
+                self._remade = True
+                embeds = embed_texts([item], self._remake.text_encoder())[0]
+            cache.write(key, embeds)
             return cache.read(key)
+
+    def _let_go(self) -> None:
+        if self._remade:  # else nothing is to be waited for
+            with self._remake.in_use:
+                self._remade = False
+                self._remake.let_go()

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 
-from difftrain.data.folders import check_writable
-from difftrain.data.prepare import prepare_samples
-from difftrain.train.find_model import find_model
+from difftrain.data.disk import told_needs
 from difftrain.train.interrupt import Interrupted, Interrupts
 from difftrain.train.plan import RunPlan
-from difftrain.train.processes import first_process_first
 from difftrain.train.report import make_reporter
-from difftrain.train.resume_state import find_state
+from difftrain.train.startup import prepare_run
 from difftrain.types import Reporter
 
 
-def run_training(plan: RunPlan) -> int:
+def run_training(plan: RunPlan, *, fast: bool = False) -> int:
     """Prepare, train, save; gives the exit status: 0, or 128 and the number of the signal that ended the run.
+
+    Args:
+        fast: Do not decode pictures before they are encoded.
 
     Raises:
         DifftrainError: Whatever a user can mend, before the first step.
@@ -31,21 +31,17 @@ def run_training(plan: RunPlan) -> int:
         for note in plan.notes:
             reporter.say(f"note: {note}")
         with interrupts:
-            check_writable(plan.config.output_dir, "output_dir")
-            find_state(plan)
-            found = find_model(plan)
-            for note in found.recognised.notes:
+            ready = prepare_run(plan, reporter, fast=fast)
+            for note in ready.notes:
                 reporter.say(f"note: {note}")
-            with first_process_first():
-                prepared = prepare_samples(plan.data, reporter=reporter)
-            for note in prepared.notes:
-                reporter.say(f"note: {note}")
-            if held_out := prepared.held_out_counts():
+            if told := told_needs(ready.needs):
+                reporter.say(told)
+            if held_out := ready.prepared.held_out_counts():
                 listed = ", ".join(f"{dataset_id} ({count} samples)" for dataset_id, count in held_out.items())
                 reporter.say(f"held out of training: {listed}")
             with reporter.phase("start torch"):
                 from difftrain.train import session
-            status = session.train_prepared(plan, prepared, found.location, interrupts, reporter)
+            status = session.train_prepared(plan, ready, interrupts, reporter)
     except Interrupted as interrupt:
         # outside of the with: a signal that came during a call into C is raised as late as on leaving it
         reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from difftrain.data.prepare import PreparedData
 from difftrain.errors import MachineError
 from difftrain.train.agreement import check_agreement
 from difftrain.train.assemble import AssembledRun, assemble
@@ -33,14 +32,13 @@ from difftrain.train.output_lock import locked
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
-from difftrain.train.resume_state import changes_since, data_changes, find_checkpoint
+from difftrain.train.resume_state import changes_since, data_changes
 from difftrain.train.saver import Saver
-from difftrain.types import ModelLocation, Reporter
+from difftrain.train.startup import PreparedRun
+from difftrain.types import Reporter
 
 
-def train_prepared(
-    plan: RunPlan, prepared: PreparedData, location: ModelLocation, interrupts: Interrupts, reporter: Reporter
-) -> str:
+def train_prepared(plan: RunPlan, ready: PreparedRun, interrupts: Interrupts, reporter: Reporter) -> str:
     """Load, train, save, say where everything is.
 
     Returns:
@@ -48,8 +46,8 @@ def train_prepared(
     """
     accelerator = start_accelerator()
     with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
-        _make_output_dir(plan, accelerator, reporter)
-        run = assemble(plan, prepared, location, accelerator, reporter)
+        _make_output_dir(plan, ready, accelerator, reporter)
+        run = assemble(plan, ready, accelerator, reporter)
         check_agreement(run.trainee)
         if run.trainee.step >= run.trainee.total_steps:
             _finish_finished_before(run, reporter)
@@ -61,11 +59,10 @@ def train_prepared(
     return status
 
 
-def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> None:
+def _make_output_dir(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, reporter: Reporter) -> None:
     output_dir: Path = plan.config.output_dir
     if accelerator.is_main_process:
-        resumed = find_checkpoint(output_dir, plan.config.resume_from_checkpoint)
-        if resumed is None and (moved := set_aside(output_dir)):
+        if ready.resumed is None and (moved := set_aside(output_dir)):
             reporter.say(f"starting anew; the earlier run is kept in {moved}")
         remove_leftovers(output_dir)
     accelerator.wait_for_everyone()

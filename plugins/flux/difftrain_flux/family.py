@@ -20,9 +20,11 @@ from difftrain import (
     ModelLocation,
     NoisyBatch,
     Sampler,
+    Size,
     TextEmbeds,
     TextEncoder,
 )
+from difftrain_flux.disk import latents_bytes, text_bytes
 from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
 from difftrain_flux.known_keys import KNOWN_KEYS
 from difftrain_flux.locate import locate, part_identity
@@ -100,6 +102,12 @@ class FluxFamily(ModelFamily):
 
     def image_identity(self, location: ModelLocation) -> str:
         return f"flux-vae-1|{part_identity(location, IMAGE_COMPONENTS)}"
+
+    def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
+        return latents_bytes(location, size, value_bytes)
+
+    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
+        return text_bytes(location, flavour, value_bytes)
 
     # loading
     def load_text_encoder(
