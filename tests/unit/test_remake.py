@@ -100,14 +100,14 @@ def spoil(project, visit, *, latents=True, text=True):
 
 
 def test_whole_entries_need_no_encoder(project):
-    project.reader.read(project.visits, epoch=0, index=0)
+    project.reader.read(project.visits)
     assert EVENTS == []
 
 
 def test_remade_entries_equal_the_first_ones(project):
-    before = project.reader.read(project.visits, epoch=0, index=0)
+    before = project.reader.read(project.visits)
     paths = spoil(project, project.visits[0])
-    after = project.reader.read(project.visits, epoch=0, index=0)
+    after = project.reader.read(project.visits)
     assert torch.equal(after.latents, before.latents)
     assert torch.equal(after.references[0], before.references[0])
     assert torch.equal(after.text["words"], before.text["words"])
@@ -116,7 +116,7 @@ def test_remade_entries_equal_the_first_ones(project):
 
 def test_encoders_leave_the_device_when_the_batch_is_made(project):
     spoil(project, project.visits[0])
-    project.reader.read(project.visits, epoch=0, index=0)
+    project.reader.read(project.visits)
     assert "encode image" in EVENTS
     assert "encode text" in EVENTS
     assert EVENTS.count("text gone") == 1
@@ -126,7 +126,7 @@ def test_encoders_leave_the_device_when_the_batch_is_made(project):
 def test_several_entries_of_a_batch_load_and_move_each_encoder_once(project):
     for visit in project.visits:
         spoil(project, visit)
-    project.reader.read(project.visits, epoch=0, index=0)
+    project.reader.read(project.visits)
     assert EVENTS.count("encode image") == 4
     assert EVENTS.count("encode text") == 2
     for once in ("load text", "text gone", "load image", "image to meta", "image to cpu"):
@@ -142,14 +142,14 @@ def test_text_that_a_validation_asks_for_leaves_no_encoder_either(project):
 def test_entry_that_another_program_removed_is_made_again(project):
     (path,) = spoil(project, project.visits[0], latents=False)
     path.unlink()
-    project.reader.read(project.visits, epoch=0, index=0)
+    project.reader.read(project.visits)
     assert path.exists()
 
 
 def test_latents_without_a_deviation_are_made_again(project):
     cache, key = project.caches.latents(project.visits[0].sample.target)
     cache.write(key, {"mean": torch.zeros(3)})
-    project.reader.read(project.visits, epoch=0, index=0)
+    project.reader.read(project.visits)
     assert set(cache.read(key)) == {"mean", "std"}
 
 
@@ -173,8 +173,8 @@ def test_encoders_leave_the_device_when_a_picture_cannot_be_encoded_again(projec
     spoil(project, project.visits[0], text=False)
     project.visits[0].sample.target.record.path.unlink()
     with pytest.raises(DataError, match=r"a\.png"):
-        project.reader.read(project.visits, epoch=0, index=0)
-    project.reader.read(project.visits[1:], epoch=0, index=0)
+        project.reader.read(project.visits)
+    project.reader.read(project.visits[1:])
     assert project.encoders.resting_image().place == CPU
 
 
@@ -184,7 +184,7 @@ def test_an_encoder_is_not_moved_while_another_thread_draws_with_it(project):
     with project.encoders.in_use:
         encoder = project.encoders.image()
         thread = threading.Thread(
-            target=lambda: (project.reader.read(project.visits, epoch=0, index=0), moved.set()), daemon=True
+            target=lambda: (project.reader.read(project.visits), moved.set()), daemon=True
         )
         thread.start()
         assert not moved.wait(0.3)
@@ -197,6 +197,6 @@ def test_a_batch_of_whole_entries_does_not_wait_for_whoever_draws(project):
     done = threading.Event()
     with project.encoders.in_use:
         threading.Thread(
-            target=lambda: (project.reader.read(project.visits, epoch=0, index=0), done.set()), daemon=True
+            target=lambda: (project.reader.read(project.visits), done.set()), daemon=True
         ).start()
         assert done.wait(30)
