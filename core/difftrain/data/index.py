@@ -17,14 +17,15 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from difftrain.contracts import CaptionSource
-from difftrain.data.file_facts import FileFacts, read_all, stat
+from difftrain.data.file_facts import FileFacts, read_all, stat, storable_time
+from difftrain.data.text_encoding import is_utf8
 from difftrain.errors import DataError
 from difftrain.types import Phase
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_VERSION = 1
+_VERSION = 2
 """Of the tables; a file of another version is only a cache, and is begun anew."""
 _FILES_A_CHUNK = 10_000
 """Remembered together, so that a scan that is stopped goes on from there."""
@@ -32,7 +33,8 @@ _FILES_A_QUERY = 500
 _FILES_A_TASK = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT, width INTEGER, height INTEGER, error TEXT
+    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT, width INTEGER, height INTEGER, error TEXT,
+    is_animated INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS captions (
     path TEXT, source TEXT, stamp TEXT, captions TEXT, PRIMARY KEY (path, source)
@@ -79,9 +81,11 @@ class ImageIndex:
 
     def remember(self, files: Iterable[tuple[Path, FileFacts]]) -> None:
         """Take facts of files that the caller has just written."""
-        rows = [(_absolute(path), *facts) for path, facts in files]
+        rows = [
+            (_stored(_absolute(path)), *facts._replace(mtime_ns=storable_time(facts.mtime_ns))) for path, facts in files
+        ]
         with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def captions(
         self, source: CaptionSource, images: Sequence[tuple[str, Path]]
@@ -120,7 +124,8 @@ class ImageIndex:
         known: dict[str, FileFacts] = {}
         for part in _chunks(names, _FILES_A_QUERY):
             query = f"SELECT * FROM files WHERE path IN ({','.join('?' * len(part))})"
-            known.update((row[0], FileFacts._make(row[1:])) for row in self._connection.execute(query, part))
+            rows = self._connection.execute(query, [_stored(name) for name in part])
+            known.update((os.fsdecode(row[0]), FileFacts._make(row[1:])) for row in rows)
         return known
 
     def _captions_of_chunk(
@@ -144,14 +149,14 @@ class ImageIndex:
                 found[image] = None if text == "null" else tuple(json.loads(text))
             else:
                 stale.append((key, image))
-        fresh: list[tuple[str, str, str, str]] = []
+        fresh: list[tuple[str | bytes, str, str, str]] = []
         for part, read in _in_threads(pool, lambda part: [_captions(source, *item) for item in part], stale):
             for (_, image), captions in zip(part, read, strict=True):
                 if isinstance(captions, DataError):
                     problems[image] = str(captions)
                 found[image] = None if isinstance(captions, DataError) else captions
                 if stamps[image] and not isinstance(captions, DataError):
-                    fresh.append((_absolute(image), identity, stamps[image], json.dumps(captions)))
+                    fresh.append((_stored(_absolute(image)), identity, stamps[image], json.dumps(captions)))
         self.captions_read += len(fresh)
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?)", fresh)
@@ -162,7 +167,8 @@ class ImageIndex:
         for part in _chunks(names, _FILES_A_QUERY):
             marks = ",".join("?" * len(part))
             query = f"SELECT path, stamp, captions FROM captions WHERE source = ? AND path IN ({marks})"
-            known.update((row[0], (row[1], row[2])) for row in self._connection.execute(query, (identity, *part)))
+            rows = self._connection.execute(query, (identity, *map(_stored, part)))
+            known.update((os.fsdecode(row[0]), (row[1], row[2])) for row in rows)
         return known
 
 
@@ -230,6 +236,11 @@ def _stamp(files: Iterable[Path]) -> str:
 def _absolute(path: Path) -> str:
     name = str(path)
     return name if name.startswith(os.sep) else os.path.abspath(name)  # noqa: PTH100
+
+
+def _stored(name: str) -> str | bytes:
+    """A path as SQLite takes it: one that is not UTF-8 as its bytes."""
+    return name if is_utf8(name) else os.fsencode(name)
 
 
 def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,8 @@ class DataPlan:
     index_path: Path
     """SQLite file of what scans found."""
     text_folder: Path
+    written_folders: Mapping[str, Path]
+    """Every folder that this run writes, by the name that a message calls it: what lies there is no data."""
     seed: int
 
     def by_id(self, dataset_id: str) -> DatasetPlan:
@@ -73,3 +76,12 @@ class DataPlan:
     @property
     def edit_sets(self) -> tuple[DatasetPlan, ...]:
         return tuple(plan for plan in self.datasets if not plan.is_reference)
+
+
+def written_folders(datasets: Iterable[DatasetPlan], others: Mapping[str, Path]) -> dict[str, Path]:
+    """The folders of :attr:`DataPlan.written_folders`: those of the datasets, and others by name."""
+    folders = dict(others)
+    for dataset in datasets:
+        folders[f"dataset {dataset.id!r}: cache_dir_vae"] = dataset.latents_folder
+        folders |= {f"{generator.id}: instance_data_dir": generator.folder for generator in dataset.generators}
+    return {name: folder.expanduser() for name, folder in folders.items()}

@@ -157,12 +157,13 @@ def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: F
     scans: dict[str, Scan] = {}
     for dataset in plan.datasets:
         try:
-            scans[dataset.id] = scan(dataset, index, reporter)
+            scans[dataset.id] = scan(dataset, index, reporter, written=plan.written_folders)
         except DataError as error:
             findings.problems.append(f"dataset {dataset.id!r}: {error}")
             continue
         scanned = scans[dataset.id]
         findings.problems += scanned.problems
+        findings.notes += scanned.notes
         for option, count in scanned.left_out.items():
             findings.notes.append(f"dataset {dataset.id!r}: {count} images are left out by {option}")
         if not dataset.is_reference:
