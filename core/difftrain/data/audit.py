@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from difftrain.config.schema import DatasetConfig
+from difftrain.data.near_captions import near_captions
 from difftrain.data.pair import Matching
 from difftrain.data.scan import Scan
 from difftrain.errors import DataError, first_few
@@ -92,14 +93,22 @@ def audit_misfits(findings: Findings, *, edits: str, references: str, total: int
         )
 
 
-def audit_uncaptioned(findings: Findings, *, dataset: str, total: int, records: Sequence[ImageRecord]) -> None:
-    """Samples that get no caption from anywhere."""
+def audit_uncaptioned(
+    findings: Findings, *, dataset: str, total: int, records: Sequence[ImageRecord], others: Sequence[str]
+) -> None:
+    """Samples that get no caption from anywhere.
+
+    Args:
+        others: Files of the data set that are no images: some may have been meant as captions.
+    """
     if records:
         names = first_few(_name(record) for record in records)
-        findings.problems.append(
-            f"dataset {dataset!r}: {len(records)} of {total} images have no caption: {names}\n"
-            "hint: add a caption file to each (an empty file is an empty caption), "
+        advice = near_captions(records, others) or (
+            "add a caption file to each (an empty file is an empty caption), "
             'or set "caption_strategy": null to train without captions'
+        )
+        findings.problems.append(
+            f"dataset {dataset!r}: {len(records)} of {total} images have no caption: {names}\nhint: {advice}"
         )
 
 
