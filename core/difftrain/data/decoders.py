@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 from contextlib import suppress
@@ -18,6 +19,7 @@ def readable_formats() -> tuple[str, ...]:
     from PIL import Image, features
 
     _register_extensions()
+    _silence_libtiff()
     Image.init()
     formats = dict.fromkeys(PICTURE_FORMATS.values())
     return tuple(
@@ -37,3 +39,16 @@ def _register_extensions() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
     with suppress(ImportError):
         importlib.import_module("pillow_jxl")
+
+
+def _silence_libtiff() -> None:
+    """It writes to the standard error what is wrong with a file, naming none; Pillow raises an error all the same.
+
+    Where the library is built into Pillow its function is not found, and stays as it is.
+    """
+    from PIL import Image
+
+    with suppress(AttributeError, OSError):
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)

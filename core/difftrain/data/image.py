@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +31,13 @@ _WHITE = (255, 255, 255)
 MOST_PIXELS = 1_000_000_000
 """Of one picture. Cameras and panoramas have up to some hundred million; beyond, a file of a few bytes may be made to
 fill the memory."""
-# Pillow's own limit is a fifth of that for errors and a tenth for raw warnings; it doubles this number itself.
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+# Pillow's own limit is a tenth of that, and its complaints name no size; see open_picture.
+Image.MAX_IMAGE_PIXELS = None
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 """What Pillow raises for broken files, besides what it should."""
 
 _ORIENTATION = 0x0112
@@ -102,6 +107,11 @@ def open_picture(stream: BinaryIO) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         with Image.open(stream, formats=readable_formats()) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels, more than the {MOST_PIXELS // 10**6} megapixels that a "
+                    "picture may have; reduce it"
+                )
             yield image
 
 
@@ -168,8 +178,8 @@ def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source:
 
 def describe(error: BaseException) -> str:
     """A decoder's complaint without the address of its buffer."""
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than the {MOST_PIXELS // 10**6} megapixels that a picture may have; reduce it"
+    if isinstance(error, MemoryError):
+        return "not enough memory for it"
     if isinstance(error, UnidentifiedImageError):
         return "not an image file, or of an unknown format"
     if isinstance(error, OSError) and error.strerror:
