@@ -63,7 +63,9 @@ def _read_text(file: Path) -> str | None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # there cannot be such a file either
             return None
-        raise DataError(f"{printable(file)}: caption cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise DataError(
+            f"{printable(file)}: caption cannot be read ({(error.strerror or str(error)).lower()})"
+        ) from error
     text = decode_utf8(data)
     if text is not None:
         return text

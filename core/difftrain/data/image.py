@@ -167,7 +167,9 @@ def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source:
     try:
         made: object = recipe.generator.generate(original, rng)
     except Exception as error:  # plugin code of strangers may raise anything
-        raise PluginError(f"generator {name!r} failed on {printable(source)}: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"generator {name!r} failed on {printable(source)}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, Image.Image):
         raise PluginError(
             f"generator {name!r} gave {type(made).__name__} and no picture for {source}\n"

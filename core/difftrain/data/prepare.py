@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from difftrain.data.audit import Findings, audit_contents, audit_held_out, audit_nothing_left, audit_samples
+from difftrain.data.audit import (
+    Findings,
+    audit_contents,
+    audit_empty_captions,
+    audit_held_out,
+    audit_nothing_left,
+    audit_unedited,
+)
 from difftrain.data.edit_set import EditSet
 from difftrain.data.folders import check_writable
 from difftrain.data.index import ImageIndex
@@ -99,8 +106,10 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
         for edit_set in edit_sets:
             edit_set.gather_references()
             with reporter.phase(f"pair {edit_set.dataset.id}", len(edit_set.records)) as phase:
-                (held_out if edit_set.dataset.held_out else samples).extend(edit_set.samples(phase))
-        audit_samples(findings, [*samples, *held_out])
+                own = edit_set.samples(phase)
+            audit_unedited(findings, edit_set.dataset.config, own)
+            (held_out if edit_set.dataset.held_out else samples).extend(own)
+        audit_empty_captions(findings, [*samples, *held_out])
         audit_held_out(findings, trained=samples, held_out=held_out)
         findings.raise_problems()
         filled = {sample.dataset_id for sample in (*samples, *held_out)}

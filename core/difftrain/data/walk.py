@@ -154,9 +154,7 @@ class _Walk:
         identities = (_identity(path) for path in (target, *target.parents))
         return next((self._written[one] for one in identities if one in self._written), None)
 
-    def _parts_of_runs(
-        self, folder: str, identity: _Identity, entries: Collection[os.DirEntry[str]]
-    ) -> dict[str, str]:
+    def _parts_of_runs(self, folder: str, identity: _Identity, entries: Collection[os.DirEntry[str]]) -> dict[str, str]:
         """Entries of a folder that an earlier run wrote, by name: its results, or its caches."""
         names = {entry.name for entry in entries}
         parts: dict[str, str] = {}
