@@ -10,8 +10,9 @@ from PIL import Image
 
 from difftrain.config.dataset import DatasetConfig
 from difftrain.data.captions import TextfileCaptions
-from difftrain.data.plan import DataPlan, DatasetPlan, GeneratorPlan, written_folders
+from difftrain.data.plan import DataPlan, DatasetPlan, GeneratorPlan
 from difftrain.data.sources import LocalSource
+from difftrain.data.written_folders import written_folders
 from difftrain.types import GeometryRules
 from difftrain_flux_kontext.pairing import ReferenceStrict
 

@@ -1,6 +1,5 @@
 """Caption files as they come: their encodings, their lines, and names that nearly fit."""
 
-import os
 import subprocess
 
 import pytest
@@ -101,7 +100,7 @@ def test_captions_split_into_lines_are_counted(tmp_path):
 )
 def test_near_misses_are_pointed_at_where_a_caption_is_missing(tmp_path, near, advice):
     path = picture(tmp_path / "edits" / "cat.png")
-    if os.path.exists(path.with_name("CAT.PNG")):
+    if path.with_name("CAT.PNG").exists():
         pytest.skip("names that differ in case only are the same here")
     (path.parent / near).parent.mkdir(exist_ok=True)
     (path.parent / near).write_text("a cat")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_in
 
+from conftest import run_in
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Schnell
 

@@ -5,9 +5,9 @@ import socket
 import sys
 
 import pytest
-from conftest import run_in
 from data_plans import SilentReporter, caption, data_plan, edit_set, picture, two_folders
 
+from conftest import run_in
 from difftrain import DataError
 from difftrain.data import walk
 from difftrain.data.captions import FilenameCaptions, TextfileCaptions

@@ -46,9 +46,7 @@ def _silence_libtiff() -> None:
 
     Where the library is built into Pillow its function is not found, and stays as it is.
     """
-    from PIL import Image
-
     with suppress(AttributeError, OSError):
-        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+        set_handler = ctypes.CDLL(importlib.import_module("PIL._imaging").__file__).TIFFSetErrorHandler
         set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
         set_handler(None)

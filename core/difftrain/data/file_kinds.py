@@ -22,20 +22,24 @@ PICTURE_FORMATS = {
 DECODER_PACKAGES = {"HEIF": "pillow-heif", "JXL": "pillow-jxl-plugin"}
 """Packages that teach Pillow a format."""
 
-UNREAD_PICTURES = frozenset(
+_UNREAD = (
     # photographs as cameras store them
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
     ".sr2 .srf .srw .x3f "
     # drawings and layers
     ".afphoto .ai .cdr .clip .emf .eps .kra .pdf .psb .psd .svg .svgz .wmf .xcf "
     # high dynamic range, textures, icons
-    ".cur .dds .exr .hdr .icns .ico .jxr .ktx .ktx2 .pcx .pfm .sgi .wdp .xbm .xpm".split()
+    ".cur .dds .exr .hdr .icns .ico .jxr .ktx .ktx2 .pcx .pfm .sgi .wdp .xbm .xpm"
 )
+UNREAD_PICTURES = frozenset(_UNREAD.split())
 """What looks like a picture to its user, and is not read."""
 
 VIDEOS = frozenset(
-    ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .vob .webm .wmv".split(),
-)
+    {
+        ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".vob",
+        ".webm", ".wmv",
+    }
+)  # fmt: skip
 
 CAPTION = ".txt"
 DOCUMENTS = frozenset({"readme", "license", "licence", "notice", "changelog", "requirements"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,12 +76,3 @@ class DataPlan:
     @property
     def edit_sets(self) -> tuple[DatasetPlan, ...]:
         return tuple(plan for plan in self.datasets if not plan.is_reference)
-
-
-def written_folders(datasets: Iterable[DatasetPlan], others: Mapping[str, Path]) -> dict[str, Path]:
-    """The folders of :attr:`DataPlan.written_folders`: those of the datasets, and others by name."""
-    folders = dict(others)
-    for dataset in datasets:
-        folders[f"dataset {dataset.id!r}: cache_dir_vae"] = dataset.latents_folder
-        folders |= {f"{generator.id}: instance_data_dir": generator.folder for generator in dataset.generators}
-    return {name: folder.expanduser() for name, folder in folders.items()}

@@ -19,8 +19,9 @@ from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.contracts import CaptionSource, DataSource, Pairing
 from difftrain.data.generators import plan_generators
 from difftrain.data.held_out import choose_held_out
-from difftrain.data.plan import DataPlan, DatasetPlan, written_folders
+from difftrain.data.plan import DataPlan, DatasetPlan
 from difftrain.data.reference_rules import check_references
+from difftrain.data.written_folders import planned_folders
 from difftrain.errors import PluginError
 from difftrain.plugins.registry import KINDS, Registry
 from difftrain.types import GeometryRules
@@ -56,7 +57,7 @@ def resolve_datasets(
         combined=run.conditioning_multidataset_sampling == "combined",
         index_path=run.cache_dir / "index.sqlite",
         text_folder=text_folder,
-        written_folders=_written_folders(run, datasets, plans, text_folder, registry),
+        written_folders=planned_folders(run, datasets, plans, text_folder, registry),
         seed=run.seed,
     )
 
@@ -269,27 +270,6 @@ def _text_folder(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Pr
             problems.note(f"dataset {entry.id!r}: not used, all text embeddings go to {defaults[0].id!r}")
     chosen = defaults[0].cache_dir if defaults else None
     return chosen or run.cache_dir / "text"
-
-
-def _written_folders(
-    run: RunConfig,
-    datasets: Sequence[DatasetConfig],
-    plans: Sequence[DatasetPlan],
-    text_folder: Path,
-    registry: Registry,
-) -> dict[str, Path]:
-    """Those of the entries that this run does not use count too: another run of the same files writes them."""
-    others = {"output_dir": run.output_dir, "cache_dir": run.cache_dir, "text embeddings": text_folder}
-    used = {plan.id for plan in plans}
-    for entry in datasets:
-        if entry.id in used:
-            continue
-        for folder in (entry.cache_dir_vae, entry.cache_dir):
-            if folder is not None:
-                others[f"cache of dataset {entry.id!r}"] = folder
-        for generator in plan_generators(run, entry, registry, Problems()):
-            others[f"{generator.id}: instance_data_dir"] = generator.folder
-    return written_folders(plans, others)
 
 
 def _check_folders(plans: Sequence[DatasetPlan], text_folder: Path, problems: Problems) -> None:
