@@ -36,8 +36,8 @@ UNREAD_PICTURES = frozenset(_UNREAD.split())
 
 VIDEOS = frozenset(
     {
-        ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".vob",
-        ".webm", ".wmv",
+        ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+        ".vob", ".webm", ".wmv",
     }
 )  # fmt: skip
 
@@ -56,8 +56,8 @@ SYSTEM_NAMES = frozenset(
 
 def suffix_of(name: str) -> str:
     """In lower case, with its dot; empty for a name without one."""
-    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
-    return dot + suffix.lower() if stem else ""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") + 1 else ""
 
 
 def is_system(name: str) -> bool:

@@ -87,10 +87,12 @@ def _unread_pictures(names: Sequence[str]) -> str:
 
 def _without_picture(captions: Sequence[str], pictures: Sequence[str]) -> list[str]:
     """Captions to which no picture belongs, not even one that is not read or one named in full (``cat.png.txt``)."""
-    if not captions:
+    stems = {_stem(name) for name in pictures}
+    left = [name for name in captions if _stem(name) not in stems]
+    if not left:  # as it is in nearly all of hundreds of thousands
         return []
-    known = {_stem(name).casefold() for name in pictures} | {name.casefold() for name in pictures}
-    return [name for name in captions if _stem(name).casefold() not in known]
+    known = {name.casefold() for name in (*stems, *pictures)}
+    return [name for name in left if _stem(name).casefold() not in known]
 
 
 def _stem(name: str) -> str:

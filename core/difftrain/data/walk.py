@@ -19,7 +19,6 @@ _Identity = tuple[int, int]
 
 _OF_A_RUN = re.compile(r"checkpoint-\d+|previous-\d+|validation")
 _OF_A_CACHE = frozenset({"made", "text", "vae"})
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
 OTHER_RUN = "results of another run"
 OTHER_CACHE = "cache of another run"
 
@@ -106,7 +105,7 @@ class _Walk:
         part_of = part_of or self._written.get(identity)
         run_parts = {} if part_of is not None else self._parts_of_runs(folder, identity, entries)
         for entry in entries:
-            self._take(entry, below, part_of or run_parts.get(entry.name))
+            self._take(entry, below, run_parts.get(entry.name) if run_parts else part_of)
 
     def _take(self, entry: os.DirEntry[str], below: str, part_of: str | None) -> None:
         name = entry.name
@@ -158,7 +157,7 @@ class _Walk:
         """Entries of a folder that an earlier run wrote, by name: its results, or its caches."""
         names = {entry.name for entry in entries}
         parts: dict[str, str] = {}
-        checkpoints = [name for name in names if _CHECKPOINT.fullmatch(name)]
+        checkpoints = [name for name in names if name.startswith("checkpoint-")]
         if (
             identity == self._output
             or {"metrics.jsonl", "validation"} <= names
