@@ -14,6 +14,7 @@ from pathlib import Path
 
 from difftrain.contracts import Listing
 from difftrain.data.file_kinds import is_system, suffix_of
+from difftrain.errors import printable
 
 _Identity = tuple[int, int]
 
@@ -84,7 +85,7 @@ class _Walk:
                 inside.append(name)
         if inside:
             self.notes.append(
-                f"instance_data_dir {self._root} lies in {inside[0]}, which runs write: its pictures are used, and "
+                f"instance_data_dir {printable(self._root)} lies in {printable(inside[0])}, which runs write: its pictures are used, and "
                 "so will be new ones at the next start"
             )
 
