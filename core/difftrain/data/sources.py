@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from difftrain.contracts import DataSource, Listing
-from difftrain.data.decoders import readable_suffixes
+from difftrain.data.decoders import readable_formats, readable_suffixes
 from difftrain.data.other_files import note_other_files, note_written
 from difftrain.data.walk import walk_folder
 from difftrain.errors import DataError, printable
@@ -52,11 +52,10 @@ def _nothing_found(root: Path, listing: Listing) -> str:
     told = [f"instance_data_dir {printable(root)} has no images"]
     if listing.written:
         told.append(f"left out: {note_written(listing.written)}")
-    others, hints = [], []
+    hints = [f"pictures are files of these kinds: {', '.join(readable_formats())}"]
     for note in note_other_files(listing):
         text, _, hint = note.partition("\nhint: ")
-        others.append(text)
-        hints += [hint] if hint else []
-    read = ", ".join(sorted(readable_suffixes()))
-    hint = "; ".join(hints) or f"pictures are files that end in {read}"
-    return "; ".join(told + others) + f"\nhint: {hint}"
+        told.append(text)
+        if hint:
+            hints.append(hint)
+    return "; ".join(told) + f"\nhint: {'; '.join(hints[:2])}"

@@ -85,8 +85,8 @@ class _Walk:
                 inside.append(name)
         if inside:
             self.notes.append(
-                f"instance_data_dir {printable(self._root)} lies in {printable(inside[0])}, which runs write: its pictures are used, and "
-                "so will be new ones at the next start"
+                f"instance_data_dir {printable(self._root)} lies in {printable(inside[0])}, which runs write: "
+                "its pictures are used, and so will be new ones at the next start"
             )
 
     def _enter(self, below: str, part_of: str | None) -> None:
