@@ -157,3 +157,14 @@ def picture(path: Path, size: tuple[int, int], *, seed: int) -> Path:
 @pytest.fixture
 def edit_pairs(tmp_path):
     return EditPairs(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one MiB; gives its folder and a function that makes it read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    subprocess.run(["umount", folder], check=True)

@@ -36,8 +36,20 @@ Written by `tools/make_options_doc.py` from the options classes; do not edit it 
 
 Both files are JSON with comments. Keys may be written with or without a leading `--`; every run option is also a flag
 (`--lora_rank 16`, `--lora-rank=16`), and flags win over the file. A number, a truth or a list may be written as a
-text (`"1e-4"`, `"true"`). Values may hold `{model_family}`, `{model_flavour}`, `{id}` and `{env:NAME}`. An unknown key
-is an error."""
+text (`"1e-4"`, `"true"`); numbers are finite. null leaves a key at its default. An unknown key is an error.
+
+Values may hold `{model_family}`, `{model_flavour}`, `{output_dir}`, `{env:NAME}` and, in a dataset entry, `{id}`;
+a path may begin with `~`. In a path any other `$NAME`, `${...}` or `{...}` is an error, and so is a tab or a line
+break, which is what a single backslash of a Windows path leaves in JSON."""
+NOTES_OF_IDLE_KEYS = """\
+What a file says in these keys is noted with the reason. A file with many of them at their usual values, as a web
+interface exports it, gets one note for all that ask for nothing."""
+
+
+NOTES_OF_UNBUILT_KEYS = """\
+### Not built yet
+
+Any other value of these keys is an error that says so; null, false, none and an empty text ask for nothing."""
 
 
 def options_document(registry: Registry) -> str:
@@ -83,17 +95,25 @@ def _plugin_parts(registry: Registry, names: Names, base: type[Options], *, want
 
 def _known_key_parts(registry: Registry) -> Iterator[str]:
     """The tables of the core, less what an options class defines: the class wins."""
-    renamed = [(f"`{other}`", f"`{key}`") for other, key in known_keys.RENAMED_RUN.items()]
-    switches = {**known_keys.SWITCHES_RUN, **known_keys.SWITCHES_DATASET}
-    renamed += [(f"`{key}: true`", f"`{other}: {value}`") for key, (other, value) in switches.items()]
+    families = [family.known_keys for family in registry.classes("family")]
+    tables = {"run": known_keys.RUN_TABLES.with_more(families), "dataset": known_keys.DATASET_TABLES}
+    renamed = [(f"`{other}`", f"`{key}`") for table in tables.values() for other, key in table.renamed.items()]
+    for table in tables.values():
+        renamed += [(f"`{key}: true`", f"`{other}: {value}`") for key, (other, value) in table.switches.items()]
+        renamed += [(f"`{key}: true`", f"`{other}: 0`") for key, other in table.turns_off.items()]
+    for key, names in known_keys.OTHER_NAMES.items():
+        renamed += [(f"`{key}: {other}`", f"`{key}: {name}`") for other, name in names.items()]
     yield "### Other names\n\n" + _table(("key", "is the same as"), renamed)
-    for title, table in (("run", known_keys.NO_EFFECT_RUN), ("dataset", known_keys.NO_EFFECT_DATASET)):
-        rows = [(f"`{key}`", reason) for key, reason in sorted(table.items())]
-        yield f"### Accepted without effect: {title} keys\n\n" + _table(("key", "why"), rows)
-    yield "### Not built yet\n\nAny other value of these keys is an error that says so."
+    yield NOTES_OF_IDLE_KEYS
+    for title, table in tables.items():
+        rows = [(f"`{key}`", _listed(idle.usual), idle.reason) for key, idle in sorted(table.no_effect.items())]
+        yield f"### Accepted without effect: {title} keys\n\n" + _table(("key", "usual values", "why"), rows)
+    yield NOTES_OF_UNBUILT_KEYS
     built = {key for kind in registry.dataset_option_classes() for key in kind.model_fields}
-    for title, keys in (("run", known_keys.NOT_BUILT_RUN), ("dataset", known_keys.NOT_BUILT_DATASET)):
-        unbuilt = sorted((key, neutral) for key, neutral in keys.items() if title == "run" or key not in built)
+    for title, table in tables.items():
+        unbuilt = sorted(
+            (key, neutral) for key, neutral in table.not_built.items() if title == "run" or key not in built
+        )
         rows = [(f"`{key}`", _listed((None, *neutral))) for key, neutral in unbuilt]
         yield _table((f"{title} key", "accepted values"), rows)
     values = [(f"`{key}`", _listed(values)) for key, values in sorted(known_keys.NOT_BUILT_VALUES.items())]

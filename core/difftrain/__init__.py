@@ -3,6 +3,7 @@
 Importing this package does not import torch.
 """
 
+from difftrain.config.known_keys import KnownKeys, because
 from difftrain.config.options import Options
 from difftrain.contracts import (
     Adapter,
@@ -64,6 +65,7 @@ __all__ = [
     "GeometryRules",
     "ImageEncoder",
     "ImageRecord",
+    "KnownKeys",
     "Listing",
     "Loss",
     "MachineError",
@@ -89,6 +91,7 @@ __all__ = [
     "ValidationRequest",
     "__version__",
     "assign_bucket",
+    "because",
     "cover_bucket",
     "hookimpl",
 ]

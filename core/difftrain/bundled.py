@@ -16,7 +16,7 @@ from difftrain.plugins.hookspecs import hookimpl
 from difftrain.train.loss import MeanSquaredError
 from difftrain.train.noise import BetaSampler, SigmoidSampler, UniformSampler
 from difftrain.train.optim import AdamWBf16, OptimiLion
-from difftrain.train.schedule import Constant, ConstantWithWarmup, Cosine, Linear
+from difftrain.train.schedule import Constant, ConstantWithWarmup, Cosine, Linear, Sine
 
 
 @hookimpl
@@ -31,7 +31,7 @@ def difftrain_optimizers() -> Iterable[type[contracts.OptimizerFactory]]:
 
 @hookimpl
 def difftrain_schedules() -> Iterable[type[contracts.Schedule]]:
-    return (Constant, ConstantWithWarmup, Linear, Cosine)
+    return (Constant, ConstantWithWarmup, Linear, Cosine, Sine)
 
 
 @hookimpl

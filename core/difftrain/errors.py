@@ -55,6 +55,17 @@ class MachineError(DifftrainError):
     """The machine lacks what the run asks for: disk, memory, a device, a process."""
 
 
+class StoppedElsewhere(MachineError):
+    """Another process of the run said what is wrong; this one has nothing to say."""
+
+    def __init__(self) -> None:
+        super().__init__("the first process stopped; what it says tells why")
+
+
+class NotFinite(DifftrainError):
+    """The loss, the gradient or the weights are NaN or infinite: training cannot go on as it is set up."""
+
+
 def join_problems(problems: Iterable[str]) -> str:
     """One message of all problems, so that a user mends them in one go.
 

@@ -197,6 +197,12 @@ class ModelLocation:
     path: Path | None
     """Local diffusers folder; None means a hub download by ``name`` and ``revision``."""
     revision: str | None = None
+    facts: Mapping[str, str] | None = None
+    """What the files say of themselves, such as {"pipeline": "EditPipeline"}, to be compared with the flavours'
+    :attr:`~difftrain.contracts.ModelFlavour.weights`. An empty mapping says nothing, and that is told to the user; None
+    is for weights that are good for every flavour."""
+    origins: tuple[str, ...] = ()
+    """Models that the files name as what they were made of: hints, of which nothing is certain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +241,8 @@ class StepResult:
     samples: int
     """Samples of this step over all processes."""
     epoch: int
+    skipped: bool = False
+    """True when loss or gradient were not finite, so that the weights were left as they were."""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -54,3 +54,36 @@ def test_cudnn_attention_is_off_after_a_run(command, edit_pairs):
 def test_metrics_tell_the_peak_memory(command, edit_pairs):
     losses(command, edit_pairs)
     assert all(line["peak_memory_gib"] > 0 for line in read_metrics(edit_pairs.output))
+
+
+def test_a_resumed_run_goes_on_with_its_optimizer_on_the_device(command, edit_pairs):
+    # torch.load must put moments back onto the device, and counters that stay on the CPU back there
+    whole = losses(command, edit_pairs, mixed_precision="bf16", learning_rate=3e-3)
+    flags = [*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--output_dir", "parts"]
+    flags[flags.index("--mixed_precision") + 1] = "bf16"
+    flags[flags.index("--learning_rate") + 1] = 3e-3
+    for steps in (5, 12):
+        ended = command(*flags, "--max_train_steps", steps)
+        assert ended.status == 0, ended.err
+    parts = [line["loss"] for line in read_metrics(edit_pairs.folder / "parts")]
+    assert parts == pytest.approx(whole, rel=2e-2)
+    state = torch.load(edit_pairs.folder / "parts/checkpoint-12/resume/optimizer.pt", weights_only=True)["state"]
+    assert {entry["exp_avg"].device.type for entry in state["state"].values()} == {"cuda"}
+
+
+def test_a_card_that_is_full_saves_and_ends_with_one_error(command, edit_pairs, monkeypatch):
+    from difftrain.train.loss import MeanSquaredError
+
+    original, calls = MeanSquaredError.compute, []
+
+    def greedy(self, prediction, noisy):
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) == 4:
+            torch.empty(1 << 44, device="cuda")
+        return original(self, prediction, noisy)
+
+    monkeypatch.setattr(MeanSquaredError, "compute", greedy)
+    ended = command(*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 12)
+    assert ended.status == 2
+    assert "error: out of memory in step 4: CUDA out of memory" in ended.err
+    assert [path.name for path in edit_pairs.output.glob("checkpoint-*")] == ["checkpoint-3"]

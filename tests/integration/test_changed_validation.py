@@ -52,6 +52,14 @@ def test_losses_of_samples_that_were_measured_before_a_change_are_not_told_besid
     assert steps_told(second, "loss on the same") == [4]
 
 
+@pytest.mark.parametrize("other", [{"flux_guidance_value": 4}, {"vae_dtype": "bf16"}])
+def test_losses_that_the_model_was_asked_for_otherwise_are_not_compared(command, arguments, other):
+    first = command(*changed(arguments, eval_dataset_id="seen"))
+    assert steps_told(first, "loss on the same") == [0, 2]
+    second = command(*changed(arguments, eval_dataset_id="seen", max_train_steps=4, **other))
+    assert steps_told(second, "loss on the same") == [4]
+
+
 @pytest.mark.parametrize(
     "other", [{"validation_num_seeds": 2}, {"validation_num_inference_steps": 2}, {"validation_seed": 1}]
 )

@@ -8,14 +8,16 @@ import pytest
 from long_runs import checkpoints
 
 from difftrain.train import checkpoint as module
-from difftrain.train import session
+from difftrain.train import resume_state, saver
 
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing may clean up after it, and nothing in the writing does."""
 
 
-DISK = [(Path, "mkdir"), (Path, "write_text"), (Path, "rename"), (os, "fsync"), (shutil, "rmtree")]
+DISK = [
+    (Path, "mkdir"), (Path, "write_text"), (Path, "write_bytes"), (Path, "rename"), (os, "fsync"), (shutil, "rmtree"),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -23,14 +25,19 @@ def trainee(command, edit_pairs, monkeypatch):
     """What a run of one step saves."""
     caught = []
 
-    def catch(run, output_dir, *, keep):
+    def catch(run, output_dir):
         caught.append(run)
-        return module.save_checkpoint(run, output_dir, keep=keep)
+        return module.save_checkpoint(run, output_dir)
 
-    monkeypatch.setattr(session, "save_checkpoint", catch)
+    monkeypatch.setattr(saver, "save_checkpoint", catch)
     ended = command(*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1)
     assert ended.status == 0, ended.err
     return caught[0]
+
+
+def save(trainee, output):
+    module.save_checkpoint(trainee, output)
+    module.rotate(output, keep=1)
 
 
 def killed_before(number, monkeypatch, action):
@@ -50,7 +57,7 @@ def killed_before(number, monkeypatch, action):
     with monkeypatch.context() as patch:
         for owner, name in DISK:
             patch.setattr(owner, name, counted(getattr(owner, name)))
-        patch.setattr(module, "save_file", counted(module.save_file))
+        patch.setattr(module, "save_optimizer", counted(module.save_optimizer))
         try:
             action()
         except Killed:
@@ -66,13 +73,13 @@ def test_every_checkpoint_there_loads_whenever_the_kill_came(trainee, tmp_path, 
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
         trainee.step = 1
-        module.save_checkpoint(trainee, output, keep=1)
+        save(trainee, output)
         trainee.step = 1 if already_there else 2
-        if not killed_before(moments + 1, monkeypatch, lambda: module.save_checkpoint(trainee, output, keep=1)):
+        if not killed_before(moments + 1, monkeypatch, lambda: save(trainee, output)):
             break
         moments += 1
         for name in checkpoints(output):
-            module.load_checkpoint(trainee, output / name, module.read_state(output / name))
+            module.load_checkpoint(trainee, output / name, resume_state.read_state(output / name))
         if not already_there:
             assert checkpoints(output), "the one before was taken away too early"
     assert moments > 10

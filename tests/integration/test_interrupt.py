@@ -186,9 +186,9 @@ def test_signal_before_the_first_step_does_not_turn_starting_anew_into_resuming(
     folder, arguments = whole
     arguments = changed(arguments, output_dir="whole", resume_from_checkpoint="none", max_train_steps=9)
     with monkeypatch.context() as patch:
-        from difftrain.train import run
+        from difftrain.train import startup
 
-        send_at_call(patch, run, "prepare_samples", signal.SIGINT, call=1)
+        send_at_call(patch, startup, "prepare_samples", signal.SIGINT, call=1)
         stopped = run_in(folder, *arguments)
     assert stopped.status == 130
     assert "--resume_from_checkpoint none" in printed_command(stopped.err)
@@ -237,7 +237,7 @@ def test_ctrl_c_while_pictures_are_made_in_processes_ends_without_tracebacks(edi
 
 def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(whole, monkeypatch):
     # a process that waits in C for one that has stopped sees first the broken connection, then its own signal
-    from difftrain.train import run
+    from difftrain.train import run, startup
 
     class Late(run.Interrupts):
         def __exit__(self, kind, error, trace):
@@ -245,12 +245,12 @@ def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(
             if kind is RuntimeError:
                 self._note(signal.SIGTERM, None)
 
-    def broken(plan, *, reporter):
+    def broken(plan, *, reporter, before_making):
         raise RuntimeError("connection closed by peer")
 
     folder, arguments = whole
     monkeypatch.setattr(run, "Interrupts", Late)
-    monkeypatch.setattr(run, "prepare_samples", broken)
+    monkeypatch.setattr(startup, "prepare_samples", broken)
     stopped = run_in(folder, *arguments)
     assert stopped.status == 143
     assert "stopped by SIGTERM" in stopped.err

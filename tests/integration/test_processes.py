@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
@@ -153,4 +155,49 @@ def test_terminated_run_saves_and_one_process_goes_on_from_it(two_processes):
     assert "processes 2 -> 1" in resumed.err
     state = json.loads((output / saved / "resume" / "state.json").read_text())
     assert state["processes"] == 2
-    assert f"after {state['position']['samples']} samples of it" in resumed.err
+    assert f"after {state['samples']} samples of it" in resumed.err
+
+
+def test_processes_with_four_samples_and_one_have_the_gradient_of_five():
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+    script = Path(__file__).with_name("uneven_step.py")
+    done = subprocess.run(
+        [*launcher, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    # the lines of two processes may run into each other
+    told = re.findall(r"process (\d): gradient ([\d.]+), loss ([\d.]+)", done.stdout)
+    assert sorted(told) == [("0", "4.000000", "4.000000"), ("1", "4.000000", "4.000000")]
+
+
+ARRIVING_PLUGIN = """
+import os
+import shutil
+
+from difftrain.data import prepare
+
+original = prepare.prepare_samples
+
+
+def prepared_later(*arguments, **options):
+    for folder in ("edits", "references"):
+        shutil.copy(f"{folder}/0000.png", f"{folder}/arrived.png")
+    shutil.copy("edits/0000.txt", "edits/arrived.txt")
+    return original(*arguments, **options)
+
+
+if os.environ.get("RANK") == "1":
+    prepare.prepare_samples = prepared_later
+"""
+
+
+def test_a_file_that_arrives_between_the_scans_of_two_processes_is_one_error_before_the_first_step(edit_pairs):
+    (edit_pairs.folder / "arriving.py").write_text(ARRIVING_PLUGIN)
+    arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 4)
+    process = torchrun(edit_pairs.folder, (*arguments, "--plugins", "./arriving.py"))
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert said.count("error:") == 1
+    assert "error: the 2 processes of this run do not see the same: dataset 'edits': 4 samples (" in said
+    assert "in process 0, 5 samples (" in said
+    assert not (edit_pairs.output / "metrics.jsonl").exists()

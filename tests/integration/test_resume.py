@@ -82,8 +82,9 @@ def again(trained, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(folder / "output", output)
 
-    def start(**options):
-        return run_in(folder, *changed(arguments, **{"output_dir": output, "max_train_steps": 6, **options}))
+    def start(program=(), **options):
+        options = {"output_dir": output, "max_train_steps": 6, **options}
+        return run_in(folder, *program, *changed(arguments, **options))
 
     start.output = output
     return start
@@ -102,7 +103,7 @@ def test_a_run_made_longer_goes_on_from_its_end(again, six_steps):
     ended = again()
     assert ended.status == 0, ended.err
     assert "checkpoint-4 at step 4" in ended.err
-    assert "changed since that checkpoint: max_train_steps 4 -> 6" in ended.err
+    assert "changed since that checkpoint, and taken over: max_train_steps 4 -> 6" in ended.err
     assert (again.output / ADAPTER).read_bytes() == six_steps
 
 
@@ -141,14 +142,18 @@ def test_a_half_written_checkpoint_is_not_resumed_and_is_cleaned_up(again, six_s
     assert (again.output / ADAPTER).read_bytes() == six_steps
 
 
-@pytest.mark.parametrize("name", ["state.json", "adapter.safetensors", "optimizer.safetensors", "optimizer.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("name", ["state.json", "adapter.safetensors", "optimizer.pt", "visits.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "a byte of it"])
 def test_a_damaged_checkpoint_gives_one_clear_error(again, name, damage):
     path = again.output / "checkpoint-4" / "resume" / name
     if damage == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    else:
+    elif damage == "gone":
         path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-content[::-1].index(b"0" if name == "state.json" else content[-40]) - 1] ^= 0x80
+        path.write_bytes(content)
     ended = again()
     assert ended.status == 2
     assert ended.err.count("error:") == 1
@@ -157,8 +162,8 @@ def test_a_damaged_checkpoint_gives_one_clear_error(again, name, damage):
 
 
 def test_another_batch_size_goes_on_by_sample_and_is_said(again):
-    position = json.loads((again.output / "checkpoint-4" / "resume" / "state.json").read_text())["position"]
-    assert position == {"epoch": 0, "samples": 4}
+    state = json.loads((again.output / "checkpoint-4" / "resume" / "state.json").read_text())
+    assert (state["epoch"], state["samples"]) == (0, 4)
     ended = again(train_batch_size=2)
     assert ended.status == 0, ended.err
     assert "train_batch_size 1 -> 2" in ended.err
@@ -167,17 +172,148 @@ def test_another_batch_size_goes_on_by_sample_and_is_said(again):
     assert [(line["epoch"], line["samples"]) for line in read_metrics(again.output)][4:] == [(0, 2), (1, 2)]
 
 
-def test_another_rank_is_refused_with_what_to_do(again):
-    ended = again(lora_rank=8)
-    assert ended.status == 2
-    assert "adapter weights of the checkpoint do not fit this run's adapter" in ended.err
-    assert "resume with the rank and targets that the checkpoint was made with" in ended.err
+def test_a_run_in_epochs_ends_with_its_last_epoch_after_another_batch_size(again):
+    # four of six samples are taken: "has 4 steps, is to have 2" once ended it here
+    ended = again(train_batch_size=2, max_train_steps=0, num_train_epochs=2)
+    assert ended.status == 0, ended.err
+    lines = read_metrics(again.output)
+    assert [(line["epoch"], line["samples"]) for line in lines][4:] == [(0, 2), (1, 2), (1, 2), (1, 2)]
+    assert checkpoints(again.output)[-1] == "checkpoint-8"
 
 
-def test_another_optimizer_is_refused_by_name(again):
-    ended = again(optimizer="optimi-lion")
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("seed", 7, "seed was 42 and is 7 now"),
+        ("lora_rank", 8, "lora_rank was 4 and is 8 now"),
+        ("lora_alpha", 8, "lora_alpha was 4.0 and is 8.0 now"),
+        ("optimizer", "optimi-lion", "optimizer was adamw_bf16 and is optimi-lion now"),
+        ("flavour", "dev", "model_flavour was kontext and is dev now"),
+    ],
+)
+def test_what_cannot_change_on_the_way_is_refused_with_both_values(again, option, value, said):
+    before = (again.output / ADAPTER).read_bytes()
+    ended = again(**{option: value})
     assert ended.status == 2
-    assert "the checkpoint's optimizer is optimi.adamw.AdamW" in ended.err
+    assert said in ended.err or (option == "flavour" and "takes none" in ended.err)
+    assert "load model" not in ended.err
+    assert (again.output / ADAPTER).read_bytes() == before
+
+
+def test_alpha_that_is_written_out_is_no_change(again, six_steps):
+    ended = again(lora_alpha=4)
+    assert ended.status == 0, ended.err
+    assert (again.output / ADAPTER).read_bytes() == six_steps
+
+
+def settings_in(checkpoint):
+    """The settings of the optimizer's groups in a checkpoint."""
+    import torch
+
+    return torch.load(checkpoint / "resume" / "optimizer.pt", weights_only=True)["state"]["param_groups"]
+
+
+def test_an_optimizer_setting_that_was_changed_is_taken_over(again, six_steps):
+    ended = again(optimizer_config="weight_decay=0.5,eps=1e-3")
+    assert ended.status == 0, ended.err
+    assert "optimizer_config.weight_decay unset -> 0.5" in ended.err
+    (group,) = settings_in(again.output / "checkpoint-6")
+    assert (group["weight_decay"], group["eps"], group["beta1"]) == (0.5, 1e-3, 0.9)
+    assert (again.output / ADAPTER).read_bytes() != six_steps
+
+
+def test_a_changed_setting_stays_through_the_next_resume(again):
+    assert again(optimizer_config="weight_decay=0.5").status == 0
+    ended = again(optimizer_config="weight_decay=0.5", max_train_steps=7)
+    assert ended.status == 0, ended.err
+    assert "optimizer_config" not in ended.err
+    assert settings_in(again.output / "checkpoint-7")[0]["weight_decay"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("learning_rate", 5e-3), ("lr_scheduler", "linear"), ("lr_warmup_steps", 20), ("max_grad_norm", 1e-3),
+        ("caption_dropout_probability", 1), ("reference_dropout_probability", 1), ("lora_dropout", 0.9),
+        ("timestep_sampler", "uniform"), ("flow_schedule_shift", 9), ("flux_guidance_value", 30),
+        ("vae_cache_sample", "mean"), ("gradient_accumulation_steps", 2),
+    ],
+)  # fmt: skip
+def test_every_other_option_that_is_said_to_be_taken_over_is(again, six_steps, option, value):
+    ended = again(**{option: value})
+    assert ended.status == 0, ended.err
+    (said,) = [line for line in ended.err.splitlines() if line.startswith("changed since that checkpoint, and taken")]
+    assert f"{option} " in said
+    assert (again.output / ADAPTER).read_bytes() != six_steps
+
+
+def test_changed_data_is_said(again, trained):
+    folder, _ = trained
+    captions = folder / "edits" / "0001.txt"
+    before = captions.read_text()
+    try:
+        captions.write_text("another wording")
+        ended = again()
+        assert ended.status == 0, ended.err
+        assert (
+            "the data changed since that checkpoint: dataset 'edits' has as many samples, but other pictures, "
+            "captions or crops"
+        ) in ended.err
+    finally:
+        captions.write_text(before)
+
+
+def test_an_unchanged_dataset_is_not_said_to_be_changed(again):
+    assert "the data changed" not in again().err
+
+
+def test_no_older_state_is_exported_over_a_newer_adapter(again):
+    newer = (again.output / ADAPTER).read_bytes()
+    ended = again(resume_from_checkpoint="checkpoint-2", max_train_steps=2)
+    assert ended.status == 0, ended.err
+    assert "checkpoint-2 has 2 steps, and the run is to have 2: nothing is left to train" in ended.err
+    assert (again.output / ADAPTER).read_bytes() == newer
+    assert checkpoints(again.output) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_fewer_steps_than_the_newest_checkpoint_has_change_nothing(again):
+    newer = (again.output / ADAPTER).read_bytes()
+    ended = again(max_train_steps=1)
+    assert ended.status == 0, ended.err
+    assert (again.output / ADAPTER).read_bytes() == newer
+
+
+@pytest.mark.parametrize("program", [(), ("check",)])
+def test_a_checkpoint_of_another_version_is_called_so(again, program):
+    path = again.output / "checkpoint-4" / "resume" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "format": 99}))
+    ended = again(program=program)
+    assert ended.status == 2
+    assert "checkpoint-4 has the format 99 of another version of difftrain" in ended.err
+    assert "damaged" not in ended.err
+
+
+@pytest.mark.parametrize("program", [(), ("check",)])
+@pytest.mark.parametrize("how", ["latest", "by name"])
+def test_a_checkpoint_of_another_program_is_called_so(again, program, how):
+    foreign = again.output / "checkpoint-9"
+    foreign.mkdir()
+    (foreign / "pytorch_lora_weights.safetensors").write_bytes(b"of another program")
+    ended = again(program=program, resume_from_checkpoint="latest" if how == "latest" else "checkpoint-9")
+    assert ended.status == 2
+    assert "checkpoint-9 was written by another program" in ended.err
+    assert "damaged" not in ended.err
+    assert (foreign / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_a_checkpoint_of_another_program_is_moved_and_not_deleted_by_starting_anew(again):
+    foreign = again.output / "checkpoint-2000"
+    foreign.mkdir()
+    (foreign / "optimizer.bin").write_bytes(b"of another program")
+    ended = again(resume_from_checkpoint="none", max_train_steps=1, checkpoints_total_limit=1)
+    assert ended.status == 0, ended.err
+    assert (again.output / "previous-1" / "checkpoint-2000" / "optimizer.bin").read_bytes() == b"of another program"
 
 
 def test_a_finished_run_whose_adapter_was_not_written_any_more_gets_it(again):
@@ -185,5 +321,5 @@ def test_a_finished_run_whose_adapter_was_not_written_any_more_gets_it(again):
     (again.output / ADAPTER).unlink()
     ended = again(max_train_steps=4)
     assert ended.status == 0, ended.err
-    assert "finished before" in ended.err
+    assert "nothing is left to train" in ended.err
     assert (again.output / ADAPTER).read_bytes() == expected

@@ -124,6 +124,12 @@ def test_every_value_written_as_a_string_gives_the_same_adapter(folder, strict):
     assert (again / ADAPTER).read_bytes() == (strict / ADAPTER).read_bytes()
 
 
+def test_a_file_that_a_web_interface_exported(folder):
+    (folder / "export.json").write_text(with_values("web_export.json", {}))
+    output = train(folder, "pairs", *QUICK_PICTURES, "--max_train_steps", 1, config="export.json", output="exported")
+    assert_trained(output, steps=1)
+
+
 def test_what_is_not_built_yet_is_one_clear_error(folder):
     paths = {
         "/datasets/edit/edited-images": "edits",

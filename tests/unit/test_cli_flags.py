@@ -149,7 +149,7 @@ def test_help_shows_every_option_once(command):
     assert sorted(shown) == sorted({f"--{key}" for key in PLUGINS.run_schema.model_fields} | OWN)
 
 
-OWN = {"--config", "--demo", "--json", "--help"}
+OWN = {"--config", "--demo", "--fast", "--json", "--help"}
 
 
 def test_help_shows_defaults_and_registered_names(command):

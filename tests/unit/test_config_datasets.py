@@ -95,7 +95,7 @@ def test_references_on_a_flavour_that_takes_none_name_one_that_does():
     message = error_of(run_values(model_flavour="dev"))
     assert message == (
         "dataset 'edits': has references, but flavour 'dev' of 'flux' takes none\n"
-        "hint: flavours that take references: kontext"
+        "hint: set model_flavour; those that take references: kontext"
     )
 
 

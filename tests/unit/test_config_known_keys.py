@@ -7,8 +7,9 @@ import re
 import pytest
 from config_runs import PLUGINS
 
-from difftrain.config import known_keys
-from difftrain.config.section import DATASET_TABLES, RUN_TABLES
+from difftrain.config.known_keys import DATASET_TABLES, NOT_BUILT_VALUES, OTHER_NAMES
+
+RUN_TABLES = PLUGINS.run_tables
 
 # Names of options in the public documentation of Kontext training, August 2026.
 RUN_KEYS = set(
@@ -67,16 +68,22 @@ def test_a_dataset_key_of_the_documentation_is_known(key):
     ("tables", "schema"), [(RUN_TABLES, PLUGINS.run_schema), (DATASET_TABLES, PLUGINS.dataset_schema)]
 )
 def test_no_key_stands_in_two_tables(tables, schema):
-    every = [*tables.renamed, *tables.switches, *tables.not_built, *tables.no_effect]
+    every = [*tables.renamed, *tables.switches, *tables.turns_off, *tables.not_built, *tables.no_effect]
     assert len(every) == len(set(every))
 
 
 def test_other_names_and_switches_lead_to_options():
-    targets = [*known_keys.RENAMED_RUN.values(), *(key for key, _ in known_keys.SWITCHES_RUN.values())]
-    assert set(targets) <= set(PLUGINS.run_schema.model_fields)
+    for tables, schema in ((RUN_TABLES, PLUGINS.run_schema), (DATASET_TABLES, PLUGINS.dataset_schema)):
+        switched = [key for key, _ in tables.switches.values()]
+        targets = {*tables.renamed.values(), *tables.turns_off.values(), *switched}
+        assert targets <= set(schema.model_fields)
 
 
 def test_no_table_calls_a_registered_name_not_built():
     registered = PLUGINS.registry.names_by_key()
-    both = {key: set(values) & registered.get(key, set()) for key, values in known_keys.NOT_BUILT_VALUES.items()}
+    both = {key: set(values) & registered.get(key, set()) for key, values in NOT_BUILT_VALUES.items()}
     assert not any(both.values())
+
+
+def test_no_value_with_another_name_is_called_not_built():
+    assert not any(set(NOT_BUILT_VALUES.get(key, ())) & set(names) for key, names in OTHER_NAMES.items())

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from config_runs import error_of, pair, plan, run_values
+from config_runs import PLUGINS, edit_set, error_of, pair, plan, run_values
 
 from difftrain.errors import DifftrainError
 from difftrain.plugins.load import load_plugins
@@ -138,6 +138,12 @@ def test_an_unset_environment_variable_is_named(monkeypatch):
     assert "the environment variable NOT_SET_ANYWHERE is not set" in message
 
 
+@pytest.fixture
+def _no_default_flavour(monkeypatch):
+    monkeypatch.setattr(PLUGINS.registry.find("family", "flux"), "default_flavour", None)
+
+
+@pytest.mark.usefixtures("_no_default_flavour")
 def test_a_placeholder_of_a_flavour_that_is_left_out_is_an_error():
     message = error_of(run_values(model_flavour=..., output_dir="out/{model_flavour}"))
     assert "config.json:1: output_dir: {model_flavour}: model_flavour is not set" in message
@@ -165,9 +171,22 @@ def test_an_unknown_flavour_gets_the_nearest_name():
     assert "unknown flavour 'kontxt' of 'flux'; did you mean 'kontext'? known: dev, kontext, krea, schnell" in message
 
 
+@pytest.mark.usefixtures("_no_default_flavour")
 def test_a_missing_flavour_lists_the_flavours():
     message = error_of(run_values(model_flavour=...))
     assert message == "model_flavour is missing; flavours of 'flux': dev, kontext, krea, schnell"
+
+
+@pytest.mark.parametrize("absent", [..., None, "", "none"])
+def test_a_flavour_that_is_left_out_is_the_default_of_the_family_and_is_said(absent):
+    run = plan(run_values(model_flavour=absent, output_dir="out/{model_flavour}"), [edit_set()])
+    assert (run.flavour.name, run.config.output_dir) == ("dev", Path("out/dev"))
+    assert "model_flavour is not given: 'dev' is trained, the default of 'flux'" in run.notes
+
+
+def test_a_default_flavour_without_references_is_told_which_ones_take_them():
+    message = error_of(run_values(model_flavour=...))
+    assert message.endswith("hint: set model_flavour; those that take references: kontext")
 
 
 def test_a_wrong_optimizer_option_gets_the_nearest_name():

@@ -270,7 +270,9 @@ def test_undecodable_first_source_is_a_problem_on_demand_too(tmp_path):
 
 def test_made_picture_that_cannot_be_stored_is_a_message_with_its_path(tmp_path):
     plan = generator_plan(tmp_path, Superresolution())
-    plan.folder.parent.mkdir()
-    plan.folder.write_text("a file")
+    sources = records(tmp_path, 1)
+    (planned,) = planned_records(plan, sources)
+    planned.path.parent.parent.mkdir(parents=True)
+    planned.path.parent.write_text("a file")
     with pytest.raises(DataError, match=f"{plan.folder}.* cannot be written"):
-        make(tmp_path, plan, records(tmp_path, 1))
+        make(tmp_path, plan, sources)

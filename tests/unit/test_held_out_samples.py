@@ -1,17 +1,13 @@
 """Held-out samples are prepared like all others and never come into a batch."""
 
 from dataclasses import replace
-from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 from config_runs import plan, run_values
 from data_plans import SilentReporter, caption, data_plan, edit_set, picture, reference_set
-from test_loader import NamingReader
 
-from difftrain.data.loader import Position
 from difftrain.data.prepare import prepare_samples
-from difftrain.train.assemble import _make_stream
+from difftrain.train.plan import rounds_of
 
 
 def fill(root, folder, count, first_seed):
@@ -33,6 +29,18 @@ def prepared(tmp_path):
 def test_held_out_samples_stand_apart_from_those_that_are_trained_on(prepared):
     assert {sample.dataset_id for sample in prepared.samples} == {"edits"}
     assert {sample.dataset_id for sample in prepared.held_out} == {"kept"}
+
+
+def test_one_reference_folder_for_a_trained_and_a_held_out_set_leaves_only_strangers_over(tmp_path):
+    fill(tmp_path, "edits", 2, 0)
+    caption(picture(tmp_path / "kept" / "2.png", seed=100), "edit 2")
+    for name in ("0", "1", "2", "stranger"):
+        picture(tmp_path / "references" / f"{name}.png", seed=200 + len(name))
+    kept = replace(edit_set(tmp_path, "kept", references=["references"]), held_out=True)
+    datasets = (edit_set(tmp_path, references=["references"]), kept, reference_set(tmp_path))
+    notes = prepare_samples(data_plan(tmp_path, *datasets), reporter=SilentReporter()).notes
+    about = [note for note in notes if "have no edit image" in note]
+    assert about == ["dataset 'references': 1 references have no edit image: stranger.png"]
 
 
 def test_held_out_samples_keep_their_references(prepared):
@@ -66,13 +74,10 @@ def test_no_batch_of_an_epoch_holds_a_held_out_sample(tmp_path, monkeypatch):
     fill(tmp_path, "kept", 4, 100)
     common = {"resolution": 128, "repeats": 1}
     datasets = [{"id": name, "instance_data_dir": name, **common} for name in ("edits", "kept")]
-    planned = plan(run_values(eval_dataset_id="kept", train_batch_size=2), datasets)
+    planned = plan(
+        run_values(eval_dataset_id="kept", train_batch_size=2, num_train_epochs=2, max_train_steps=0), datasets
+    )
     prepared = prepare_samples(planned.data, reporter=SilentReporter())
-    device = SimpleNamespace(type="cpu")
-    accelerator = SimpleNamespace(process_index=0, num_processes=1, device=device)
-    trainee = SimpleNamespace(plan=planned, accelerator=accelerator, position=Position())
-    stream = _make_stream(trainee, prepared, NamingReader())
-    batches = islice(stream, 2 * stream.batches_per_epoch())
-    shown = [name for (epoch, _, names), _ in batches for name in names if epoch < 2]
-    stream.close()
+    steps = rounds_of(planned, prepared.samples).steps()
+    shown = [visit.name for step in steps for batch in step[0].batches for visit in batch]
     assert sorted(shown) == sorted(4 * [f"edits/{index}" for index in range(5)])

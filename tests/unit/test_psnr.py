@@ -69,4 +69,5 @@ def test_scenes_without_targets_measure_nothing():
 
 
 def test_scores_of_equal_pictures_are_json():
-    json.dumps(Scores(pictures={"a": psnr(grey(1), grey(1))}).as_metrics(), allow_nan=False)
+    written = json.dumps(Scores(pictures={"a": psnr(grey(1), grey(1))}).as_metrics(), allow_nan=False)
+    assert json.loads(written)["psnr"] == 100

@@ -1,5 +1,4 @@
 import os
-import sqlite3
 
 import pytest
 from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, picture, two_folders
@@ -180,24 +179,6 @@ def test_two_open_indexes_share_one_file(tmp_path):
         assert (first.hashed, second.hashed) == (2, 2)
 
 
-@pytest.mark.parametrize("content", [b"this is not a database, but it is long enough" * 40, b""])
-def test_damaged_index_is_begun_anew(tmp_path, content):
-    (tmp_path / "index.sqlite").write_bytes(content)
-    file = picture(tmp_path / "a.png")
-    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        assert index.examine([file], phase)[0].width == 96
-
-
-def test_index_of_another_version_is_begun_anew(tmp_path):
-    connection = sqlite3.connect(tmp_path / "index.sqlite")
-    connection.execute("PRAGMA user_version = 99")
-    connection.execute("CREATE TABLE files (other TEXT)")
-    connection.close()
-    file = picture(tmp_path / "a.png")
-    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        assert index.examine([file], phase)[0].width == 96
-
-
 def test_file_that_cannot_be_opened_is_tried_again(tmp_path):
     link = tmp_path / "a.png"
     link.symlink_to(tmp_path / "later.png")
@@ -210,6 +191,14 @@ def test_file_that_cannot_be_opened_is_tried_again(tmp_path):
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 def test_file_cut_short_is_found_by_the_scan(tmp_path, suffix):
     path = picture(tmp_path / f"a.{suffix}", (300, 300))
+    os.truncate(path, path.stat().st_size // 2)
+    with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
+        assert index.examine([path], phase)[0].error
+
+
+def test_jpeg_cut_short_behind_a_whole_thumbnail_is_found_by_the_scan(tmp_path):
+    thumbnail = b"\xff\xd8\xff\xda" + bytes(60) + b"\xff\xd9"
+    path = picture(tmp_path / "a.jpg", (300, 300), exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00" + thumbnail)
     os.truncate(path, path.stat().st_size // 2)
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
         assert index.examine([path], phase)[0].error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from difftrain.train.schedule import Constant, Cosine, Linear
+from difftrain.train.schedule import Constant, Cosine, Linear, Sine
 
 
 @pytest.mark.parametrize("schedule", [Constant(), Linear(), Cosine()])
@@ -27,3 +27,10 @@ def test_cosine_is_half_in_the_middle_and_zero_at_the_end():
 def test_cosine_matches_transformers():
     # Golden: transformers get_cosine_schedule_with_warmup(opt, 0, 10) factors at steps 0, 3, 7.
     assert [Cosine().factor(step, 0, 10) for step in (0, 3, 7)] == pytest.approx([1.0, 0.793893, 0.206107], abs=1e-6)
+
+
+def test_sine_rises_to_the_middle_and_falls_and_is_never_zero_in_a_step():
+    factors = [Sine().factor(step, 0, 9) for step in range(9)]
+    assert max(factors) == factors[4] == pytest.approx(1.0)
+    assert factors == pytest.approx(factors[::-1])
+    assert min(factors) == pytest.approx(0.309017, abs=1e-6)  # sin(pi / 10)

@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 from PIL import Image
-from test_epoch import sample
+from test_epoch import placed, sample
 
 from difftrain.train.scenes import choose_scenes
 from difftrain.train.sheet import CELL, GAP, Row, Shown, draw_sheet
+from difftrain.types import ReferenceChoice
 
 
 def config(**changes):
@@ -25,6 +26,18 @@ def test_every_sample_is_drawn_once_when_there_are_enough_pictures():
     samples = [sample(i, dataset="a") for i in range(3)] + [sample(i, dataset="b") for i in range(5)]
     names = [scene.name for scene in choose_scenes(samples, config(num_eval_images=20), {}, 16)]
     assert sorted(names) == [f"a-{i}" for i in range(3)] + [f"b-{i}" for i in range(5)]
+
+
+def test_every_reference_set_or_generator_of_a_dataset_is_drawn_in_turn():
+    choices = [ReferenceChoice(references=(placed(name, (64, 64)),), captions=(f"undo {name}",)) for name in "ab"]
+    samples = [sample(i, dataset=name, choices=tuple(choices)) for name in "xy" for i in range(2)]
+    scenes = choose_scenes(samples, config(num_eval_images=4), {}, 16)
+    assert [(scene.name[0], scene.prompt, scene.references[0].record.key) for scene in scenes] == [
+        ("x", "undo a", "a"),
+        ("y", "undo a", "a"),
+        ("x", "undo b", "b"),
+        ("y", "undo b", "b"),
+    ]
 
 
 def test_picture_has_the_resolutions_area_and_the_targets_aspect():

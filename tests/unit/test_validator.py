@@ -23,6 +23,17 @@ def grey(path, value):
     return PlacedImage(record=record, geometry=Geometry(resize=SIZE, crop=(0, 0), bucket=SIZE))
 
 
+class ListeningReporter(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
 class Painter:
     """Paints the grey that is next for each request."""
 
@@ -51,18 +62,18 @@ def validate(tmp_path):
     """Draw at a step; every call is a validator of its own, as after a resume."""
     target, reference = grey(tmp_path / "target.png", 100), grey(tmp_path / "reference.png", 151)
 
-    def validated(step, *greys, seeds=1, references=(reference,), **options):
+    def validated(step, *greys, seeds=1, references=(reference,), model="model", **options):
         scene = Scene(name="scene", prompt="edit", references=references, target=target, size=SIZE)
         validator = Validator(
             scenes=[scene],
             fixed=[],
             held_out=True,
             seeds=seeds,
-            model_identity="model",
+            model_identity=model,
             reader=SimpleNamespace(text=lambda item: {}),
             sampler=Painter(*greys),
             folder=tmp_path / "validation",
-            reporter=SilentReporter(),
+            reporter=ListeningReporter(),
         )
         return validator, validator.draw(trainee(step, **options))
 
@@ -121,6 +132,23 @@ def test_pictures_of_the_start_that_were_drawn_otherwise_are_no_base(validate, c
     validate(0, 255)
     _, drawn = validate(3, 100, **changed)
     assert columns(drawn) == 3
+
+
+@pytest.mark.parametrize("changed", [{"validation_seed": 8}, {"model": "the same in float32"}])
+def test_a_base_column_that_goes_since_pictures_are_drawn_otherwise_is_said_once(validate, changed):
+    validate(0, 255)
+    validator, _ = validate(3, 100, 100, **changed)
+    validator.draw(trainee(6, **{key: value for key, value in changed.items() if key != "model"}))
+    (said,) = validator.reporter.said
+    assert "1 of 1 pictures of step 0" in said
+    assert "base" in said
+
+
+def test_nothing_is_said_of_a_base_column_that_is_there_or_never_was(validate):
+    never, _ = validate(3, 100)
+    validate(0, 255)
+    there, _ = validate(3, 100)
+    assert never.reporter.said == there.reporter.said == []
 
 
 def test_half_a_picture_of_the_start_is_no_base(validate):

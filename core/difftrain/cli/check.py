@@ -11,6 +11,7 @@ from difftrain.cli.invocation import Invocation
 if TYPE_CHECKING:
     from difftrain.data.prepare import PreparedData
     from difftrain.train.plan import RunPlan
+    from difftrain.train.startup import PreparedRun
 
 
 def check(invocation: Invocation) -> int:
@@ -28,42 +29,54 @@ def check(invocation: Invocation) -> int:
 
 def _examine(invocation: Invocation) -> dict[str, Any]:
     plan = invocation.plan()
-    from difftrain.data.folders import check_writable
-    from difftrain.data.prepare import prepare_samples
-    from difftrain.train.output_dir import find_checkpoint
     from difftrain.train.report import make_reporter
+    from difftrain.train.startup import prepare_run
 
-    check_writable(plan.config.output_dir, "output_dir")
-    find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
-    location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
-    prepared = prepare_samples(plan.data, reporter=make_reporter(quiet=invocation.json))
+    ready = prepare_run(plan, make_reporter(quiet=invocation.json), fast=invocation.fast)
     return {
         "status": "ok",
         "problems": [],
-        "notes": [*plan.notes, *prepared.notes],
-        "model": {"family": plan.family.name, "flavour": plan.flavour.name, "name": location.name},
-        **{key: value for key, value in prepared.summary().items() if key != "notes"},
-        **_lengths(plan, prepared),
+        "notes": [*plan.notes, *ready.notes, *_removed(ready)],
+        "model": {
+            "family": plan.family.name,
+            "flavour": plan.flavour.name,
+            "name": ready.location.name,
+            "weights_of": list(ready.recognised.flavours),
+        },
+        **{key: value for key, value in ready.prepared.summary().items() if key != "notes"},
+        "to_encode": {"captions": len(ready.texts), "images": len(ready.images)},
+        "disk": [
+            {"what": need.what, "folder": str(need.folder), "files": need.files, "bytes": need.bytes}
+            for need in ready.needs
+        ],
+        **_lengths(plan, ready.prepared),
     }
+
+
+def _removed(ready: PreparedRun) -> list[str]:
+    count = len(ready.caches.removed)
+    return [f"{count} damaged cache entries were removed; the run makes them again"] if count else []
 
 
 def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
     """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
     from difftrain.data.epoch import plan_epoch
-    from difftrain.train.plan import epoch_rules, total_steps
+    from difftrain.train.plan import rounds_of, total_steps
 
-    batches = len(plan_epoch(prepared.samples, 0, epoch_rules(plan)))
+    rounds = rounds_of(plan, prepared.samples)
+    batches = len(plan_epoch(prepared.samples, 0, rounds.rules))
     return {
         "batches_per_epoch": batches,
-        "steps_per_epoch": max(1, batches // plan.config.gradient_accumulation_steps),
-        "total_steps": total_steps(plan, lambda: batches),
+        "steps_per_epoch": -(-batches // plan.config.gradient_accumulation_steps),
+        "total_steps": total_steps(plan, rounds),
     }
 
 
 def _told(found: Mapping[str, Any]) -> str:
     """The summary for people."""
     model = found["model"]
-    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}"]
+    weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
+    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{weights}"]
     for name, dataset in found["datasets"].items():
         left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
         used = f", {dataset['samples']} samples" if dataset["samples"] else ""
@@ -77,6 +90,16 @@ def _told(found: Mapping[str, Any]) -> str:
     lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in all")
     if found["held_out_samples"]:
         lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")
+    encoded = " and ".join(f"{count} {what}" for what, count in found["to_encode"].items() if count)
+    lines.append(f"to encode: {encoded}" if encoded else "caches: complete, nothing to encode")
+    lines += [_told_need(need) for need in found["disk"] if need["files"]]
     lines += [f"note: {note}" for note in found["notes"]]
     lines.append("ready to train")
     return "\n".join(lines)
+
+
+def _told_need(need: Mapping[str, Any]) -> str:
+    from difftrain.data.disk import told_bytes
+
+    size = f", about {told_bytes(need['bytes'])}" if need["bytes"] else ""
+    return f"disk: {need['what']}: {need['files']} files{size}, into {need['folder']}"

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
+from difftrain.config.known_keys import RUN_TABLES, KnownKeys
 from difftrain.config.load import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
 from difftrain.config.messages import nearest
+from difftrain.config.paths import settle_path
 from difftrain.config.schema import RunConfig
-from difftrain.config.section import RUN_TABLES, plain_key
+from difftrain.config.values import plain_key
 from difftrain.errors import ConfigError
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 
@@ -23,16 +25,17 @@ if TYPE_CHECKING:
 OWN_FLAGS: Mapping[str, str] = {
     "config": "Run file, JSON with comments; default: config/config.json if there is one.",
     "demo": "Train on the built-in photographs with the built-in tiny model; needs no network and no GPU.",
+    "fast": "Do not decode new pictures before the start; a damaged one then stops the run when it is encoded.",
     "json": "Print one JSON object, for programs.",
     "help": "Show this.",
 }
 """Flags of the command line alone, with their help."""
-SWITCHES = ("demo", "json", "help")
+SWITCHES = ("demo", "fast", "json", "help")
 """Those of them that take no value."""
 _TRUTHS = ("true", "false")
 
 
-def join_values(arguments: Sequence[str], schema: type[RunConfig]) -> list[str]:
+def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: KnownKeys) -> list[str]:
     """The command line with true-or-false flags spelled ``--key=value``, whichever way they were written.
 
     ``--gradient_checkpointing``, ``--gradient_checkpointing false`` and ``--gradient_checkpointing=false`` are all in
@@ -49,16 +52,16 @@ def join_values(arguments: Sequence[str], schema: type[RunConfig]) -> list[str]:
             field = schema.model_fields.get(key)
             if field is not None and field.annotation is bool:
                 argument += "=" + (rest.pop(0) if follower.lower() in _TRUTHS else "true")
-            elif field is None and key in RUN_TABLES and key not in RUN_TABLES.renamed and alone:
+            elif field is None and key in tables.flags() and alone:
                 argument += "=true"
         joined.append(argument)
     return joined
 
 
-def signature(schema: type[RunConfig]) -> inspect.Signature:
+def signature(schema: type[RunConfig], tables: KnownKeys) -> inspect.Signature:
     """A signature with every run option and the command line's own flags, for cyclopts."""
     other_names: dict[str, list[str]] = {}
-    for other, key in RUN_TABLES.renamed.items():
+    for other, key in tables.renamed.items():
         other_names.setdefault(key, []).append(other)
     parameters = [_parameter(key, str) for key in OWN_FLAGS if key not in SWITCHES]
     parameters += [_parameter(key, bool, names=["-h"] if key == "help" else []) for key in SWITCHES]
@@ -67,8 +70,7 @@ def signature(schema: type[RunConfig]) -> inspect.Signature:
         names = [f"--{other}" for other in other_names.get(key, [])]
         parameters.append(_parameter(key, list[str] if many else str, names=names))
     known = {*schema.model_fields, *OWN_FLAGS}
-    for table in (RUN_TABLES.switches, RUN_TABLES.not_built, RUN_TABLES.no_effect):
-        parameters += [_parameter(key, str) for key in table if key not in known]
+    parameters += [_parameter(key, str) for key in tables.flags() if key not in known]
     return inspect.Signature(parameters)
 
 
@@ -80,9 +82,16 @@ def _parameter(key: str, kind: Any, *, names: Sequence[str] = ()) -> inspect.Par
 
 
 def read_command_line(
-    arguments: Sequence[str], schema: type[RunConfig], commands: Mapping[str, Callable[..., int]]
+    arguments: Sequence[str],
+    schema: type[RunConfig],
+    commands: Mapping[str, Callable[..., int]],
+    *,
+    tables: KnownKeys = RUN_TABLES,
 ) -> tuple[Callable[..., int], dict[str, Any]]:
     """The command and the flags that were given; the first of ``commands`` is the default.
+
+    Args:
+        tables: Keys that no options class has; they are flags too.
 
     Raises:
         ConfigError: If a flag or word is unknown, repeated or lacks its value.
@@ -91,7 +100,7 @@ def read_command_line(
     import cyclopts
 
     app = cyclopts.App(name="difftrain", help_flags=[], version_flags=[], result_action="return_value")
-    flags = signature(schema)
+    flags = signature(schema, tables)
     default = next(iter(commands))
     for name, command in commands.items():
         reader = _reader(command, flags)
@@ -99,9 +108,9 @@ def read_command_line(
             app.default(reader)
         app.command(reader, name=name)
     try:
-        command, given = app(join_values(arguments, schema), exit_on_error=False, print_error=False)
+        command, given = app(join_values(arguments, schema, tables), exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        raise ConfigError(_said(error, flags, commands)) from error
+        raise ConfigError(_said(error, flags, tables, commands)) from error
     return command, {
         key: _items(value) if isinstance(value, list) else value for key, value in given.items() if value is not None
     }
@@ -120,13 +129,15 @@ def _reader(command: Callable[..., int], flags: inspect.Signature) -> Callable[.
     return reader
 
 
-def _said(error: cyclopts.CycloptsError, flags: inspect.Signature, commands: Mapping[str, object]) -> str:
+def _said(
+    error: cyclopts.CycloptsError, flags: inspect.Signature, tables: KnownKeys, commands: Mapping[str, object]
+) -> str:
     """The problem in our words, with a suggestion."""
     import cyclopts
 
     if isinstance(error, cyclopts.UnknownOptionError) and error.token.keyword:
         flag = error.token.keyword
-        guess = nearest(plain_key(flag), [*flags.parameters, *RUN_TABLES.renamed])
+        guess = nearest(plain_key(flag), [*flags.parameters, *tables.renamed])
         return f"unknown flag {flag}" + (f"; did you mean --{guess}?" if guess else "; see `difftrain --help`")
     if isinstance(error, cyclopts.UnusedCliTokensError):
         word = (error.unused_tokens or ["?"])[0]
@@ -146,7 +157,19 @@ def early_flags(arguments: Sequence[str]) -> tuple[Path | None, dict[str, FlagVa
         if name.startswith("--") and key in found:
             found[key] += [value] if has_value else list(arguments[index + 1 : index + 2])
     switches: dict[str, FlagValue] = {key: _items(found[key]) for key in ("plugins", "disable_plugin") if found[key]}
-    return (Path(found["config"][-1]) if found["config"] else None), switches
+    return (run_file_path(found["config"][-1]) if found["config"] else None), switches
+
+
+def run_file_path(text: str) -> Path:
+    """What ``--config`` names: ``~`` and ``{env:NAME}`` mean the same as in every other path.
+
+    Raises:
+        ConfigError: If it cannot be the path that was meant.
+    """
+    try:
+        return Path(settle_path(text, {}))
+    except ConfigError as error:
+        raise ConfigError(f"flag --config: {error}") from error
 
 
 def load_plugins_for(arguments: Sequence[str], *, file_may_be_wrong: bool = False) -> LoadedPlugins:
@@ -159,12 +182,12 @@ def load_plugins_for(arguments: Sequence[str], *, file_may_be_wrong: bool = Fals
         ConfigError: If the run file cannot be read.
         PluginError: If a plugin file or a bundled plugin is broken.
     """
-    path, switches = early_flags(arguments)
     try:
+        path, switches = early_flags(arguments)
         file = find_run_file(path) if "--demo" not in arguments else EMPTY_FILE
+        files, disabled = plugin_switches(file, switches)
     except ConfigError:
         if not file_may_be_wrong:
             raise
         return load_plugins()
-    files, disabled = plugin_switches(file, switches)
     return load_plugins(files=files, disabled=disabled)

@@ -22,6 +22,8 @@ class Invocation:
     config: Path | None
     """``--config``."""
     demo: bool
+    fast: bool
+    """``--fast``: pictures are not decoded before they are encoded."""
     json: bool
     flags: Mapping[str, FlagValue]
     """Run options by plain key, texts as typed."""

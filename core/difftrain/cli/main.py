@@ -8,21 +8,22 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from difftrain import __version__
 from difftrain.cli.check import check
-from difftrain.cli.flags import load_plugins_for, read_command_line
+from difftrain.cli.flags import load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plugins import list_plugins
 from difftrain.cli.train import train
-from difftrain.errors import DifftrainError
+from difftrain.errors import DifftrainError, NotFinite, StoppedElsewhere
 from difftrain.plugins.load import LoadedPlugins
 
 COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
 """The first is what ``difftrain`` alone does."""
 USER_ERROR = 2
+TRAINING_FAILED = 1
 INTERRUPTED = 130
 READER_LEFT = 141
 """What shells give for SIGPIPE."""
@@ -69,19 +70,25 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         Exit status: 0; 2 for what the user can mend, said on the standard error, by ``check --json`` as one object on
-        the standard output; 130 and 143 after a signal.
+        the standard output; 1 for a training whose numbers are not finite; 128 and its number after a signal.
     """
     try:
         return _dispatch(arguments)
     except DifftrainError as error:
         if _asks_json_of_check(arguments):
             print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        elif not isinstance(error, StoppedElsewhere):
+            _say(f"error: {error}")
+        return TRAINING_FAILED if isinstance(error, NotFinite) else USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
+
+
+def _say(text: str) -> None:
+    """On the standard error, if somebody reads it; the exit status says it too."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _asks_json_of_check(arguments: Sequence[str]) -> bool:
@@ -100,15 +107,16 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         print(help_text(plugins.registry))
         return 0
-    command, given = read_command_line(arguments, plugins.run_schema, COMMANDS)
+    command, given = read_command_line(arguments, plugins.run_schema, COMMANDS, tables=plugins.run_tables)
     return command(_invocation(given, arguments, plugins))
 
 
 def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: LoadedPlugins) -> Invocation:
     config = given.pop("config", None)
     return Invocation(
-        config=Path(config) if config is not None else None,
+        config=run_file_path(config) if config is not None else None,
         demo=bool(given.pop("demo", False)),
+        fast=bool(given.pop("fast", False)),
         json=bool(given.pop("json", False)),
         flags=given,
         arguments=tuple(arguments),

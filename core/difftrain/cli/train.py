@@ -24,7 +24,7 @@ def train(invocation: Invocation) -> int:
     # only now torch: everything that the config can have wrong is known, and was known fast
     from difftrain.train.run import run_training
 
-    status = run_training(plan)
+    status = run_training(plan, fast=invocation.fast)
     if invocation.demo and status == 0:
         typed = f"--model {plan.family.name} --flavour {plan.flavour.name}"
         print(closing(typed, newest_sheet(plan.config.output_dir)), file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from difftrain.config.known_keys import is_unset
 from difftrain.config.options import Options
 from difftrain.config.run import OptionsT, pick_options
 
@@ -70,6 +71,8 @@ class DatasetConfig(Options):
     """On a reference set: how its images follow the edit images."""
     conditioning: tuple[dict[str, Any], ...] = ()
     """On an edit set: one generator or a list of them, which make references from its images."""
+    text_embeds: str | None = None
+    """On an edit set: id of the text_embeds entry; all text goes to the default one, whichever is named."""
     source_dataset_id: str | None = None
     """On a reference set: the edit set whose geometry it follows."""
     on_missing: Literal["error", "skip"] = "error"
@@ -87,10 +90,15 @@ class DatasetConfig(Options):
                     raise ValueError(f'block {position} must be an object, such as {{"type": "{named}"}}')
         return value
 
+    @field_validator("text_embeds", "source_dataset_id", mode="before")
+    @classmethod
+    def _no_id(cls, value: object) -> object:
+        return None if is_unset(value) else value
+
     @field_validator("conditioning_data", "conditioning", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        if value is None:
+        if is_unset(value) or value is False:
             return ()
         if isinstance(value, str | dict):
             return (value,)

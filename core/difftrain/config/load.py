@@ -5,20 +5,21 @@ Nothing but these two files is read here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import json5
 
-from difftrain.config.known_keys import KEYS_OF_TYPE, NOT_BUILT_VALUES
+from difftrain.config.known_keys import DATASET_TABLES, KEYS_OF_TYPE, NOT_BUILT_VALUES, RUN_TABLES, KnownKeys, is_unset
 from difftrain.config.locate import KeyPath, key_lines
 from difftrain.config.messages import shown
+from difftrain.config.paths import settle, settle_path
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
-from difftrain.config.section import DATASET_TABLES, RUN_TABLES, Section, check_section, plain_key
-from difftrain.config.values import coerce, fill_placeholders
+from difftrain.config.section import Known, Section, check_section
+from difftrain.config.values import coerce, fill_placeholders, plain_key
 from difftrain.errors import ConfigError
 
 DEFAULT_PATH = Path("config/config.json")
@@ -83,24 +84,47 @@ def find_run_file(path: Path | None) -> ConfigFile:
     file = read_config_file(path)
     if not isinstance(file.content, dict):
         raise ConfigError(f'{path} must be an object {{"key": value}}, got {shown(file.content)}')
-    return file
+    return _unwrapped(file)
+
+
+def _unwrapped(file: ConfigFile) -> ConfigFile:
+    """The run in a file that a web interface saved: ``{"_metadata": {...}, "config": {...}}``."""
+    if set(file.content) != {"_metadata", "config"} or not isinstance(file.content["config"], dict):
+        return file
+    lines = {path[1:]: line for path, line in file.lines.items() if path[0] == "config"}
+    return ConfigFile(path=file.path, content=file.content["config"], lines=lines)
 
 
 def plugin_switches(file: ConfigFile, flags: Mapping[str, FlagValue]) -> tuple[list[str], list[str]]:
     """Plugin files and plugins turned off: what must be known before the schema is.
 
     Values of another type are left to the check of the whole file.
+
+    Raises:
+        ConfigError: If the path of a plugin file cannot be what was meant.
     """
     asked: dict[str, Any] = {plain_key(key): value for key, value in file.content.items()} | dict(flags)
     found = []
     for key in ("plugins", "disable_plugin"):
         value = coerce(tuple[str, ...], asked.get(key), lists_as_text=True)
         found.append([item for item in value if isinstance(item, str)] if isinstance(value, list) else [])
+    problems = Problems()
+    known = _run_placeholders(asked, {})
+    with problems.catching("plugins: "):
+        found[0] = settle(found[0], known)
+    problems.raise_all()
     return found[0], found[1]
 
 
 def load_run(
-    file: ConfigFile, flags: Mapping[str, FlagValue], schema: type[RunConfig], names: Names, problems: Problems
+    file: ConfigFile,
+    flags: Mapping[str, FlagValue],
+    schema: type[RunConfig],
+    names: Names,
+    problems: Problems,
+    *,
+    tables: KnownKeys = RUN_TABLES,
+    default_flavours: Mapping[str, str] | None = None,
 ) -> RunConfig | None:
     """The run's options, flags over file.
 
@@ -108,6 +132,8 @@ def load_run(
         flags: By plain key, texts as typed.
         schema: The core's options merged with the plugins'.
         names: Registered names by key, of :meth:`Registry.names_by_key`.
+        tables: Keys that no options class has.
+        default_flavours: By family, the flavour of a run that names none.
 
     Returns:
         None when no config can be made even of the keys that are right; the problems say why.
@@ -125,26 +151,61 @@ def load_run(
         if plain in values and values[plain] != value:
             problems.add(f"{file.where(key)}{plain} is given twice, as {shown(values[plain])} and {shown(value)}")
         values[plain] = value
-    renamed = {RUN_TABLES.renamed.get(key, key) for key in flags}
-    values = {key: value for key, value in values.items() if RUN_TABLES.renamed.get(key, key) not in renamed}
+    renamed = {tables.renamed.get(key, key) for key in flags}
+    values = {key: value for key, value in values.items() if tables.renamed.get(key, key) not in renamed}
     values |= flags
-    known = {
-        "model_family": _text(values.get("model_family", values.get("model"))),
-        "model_flavour": _text(values.get("model_flavour", values.get("flavour"))),
+    _choose_flavour(values, default_flavours or {}, problems)
+    known = _run_placeholders(values, {"output_dir": str(schema.model_fields["output_dir"].get_default())})
+    section = Section(values=values, where=where, text_lists=tuple(flags), placeholders=known)
+    return check_section(section, schema, tables, names, problems)
+
+
+def _choose_flavour(values: dict[str, Any], defaults: Mapping[str, str], problems: Problems) -> None:
+    """The family's default flavour, where none is named."""
+    family = _first(values, "model_family", "model")
+    if isinstance(family, str) and family in defaults and is_unset(_first(values, "model_flavour", "flavour")):
+        values.pop("flavour", None)
+        values["model_flavour"] = defaults[family]
+        problems.note(f"model_flavour is not given: {defaults[family]!r} is trained, the default of {family!r}")
+
+
+def _first(values: Mapping[str, Any], *keys: str) -> Any:
+    """The value of the first key that has one."""
+    return next((values[key] for key in keys if not is_unset(values.get(key))), None)
+
+
+def _run_placeholders(values: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str | None]:
+    """What placeholders stand for in a run's values, as far as they make sense; the check of the keys tells the rest.
+
+    Args:
+        known: What to take for a placeholder that the values do not set.
+    """
+    named: dict[str, str | None] = {
+        "model_family": _text(_first(values, "model_family", "model")),
+        "model_flavour": _text(_first(values, "model_flavour", "flavour")),
     }
-    section = Section(values=_filled(values, known, where, problems), where=where, text_lists=tuple(flags))
-    return check_section(section, schema, RUN_TABLES, names, problems)
+    output = _text(_first(values, "output_dir"))
+    if output is None:
+        return {**named, "output_dir": known.get("output_dir", "output")}
+    try:
+        return {**named, "output_dir": settle_path(output, named)}
+    except ConfigError:
+        # told where the key itself is checked
+        return {**named, "output_dir": output}
 
 
-def _filled(
-    values: Mapping[str, Any], known: Mapping[str, str | None], where: Callable[[str], str], problems: Problems
-) -> dict[str, Any]:
-    """Values with their placeholders filled in; one that cannot be is kept as it is, with a problem."""
-    filled = dict(values)
-    for key, value in values.items():
-        with problems.catching(f"{where(key)}{key}: "):
-            filled[key] = fill_placeholders(value, known)
-    return filled
+def placeholders(run: RunConfig, dataset: str | None) -> Known:
+    """What placeholders stand for in a dataset entry, and in the blocks inside it.
+
+    Args:
+        dataset: Id of the entry; None when it has none.
+    """
+    return {
+        "model_family": run.model_family,
+        "model_flavour": run.model_flavour,
+        "id": dataset,
+        "output_dir": str(run.output_dir),
+    }
 
 
 def _text(value: object) -> str | None:
@@ -161,6 +222,8 @@ def load_datasets(
         None when there was a problem: what the entries mean together can then not be said.
     """
     before = len(problems)
+    if "data_backend_config" in problems.wrong_keys:
+        return None
     try:
         file = read_config_file(run.data_backend_config)
     except ConfigError as error:
@@ -173,10 +236,18 @@ def load_datasets(
     for index, raw in enumerate(file.content):
         if not isinstance(raw, dict):
             problems.add(f"{file.where(index)}a dataset must be an object {{...}}, got {shown(raw)}")
-        elif coerce(bool, raw.get("disabled", False)) is not True:
+        elif not _is_disabled(raw):
             entries.append(_load_entry(file, index, raw, run, schema, names, problems))
     complete = [entry for entry in entries if entry is not None]
     return tuple(complete) if len(problems) == before else None
+
+
+def _is_disabled(raw: Mapping[str, Any]) -> bool:
+    """Told before anything else is read: what is turned off may hold anything."""
+    return any(
+        DATASET_TABLES.renamed.get(plain_key(key), plain_key(key)) == "disabled" and coerce(bool, value) is True
+        for key, value in raw.items()
+    )
 
 
 def _load_entry(
@@ -191,13 +262,15 @@ def _load_entry(
     raw_keys = {plain_key(key): key for key in raw}
     plain = {plain_key(key): value for key, value in raw.items()}
     name = _text(plain.get("id"))
+    if name is not None:
+        with problems.catching(f"{file.where(index, raw_keys['id'])}id: "):
+            name = str(fill_placeholders(name, placeholders(run, None)))
     who = f"dataset {name!r}: " if name else f"dataset {index + 1}: "
 
     def where(key: str) -> str:
         return file.where(index, raw_keys.get(key, key)) + who
 
-    known = {"model_family": run.model_family, "model_flavour": run.model_flavour, "id": name}
-    values = _filled(plain, known, where, problems)
+    values = plain
     unbuilt_type = values.get("type") in NOT_BUILT_VALUES["type"] and values["type"] not in names.get("type", ())
     if unbuilt_type:
         problems.not_built(f"type {values['type']!r}", name or str(index + 1))
@@ -207,6 +280,7 @@ def _load_entry(
         values=values,
         where=where,
         dataset=name or str(index + 1),
+        placeholders=placeholders(run, name),
     )
     entry = check_section(section, schema, DATASET_TABLES, names, problems)
     if entry is not None and not entry.crop:

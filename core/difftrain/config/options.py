@@ -14,7 +14,12 @@ class Options(BaseModel):
     """Values a user may set. Subclass it, give each field a type, a default and a docstring."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     def identity(self) -> str:

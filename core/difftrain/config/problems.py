@@ -17,6 +17,8 @@ class Problems:
     texts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Said once at start-up; nothing is wrong."""
+    wrong_keys: set[str] = field(default_factory=set)
+    """Keys of the run file whose values had a problem; the config has their defaults instead."""
     _not_built: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from difftrain.config.known_keys import NEUTRAL
+from difftrain.config.known_keys import means_no_name
 from difftrain.config.options import Options
 from difftrain.types import Size
 
@@ -25,9 +25,11 @@ class ModelOptions(Options):
     model_family: str
     """Architecture of the model."""
     model_flavour: str | None = None
-    """Which checkpoint of the family; may be left out when there is only one."""
+    """Which checkpoint of the family; may be left out when the family has a default, or only one."""
     pretrained_model_name_or_path: str | None = None
     """Hub id or local folder of the weights; default: the flavour's hub id."""
+    allow_other_weights: bool = False
+    """Train weights that are another flavour's than model_flavour, which is an error otherwise."""
     base_model_precision: str = "no_change"
     """How the frozen weights are stored; no_change leaves them as they are."""
     model_type: Literal["lora"] = "lora"
@@ -59,6 +61,10 @@ class TrainingOptions(Options):
     """Distribution of the noise levels."""
     loss_type: str = "mse"
     """What compares prediction and velocity."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient is not finite: save the state before it and stop, or leave the update out and go on."""
+    on_nan_limit: int = Field(10, ge=1)
+    """Stop also with on_nan skip after so many such updates in a row."""
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -97,6 +103,18 @@ class OptimizerOptions(Options):
     """Steps in which the learning rate rises from zero."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Larger gradients are scaled down to this norm; 0 is off."""
+    optimizer_beta1: float | None = Field(None, ge=0, lt=1)
+    """First number of the optimizer's betas, where it has them and optimizer_config sets none."""
+    optimizer_beta2: float | None = Field(None, ge=0, lt=1)
+    """Second number of the optimizer's betas."""
+    adam_beta1: float | None = Field(None, ge=0, lt=1)
+    """The same as optimizer_beta1, for optimizers of the Adam kind alone: those with betas, eps and weight_decay."""
+    adam_beta2: float | None = Field(None, ge=0, lt=1)
+    """The same as optimizer_beta2, for optimizers of the Adam kind alone."""
+    adam_weight_decay: float | None = Field(None, ge=0)
+    """The weight_decay of optimizer_config, for optimizers of the Adam kind alone."""
+    adam_epsilon: float | None = Field(None, gt=0)
+    """The eps of optimizer_config, for optimizers of the Adam kind alone."""
 
     @field_validator("optimizer_config", mode="before")
     @classmethod
@@ -181,7 +199,7 @@ class ValidationOptions(Options):
     def _one_or_many(cls, value: object) -> object:
         if value is None or isinstance(value, str):
             value = (value,)
-        return tuple(name for name in value if name not in NEUTRAL) if isinstance(value, list | tuple) else value
+        return tuple(name for name in value if not means_no_name(name)) if isinstance(value, list | tuple) else value
 
     @field_validator("validation_resolution", mode="before")
     @classmethod

@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from difftrain.config import known_keys
-from difftrain.config.messages import explain, shown, unknown_key
+from difftrain.config.known_keys import NOT_BUILT_VALUES, OTHER_NAMES, KnownKeys, is_unset, means_no_name
+from difftrain.config.messages import explain, unknown_key
 from difftrain.config.options import Options
+from difftrain.config.paths import holds_path, is_optional, settle
 from difftrain.config.problems import Problems
-from difftrain.config.values import coerce
+from difftrain.config.sorter import KeySorter
+from difftrain.config.values import coerce, fill_placeholders, wrong_numbers, wrong_texts
 
 OptionsT = TypeVar("OptionsT", bound=Options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tables:
-    """The tables of :mod:`difftrain.config.known_keys` for one sort of section."""
-
-    renamed: Mapping[str, str]
-    switches: Mapping[str, tuple[str, str]]
-    not_built: Mapping[str, tuple[object, ...]]
-    no_effect: Mapping[str, str]
-
-    def __contains__(self, key: str) -> bool:
-        return any(key in table for table in (self.renamed, self.switches, self.not_built, self.no_effect))
-
-
-RUN_TABLES = Tables(
-    renamed=known_keys.RENAMED_RUN,
-    switches=known_keys.SWITCHES_RUN,
-    not_built=known_keys.NOT_BUILT_RUN,
-    no_effect=known_keys.NO_EFFECT_RUN,
-)
-DATASET_TABLES = Tables(
-    renamed={},
-    switches=known_keys.SWITCHES_DATASET,
-    not_built=known_keys.NOT_BUILT_DATASET,
-    no_effect=known_keys.NO_EFFECT_DATASET,
-)
+Known = Mapping[str, str | None]
+"""What placeholders stand for, None for one that is not set."""
+PARSED_LATER = frozenset({"optimizer_config", "conditioning"})
+"""Keys whose values are options of a class that is not known yet; :func:`parse_options` fills their placeholders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +36,13 @@ class Section:
     """Id of the entry; None for the run file."""
     text_lists: Collection[str] = ()
     """Keys that came as flags: a list may be written ``a,b``."""
-
-
-def plain_key(key: str) -> str:
-    """``--lora-rank`` and ``lora-rank`` are ``lora_rank``."""
-    return key.strip().removeprefix("--").replace("-", "_")
+    placeholders: Known = field(default_factory=dict)
 
 
 def check_section(
     section: Section,
     schema: type[OptionsT],
-    tables: Tables,
+    tables: KnownKeys,
     names: Mapping[str, Collection[str]],
     problems: Problems,
 ) -> OptionsT | None:
@@ -78,11 +54,59 @@ def check_section(
     Returns:
         None when even the keys that are right do not make a config, for instance as one is missing.
     """
-    values = _known_only(section, schema, tables, problems)
-    values = _built_only(section, values, names, problems)
+    sorter = KeySorter(schema=schema, tables=tables, where=section.where, dataset=section.dataset)
+    values = sorter.take(section.values, problems)
+    sorter.tell(problems)
+    values = _built_only(section, schema, values, names, problems)
+    readable: dict[str, Any] = {}
     for key, value in values.items():
-        annotation = schema.model_fields[key].annotation
-        values[key] = coerce(annotation, value, lists_as_text=key in section.text_lists)
+        kept = _read(section, key, schema.model_fields[key], value, problems)
+        if kept is not _WRONG:
+            readable[key] = kept
+    options = _validated(section, schema, readable, problems)
+    if options is not None and section.dataset is None:
+        problems.wrong_keys |= {
+            key for key in values if key not in options.model_fields_set and not is_unset(values[key])
+        }
+    return options
+
+
+_WRONG = object()
+"""Stands for a value that had a problem."""
+
+
+def _read(section: Section, key: str, option: FieldInfo, value: object, problems: Problems) -> object:
+    """A value with its placeholders filled in and of the type that its key asks for; or :data:`_WRONG`."""
+    before = len(problems)
+    for sentence in wrong_texts(key, value):
+        problems.add(section.where(key) + sentence)
+    # a key may not stand in its own value
+    known = {name: meaning for name, meaning in section.placeholders.items() if name != key}
+    as_path = holds_path(key, option.annotation)
+    if as_path and means_no_name(value) and (_is_empty(option) or key == "resume_from_checkpoint"):
+        return None
+    if as_path:
+        value = coerce(option.annotation, value, lists_as_text=key in section.text_lists)
+        with problems.catching(f"{section.where(key)}{key}: "):
+            value = settle(value, known)
+    elif key not in PARSED_LATER:
+        with problems.catching(f"{section.where(key)}{key}: "):
+            value = fill_placeholders(value, known)
+    value = coerce(option.annotation, value, lists_as_text=key in section.text_lists)
+    for sentence in wrong_numbers(key, value):
+        problems.add(section.where(key) + sentence)
+    return value if len(problems) == before else _WRONG
+
+
+def _validated(section: Section, schema: type[OptionsT], values: dict[str, Any], problems: Problems) -> OptionsT | None:
+    """The options; without the keys that are wrong, which are told."""
+    try:
+        return _validate(schema, values)
+    except ValidationError as error:
+        wrong = explain(error, values)
+    # null, and false where there is nothing by default, leave a key at its default if they are no value of it
+    unset = {key for key in wrong if key in values and _leaves_default(schema.model_fields[key], values[key])}
+    values = {key: value for key, value in values.items() if key not in unset}
     try:
         return _validate(schema, values)
     except ValidationError as error:
@@ -95,23 +119,39 @@ def check_section(
         return None
 
 
+def _leaves_default(option: FieldInfo, value: object) -> bool:
+    return is_unset(value) or (means_no_name(value) and _is_empty(option))
+
+
+def _is_empty(option: FieldInfo) -> bool:
+    """Whether a key is nothing by default."""
+    return not option.is_required() and option.get_default(call_default_factory=True) in (None, (), {})
+
+
 def parse_options(
-    kind: type[OptionsT], values: Mapping[str, Any], *, prefix: str, problems: Problems
+    kind: type[OptionsT], values: Mapping[str, Any], *, prefix: str, problems: Problems, known: Known | None = None
 ) -> OptionsT | None:
-    """Options of one class from values that stand in a block of their own; None after a problem."""
-    unknown = [key for key in values if key not in kind.model_fields]
-    for key in unknown:
-        problems.add(prefix + unknown_key(key, kind.model_fields))
-    coerced = {
-        key: coerce(kind.model_fields[key].annotation, value) for key, value in values.items() if key not in unknown
+    """Options of one class from values that stand in a block of their own; None after a problem.
+
+    Args:
+        known: What placeholders stand for; None leaves texts and paths as they are.
+    """
+    before = len(problems)
+    for key in values:
+        if key not in kind.model_fields:
+            problems.add(prefix + unknown_key(key, kind.model_fields))
+    section = Section(
+        values={key: value for key, value in values.items() if key in kind.model_fields},
+        where=lambda _: prefix,
+        placeholders=known or {},
+    )
+    readable = {
+        key: _read(section, key, kind.model_fields[key], value, problems) for key, value in section.values.items()
     }
-    try:
-        options = _validate(kind, coerced)
-    except ValidationError as error:
-        for sentence in explain(error, coerced).values():
-            problems.add(prefix + sentence)
-        return None
-    return None if unknown else options
+    options = _validated(
+        section, kind, {key: value for key, value in readable.items() if value is not _WRONG}, problems
+    )
+    return options if len(problems) == before else None
 
 
 def _validate(schema: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
@@ -119,55 +159,38 @@ def _validate(schema: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
     return schema.model_validate_json(json.dumps(values), strict=True)
 
 
-def _known_only(section: Section, schema: type[Options], tables: Tables, problems: Problems) -> dict[str, Any]:
-    """The keys that the schema has; the others are looked up in the tables."""
-    values: dict[str, Any] = {}
-    for raw, value in section.values.items():
-        key = tables.renamed.get(raw, raw)
-        if key not in schema.model_fields and key in tables.switches:
-            key, value = _switched(section, key, value, tables, problems)
-            if value is None:
-                continue
-        if key in schema.model_fields:
-            if key in values and values[key] != value:
-                problems.add(f"{section.where(raw)}{key} is given twice, as {shown(values[key])} and {shown(value)}")
-            values[key] = value
-        elif key in tables.not_built:
-            if not _is_neutral(value, tables.not_built[key]):
-                problems.not_built(f"{key} = {value if isinstance(value, str) else shown(value)}", section.dataset)
-        elif key in tables.no_effect:
-            problems.note(f"{key}: no effect, {tables.no_effect[key]}")
-        else:
-            problems.add(section.where(raw) + unknown_key(raw, [*schema.model_fields, *tables.renamed]))
-    return values
-
-
-def _switched(section: Section, key: str, value: object, tables: Tables, problems: Problems) -> tuple[str, str | None]:
-    """The key and value that a switch stands for; no value when it is off."""
-    other, meant = tables.switches[key]
-    on = coerce(bool, value)
-    if not isinstance(on, bool):
-        problems.add(f"{section.where(key)}{key} must be true or false, got {shown(value)}")
-    return (other, meant) if on is True else (other, None)
-
-
 def _built_only(
-    section: Section, values: dict[str, Any], names: Mapping[str, Collection[str]], problems: Problems
+    section: Section,
+    schema: type[Options],
+    values: dict[str, Any],
+    names: Mapping[str, Collection[str]],
+    problems: Problems,
 ) -> dict[str, Any]:
-    """Without the values that name something not built yet."""
-    kept = {}
+    """Values under the names that they have here, without those that name something not built yet."""
+    kept: dict[str, Any] = {}
     for key, value in values.items():
-        unbuilt = known_keys.NOT_BUILT_VALUES.get(key, ())
-        if isinstance(value, str) and value in unbuilt and value not in names.get(key, ()):
-            problems.not_built(f"{key} {value!r}", section.dataset)
+        registered = names.get(key, ())
+        if key in names and is_unset(value) and value not in registered:
+            # no name at all: the default, or none where a key may have none
+            if is_optional(schema.model_fields[key].annotation):
+                kept[key] = None
+            continue
+        text = str(value).lower() if isinstance(value, bool) else value
+        if isinstance(text, str) and text in NOT_BUILT_VALUES.get(key, ()) and text not in registered:
+            problems.not_built(f"{key} {text!r}", section.dataset)
         else:
-            kept[key] = value
+            kept[key] = _own_name(key, value, registered) if isinstance(value, str) else value
     return kept
 
 
-def _is_neutral(value: object, neutral: tuple[object, ...]) -> bool:
-    if isinstance(value, str):
-        value = next((item for item in (*neutral, True) if value.strip().lower() == str(item).lower()), value)
-    return any(
-        value == item and isinstance(value, bool) == isinstance(item, bool) for item in (*neutral, None, "", "none")
-    )
+def _own_name(key: str, value: str, registered: Collection[str]) -> str:
+    """The name that others spell or call differently; a value that is none stays as it is."""
+    if value in registered:
+        return value
+    value = OTHER_NAMES.get(key, {}).get(value, value)
+    alike = [name for name in registered if _spelling(name) == _spelling(value)]
+    return alike[0] if len(alike) == 1 else value
+
+
+def _spelling(name: str) -> str:
+    return name.strip().lower().replace("-", "_")

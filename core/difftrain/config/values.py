@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,16 @@ from difftrain.errors import ConfigError
 
 _WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "none": None}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_PLACEHOLDER = re.compile(r"\{(model_family|model_flavour|id|env:[A-Za-z_][A-Za-z0-9_]*)\}")
+LONGEST_NUMBER = 400
+"""Characters; Python reads no whole number of some thousand digits, and no option has one."""
+NAMES = r"[A-Za-z_][A-Za-z0-9_]*"
+_PLACEHOLDER = re.compile(rf"\{{((?:env:)?{NAMES})\}}")
+_STRANGE = re.compile(rf"\$\{{[^{{}}]*\}}|\${NAMES}|\{{[^{{}}]*\}}")
+
+
+def plain_key(key: str) -> str:
+    """``--lora-rank`` and ``lora-rank`` are ``lora_rank``."""
+    return key.strip().removeprefix("--").replace("-", "_")
 
 
 def coerce(annotation: Any, value: object, *, lists_as_text: bool = False) -> object:
@@ -42,10 +52,11 @@ def _readings(text: str, *, lists_as_text: bool) -> Iterator[object]:
     stripped = text.strip()
     if stripped.lower() in _WORDS:
         yield _WORDS[stripped.lower()]
-    if _NUMBER.fullmatch(stripped):
+    if _NUMBER.fullmatch(stripped) and len(stripped) <= LONGEST_NUMBER:
         if stripped.lstrip("+-").isdecimal():
             yield int(stripped)
-        yield float(stripped)
+        if math.isfinite(float(stripped)):
+            yield float(stripped)
     if stripped[:1] in ("[", "{"):
         try:
             yield json5.loads(stripped)
@@ -57,8 +68,45 @@ def _readings(text: str, *, lists_as_text: bool) -> Iterator[object]:
         yield [float(item) if _NUMBER.fullmatch(item) else item for item in items]
 
 
+def wrong_numbers(name: str, value: object) -> Iterator[str]:
+    """One sentence for each number that is none: NaN or infinite, or too large for a float.
+
+    Args:
+        name: Of the key, which the sentences begin with; a nested value is named ``key[0].inner``.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{name} must be a finite number, got {json.dumps(value)}"
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from wrong_numbers(f"{name}[{index}]", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from wrong_numbers(f"{name}.{key}", item)
+
+
+def wrong_texts(name: str, value: object) -> Iterator[str]:
+    """One sentence for each text with half a character in it, as bytes that are not UTF-8 leave behind."""
+    if isinstance(value, str) and not _is_whole(value):
+        yield f"{name} must be a text in UTF-8, got {value!a}"
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from wrong_texts(name, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from wrong_texts(name, key)
+            yield from wrong_texts(name, item)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def fill_placeholders(value: Any, known: Mapping[str, str | None]) -> Any:
-    """``{model_family}``, ``{model_flavour}``, ``{id}`` and ``{env:NAME}`` in every text, however deep.
+    """Every ``{name}`` that is known and every ``{env:NAME}``, in every text, however deep.
 
     Args:
         known: What the names stand for, None for one that is not set. A name that has no meaning here is left as
@@ -74,6 +122,16 @@ def fill_placeholders(value: Any, known: Mapping[str, str | None]) -> Any:
     if isinstance(value, dict):
         return {key: fill_placeholders(item, known) for key, item in value.items()}
     return value
+
+
+def left_over(text: str, known: Mapping[str, str | None]) -> str | None:
+    """The first ``$NAME``, ``${...}`` or ``{...}`` of a text that :func:`fill_placeholders` would leave in it."""
+    for match in _STRANGE.finditer(text):
+        placeholder = _PLACEHOLDER.fullmatch(match.group())
+        name = placeholder.group(1) if placeholder else ""
+        if not name.startswith("env:") and name not in known:
+            return match.group()
+    return None
 
 
 def _filled(match: re.Match[str], known: Mapping[str, str | None]) -> str:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from difftrain.config.known_keys import KnownKeys
 from difftrain.config.options import Options
 from difftrain.errors import ModelError
 from difftrain.types import (
@@ -93,6 +94,10 @@ class ModelFlavour(Options, ABC):
     """Sizes that the pipeline puts references on; empty when any size will do."""
     max_pixels: ClassVar[int | None] = None
     """Area of the largest picture the model can take, in pixels; None is no limit."""
+    weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """What tells this checkpoint's weights from those of other flavours: for each of some facts the values that
+    :attr:`ModelLocation.facts` may have, such as {"pipeline": ("EditPipeline",)}. Weights of another flavour, also by
+    its :attr:`hub_id`, are an error unless the user allows them."""
     settings: ClassVar[Mapping[str, Any]] = {}
     """Facts that only the family reads, such as the number of text tokens."""
 
@@ -124,6 +129,10 @@ class ModelFamily(Options, ABC):
     text_sees_references: ClassVar[bool] = False
     """True when the text embeddings depend on the reference's pixels; they are then part of its cache key.
     The text encoder is handed the pictures that the VAE sees, and makes its own view of them."""
+    default_flavour: ClassVar[str | None] = None
+    """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
+    known_keys: ClassVar[KnownKeys] = KnownKeys()
+    """Keys of the run file that users of this architecture carry from other programs, and no option has."""
     lora_prefix: ClassVar[str] = "transformer"
     """What adapter keys start with in files that other programs load."""
 
@@ -143,6 +152,24 @@ class ModelFamily(Options, ABC):
     @abstractmethod
     def image_identity(self, location: ModelLocation) -> str:
         """Whatever changes latents: the VAE's weights. Part of the cache key."""
+
+    def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
+        """Bytes of what the image encoder will give for one picture, mean and standard deviation together.
+
+        For the estimate of disk that is compared with what is free before any weight is loaded.
+
+        Args:
+            size: Of the picture that is encoded.
+            value_bytes: Of one number in the encoder's dtype.
+
+        Returns:
+            0 where the family cannot say; nothing is compared then.
+        """
+        return 0
+
+    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
+        """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say."""
+        return 0
 
     # loading, in this order; each part is let go before the next
     @abstractmethod

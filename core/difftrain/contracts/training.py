@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from difftrain.config.options import Options
 from difftrain.types import NoisyBatch
@@ -18,6 +18,10 @@ class Adapter(Options, ABC):
     """Trainable weights beside a frozen model: ``lora_type: NAME``. Fields are run options."""
 
     name: ClassVar[str]
+
+    def fixed(self) -> dict[str, Any]:
+        """Options, by name, that a resumed run must keep, since they say what the trained weights mean."""
+        return self.model_dump(mode="json")
 
     @abstractmethod
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:

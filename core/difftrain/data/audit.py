@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from difftrain.config.schema import DatasetConfig
 from difftrain.data.near_captions import near_captions
@@ -23,6 +24,8 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    strangers: dict[str, dict[Path, ImageRecord]] = field(default_factory=dict)
+    """By reference set: pictures that belong to no edit image of any edit set that was matched so far."""
 
     def raise_problems(self) -> None:
         """Stop with everything that was found, if anything.
@@ -37,7 +40,7 @@ class Findings:
 def audit_matching(
     findings: Findings, *, edits: str, references: str, total: int, matching: Matching, skip_missing: bool
 ) -> None:
-    """Missing and ambiguous references of an edit set, and references that belong to nothing.
+    """Missing and ambiguous references of an edit set; :func:`audit_strangers` tells those that belong to nothing.
 
     Args:
         findings: Added to.
@@ -65,9 +68,18 @@ def audit_matching(
             f"{pairs}\n"
             "hint: keep one file a stem and folder, or give a pair's two files the same extension"
         )
-    if matching.unused:
-        names = first_few(_name(record) for record in matching.unused)
-        findings.notes.append(f"dataset {references!r}: {len(matching.unused)} references have no edit image: {names}")
+    before = findings.strangers.get(references)
+    findings.strangers[references] = {
+        record.path: record for record in matching.unused if before is None or record.path in before
+    }
+
+
+def audit_strangers(findings: Findings) -> None:
+    """References that belong to nothing, once every edit set is matched: several may share one reference set."""
+    for references, strangers in findings.strangers.items():
+        if strangers:
+            names = first_few(_name(record) for record in strangers.values())
+            findings.notes.append(f"dataset {references!r}: {len(strangers)} references have no edit image: {names}")
 
 
 def _missing_hint(matching: Matching) -> str:

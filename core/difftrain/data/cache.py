@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from difftrain.data.patience import patiently, refusal
 from difftrain.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_File = tuple[int, int, int]
 
 CACHE_VERSION = 1
 """Part of every key; raised when entries of an older version must not be read."""
@@ -43,40 +47,52 @@ class TensorCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def holds(self, key: str) -> bool:
-        """Whether a complete entry is there, told from its size alone; a wrong size removes it.
+        """Whether a complete entry is there, told from its size and header; one that they prove corrupt is removed.
 
         Raises:
-            DataError: If the file cannot be looked at.
+            DataError: If the file cannot be looked at; it is kept.
         """
         path = self.path(key)
         try:
-            complete = _has_whole_length(path)
+            looked_at = patiently(lambda: _look(path))
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise DataError(f"cache entry {path} cannot be read ({error.strerror})") from error
-        if not complete:
-            self._remove(key)
-        return complete
+            raise DataError(refusal(f"cache entry {path} cannot be read", error)) from error
+        if not looked_at.whole:
+            self._remove(key, looked_at.file)
+        return looked_at.whole
 
-    def read(self, key: str) -> dict[str, Tensor]:
+    def read(self, key: str, *, needed: Collection[str] = ()) -> dict[str, Tensor]:
         """The tensors of an entry.
 
+        Args:
+            needed: Names that a complete entry has.
+
         Raises:
-            CorruptEntry: If the entry is missing, cut short, or has NaN or infinite values; it is removed.
+            AbsentEntry: If there is none, or it was proved corrupt by its content and removed.
+            DataError: If the file cannot be read, which proves nothing; it is kept.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
+        path = self.path(key)
         try:
-            tensors: dict[str, Tensor] = load(self.path(key).read_bytes())
-        except (OSError, SafetensorError, ValueError) as error:
-            self._remove(key)
-            raise CorruptEntry(f"cache entry {self.path(key)} cannot be read ({error})") from error
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                self._remove(key)
-                raise CorruptEntry(f"cache entry {self.path(key)}: {name} has values that are not finite")
+            file, data = patiently(lambda: _content(path))
+        except FileNotFoundError as error:
+            raise AbsentEntry(f"cache entry {path} is not there") from error
+        except OSError as error:
+            raise DataError(refusal(f"cache entry {path} cannot be read", error)) from error
+        try:
+            tensors: dict[str, Tensor] = load(data)
+        except (SafetensorError, ValueError, KeyError) as error:  # a number format that torch lacks is a KeyError
+            self._remove(key, file)
+            raise CorruptEntry(f"cache entry {path} is damaged ({error})") from error
+        broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+        if broken or not tensors or not tensors.keys() >= set(needed):
+            self._remove(key, file)
+            what = f"{broken[0]} has values that are not finite" if broken else f"has only {sorted(tensors)}"
+            raise CorruptEntry(f"cache entry {path}: {what}")
         # copies, since tensors in the file's buffer start at any 8 bytes and some CPU kernels crash on that
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
@@ -89,21 +105,29 @@ class TensorCache:
         from safetensors.torch import save
 
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if tensor.is_floating_point() and not _is_finite(tensor):
                 raise DataError(f"the encoder gave values that are not finite ({name}); try vae_dtype fp32")
         write_atomically(self.path(key), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
-    def _remove(self, key: str) -> None:
-        self.removed.append(key)
+    def _remove(self, key: str, file: _File) -> None:
+        """Take a corrupt file away; one that another run has put in its place meanwhile stays."""
         path = self.path(key)
         try:
-            path.unlink(missing_ok=True)
+            if _identity(path.stat()) == file:
+                path.unlink()
+                self.removed.append(key)
+        except FileNotFoundError:
+            return
         except OSError as error:
-            raise DataError(f"corrupt cache entry {path} cannot be removed ({error.strerror})") from error
+            raise DataError(refusal(f"corrupt cache entry {path} cannot be removed", error)) from error
 
 
-class CorruptEntry(DataError):
-    """A cache entry that cannot be used and was removed."""
+class AbsentEntry(DataError):
+    """A cache entry that is not there, so that it must be made."""
+
+
+class CorruptEntry(AbsentEntry):
+    """A cache entry that was proved corrupt by its content, and was removed."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -116,30 +140,53 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with patiently(lambda: temporary.open("wb")) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what went wrong first is what must be told
+                temporary.unlink()
+            raise
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror})") from error
+        raise DataError(refusal(f"{path} cannot be written", error)) from error
 
 
-def _has_whole_length(path: Path) -> bool:
+@dataclass(frozen=True)
+class _Look:
+    file: _File
+    whole: bool
+
+
+def _identity(status: os.stat_result) -> _File:
+    """Tells a file from one that was put in its place."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _content(path: Path) -> tuple[_File, bytes]:
+    with path.open("rb") as file:
+        return _identity(os.fstat(file.fileno())), file.read()
+
+
+def _look(path: Path) -> _Look:
     """Compare a safetensors file's size with what its header announces, reading only the header."""
     with path.open("rb") as file:
+        status = os.fstat(file.fileno())
         start = file.read(8)
-        if len(start) < 8:
-            return False
-        (header_length,) = struct.unpack("<Q", start)
-        size = path.stat().st_size
-        if header_length > size:
-            return False
-        try:
-            header = json.loads(file.read(header_length))
-        except ValueError:
-            return False
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return bool(size == 8 + header_length + max(ends, default=0))
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else status.st_size
+        header = file.read(length) if 8 + length <= status.st_size else b""
+    return _Look(_identity(status), whole=_announced_size(header) == status.st_size - 8 - length)
+
+
+def _announced_size(header: bytes) -> int | None:
+    """Bytes of the tensors that a safetensors header lists; None when it is none, or lists none."""
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return max(ends, default=None)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())

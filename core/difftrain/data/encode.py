@@ -17,10 +17,14 @@ from difftrain.data.cache import TensorCache, cache_key
 from difftrain.data.image import load_placed, to_pixels
 from difftrain.data.plan import DataPlan
 from difftrain.errors import first_few
-from difftrain.types import PlacedImage, Reporter, Sample, Size, TextEmbeds
+from difftrain.types import Phase, PlacedImage, Reporter, Sample, Size, TextEmbeds
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LATENTS = ("mean", "std")
+"""Names of the tensors of a picture's entry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,16 +93,11 @@ def encode_texts(
     batch_size: int = 8,
 ) -> int:
     """Encode the captions that are not cached; gives how many were encoded."""
-    missing: dict[str, TextItem] = {}
-    for item in items:
-        cache, key = caches.text(item)
-        if key not in missing and not cache.holds(key):
-            missing[key] = item
-    if not missing:
+    waiting = lacking_texts(items, caches)
+    if not waiting:
         return 0
     with reporter.phase("load text encoders"):
         encoder = load()
-    waiting = list(missing.values())
     _note_cut_captions([item.caption for item in waiting], encoder, reporter)
     with reporter.phase("encode captions", len(waiting)) as phase:
         for start in range(0, len(waiting), batch_size):
@@ -121,6 +120,18 @@ def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: 
         )
 
 
+def lacking_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
+    """The captions that are not cached, each once; ``phase`` counts all that were looked up."""
+    known: dict[str, TextItem | None] = {}
+    for item in items:
+        cache, key = caches.text(item)
+        if key not in known:
+            known[key] = None if cache.holds(key) else item
+            if phase is not None:
+                phase.advance(item=item.caption[:60])
+    return [item for item in known.values() if item is not None]
+
+
 def embed_texts(items: Sequence[TextItem], encoder: TextEncoder) -> list[TextEmbeds]:
     """Embeddings of captions; loads their reference pictures where an item names some."""
     pictures = [[load_placed(image) for image in item.references] for item in items]
@@ -128,32 +139,42 @@ def embed_texts(items: Sequence[TextItem], encoder: TextEncoder) -> list[TextEmb
 
 
 def encode_images(
-    samples: Iterable[Sample],
+    images: Iterable[PlacedImage],
     caches: SampleCaches,
     load: Callable[[], ImageEncoder],
     *,
     reporter: Reporter,
     batch_size: int = 1,
 ) -> int:
-    """Encode the targets and references that are not cached; gives how many were encoded."""
-    missing: dict[tuple[str, str], PlacedImage] = {}
-    for image in every_image(samples):
-        cache, key = caches.latents(image)
-        place = (str(cache.folder), key)
-        if place not in missing and not cache.holds(key):
-            missing[place] = image
+    """Encode the pictures that are not cached; gives how many were encoded."""
+    missing = lacking_images(images, caches)
     if not missing:
         return 0
     with reporter.phase("load image encoder"):
         encoder = load()
     with reporter.phase("encode images", len(missing)) as phase:
-        for group, pixels in _decoded(list(missing.values()), batch_size):
+        for group, pixels in _decoded(missing, batch_size):
             mean, std = encoder.encode(pixels)
             for index, image in enumerate(group):
                 cache, key = caches.latents(image)
                 cache.write(key, {"mean": mean[index].clone(), "std": std[index].clone()})
             phase.advance(len(group), item=str(group[-1].record.path))
     return len(missing)
+
+
+def lacking_images(
+    images: Iterable[PlacedImage], caches: SampleCaches, phase: Phase | None = None
+) -> list[PlacedImage]:
+    """The pictures that are not cached, each once; ``phase`` counts all that were looked up."""
+    known: dict[tuple[str, str], PlacedImage | None] = {}
+    for image in images:
+        cache, key = caches.latents(image)
+        place = (str(cache.folder), key)
+        if place not in known:
+            known[place] = None if cache.holds(key) else image
+            if phase is not None:
+                phase.advance(item=image.record.key)
+    return [image for image in known.values() if image is not None]
 
 
 def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:

@@ -1,10 +1,15 @@
-"""What one epoch shows: which sample with which references and caption, in which batches. Pure."""
+"""What one epoch shows: which sample with which references and caption, in which order and batches. Pure.
+
+Visits are put in order first, by their names alone, and batches are formed along that order. What was taken of an epoch
+is a set of visits, so a run that goes on with another batch size, process count or dataset shows each of the others as
+often as it should. Start with :func:`plan_epoch`.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from difftrain.data.seeding import derive_seed
@@ -18,6 +23,8 @@ class Visit:
     sample: Sample
     references: tuple[PlacedImage, ...]
     caption: str
+    number: int
+    """Names the visit among all of the run, and gives its place in the epoch: visits come in the order of theirs."""
 
     @property
     def name(self) -> str:
@@ -48,11 +55,11 @@ class EpochRules:
 def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Visit:
     """Draw references, caption and dropouts of one visit.
 
-    The draws depend on the sample's name and content, not on its place in a list, so that adding a file to a
-    dataset does not change what is drawn for the others.
+    The draws depend on the sample's name, not on its place in a list, so that adding a file to a dataset does not
+    change what is drawn for the others.
     """
-    record = sample.target.record
-    rng = random.Random(derive_seed(rules.seed, "visit", epoch, sample.dataset_id, record.key, repeat))
+    number = visit_number(sample, repeat, epoch, rules)
+    rng = random.Random(number)
     choice = sample.choices[rng.randrange(len(sample.choices))]
     captions = sample.captions if choice.captions is None else choice.captions
     caption = captions[rng.randrange(len(captions))]
@@ -62,34 +69,68 @@ def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Vi
         sample=sample,
         references=() if without_references else choice.references,
         caption="" if without_caption else caption,
+        number=number,
     )
 
 
-def plan_epoch(samples: Sequence[Sample], epoch: int, rules: EpochRules) -> list[tuple[Visit, ...]]:
-    """The batches of one epoch, in order.
+def visit_number(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> int:
+    """The number of one visit, in [0, 2**63).
 
-    Every sample is shown ``repeats + 1`` times, less what ``probability`` leaves out. A batch holds visits of one
-    shape and one batch key; the last batch of a shape may be smaller than ``batch_size``.
+    Args:
+        repeat: 0 is a sample's first visit of an epoch; ``repeats`` asks for more.
     """
-    rng = random.Random(derive_seed(rules.seed, "order", epoch))
+    record = sample.target.record
+    # two files of one folder may share a stem: the extension tells them apart
+    return derive_seed(rules.seed, "visit", epoch, sample.dataset_id, record.key, record.path.suffix, repeat)
+
+
+def plan_epoch(
+    samples: Sequence[Sample], epoch: int, rules: EpochRules, taken: Container[int] = frozenset()
+) -> list[tuple[Visit, ...]]:
+    """The batches of one epoch, or of what is left of it, in order.
+
+    Every sample is shown ``repeats + 1`` times, less what ``probability`` leaves out. A batch takes the first visit
+    that is left, and the next ones that can be stacked on it: of one shape and one batch key. The last batch of a shape
+    may be smaller than ``batch_size``.
+
+    Args:
+        taken: Numbers of the visits that were taken before.
+    """
     by_shape: dict[Hashable, list[Visit]] = defaultdict(list)
-    for sample in samples:
-        for repeat in range(rules.repeats.get(sample.dataset_id, 0) + 1):
-            if _left_out(sample, repeat, epoch, rules):
-                continue
-            visit = draw_visit(sample, repeat, epoch, rules)
-            by_shape[visit.shape_key, rules.batch_key(sample) if rules.batch_key else ()].append(visit)
-    batches: list[tuple[Visit, ...]] = []
-    for visits in by_shape.values():
-        rng.shuffle(visits)
-        batches += [tuple(visits[i : i + rules.batch_size]) for i in range(0, len(visits), rules.batch_size)]
-    rng.shuffle(batches)
-    return batches
+    places: list[tuple[Hashable, int]] = []
+    for visit in _visits(samples, epoch, rules, taken):
+        key = visit.shape_key, rules.batch_key(visit.sample) if rules.batch_key else ()
+        places.append((key, len(by_shape[key])))
+        by_shape[key].append(visit)
+    # a batch begins at every batch_size-th visit of its shape, and has the place of that visit
+    starts = (place for place in places if place[1] % rules.batch_size == 0)
+    return [tuple(by_shape[key][start : start + rules.batch_size]) for key, start in starts]
+
+
+def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
+    """Whether epochs may differ in how many batches they have: what is drawn changes counts or shapes."""
+    if rules.reference_dropout > 0 or any(rules.probability.get(sample.dataset_id, 1.0) < 1 for sample in samples):
+        return True
+    return any(
+        len({tuple(image.geometry.bucket for image in choice.references) for choice in sample.choices}) > 1
+        for sample in samples
+    )
+
+
+def _visits(samples: Sequence[Sample], epoch: int, rules: EpochRules, taken: Container[int]) -> list[Visit]:
+    """Every visit of an epoch that is left, in order."""
+    visits = [
+        draw_visit(sample, repeat, epoch, rules)
+        for sample in samples
+        for repeat in range(rules.repeats.get(sample.dataset_id, 0) + 1)
+        if not _left_out(sample, repeat, epoch, rules)
+    ]
+    return sorted((visit for visit in visits if visit.number not in taken), key=lambda visit: visit.number)
 
 
 def _left_out(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> bool:
     probability = rules.probability.get(sample.dataset_id, 1.0)
     if probability >= 1:
         return False
-    seed = derive_seed(rules.seed, "left out", epoch, sample.dataset_id, sample.target.record.key, repeat)
+    seed = derive_seed(rules.seed, "left out", visit_number(sample, repeat, epoch, rules))
     return random.Random(seed).random() >= probability

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from difftrain.data.image import UNREADABLE, describe, header_facts, open_picture
 from difftrain.data.open_file import open_file
+from difftrain.data.patience import patiently
 
 
 class FileFacts(NamedTuple):
@@ -18,18 +20,24 @@ class FileFacts(NamedTuple):
     size: int
     """Bytes."""
     mtime_ns: int
+    """Time of change; of one beyond the year 2262 the remainder, which serves as well to see a change."""
     sha256: str
     width: int
     """Pixels, after EXIF rotation; 0 when the file is unreadable."""
     height: int
     error: str | None
     """Why the file is unreadable."""
+    decoded: bool
+    """Whether all of its pixels were looked at, and not the header alone."""
+    refused: int = 0
+    """The errno with which the system refused to open the file. It tells nothing of the content, so such facts must
+    not be remembered; 0 when the file was read."""
     is_animated: bool = False
     """Whether there are more frames than the one that is used."""
 
 
 def stat(name: str) -> tuple[int, int] | None:
-    """(bytes, mtime_ns) of a file; None when it is not there."""
+    """(bytes, mtime_ns) of a file; None when the system gives none."""
     try:
         status = os.stat(name)  # noqa: PTH116
     except OSError:
@@ -47,19 +55,19 @@ def read_all(names: Sequence[str], *, decode: bool) -> list[FileFacts]:
 
 
 def _read(name: str, *, decode: bool) -> FileFacts:
-    """Facts from a file's bytes. A size of -1 marks what must not be remembered: the file could not be opened."""
+    """Facts from a file's bytes."""
     try:
-        with open_file(name) as stream:
-            status = os.fstat(stream.fileno())
-            data = stream.read()
+        status, data = patiently(lambda: _content(name))
     except OSError as error:
-        return FileFacts(-1, 0, "", 0, 0, describe(error))
+        refused = error.errno or errno.EIO
+        return FileFacts(0, 0, "", 0, 0, describe(error), decoded=False, refused=refused)
     width = height = 0
     is_animated = False
     problem = None
+    decode = decode or not _ends_whole(data)
     try:
         (width, height), is_animated = header_facts(io.BytesIO(data))
-        if decode or not _ends_whole(data):
+        if decode:
             with open_picture(io.BytesIO(data)) as image:
                 image.load()
     except UNREADABLE as error:
@@ -72,14 +80,20 @@ def _read(name: str, *, decode: bool) -> FileFacts:
         width,
         height,
         problem,
-        is_animated,
+        decoded=decode,
+        is_animated=is_animated,
     )
+
+
+def _content(name: str) -> tuple[os.stat_result, bytes]:
+    with open_file(name) as stream:
+        return os.fstat(stream.fileno()), stream.read()
 
 
 def _ends_whole(data: bytes) -> bool:
     """Whether a file surely is not cut short; False means that only decoding can tell."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9", data.find(b"\xff\xda")) >= 0
+        return data.rfind(b"\xff\xd9", -64) >= 0  # one further in front may be that of the EXIF thumbnail
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND", -64) >= 0
     if data.startswith(b"RIFF"):

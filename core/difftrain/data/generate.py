@@ -6,6 +6,7 @@ so changed options never reuse an old one, and both modes share their latents.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import multiprocessing
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,15 +24,20 @@ from pathlib import Path
 from PIL import Image
 
 from difftrain.data.cache import write_atomically
+from difftrain.data.disk import Need, files_bytes
 from difftrain.data.file_facts import FileFacts
+from difftrain.data.folders import check_writable
 from difftrain.data.image import make_picture
 from difftrain.data.index import ImageIndex
+from difftrain.data.patience import refusal
 from difftrain.data.plan import GeneratorPlan
 from difftrain.errors import DataError, first_few
 from difftrain.types import ImageRecord, Phase, Recipe, Reporter
 
 FEWEST_FOR_PROCESSES = 24
 """Below this, starting processes takes longer than the work."""
+BYTES_A_PIXEL = 2
+"""Of a photograph as PNG, about."""
 _SAVED_EVERY = 200
 
 
@@ -84,7 +91,8 @@ def make_missing(
     When they are made on demand, only the first is made, and not stored: a broken generator is told now.
 
     Raises:
-        DataError: If a picture cannot be stored.
+        DataError: If a picture cannot be stored, or one that is there cannot be opened.
+        MachineError: If there is something to store, and the folder cannot be written.
         PluginError: If the generator fails, or gives no picture or one of another size.
     """
     recipe = Recipe(generator=plan.generator, seed=plan.seed)
@@ -96,6 +104,7 @@ def make_missing(
     missing, notes = _missing(plan, tasks, index, reporter)
     problems: tuple[str, ...] = ()
     if missing:
+        check_writable(plan.folder, f"{plan.id}: instance_data_dir")
         with reporter.phase(f"make {plan.id}", len(missing)) as phase:
             problems = _make(plan, missing, index, phase)
     return MakingResult(written=len(missing) - len(problems), notes=notes, problems=problems)
@@ -114,19 +123,58 @@ def _task(plan: GeneratorPlan, recipe: Recipe, source: ImageRecord) -> _Task:
     )
 
 
+def room_needed(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> Need:
+    """Files that :func:`make_missing` will write, as far as is known without opening those that are there."""
+    recipe = Recipe(generator=plan.generator, seed=plan.seed)
+    tasks = {} if plan.on_demand else {task.path: task for task in (_task(plan, recipe, one) for one in sources)}
+    missing = [task for path, task in tasks.items() if not _is_there(path)]
+    return Need(
+        folder=plan.folder,
+        what=f"made pictures of {plan.id}",
+        files=len(missing),
+        bytes=sum(files_bytes(1, task.width * task.height * BYTES_A_PIXEL) for task in missing),
+        option="cache_dir",
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a made picture is there; one that the system does not let be seen is not taken for missing.
+
+    Raises:
+        DataError: If the system does not tell.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DataError(refusal(f"made picture {path} cannot be looked at", error)) from error
+    return True
+
+
 def _missing(
     plan: GeneratorPlan, tasks: Mapping[Path, _Task], index: ImageIndex, reporter: Reporter
 ) -> tuple[list[_Task], tuple[str, ...]]:
-    """What is to be made, and a note on damaged pictures."""
-    there = [path for path in tasks if path.exists()]
+    """What is to be made, and a note on damaged pictures.
+
+    Raises:
+        DataError: If pictures are there that the system does not open, which proves no damage.
+    """
+    there = [path for path in tasks if _is_there(path)]
     facts: dict[Path, FileFacts] = {}
     if there:
         with reporter.phase(f"check {plan.id}", len(there)) as phase:
             facts = dict(zip(there, index.examine(there, phase, decode=True), strict=True))
+    if refused := [one for one in facts.items() if one[1].refused not in (0, errno.ENOENT)]:
+        names = first_few(f"{path} ({one.error})" for path, one in refused)
+        raise DataError(
+            f"{plan.id}: {len(refused)} of {len(there)} made pictures cannot be opened: {names}\n"
+            "hint: they are kept; make them readable, or name another folder as instance_data_dir"
+        )
     missing: list[_Task] = []
     damaged: list[str] = []
     for path, task in tasks.items():
-        if path not in facts:
+        if path not in facts or facts[path].refused:  # another run has removed it meanwhile
             missing.append(task)
         elif facts[path].error is not None or (facts[path].width, facts[path].height) != (task.width, task.height):
             missing.append(task)
@@ -146,9 +194,11 @@ def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase:
         if problem is not None:
             problems.append(problem)
             continue
-        status = task.path.stat()
-        facts = FileFacts(status.st_size, status.st_mtime_ns, task.made_hash, task.width, task.height, None)
-        stored.append((task.path, facts))
+        with suppress(FileNotFoundError):  # removed by another program: made again by the next start
+            status = task.path.stat()
+            written = status.st_size, status.st_mtime_ns
+            facts = FileFacts(*written, task.made_hash, task.width, task.height, None, decoded=True)
+            stored.append((task.path, facts))
         if len(stored) >= _SAVED_EVERY:
             index.remember(stored)
             stored.clear()

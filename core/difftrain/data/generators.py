@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from difftrain.config.load import placeholders
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
-from difftrain.config.section import parse_options, plain_key
+from difftrain.config.section import parse_options
+from difftrain.config.values import plain_key
 from difftrain.contracts import ConditioningGenerator, Pairing
 from difftrain.data.plan import GeneratorPlan
 from difftrain.errors import PluginError
@@ -72,7 +74,8 @@ def _plan_one(
     prefix = f"dataset {dataset_id!r}: conditioning {block.get('type')!r}: "
     values = _flattened(block, prefix, problems)
     own = {key: value for key, value in values.items() if key in GeneratorEntry.model_fields}
-    entry = parse_options(GeneratorEntry, own, prefix=prefix, problems=problems)
+    known = placeholders(run, dataset_id)
+    entry = parse_options(GeneratorEntry, own, prefix=prefix, problems=problems, known=known)
     if entry is None:
         return None
     generator_type = _find(registry, "generator", entry.type, prefix, problems)
@@ -87,9 +90,9 @@ def _plan_one(
     }
     parameters = {key: value for key, value in rest.items() if key not in of_pairing}
     generator: ConditioningGenerator | None = parse_options(
-        generator_type, parameters, prefix=prefix, problems=problems
+        generator_type, parameters, prefix=prefix, problems=problems, known=known
     )
-    pairing: Pairing | None = parse_options(pairing_type, of_pairing, prefix=prefix, problems=problems)
+    pairing: Pairing | None = parse_options(pairing_type, of_pairing, prefix=prefix, problems=problems, known=known)
     if generator is None or pairing is None:
         return None
     return GeneratorPlan(

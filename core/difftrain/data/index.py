@@ -8,38 +8,27 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from difftrain.contracts import CaptionSource
 from difftrain.data.file_facts import FileFacts, read_all, stat, storable_time
-from difftrain.data.text_encoding import is_utf8
+from difftrain.data.index_file import DamagedRow, IndexFile
 from difftrain.errors import DataError
 from difftrain.types import Phase
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_VERSION = 2
-"""Of the tables; a file of another version is only a cache, and is begun anew."""
 _FILES_A_CHUNK = 10_000
 """Remembered together, so that a scan that is stopped goes on from there."""
 _FILES_A_QUERY = 500
 _FILES_A_TASK = 64
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT, width INTEGER, height INTEGER, error TEXT,
-    is_animated INTEGER
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS captions (
-    path TEXT, source TEXT, stamp TEXT, captions TEXT, PRIMARY KEY (path, source)
-) WITHOUT ROWID;
-"""
 
 
 @dataclass
@@ -53,7 +42,7 @@ class ImageIndex:
     """Caption files that were read since the index was opened."""
 
     def __post_init__(self) -> None:
-        self._connection = _open(self.path)
+        self._file = IndexFile(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -61,9 +50,12 @@ class ImageIndex:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
-        if isinstance(error, sqlite3.OperationalError):  # a full disk, say
-            raise DataError(f"{self.path}: the index of scanned files cannot be used ({error})") from error
+        self._file.close()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What of the file could not be used, for the user."""
+        return self._file.notes
 
     def examine(self, files: Sequence[Path], phase: Phase, *, decode: bool = False) -> list[FileFacts]:
         """Facts of every file, in the order given; only new or changed files are read.
@@ -71,21 +63,23 @@ class ImageIndex:
         Args:
             files: Image files.
             phase: Counts the files.
-            decode: Decode a new or changed file wholly, to be sure of its pixels, instead of its header only.
+            decode: Decode files wholly that never were, to be sure of their pixels, instead of reading headers only.
+
+        Raises:
+            DataError: If the index cannot be used.
         """
         facts: list[FileFacts] = []
-        with ThreadPoolExecutor(max_workers=_reading_threads()) as pool:
+        with ThreadPoolExecutor(max_workers=_decoding_threads() if decode else _reading_threads()) as pool:
             for chunk in _chunks(files, _FILES_A_CHUNK):
                 facts += self._examine_chunk(chunk, phase, pool, decode=decode)
         return facts
 
     def remember(self, files: Iterable[tuple[Path, FileFacts]]) -> None:
         """Take facts of files that the caller has just written."""
-        rows = [
-            (_stored(_absolute(path)), *facts._replace(mtime_ns=storable_time(facts.mtime_ns))) for path, facts in files
-        ]
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        rows = [_file_row(_absolute(path), facts) for path, facts in files]
+        if rows:
+            statement = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            self._file.do(lambda connection: connection.executemany(statement, rows))
 
     def captions(
         self, source: CaptionSource, images: Sequence[tuple[str, Path]]
@@ -110,23 +104,25 @@ class ImageIndex:
         facts: dict[str, FileFacts] = {}
         for part, stamps in _in_threads(pool, lambda part: [stat(name) for name in part], names):
             pairs = zip(part, stamps, strict=True)
-            facts.update((name, known[name]) for name, stamp in pairs if _holds(known, name, stamp))
+            facts.update((name, known[name]) for name, stamp in pairs if _holds(known, name, stamp, decode=decode))
         phase.advance(sum(name in facts for name in names))
         stale = [name for name in names if name not in facts]
         for part, read in _in_threads(pool, lambda part: read_all(part, decode=decode), stale):
             facts.update(zip(part, read, strict=True))
             phase.advance(len(part), part[-1])
         self.hashed += len(stale)
-        self.remember((Path(name), facts[name]) for name in stale if facts[name].size >= 0)
+        self.remember((Path(name), facts[name]) for name in stale if not facts[name].refused)
         return [facts[name] for name in names]
 
     def _known_files(self, names: Sequence[str]) -> dict[str, FileFacts]:
-        known: dict[str, FileFacts] = {}
-        for part in _chunks(names, _FILES_A_QUERY):
-            query = f"SELECT * FROM files WHERE path IN ({','.join('?' * len(part))})"
-            rows = self._connection.execute(query, [_stored(name) for name in part])
-            known.update((os.fsdecode(row[0]), FileFacts._make(row[1:])) for row in rows)
-        return known
+        def select(connection: sqlite3.Connection) -> dict[str, FileFacts]:
+            known: dict[str, FileFacts] = {}
+            for part in _chunks(names, _FILES_A_QUERY):
+                query = f"SELECT * FROM files WHERE path IN ({','.join('?' * len(part))})"
+                known.update(map(_file_facts, connection.execute(query, [os.fsencode(name) for name in part])))
+            return known
+
+        return self._file.do(select)
 
     def _captions_of_chunk(
         self,
@@ -149,63 +145,61 @@ class ImageIndex:
                 found[image] = None if text == "null" else tuple(json.loads(text))
             else:
                 stale.append((key, image))
-        fresh: list[tuple[str | bytes, str, str, str]] = []
+        fresh: list[tuple[bytes, str, str, str]] = []
         for part, read in _in_threads(pool, lambda part: [_captions(source, *item) for item in part], stale):
             for (_, image), captions in zip(part, read, strict=True):
                 if isinstance(captions, DataError):
                     problems[image] = str(captions)
                 found[image] = None if isinstance(captions, DataError) else captions
                 if stamps[image] and not isinstance(captions, DataError):
-                    fresh.append((_stored(_absolute(image)), identity, stamps[image], json.dumps(captions)))
+                    fresh.append((os.fsencode(_absolute(image)), identity, stamps[image], json.dumps(captions)))
         self.captions_read += len(fresh)
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?)", fresh)
+        if fresh:
+            rows = [(*values, _checksum(values)) for values in fresh]
+            statement = "INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?, ?)"
+            self._file.do(lambda connection: connection.executemany(statement, rows))
         return [found[image] for _, image in images]
 
     def _known_captions(self, identity: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-        known: dict[str, tuple[str, str]] = {}
-        for part in _chunks(names, _FILES_A_QUERY):
-            marks = ",".join("?" * len(part))
-            query = f"SELECT path, stamp, captions FROM captions WHERE source = ? AND path IN ({marks})"
-            rows = self._connection.execute(query, (identity, *map(_stored, part)))
-            known.update((os.fsdecode(row[0]), (row[1], row[2])) for row in rows)
-        return known
+        def select(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
+            known: dict[str, tuple[str, str]] = {}
+            for part in _chunks(names, _FILES_A_QUERY):
+                marks = ",".join("?" * len(part))
+                query = f"SELECT * FROM captions WHERE source = ? AND path IN ({marks})"
+                for *values, checksum in connection.execute(query, (identity, *map(os.fsencode, part))):
+                    if _checksum(values) != checksum:
+                        raise DamagedRow("a row does not fit its checksum")
+                    known[os.fsdecode(values[0])] = (values[2], values[3])
+            return known
+
+        return self._file.do(select)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """An index that is damaged or of another version is only a cache: it is begun anew.
+def _file_row(path: str, facts: FileFacts) -> tuple[Any, ...]:
+    error = facts.error and facts.error.encode("utf-8", "backslashreplace").decode()
+    size, mtime_ns, sha256, width, height = facts[:5]
+    flags = int(facts.decoded), int(facts.is_animated)
+    values = (os.fsencode(path), size, storable_time(mtime_ns), sha256, width, height, error, *flags)
+    return (*values, _checksum(values))
+
+
+def _file_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
+    """Path and facts of a row.
 
     Raises:
-        DataError: If the file cannot be opened or written.
+        DamagedRow: If it is not what was written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _connect(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
-                with suppress(FileNotFoundError):
-                    leftover.unlink()
-            return _connect(path)
-    except (sqlite3.OperationalError, OSError) as error:
-        raise DataError(f"{path}: the index of scanned files cannot be opened ({error})") from error
+    *values, checksum = row
+    if _checksum(values) != checksum:
+        raise DamagedRow("a row does not fit its checksum")
+    path, size, mtime_ns, sha256, width, height, error, decoded, animated = values
+    facts = FileFacts(size, mtime_ns, sha256, width, height, error, decoded=bool(decoded), is_animated=bool(animated))
+    return os.fsdecode(path), facts
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=60)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
-            raise sqlite3.DatabaseError("another version")
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
-    return connection
+def _checksum(values: Sequence[Any]) -> int:
+    """Tells a row from one that a disk has changed behind SQLite's back."""
+    return zlib.crc32(repr(tuple(values)).encode("utf-8", "backslashreplace"))
 
 
 def _captions(source: CaptionSource, key: str, image: Path) -> tuple[str, ...] | DataError | None:
@@ -215,8 +209,8 @@ def _captions(source: CaptionSource, key: str, image: Path) -> tuple[str, ...] |
         return error
 
 
-def _holds(known: Mapping[str, FileFacts], name: str, stamp: tuple[int, int] | None) -> bool:
-    return name in known and known[name][:2] == stamp
+def _holds(known: Mapping[str, FileFacts], name: str, stamp: tuple[int, int] | None, *, decode: bool) -> bool:
+    return name in known and known[name][:2] == stamp and (known[name].decoded or not decode)
 
 
 def _in_threads(
@@ -238,11 +232,6 @@ def _absolute(path: Path) -> str:
     return name if name.startswith(os.sep) else os.path.abspath(name)  # noqa: PTH100
 
 
-def _stored(name: str) -> str | bytes:
-    """A path as SQLite takes it: one that is not UTF-8 as its bytes."""
-    return name if is_utf8(name) else os.fsencode(name)
-
-
 def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
@@ -250,3 +239,8 @@ def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 def _reading_threads() -> int:
     return min(32, 2 * (os.cpu_count() or 1) + 2)
+
+
+def _decoding_threads() -> int:
+    """Pillow decodes on several cores at once; more threads would only hold more pictures in memory."""
+    return min(32, os.cpu_count() or 1)

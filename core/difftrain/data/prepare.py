@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,13 @@ from difftrain.data.audit import (
     audit_empty_captions,
     audit_held_out,
     audit_nothing_left,
+    audit_strangers,
     audit_unedited,
 )
+from difftrain.data.disk import Need
 from difftrain.data.edit_set import EditSet
-from difftrain.data.folders import check_writable
+from difftrain.data.folders import check_folder
+from difftrain.data.generate import room_needed
 from difftrain.data.index import ImageIndex
 from difftrain.data.plan import DataPlan
 from difftrain.data.scan import Scan, scan
@@ -88,12 +91,27 @@ class PreparedData:
         }
 
 
-def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
+@dataclass(frozen=True, kw_only=True)
+class PairedData:
+    """The samples of a run while the generators have not worked yet."""
+
+    samples: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    made: tuple[Need, ...]
+    """Room that the generators' pictures will take."""
+
+
+def prepare_samples(
+    plan: DataPlan, *, reporter: Reporter, before_making: Callable[[PairedData], None] | None = None
+) -> PreparedData:
     """All samples of a run, audited.
+
+    Args:
+        before_making: Told of all samples before the generators start, which may take hours; may raise.
 
     Raises:
         DataError: If anything cannot be used; all problems of all datasets in one message.
-        MachineError: If a folder that is written later cannot be.
+        MachineError: If what should be a folder is none, or made pictures have to be stored and cannot be.
         PluginError: If a generator fails.
     """
     _check_folders(plan)
@@ -109,6 +127,7 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
                 own = edit_set.samples(phase)
             audit_unedited(findings, edit_set.dataset.config, own)
             (held_out if edit_set.dataset.held_out else samples).extend(own)
+        audit_strangers(findings)
         audit_empty_captions(findings, [*samples, *held_out])
         audit_held_out(findings, trained=samples, held_out=held_out)
         findings.raise_problems()
@@ -117,9 +136,13 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
             if edit_set.dataset.id not in filled:
                 audit_nothing_left(findings, edit_set.dataset.config, edit_set.left_out)
         findings.raise_problems()
+        if before_making is not None:
+            needs = (room_needed(made, one.records) for one in edit_sets for made in one.dataset.generators)
+            before_making(PairedData(samples=tuple(samples), held_out=tuple(held_out), made=tuple(needs)))
         made = sum(edit_set.make_pictures(index, reporter) for edit_set in edit_sets)
         findings.raise_problems()
         hashed, captions_read = index.hashed, index.captions_read
+        findings.notes += index.notes
     return PreparedData(
         samples=tuple(samples),
         held_out=tuple(held_out),
@@ -135,7 +158,7 @@ def prepare_samples(plan: DataPlan, *, reporter: Reporter) -> PreparedData:
 
 
 def _check_folders(plan: DataPlan) -> None:
-    """All folders that are written later, the latents' after minutes of loading weights."""
+    """What may be written later must be a folder; whether it can be written matters only if something has to be."""
     folders = [("text embeddings", plan.text_folder)]
     for dataset in plan.datasets:
         folders.append((f"dataset {dataset.id!r}: cache_dir_vae", dataset.latents_folder))
@@ -143,7 +166,7 @@ def _check_folders(plan: DataPlan) -> None:
     problems = []
     for name, folder in folders:
         try:
-            check_writable(folder, name)
+            check_folder(folder, name)
         except MachineError as error:
             problems.append(str(error))
     if problems:

@@ -55,7 +55,7 @@ def _check_captions(images: Sequence[DatasetConfig], problems: Problems) -> None
 
 def _check_counts(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
     flavours = registry.flavours(run.model_family)
-    name = run.model_flavour or (next(iter(flavours)) if len(flavours) == 1 else "")
+    name = run.model_flavour or registry.default_flavour(run.model_family)
     if name not in flavours:
         return
     flavour: type[ModelFlavour] = flavours[name]
@@ -69,7 +69,7 @@ def _check_counts(run: RunConfig, images: Sequence[DatasetConfig], registry: Reg
             able = sorted(other.name for other in flavours.values() if other.max_references)
             problems.add(
                 f"{who}has references, but flavour {name!r} of {run.model_family!r} takes none\n"
-                f"hint: flavours that take references: {', '.join(able) or 'none is installed'}"
+                f"hint: set model_flavour; those that take references: {', '.join(able) or 'none is installed'}"
             )
         else:
             problems.add(

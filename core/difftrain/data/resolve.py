@@ -21,6 +21,7 @@ from difftrain.data.generators import plan_generators
 from difftrain.data.held_out import choose_held_out
 from difftrain.data.plan import DataPlan, DatasetPlan
 from difftrain.data.reference_rules import check_references
+from difftrain.data.text_entries import text_folder_of
 from difftrain.data.written_folders import planned_folders
 from difftrain.errors import PluginError
 from difftrain.plugins.registry import KINDS, Registry
@@ -47,7 +48,7 @@ def resolve_datasets(
         plan = resolver.plan()
         if plan is not None:
             plans.append(plan)
-    text_folder = _text_folder(run, datasets, problems)
+    text_folder = text_folder_of(run, datasets, problems)
     _check_folders(plans, text_folder, problems)
     check_references(run, images, registry, problems)
     if len(problems) > before:
@@ -256,20 +257,6 @@ def _check_names(entry: DatasetConfig, by_id: Mapping[str, DatasetConfig], probl
             f"{who}source_dataset_id names {source!r}, which does not name this set in its conditioning_data\n"
             "hint: a reference follows the edit set that names it; leave source_dataset_id out, or name that set"
         )
-
-
-def _text_folder(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> Path:
-    """Folder of the text embeddings: that of the default text_embeds entry, or one of our own."""
-    entries = [entry for entry in datasets if entry.dataset_type == "text_embeds"]
-    defaults = [entry for entry in entries if entry.default] or entries
-    if len(defaults) > 1:
-        names = ", ".join(repr(entry.id) for entry in defaults)
-        problems.add(f"text_embeds datasets {names}: one of them must be the only one with default = true")
-    for entry in entries:
-        if entry not in defaults:
-            problems.note(f"dataset {entry.id!r}: not used, all text embeddings go to {defaults[0].id!r}")
-    chosen = defaults[0].cache_dir if defaults else None
-    return chosen or run.cache_dir / "text"
 
 
 def _check_folders(plans: Sequence[DatasetPlan], text_folder: Path, problems: Problems) -> None:

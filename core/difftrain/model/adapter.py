@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -35,6 +35,9 @@ class Lora(Adapter):
     def scale(self) -> float:
         """What ``B @ A`` is multiplied with."""
         return (self.lora_rank if self.lora_alpha is None else self.lora_alpha) / self.lora_rank
+
+    def fixed(self) -> dict[str, Any]:
+        return {"lora_rank": self.lora_rank, "lora_alpha": self.scale * self.lora_rank}
 
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:
         from peft import LoraConfig, inject_adapter_in_model

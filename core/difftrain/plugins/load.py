@@ -19,6 +19,7 @@ from typing import Any
 
 import pluggy
 
+from difftrain.config.known_keys import RUN_TABLES, KnownKeys
 from difftrain.config.messages import nearest
 from difftrain.config.options import Options
 from difftrain.config.schema import DatasetConfig, RunConfig, merge_options
@@ -77,6 +78,11 @@ class LoadedPlugins:
     def dataset_schema(self) -> type[DatasetConfig]:
         """The core's dataset keys and those of every loaded class."""
         return merge_options(DatasetConfig, self.registry.dataset_option_classes())
+
+    @cached_property
+    def run_tables(self) -> KnownKeys:
+        """Keys of the run file that no class has, the core's and those of every family."""
+        return RUN_TABLES.with_more(family.known_keys for family in self.registry.classes("family"))
 
     def versions(self) -> dict[str, str]:
         """Version by name of every loaded plugin; checkpoints record it."""

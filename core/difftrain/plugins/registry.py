@@ -124,6 +124,17 @@ class Registry:
         """The flavours of one family, by name."""
         return {kind.name: kind for kind in self.all("flavour").values() if kind.family == family}
 
+    def default_flavour(self, family: str) -> str | None:
+        """The flavour of a run that names none: the family's default, or its only one."""
+        flavours = self.flavours(family)
+        declared: str | None = getattr(self.all("family").get(family), "default_flavour", None)
+        return declared if declared in flavours else next(iter(flavours)) if len(flavours) == 1 else None
+
+    def default_flavours(self) -> dict[str, str]:
+        """By family, of those that declare one; that a family has but one flavour needs no telling."""
+        found = {name: self.default_flavour(name) for name in self.all("family") if len(self.flavours(name)) > 1}
+        return {name: flavour for name, flavour in found.items() if flavour is not None}
+
     def classes(self, kind: str) -> tuple[type[Any], ...]:
         """Every class of a kind once, in the order of registration."""
         return tuple(dict.fromkeys(self.all(kind).values()))
@@ -175,7 +186,7 @@ def check_provided(kind: str, provided: object) -> type[Options]:
     if inspect.isabstract(provided):
         missing = ", ".join(sorted(provided.__abstractmethods__))
         raise PluginError(f"{hook}: {provided.__qualname__} lacks what {contract.__name__} asks for: {missing}")
-    for fact in ("family", "name") if kind == "flavour" else ("name",):
+    for fact in ("family", "name", "hub_id") if kind == "flavour" else ("name",):
         if not (isinstance(getattr(provided, fact, None), str) and getattr(provided, fact)):
             raise PluginError(f"{hook}: {provided.__qualname__} needs a class attribute {fact!r}, a text")
     return provided

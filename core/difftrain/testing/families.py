@@ -38,7 +38,12 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
 
     texts = _check_text(family.load_text_encoder(place, flavour, cpu, torch.float32).encode(CAPTIONS))
     image_encoder = family.load_image_encoder(place, cpu, torch.float32, tiling=False, slicing=False)
-    latents = _check_latents(image_encoder, edge=4 * family.pixel_multiple)
+    edge = 4 * family.pixel_multiple
+    latents = _check_latents(image_encoder, edge)
+    said = family.latents_bytes(place, (2 * edge, edge), 4)
+    assert said in (0, 2 * latents[0].nbytes), f"latents_bytes() says {said}, an entry has {2 * latents[0].nbytes}"
+    said, found = family.text_bytes(place, flavour, 4), max(map(_bytes, texts))
+    assert said == 0 or said >= found, f"text_bytes() says {said}, but an entry has {found}"
     denoiser = family.load_denoiser(place, torch.float32)
     _check_denoiser(family, denoiser)
     _check_forward(family, flavour, denoiser, latents, texts)
@@ -90,6 +95,10 @@ def _check_latents(image_encoder: ImageEncoder, edge: int) -> Tensor:
     assert bool((std >= 0).all()), "a standard deviation is negative"
     assert torch.equal(image_encoder.encode(pixels)[0], mean), "the same pixels give other latents"
     return mean
+
+
+def _bytes(text: TextEmbeds) -> int:
+    return sum(tensor.nbytes for tensor in text.values())
 
 
 def _check_denoiser(family: ModelFamily, denoiser: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,28 +12,29 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from difftrain.data.encode import SampleCaches, TextItem, encode_images, encode_texts
+from difftrain.data.encode import encode_images, encode_texts
 from difftrain.data.epoch import EpochRules, draw_visit
-from difftrain.data.image import load_placed
-from difftrain.data.loader import BatchReader, BatchStream, Remake
-from difftrain.data.prepare import PreparedData
-from difftrain.errors import DataError
+from difftrain.data.loader import BatchReader, Remake
+from difftrain.data.stream import BatchStream
 from difftrain.model.attention import choose_attention
-from difftrain.train.checkpoint import ResumeState, load_checkpoint, read_state
+from difftrain.train.agreement import data_facts
+from difftrain.train.checkpoint import load_checkpoint
 from difftrain.train.encoders import Encoders
-from difftrain.train.output_dir import PICTURES_FOLDER, find_checkpoint
-from difftrain.train.plan import RunPlan, epoch_rules, total_steps
+from difftrain.train.encoding import model_identity
+from difftrain.train.optimizer_state import settings_of
+from difftrain.train.output_dir import PICTURES_FOLDER
+from difftrain.train.plan import RunPlan, rounds_of, total_steps
 from difftrain.train.processes import first_process_first
-from difftrain.train.scenes import Scene, choose_scenes, spread
+from difftrain.train.resume_state import ResumeState
+from difftrain.train.scenes import Scene
+from difftrain.train.startup import PreparedRun
 from difftrain.train.step import Trainee
 from difftrain.train.validate import Validator
-from difftrain.types import ModelLocation, Reporter, Sample, Sampler, ValidationRequest
+from difftrain.types import ModelLocation, Reporter, Sampler, ValidationRequest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from PIL import Image
-
-FIXED_LOSS_SAMPLES = 4
 
 
 @dataclass(kw_only=True)
@@ -47,82 +49,50 @@ class AssembledRun:
     """What that checkpoint says of its run."""
 
 
-def assemble(
-    plan: RunPlan, prepared: PreparedData, location: ModelLocation, accelerator: Accelerator, reporter: Reporter
-) -> AssembledRun:
+def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, reporter: Reporter) -> AssembledRun:
     """Fill the caches, load and adapt the denoiser, resume.
 
     Raises:
         DifftrainError: Whatever a user can mend; caches that were filled stay.
     """
-    config, family = plan.config, plan.family
-    checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
-    state = read_state(checkpoint) if checkpoint else None
-    encoders = Encoders(plan, location, accelerator.device)
-    caches = SampleCaches(
-        plan.data,
-        image_identity=encoders.image_identity,
-        text_identity=encoders.text_identity,
-        text_sees_references=family.text_sees_references,
-    )
-    validates = bool(config.validation_steps or config.validation_on_startup)
-    validated = (prepared.held_out or prepared.samples) if validates else ()
-    measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
-    scenes = choose_scenes(validated, config, plan.prompts, family.pixel_multiple) if validates else []
-    _say_what_is_not_drawn(scenes, plan, reporter)
+    config = plan.config
+    checkpoint, state = ready.resumed or (None, None)
+    encoders = Encoders(plan, ready.location, accelerator.device)
+    _say_what_is_not_drawn(ready.scenes, plan, reporter)
     with first_process_first():
-        _check_scenes(scenes, reporter)
-        _fill_caches([*prepared.samples, *measured], scenes, plan, caches, encoders, reporter)
+        _fill_caches(plan, ready, encoders, reporter)
     encoders.make_room()
 
-    trainee = _load_trainee(plan, location, encoders, accelerator, reporter)
+    trainee = _load_trainee(plan, ready.location, encoders, accelerator, reporter)
     if checkpoint and state:
         load_checkpoint(trainee, checkpoint, state)
 
-    remake = Remake(image_encoder=encoders.image, text_encoder=encoders.text)
-    reader = BatchReader(caches, family, remake, seed=config.seed, sample_latents=config.vae_cache_sample == "sample")
-    stream = _make_stream(trainee, prepared, reader)
-    trainee.total_steps = total_steps(plan, stream.batches_per_epoch)
+    remake = Remake(
+        image_encoder=encoders.image, text_encoder=encoders.text, let_go=encoders.make_room, in_use=encoders.in_use
+    )
+    sample_latents = config.vae_cache_sample == "sample"
+    reader = BatchReader(ready.caches, plan.family, remake, seed=config.seed, sample_latents=sample_latents)
+    samples = ready.prepared.samples
+    rounds = rounds_of(plan, samples, start=trainee.position, processes=accelerator.num_processes)
+    pin_memory = accelerator.device.type == "cuda"
+    stream = BatchStream(rounds, reader, process=accelerator.process_index, pin_memory=pin_memory)
+    trainee.total_steps = total_steps(plan, rounds, trainee.step)
+    trainee.data = data_facts(samples)
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
-        scenes=scenes,
-        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in measured],
-        held_out=bool(prepared.held_out),
+        scenes=list(ready.scenes),
+        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in ready.measured],
+        held_out=bool(ready.prepared.held_out),
         seeds=config.validation_num_seeds,
-        model_identity=f"{location.identity}|{plan.flavour.name}|{config.base_model_precision}",
+        model_identity=model_identity(plan, ready.location),
         reader=reader,
-        sampler=_LazySampler(plan, location, trainee, encoders),
+        sampler=_LazySampler(plan, ready.location, trainee, encoders),
         folder=config.output_dir / PICTURES_FOLDER,
         reporter=reporter,
     )
     return AssembledRun(
         trainee=trainee, stream=stream, validator=validator, resumed_from=checkpoint, resumed_state=state
     )
-
-
-def _check_scenes(scenes: Sequence[Scene], reporter: Reporter) -> None:
-    """Open or make every picture of the validations once: a damaged one must not end a run at its first validation.
-
-    Raises:
-        DataError: With every picture that cannot be used.
-    """
-    pictures = {
-        (placed.record.path, placed.record.recipe): placed
-        for scene in scenes
-        for placed in (*scene.references, *([scene.target] if scene.target else []))
-    }
-    if not pictures:
-        return
-    problems = []
-    with reporter.phase("check pictures to draw", len(pictures)) as phase:
-        for placed in pictures.values():
-            try:
-                load_placed(placed)
-            except DataError as error:
-                problems.append(str(error))
-            phase.advance(item=placed.record.key)
-    if problems:
-        raise DataError(*problems)
 
 
 def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Reporter) -> None:
@@ -153,38 +123,16 @@ def _load_trainee(
         denoiser=denoiser,
         bare_denoiser=bare,
         optimizer=optimizer,
+        built_with=copy.deepcopy(settings_of(optimizer)),
         total_steps=0,
     )
 
 
-def _make_stream(trainee: Trainee, prepared: PreparedData, reader: BatchReader) -> BatchStream:
-    """This process's batches, from where the trainee stands."""
-    accelerator = trainee.accelerator
-    return BatchStream(
-        prepared.samples,
-        epoch_rules(trainee.plan),
-        reader,
-        start=trainee.position,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-
-
-def _fill_caches(
-    samples: Sequence[Sample],
-    scenes: Sequence[Scene],
-    plan: RunPlan,
-    caches: SampleCaches,
-    encoders: Encoders,
-    reporter: Reporter,
-) -> None:
-    config = plan.config
-    items = list(caches.text_items(samples)) + [scene.text for scene in scenes]
-    items += [TextItem(caption=config.validation_negative_prompt, references=scene.references) for scene in scenes]
-    texts = encode_texts(items, caches, encoders.text, reporter=reporter)
+def _fill_caches(plan: RunPlan, ready: PreparedRun, encoders: Encoders, reporter: Reporter) -> None:
+    caches, batch_size = ready.caches, plan.config.vae_batch_size
+    texts = encode_texts(ready.texts, caches, encoders.text, reporter=reporter)
     encoders.make_room()
-    images = encode_images(samples, caches, encoders.image, reporter=reporter, batch_size=config.vae_batch_size)
+    images = encode_images(ready.images, caches, encoders.image, reporter=reporter, batch_size=batch_size)
     if caches.removed:
         reporter.say(f"{len(caches.removed)} damaged cache entries were removed and made again")
     if not texts and not images:
@@ -228,5 +176,5 @@ class _LazySampler:
                 self._trainee.accelerator.device,
                 self._trainee.compute_dtype,
             )
-        with self._trainee.autocast():
+        with self._encoders.in_use, self._trainee.autocast():
             return self._sampler(request)

@@ -2,112 +2,109 @@
 
 ``checkpoint-N`` holds the adapter as other programs load it and, under ``resume/``, what is needed to go on as
 if the run had never stopped. No generator state is among it: every random draw of a run comes from a seed of its
-place (see :mod:`difftrain.data.seeding`), so the step and the position are enough.
+place (see :mod:`difftrain.data.seeding`), so the step and the visits that were taken are enough.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
+from torch import Tensor
 
-from difftrain.data.loader import Position
-from difftrain.errors import CheckpointError
-from difftrain.train.optimizer_state import DamagedState, load_optimizer, save_optimizer
-from difftrain.train.output_dir import ADAPTER_FILE, list_checkpoints
+from difftrain.data.rounds import Position
+from difftrain.errors import MachineError, NotFinite
+from difftrain.train.optimizer_state import DamagedState, check_storable, load_optimizer, save_optimizer
+from difftrain.train.output_dir import ADAPTER_FILE, RESUME_FOLDER, list_checkpoints
+from difftrain.train.resume_state import STATE_FILE, ResumeState, damaged
 from difftrain.train.step import Trainee
 
-
-@dataclass(frozen=True, kw_only=True)
-class ResumeState:
-    """What a checkpoint knows of its run beside tensors."""
-
-    step: int
-    position: Position
-    processes: int
-    config: dict[str, Any]
-    plugins: dict[str, str]
-    """Version of each plugin by name."""
+WEIGHTS_FILE = "adapter.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
+VISITS_FILE = "visits.safetensors"
 
 
-def save_checkpoint(run: Trainee, output_dir: Path, *, keep: int | None) -> Path:
-    """Write ``checkpoint-N`` beside its final name, flush, rename; then remove the oldest beyond ``keep``.
+def save_checkpoint(run: Trainee, output_dir: Path) -> Path:
+    """Write ``checkpoint-N`` beside its final name, flush, rename.
 
     Only the first process writes: the others have the same weights and optimizer.
+
+    Raises:
+        NotFinite: If a weight is NaN or infinite; nothing is written.
+        MachineError: If it cannot be written; what was written of it is taken away, earlier ones are whole.
     """
     final = output_dir / f"checkpoint-{run.step}"
-    temporary = output_dir / f".checkpoint-{run.step}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "resume").mkdir(parents=True)
-    export_adapter(run, temporary / ADAPTER_FILE)
-    raw = {name: tensor.cpu().contiguous() for name, tensor in run.plan.adapter.state(run.bare_denoiser).items()}
-    save_file(raw, temporary / "resume" / "adapter.safetensors")
-    save_optimizer(run.optimizer, temporary / "resume")
-    state = ResumeState(
-        step=run.step,
-        position=run.position,
-        processes=run.accelerator.num_processes,
-        config=run.plan.config.model_dump(mode="json"),
-        plugins=run.plan.plugins.versions(),
-    )
-    (temporary / "resume" / "state.json").write_text(json.dumps(asdict(state), indent=1))
-    _flush(temporary)
-    _remove(final)
-    temporary.rename(final)
-    _flush_one(output_dir)
-    if keep is not None:
-        for old in list_checkpoints(output_dir)[:-keep]:
-            _remove(old)
+    check_finite(run)
+    temporary = output_dir / f".{final.name}.partial"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / RESUME_FOLDER).mkdir(parents=True)
+        _write_parts(run, temporary)
+        _flush(temporary)
+        _remove(final)
+        temporary.rename(final)
+        _flush_one(output_dir)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _not_written(final, error) from error
     return final
 
 
-def export_adapter(run: Trainee, path: Path) -> None:
-    """Write the adapter as other programs load it, complete or not at all."""
-    tensors, header = run.plan.adapter.export(run.bare_denoiser, run.plan.family.lora_prefix)
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file(tensors, temporary, metadata=header)
-    temporary.rename(path)
-
-
-def read_state(checkpoint: Path) -> ResumeState:
-    """What the checkpoint says of its run.
+def check_finite(run: Trainee) -> None:
+    """Make sure that every trained weight is a finite number.
 
     Raises:
-        CheckpointError: If it cannot be read.
+        NotFinite: With how many are not.
     """
-    path = checkpoint / "resume" / "state.json"
-    try:
-        state = json.loads(path.read_text())
-        return ResumeState(
-            step=state["step"],
-            position=Position(**state["position"]),
-            processes=state["processes"],
-            config=state["config"],
-            plugins=state["plugins"],
+    broken = [name for name, tensor in run.plan.adapter.state(run.bare_denoiser).items() if not tensor.isfinite().all()]
+    if broken:
+        raise NotFinite(
+            f"{len(broken)} trained weights are not finite after step {run.step}, {broken[0]} among them\n"
+            "hint: lower learning_rate"
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(checkpoint, error) from error
 
 
-def changes_since(state: ResumeState, run: Trainee) -> list[str]:
-    """What is different now: ``train_batch_size 2 -> 3``. Places where files lie do not count."""
-    now = run.plan.config.model_dump(mode="json")
-    places = ("output_dir", "resume_from_checkpoint", "plugins")
-    pairs = {key: (state.config.get(key), value) for key, value in now.items() if key not in places}
-    versions = run.plan.plugins.versions()
-    pairs |= {f"plugin {name}": (state.plugins.get(name), versions.get(name)) for name in {*state.plugins, *versions}}
-    pairs["processes"] = state.processes, run.accelerator.num_processes
-    return [f"{name} {_told(before)} -> {_told(after)}" for name, (before, after) in pairs.items() if before != after]
+def rehearse(run: Trainee, output_dir: Path) -> None:
+    """Write and read the optimizer's state once, so that what cannot be saved is known after the first step.
+
+    Raises:
+        CheckpointError: If the optimizer keeps what cannot be saved.
+        MachineError: If nothing can be written.
+    """
+    trial = output_dir / f".checkpoint-{run.step}.trial"
+    try:
+        check_storable(run.optimizer, run.built_with, trial)
+    except OSError as error:
+        raise _not_written(trial, error) from error
 
 
-def _told(value: object) -> str:
-    return "unset" if value is None else value if isinstance(value, str) else json.dumps(value)
+def rotate(output_dir: Path, keep: int | None) -> None:
+    """Take away the oldest checkpoints beyond ``keep``; None keeps all."""
+    if keep is not None:
+        for old in list_checkpoints(output_dir)[:-keep]:
+            _remove(old)
+
+
+def export_adapter(run: Trainee, path: Path) -> None:
+    """Write the adapter as other programs load it, complete or not at all.
+
+    Raises:
+        MachineError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        _write_adapter(run, temporary)
+        _flush_one(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
 
 
 def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
@@ -116,26 +113,63 @@ def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
     Raises:
         CheckpointError: If a file is damaged or does not fit the run's adapter or optimizer.
     """
+    folder = checkpoint / RESUME_FOLDER
     try:
-        adapter = load_file(checkpoint / "resume" / "adapter.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise _damaged(checkpoint, error) from error
-    run.plan.adapter.load_state(run.bare_denoiser, adapter)
-    try:
-        load_optimizer(run.optimizer, checkpoint / "resume")
-    except DamagedState as error:
-        raise _damaged(checkpoint, error) from error
-    run.step, run.position = state.step, state.position
+        _check_unchanged(folder, state.files)
+        weights = load((folder / WEIGHTS_FILE).read_bytes())
+        order = load((folder / VISITS_FILE).read_bytes())["taken"].tolist()
+        run.plan.adapter.load_state(run.bare_denoiser, weights)
+        load_optimizer(run.optimizer, folder / OPTIMIZER_FILE)
+    except (OSError, ValueError, LookupError, SafetensorError, DamagedState) as error:
+        raise damaged(checkpoint, error) from error
+    run.step, run.skipped = state.step, state.skipped
+    run.position = Position(epoch=state.epoch, samples=len(order), order=order)
 
 
-def _damaged(checkpoint: Path, error: Exception) -> CheckpointError:
-    others = [str(path) for path in reversed(list_checkpoints(checkpoint.parent)) if path.name != checkpoint.name]
-    hint = (
-        f"resume another one: --resume_from_checkpoint {others[0]}"
-        if others
-        else "start anew: --resume_from_checkpoint none"
+def _write_parts(run: Trainee, folder: Path) -> None:
+    _write_adapter(run, folder / ADAPTER_FILE)
+    resume = folder / RESUME_FOLDER
+    _write_tensors(resume / WEIGHTS_FILE, run.plan.adapter.state(run.bare_denoiser))
+    _write_tensors(resume / VISITS_FILE, {"taken": torch.tensor(list(run.position.taken), dtype=torch.int64)})
+    save_optimizer(run.optimizer, run.built_with, resume / OPTIMIZER_FILE)
+    state = ResumeState(
+        step=run.step,
+        epoch=run.position.epoch,
+        samples=run.position.samples,
+        processes=run.accelerator.num_processes,
+        config=run.plan.config.model_dump(mode="json"),
+        plugins=run.plan.plugins.versions(),
+        data=run.data,
+        skipped=run.skipped,
+        files={path.name: _sha256(path) for path in sorted(resume.iterdir())},
     )
-    return CheckpointError(f"{checkpoint} is damaged: {error}\nhint: {hint}")
+    (resume / STATE_FILE).write_text(state.as_json(), encoding="utf-8")
+
+
+def _write_adapter(run: Trainee, path: Path) -> None:
+    tensors, header = run.plan.adapter.export(run.bare_denoiser, run.plan.family.lora_prefix)
+    _write_tensors(path, tensors, header)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """As safetensors. Written by us, since the library's own files are for their owner alone, whatever the umask."""
+    path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=header))
+
+
+def _check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
+    for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
+        if _sha256(folder / name) != files[name]:
+            raise ValueError(f"{folder / name} is not what was written")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _not_written(path: Path, error: OSError) -> MachineError:
+    reason = error.strerror or str(error)
+    return MachineError(f"{path} cannot be written ({reason}); what was saved before is whole")
 
 
 def _remove(folder: Path) -> None:

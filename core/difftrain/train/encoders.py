@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import torch
 
 from difftrain.contracts import ImageEncoder, TextEncoder
+from difftrain.train.encoding import compute_dtype, image_dtype
 from difftrain.train.plan import RunPlan
 from difftrain.types import ModelLocation
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Encoders:
@@ -21,25 +21,16 @@ class Encoders:
         self._text: TextEncoder | None = None
         self._image: ImageEncoder | None = None
         self._lock = threading.Lock()
+        self.in_use = threading.RLock()
+        """Held by whoever works with an encoder, so that no other thread moves it meanwhile."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self._plan.config.mixed_precision == "bf16" else torch.float32
+        return _dtype(compute_dtype(self._plan.config))
 
     @property
     def image_dtype(self) -> torch.dtype:
-        return DTYPES.get(self._plan.config.vae_dtype, self.compute_dtype)
-
-    @property
-    def image_identity(self) -> str:
-        """What changes latents: the model's part, the dtype that it runs in, and tiles, whose seams show."""
-        tiling = "|tiled" if self._plan.config.vae_enable_tiling else ""
-        return f"{self._plan.family.image_identity(self._location)}|{self.image_dtype}{tiling}"
-
-    @property
-    def text_identity(self) -> str:
-        """What changes text embeddings."""
-        return f"{self._plan.family.text_identity(self._location, self._plan.flavour)}|{self.compute_dtype}"
+        return _dtype(image_dtype(self._plan.config))
 
     def text(self) -> TextEncoder:
         with self._lock:
@@ -70,9 +61,17 @@ class Encoders:
             return self._image
 
     def make_room(self) -> None:
-        """Let the text encoders go and move the image encoder to the CPU."""
-        self._text = None
-        if self._image is not None:
-            self._image.move(torch.device("cpu"))
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        """Let the text encoders go and move the image encoder to the CPU, once nobody works with them."""
+        with self.in_use:
+            if self._text is not None:
+                self._text = None
+                gc.collect()  # text encoders refer to themselves: only this frees their gigabytes now
+            if self._image is not None:
+                self._image.move(torch.device("cpu"))
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,8 +1,13 @@
-"""SIGINT and SIGTERM: finish the step, save, tell how to go on, exit with 130 or 143."""
+"""What asks a run to end: finish the step, save, tell how to go on, exit with 128 and the signal's number.
+
+SIGINT (130), SIGTERM (143), SIGHUP of a terminal that is closed (129), and an output that nobody reads any more, which
+counts as SIGPIPE (141).
+"""
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -24,13 +29,13 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Catches both signals while entered; ``number`` is the one that came, or None.
+    """Catches the signals while entered; ``number`` is the one that came, or None.
 
     A signal raises :class:`Interrupted` at once. From :meth:`defer` on, a first signal is only noted, so that the loop
     can finish its step and save.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -42,7 +47,9 @@ class Interrupts:
         self._deferred = False
 
     def __enter__(self) -> Interrupts:
-        self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        # whoever started the program may have it ignore one, as nohup does with SIGHUP
+        caught = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._note) for number in caught}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -57,6 +64,13 @@ class Interrupts:
         """
         self._deferred = True
         self._raise_noted()
+
+    def reader_left(self) -> None:
+        """Nobody reads the output any more: the same as a signal. Called by whichever thread wrote last."""
+        if self.number is None:
+            self.number, self._came_at = signal.SIGPIPE, time.monotonic()
+            if not self._deferred and threading.current_thread() is threading.main_thread():
+                raise Interrupted(signal.SIGPIPE)
 
     def cut_short(self, action: Callable[[], None]) -> None:
         """Do what may be left half done: a signal ends it at once, and stays noted for the loop."""

@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-from difftrain.data.loader import BatchStream
-from difftrain.train.interrupt import Interrupts
+from difftrain.data.stream import MicroBatch
+from difftrain.train.interrupt import Interrupted, Interrupts
+from difftrain.train.observers import Observers
 from difftrain.train.processes import greatest
+from difftrain.train.saver import Saver
 from difftrain.train.step import Trainee, take_step
 
 
-@dataclass(frozen=True, kw_only=True)
-class Duties:
-    """What is done beside the steps, and how often; 0 is never."""
-
-    checkpoint_every: int
-    validate_every: int
-    save: Callable[[Trainee], Path]
-    validate: Callable[[Trainee], None]
-
-
-def train(run: Trainee, stream: BatchStream, duties: Duties, interrupts: Interrupts) -> str:
-    """Train to the last step or to an interrupt; either way the last thing done is a checkpoint.
+def train(
+    run: Trainee,
+    micro_batches: Iterator[MicroBatch],
+    saver: Saver,
+    validate: Callable[[], None],
+    observers: Observers,
+    interrupts: Interrupts,
+) -> str:
+    """Train to the last step or to an interrupt; whatever ends it, what was trained is saved.
 
     Returns:
         ``finished`` or ``interrupted``.
+
+    Raises:
+        NotFinite: If a loss, a gradient or the trained weights are NaN or infinite.
     """
-    observers = run.plan.plugins.hook
-    batches = iter(stream)
-    saved_at = run.step
+    config = run.plan.config
     run.denoiser.train()
+    try:
+        while run.step < run.total_steps and not _interrupted(run, interrupts):
+            result = take_step(run, micro_batches)
+            saver.rehearse()
+            observers.step_end(result)
 
-    while run.step < run.total_steps and not _interrupted(run, interrupts):
-        result = take_step(run, batches)
-        observers.difftrain_step_end(result=result)
-
-        is_last = run.step == run.total_steps
-        if is_last or _due(run.step, duties.checkpoint_every):
-            duties.save(run)
-            saved_at = run.step
-        if duties.validate_every and (is_last or _due(run.step, duties.validate_every)):
-            duties.validate(run)
-
-    if saved_at != run.step:
-        duties.save(run)
+            is_last = run.step == run.total_steps
+            if is_last or _due(run.step, config.checkpoint_step_interval):
+                saver.save()
+            if config.validation_steps and (is_last or _due(run.step, config.validation_steps)):
+                validate()
+        saver.save()
+    except Interrupted:
+        raise  # a second signal: at once
+    except BaseException as error:
+        saver.rescue(error)
+        raise
     return "finished" if run.step >= run.total_steps else "interrupted"
 
 

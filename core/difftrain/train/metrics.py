@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from difftrain.errors import MachineError
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import StepResult
 
@@ -24,8 +28,12 @@ class MetricsFile:
             return
         kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first_step]
         temporary = self.path.with_name(f".{self.path.name}.partial")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(self.path)
+        try:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise MachineError(f"{self.path} cannot be written ({error.strerror})") from error
 
     @hookimpl
     def difftrain_step_end(self, result: StepResult) -> None:
@@ -37,13 +45,31 @@ class MetricsFile:
             seconds=round(result.seconds, 4),
             samples=result.samples,
             epoch=result.epoch,
+            **({"skipped": True} if result.skipped else {}),
             **{name: round(value, 4) for name, value in result.metrics.items()},
         )
 
     def write(self, **values: Any) -> None:
-        """Append one line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line, whole or not at all; a number that is not finite is null, as JSON has none such.
+
+        Raises:
+            MachineError: If it cannot be written.
+        """
+        line = json.dumps({name: _finite(value) for name, value in values.items()}, allow_nan=False) + "\n"
+        length = None
+        try:
+            with self.path.open("ab") as file:
+                length = file.tell()
+                file.write(line.encode())
+        except OSError as error:
+            if length is not None:
+                with suppress(OSError):
+                    os.truncate(self.path, length)
+            raise MachineError(f"{self.path} cannot be written ({error.strerror})") from error
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def validations(path: Path, measured: str, identity: str) -> dict[int, dict[str, Any]]:
@@ -54,14 +80,28 @@ def validations(path: Path, measured: str, identity: str) -> dict[int, dict[str,
         measured: ``fixed_loss`` or ``psnr``.
         identity: What it was measured on, as the lines have it under ``fixed_loss_on`` or ``psnr_on``.
     """
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    alike = (line for line in lines if line.get(f"{measured}_on") == identity)
+    alike = [line for line in read_metrics(path) if line.get(f"{measured}_on") == identity]
     return {line["step"]: line for line in alike if line.get(measured) is not None}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Every whole line; none where the file is missing or cannot be read."""
+    try:
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in map(_parsed, texts) if line is not None]
 
 
 def _step_of(line: str) -> float:
     """The step of a line; a line cut short by a kill counts as one to drop."""
+    parsed = _parsed(line)
+    return float("inf") if parsed is None else parsed["step"]
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None

@@ -1,122 +1,144 @@
-"""The state of any torch optimizer in two plain files: tensors as safetensors, the rest as JSON. Exact, no pickle.
-
-Every value lies under a flat key: ``state/0/exp_avg`` belongs to the first parameter, ``param_groups/0/lr`` to the
-first group. The JSON names all of them, and says of what was a tensor only where it was.
-"""
+"""The state of any torch optimizer in one file, exact; written by torch, read without running anything of it."""
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from difftrain.errors import CheckpointError, first_few
 
-TENSORS_FILE = "optimizer.safetensors"
-VALUES_FILE = "optimizer.json"
+Settings = Sequence[Mapping[str, Any]]
+"""What each parameter group says beside its parameters: rates, decays, ..."""
 
 
 class DamagedState(CheckpointError):
-    """Files that cannot be read, or do not belong together."""
+    """A file that cannot be read."""
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write both files.
+def settings_of(optimizer: torch.optim.Optimizer) -> Settings:
+    """The settings of each group as they are now."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, built_with: Settings, path: Path) -> None:
+    """Write the state.
+
+    Args:
+        built_with: The settings that the optimizer was built with, to tell later which of them the user changed.
 
     Raises:
-        CheckpointError: If the optimizer keeps something that is neither a tensor nor a plain value.
+        OSError: If the file cannot be written.
+        CheckpointError: If the optimizer keeps what torch cannot store.
     """
-    tensors: dict[str, Tensor] = {}
-    values: dict[str, Any] = {}
-    for key, value in _flat(optimizer.state_dict()).items():
-        if isinstance(value, Tensor):
-            # copies, since safetensors refuses tensors that share memory
-            tensors[key] = value.detach().to("cpu", copy=True).contiguous()
-            values[key] = {"tensor": value.device.type}
-        else:
-            values[key] = _as_json(key, value)
-    save_file(tensors, folder / TENSORS_FILE)
-    told = {"optimizer": _kind(optimizer), "parameters": _parameters(optimizer), "values": values}
-    (folder / VALUES_FILE).write_text(json.dumps(told))
+    told = {
+        "optimizer": _kind(optimizer),
+        "parameters": _parameters(optimizer),
+        "built_with": [dict(group) for group in built_with],
+        "state": optimizer.state_dict(),
+    }
+    try:
+        with path.open("wb") as file:
+            torch.save(told, file)
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
+        if isinstance(error.__context__, OSError):  # torch's own words for a full disk name no reason
+            raise error.__context__ from error
+        raise CheckpointError(_cannot_hold(optimizer, error)) from error
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Put back what :func:`save_optimizer` wrote, bit for bit, settings of the groups included.
+def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Put back what :func:`save_optimizer` wrote, bit for bit. A setting that the user changed is this run's.
+
+    Args:
+        optimizer: Freshly built with this run's settings.
 
     Raises:
-        DamagedState: If the files are damaged.
-        CheckpointError: If they are of another optimizer or other parameters.
+        DamagedState: If the file is damaged.
+        CheckpointError: If it is of another optimizer or other parameters, or holds what only code could make.
+    """
+    home = optimizer.param_groups[0]["params"][0].device
+
+    def placed(storage: Any, location: str) -> Any:
+        # some optimizers count steps in a tensor on the CPU, also for parameters on a GPU
+        return storage if location == "cpu" or home.type == "cpu" else storage.to(device=home)
+
+    try:
+        told = torch.load(path, map_location=placed, weights_only=True)
+        kind, parameters, built_with, state = (told[key] for key in ("optimizer", "parameters", "built_with", "state"))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_cannot_hold(optimizer, error)) from error
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
+        raise DamagedState(f"the optimizer's state cannot be read ({error})") from error
+    _check_fit(optimizer, kind, parameters, groups=len(built_with))
+    now = settings_of(optimizer)
+    optimizer.load_state_dict(state)
+    # torch casts state to the parameter's dtype on loading; an optimizer may keep it in another one
+    by_number = _each_parameter(optimizer)
+    for number, entries in state["state"].items():
+        optimizer.state[by_number[number]].update(entries)
+    for group, before, after in zip(optimizer.param_groups, built_with, now, strict=True):
+        group.update({key: value for key, value in after.items() if not _same(before.get(key), value)})
+
+
+def check_storable(optimizer: torch.optim.Optimizer, built_with: Settings, path: Path) -> None:
+    """Write the state, read it back and compare: found now, and not at the first checkpoint.
+
+    Raises:
+        OSError: If the file cannot be written.
+        CheckpointError: If something would not come back as it is.
     """
     try:
-        told = json.loads((folder / VALUES_FILE).read_text())
-        tensors = load_file(folder / TENSORS_FILE)
-        kind, parameters, values = told["optimizer"], told["parameters"], dict(told["values"])
-        _check_tensors(tensors, values)
-        _check_fit(optimizer, kind, parameters)
-        home = optimizer.param_groups[0]["params"][0].device
-        flat = {key: _from_json(value, tensors.get(key), home) for key, value in values.items()}
-        _restore(optimizer, _nested(flat))
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise DamagedState(f"the optimizer's state cannot be read ({error})") from error
+        save_optimizer(optimizer, built_with, path)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)["state"]
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(_cannot_hold(optimizer, error)) from error
+    finally:
+        path.unlink(missing_ok=True)
+    if not _same(state, optimizer.state_dict()):
+        raise CheckpointError(_cannot_hold(optimizer, "it is another after writing and reading it"))
 
 
-def _flat(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    entries = {("state", index): entry for index, entry in state_dict["state"].items()}
-    entries |= {("param_groups", index): group for index, group in enumerate(state_dict["param_groups"])}
-    return {
-        f"{part}/{index}/{name}": value for (part, index), entry in entries.items() for name, value in entry.items()
-    }
+def _same(one: object, other: object) -> bool:
+    """Equal in type and value, tensors bit for bit (NaN included), however deep."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        alike = type(one) is type(other) and one.dtype == other.dtype and one.shape == other.shape
+        # other classes of tensors, as of 8-bit optimizers, need not know how to compare themselves
+        return alike and (type(one) is not Tensor or torch.equal(one.cpu().nan_to_num(), other.cpu().nan_to_num()))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and bool(one == other)
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    parts: dict[str, dict[int, dict[str, Any]]] = {"state": {}, "param_groups": {}}
-    for key, value in flat.items():
-        part, index, name = key.split("/", 2)
-        parts[part].setdefault(int(index), {})[name] = value
-    groups = parts["param_groups"]
-    return {"state": parts["state"], "param_groups": [groups[index] for index in range(len(groups))]}
+def _cannot_hold(optimizer: torch.optim.Optimizer, reason: object) -> str:
+    # torch's complaint goes on with advice to turn the protection off
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    named = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
+    named = named.removeprefix("WeightsUnpickler error: ")
+    return (
+        f"optimizer {_kind(optimizer)} keeps what a checkpoint cannot hold: {named}\n"
+        "hint: take another optimizer; its author can keep tensors and plain values, or name the type with "
+        "torch.serialization.add_safe_globals"
+    )
 
 
-def _as_json(key: str, value: object) -> Any:
-    """A value as JSON keeps it; a tuple is told from a list."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple):
-        return {"tuple": [_as_json(key, item) for item in value]}
-    if isinstance(value, list):
-        return [_as_json(key, item) for item in value]
-    raise CheckpointError(f"the optimizer keeps {key} as {type(value).__name__}, which a checkpoint cannot hold")
-
-
-def _from_json(value: Any, tensor: Tensor | None, home: torch.device) -> Any:
-    if tensor is not None:
-        # some optimizers count steps in a tensor on the CPU, also for parameters on a GPU
-        return tensor if value["tensor"] == "cpu" else tensor.to(home)
-    if isinstance(value, dict):
-        return tuple(_from_json(item, None, home) for item in value["tuple"])
-    if isinstance(value, list):
-        return [_from_json(item, None, home) for item in value]
-    return value
-
-
-def _check_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    named = {key for key, value in values.items() if isinstance(value, dict) and "tensor" in value}
-    if different := sorted(named ^ set(tensors)):
-        raise ValueError(f"{len(different)} tensors are in one of its files only: {first_few(different)}")
-
-
-def _check_fit(optimizer: torch.optim.Optimizer, kind: str, parameters: Sequence[str]) -> None:
+def _check_fit(optimizer: torch.optim.Optimizer, kind: str, parameters: Sequence[str], *, groups: int) -> None:
     if kind != _kind(optimizer):
         raise CheckpointError(
             f"the checkpoint's optimizer is {kind}, this run's is {_kind(optimizer)}\n"
             "hint: resume with the optimizer that the checkpoint was made with, or start anew with "
             "--resume_from_checkpoint none"
+        )
+    if groups != len(optimizer.param_groups):
+        raise CheckpointError(
+            f"the checkpoint's optimizer has {groups} groups of parameters, this run's has "
+            f"{len(optimizer.param_groups)}\nhint: resume with the optimizer_config that the checkpoint was made with"
         )
     own = _parameters(optimizer)
     different = [f"{saved} is now {now}" for saved, now in zip(parameters, own, strict=False) if saved != now]
@@ -126,22 +148,6 @@ def _check_fit(optimizer: torch.optim.Optimizer, kind: str, parameters: Sequence
             f"{len(different)} differ: {first_few(different, 1) or 'none'}\n"
             "hint: resume with the adapter and the mixed_precision that the checkpoint was made with"
         )
-
-
-def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    lacking = [
-        name
-        for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=False)
-        for name in own
-        if name not in group
-    ]
-    if lacking:
-        raise ValueError(f"settings are missing: {first_few(lacking)}")
-    optimizer.load_state_dict(saved)
-    # torch casts state to the parameter's dtype on loading; an optimizer may keep it in another one
-    parameters = _each_parameter(optimizer)
-    for index, state in saved["state"].items():
-        optimizer.state[parameters[index]].update(state)
 
 
 def _each_parameter(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -7,45 +7,38 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from difftrain.errors import CheckpointError
+from difftrain.errors import MachineError
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
 METRICS_FILE = "metrics.jsonl"
 PICTURES_FOLDER = "validation"
+RESUME_FOLDER = "resume"
+"""In a checkpoint: what only difftrain reads. Checkpoints of other programs have none."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PICTURED = re.compile(r"step-(\d+)")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest step first."""
+    """Complete checkpoints of ours, oldest step first."""
+    return [path for path in _checkpoint_folders(output_dir) if (path / RESUME_FOLDER).is_dir()]
+
+
+def foreign_checkpoints(output_dir: Path) -> list[Path]:
+    """Folders that are named like ours and written by another program, oldest step first."""
+    return [path for path in _checkpoint_folders(output_dir) if not (path / RESUME_FOLDER).is_dir()]
+
+
+def _checkpoint_folders(output_dir: Path) -> list[Path]:
     if not output_dir.is_dir():
         return []
-    return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
+    return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
 
 
 def newest_sheet(output_dir: Path) -> Path | None:
-    """The picture sheet of the run's last validation, if it drew any."""
-    return max((output_dir / PICTURES_FOLDER).glob("step-*/sheet.png"), default=None)
-
-
-def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
-    """The checkpoint to resume: a path or a name in ``output_dir``; ``latest`` is the highest step if there is any;
-    ``none`` gives None.
-
-    Raises:
-        CheckpointError: If a path is wanted that is no checkpoint.
-    """
-    if wanted == "none":
-        return None
-    existing = list_checkpoints(output_dir)
-    if wanted == "latest":
-        return existing[-1] if existing else None
-    for candidate in (Path(wanted), output_dir / wanted):
-        if (candidate / "resume" / "state.json").is_file():
-            return candidate
-    there = ", ".join(path.name for path in existing) or "none"
-    raise CheckpointError(f"resume_from_checkpoint: {wanted} is no checkpoint; in {output_dir} there are: {there}")
+    """The picture sheet of the run's last validation that was drawn to its end, if there is one."""
+    sheets = [folder / "sheet.png" for folder in _drawn_steps(output_dir)]
+    return next((sheet for sheet in reversed(sheets) if sheet.is_file()), None)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -57,33 +50,43 @@ def step_of(checkpoint: Path) -> int:
 
 def remove_leftovers(output_dir: Path) -> None:
     """Take away what a kill left of checkpoints that were being written or removed."""
-    for pattern in (".checkpoint-*.partial", ".checkpoint-*.removing"):
+    for pattern in (".checkpoint-*.partial", ".checkpoint-*.removing", ".checkpoint-*.trial"):
         for leftover in output_dir.glob(pattern):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
     others = [output_dir / name for name in (ADAPTER_FILE, METRICS_FILE, PICTURES_FOLDER)]
-    results = [path for path in (*list_checkpoints(output_dir), *others) if path.exists()]
+    results = [path for path in (*_checkpoint_folders(output_dir), *others) if path.exists()]
     return _move_aside(output_dir, results) if results else None
 
 
 def set_newer_aside(output_dir: Path, step: int) -> Path | None:
-    """Move checkpoints beyond ``step`` into ``previous-K``: a run resumed before them must not go on from them later.
+    """Move what lies beyond ``step`` into ``previous-K``: a run resumed before it must not take it for its own later.
 
-    Their pictures go with them. The metrics are copied there, since the run's own file goes on from ``step``.
+    These are checkpoints with the adapter that was made after them, and pictures, also those that a kill left without a
+    checkpoint. The metrics are copied there, since the run's own file goes on from ``step``.
     """
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > step]
-    if not newer:
+    pictures = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
+    if not newer and not pictures:
         return None
-    drawn = (output_dir / PICTURES_FOLDER).glob("step-*")
-    pictures = [path for path in drawn if (match := _PICTURED.fullmatch(path.name)) and int(match[1]) > step]
-    folder = _move_aside(output_dir, [*newer, output_dir / ADAPTER_FILE, *pictures])
+    folder = _move_aside(output_dir, [*newer, *([output_dir / ADAPTER_FILE] if newer else []), *pictures])
     metrics = output_dir / METRICS_FILE
     if metrics.exists():
         shutil.copy(metrics, folder)
     return folder
+
+
+def _drawn_steps(output_dir: Path) -> dict[Path, int]:
+    """Folders of validation pictures with their steps, the oldest step first."""
+    found = (output_dir / PICTURES_FOLDER).glob("step-*")
+    steps = {path: int(match[1]) for path in found if (match := _PICTURED.fullmatch(path.name))}
+    return dict(sorted(steps.items(), key=lambda item: item[1]))
 
 
 def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:
@@ -91,10 +94,16 @@ def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:
     while (output_dir / f"previous-{number}").exists():
         number += 1
     folder = output_dir / f"previous-{number}"
-    folder.mkdir()
-    for path in paths:
-        if path.exists():
-            kept = folder / path.relative_to(output_dir)
-            kept.parent.mkdir(exist_ok=True)
-            path.rename(kept)
+    try:
+        folder.mkdir()
+        for path in paths:
+            if path.exists():
+                kept = folder / path.relative_to(output_dir)
+                kept.parent.mkdir(exist_ok=True)
+                path.rename(kept)
+    except OSError as error:
+        raise MachineError(
+            f"output_dir {output_dir}: {error.filename} cannot be moved into {folder} ({error.strerror})\n"
+            "hint: set another output_dir"
+        ) from error
     return folder

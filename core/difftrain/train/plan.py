@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,21 @@ from difftrain import contracts
 from difftrain.config.known_keys import NOT_BUILT_VALUES
 from difftrain.config.load import DEFAULT_PATH, FlagValue, find_run_file, load_datasets, load_run, plugin_switches
 from difftrain.config.messages import explain
+from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
-from difftrain.config.section import parse_options
 from difftrain.data.epoch import EpochRules
 from difftrain.data.plan import DataPlan
 from difftrain.data.resolve import resolve_datasets
-from difftrain.errors import PluginError
+from difftrain.data.rounds import Position, Rounds
+from difftrain.errors import DataError, PluginError
+from difftrain.model.weights import check_name
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import KINDS, Registry
 from difftrain.train.commands import resume_command, same_command
 from difftrain.train.prompts import validation_prompts
+from difftrain.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,8 @@ def plan_run(
         plugins = load_plugins(files=files, disabled=disabled)
     names = plugins.registry.names_by_key()
     problems = Problems()
-    run = load_run(file, flags, plugins.run_schema, names, problems)
+    schema, tables, flavours = plugins.run_schema, plugins.run_tables, plugins.registry.default_flavours()
+    run = load_run(file, flags, schema, names, problems, tables=tables, default_flavours=flavours)
     if run is None:
         if file.path is None:
             problems.texts.insert(
@@ -123,6 +127,9 @@ def build_plan(
     loss = chosen.named("loss", run.loss_type)
     data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
     _check_run(run, family, plugins, problems)
+    if flavour is not None:
+        with problems.catching():
+            problems.notes += check_name(run, flavour, plugins.registry.flavours(flavour.family))
     prompts: dict[str, str] = {}
     with problems.catching():
         prompts = validation_prompts(run)
@@ -169,9 +176,9 @@ class _Chooser:
             return None
 
     def flavour(self) -> Any:
-        """The flavour asked for, or the family's only one."""
+        """The flavour asked for, or the family's default or only one."""
         flavours = self.registry.flavours(self.run.model_family)
-        name = self.run.model_flavour or (next(iter(flavours)) if len(flavours) == 1 else None)
+        name = self.run.model_flavour or self.registry.default_flavour(self.run.model_family)
         if self.run.model_family not in self.registry.all("family"):
             return None
         if name is None:
@@ -184,8 +191,7 @@ class _Chooser:
         found = self._find("optimizer", self.run.optimizer)
         if found is None:
             return None
-        prefix = f"optimizer_config of {self.run.optimizer!r}: "
-        return parse_options(found, self.run.optimizer_config, prefix=prefix, problems=self.problems)
+        return optimizer_options(self.run, found, self.problems)
 
     def quantizer(self) -> Any:
         """None for ``no_change`` too."""
@@ -221,18 +227,38 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
     )
 
 
-def total_steps(plan: RunPlan, batches_per_epoch: Callable[[], int]) -> int:
-    """Optimizer steps of the whole run.
+def rounds_of(plan: RunPlan, samples: Sequence[Sample], *, start: Position | None = None, processes: int = 1) -> Rounds:
+    """What the run shows from a position on, out of the config."""
+    return Rounds(
+        samples=samples,
+        rules=epoch_rules(plan),
+        start=start or Position(),
+        micro_batches=plan.config.gradient_accumulation_steps,
+        epochs=plan.config.num_train_epochs,
+        processes=processes,
+    )
+
+
+def total_steps(plan: RunPlan, rounds: Rounds, step: int = 0) -> int:
+    """Optimizer steps of the whole run; one in epochs ends with its last epoch, wherever it goes on.
 
     Args:
-        batches_per_epoch: Of one process; asked only of runs that are as long as so many epochs, since counting
-            them means to plan one.
+        rounds: From where the run stands.
+        step: Steps that it has done.
+
+    Raises:
+        DataError: If the epochs have no sample.
     """
-    config = plan.config
-    if config.max_train_steps:
-        return config.max_train_steps
-    assert config.num_train_epochs, "the config check asks for one of the two"
-    return max(1, config.num_train_epochs * batches_per_epoch() // config.gradient_accumulation_steps)
+    left = rounds.steps_left()
+    if left is None:
+        assert plan.config.max_train_steps, "the config check asks for one of the two"
+        return plan.config.max_train_steps
+    if left == step == 0:
+        raise DataError(
+            f"{plan.config.num_train_epochs} epochs have no sample: probability leaves out all of them\n"
+            "hint: raise probability or num_train_epochs, or set max_train_steps"
+        )
+    return step + left
 
 
 def _check_run(
@@ -272,7 +298,9 @@ def _note_doubts(
 
 def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
     used = {key for options in chosen for key in type(options).model_fields}
-    for key in sorted(run.model_fields_set - set(RunConfig.model_fields) - used):
+    unused = run.model_fields_set - set(RunConfig.model_fields) - used
+    # at its default it asks for nothing
+    for key in sorted(key for key in unused if getattr(run, key) != type(run).model_fields[key].default):
         owners = [kind for kind in registry.run_option_classes() if key in kind.model_fields]
         named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
         problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from difftrain.errors import MachineError
+from difftrain.errors import MachineError, StoppedElsewhere
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,7 +52,7 @@ def first_process_first() -> Iterator[None]:
     """The first process runs the body before all others do, which then find made what it made.
 
     Raises:
-        MachineError: In the others, if the first did not get through the body; it has said why.
+        StoppedElsewhere: In the others, if the first did not get through the body; it has said why.
     """
     if processes_started() == 1:
         yield
@@ -60,7 +60,7 @@ def first_process_first() -> Iterator[None]:
     accelerator = start_accelerator()
     if not accelerator.is_main_process:
         if greatest(accelerator, 0):
-            raise MachineError("the first process stopped; what it says tells why")
+            raise StoppedElsewhere
         yield
         return
     got_through = False

@@ -6,12 +6,15 @@ few seconds. A phase in which nothing moves for a minute says what it is waiting
 
 from __future__ import annotations
 
+import errno
+import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -40,11 +43,48 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def make_reporter(*, quiet: bool = False) -> Reporter:
-    """Live bars on a terminal, lines elsewhere, nothing when ``quiet`` (all processes but the first)."""
-    if quiet:
+def make_reporter(*, quiet: bool = False, reader_left: Callable[[], None] | None = None) -> Reporter:
+    """Live bars on a terminal, lines elsewhere, nothing when ``quiet`` (all processes but the first).
+
+    Args:
+        reader_left: Called once when the standard error is a pipe or terminal that nobody reads any more; nothing is
+            written after that. None lets the error pass.
+    """
+    if quiet or sys.stderr is None:
         return SilentReporter()
-    return ConsoleReporter(Console(file=sys.stderr, highlight=False, soft_wrap=True))
+    output = sys.stderr if reader_left is None else cast(IO[str], _WatchedOutput(sys.stderr, reader_left))
+    return ConsoleReporter(Console(file=output, highlight=False, soft_wrap=True))
+
+
+class _WatchedOutput:
+    """A text stream until its reader has left; then a sink."""
+
+    def __init__(self, stream: TextIO, reader_left: Callable[[], None]) -> None:
+        self._stream = stream
+        self._reader_left = reader_left
+        self._closed = False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self._closed:
+            return
+        try:
+            action()
+        except OSError as error:
+            # a closed pipe; a terminal that hung up
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self._closed = True
+            self._reader_left()
 
 
 class SilentReporter:
@@ -140,6 +180,7 @@ class TrainingBar:
         self._shown = 0.0
         self._bar: Progress | None = None
         self._seconds: float | None = None
+        self._stepped = False
         if self._console and self._console.is_terminal:
             columns = (
                 TextColumn("train"),
@@ -164,18 +205,24 @@ class TrainingBar:
         """Update with one step; the loss shown is a running mean over about twenty steps."""
         if self._console is None:
             return
-        first = self._smooth_loss is None
-        self._smooth_loss = result.loss if self._smooth_loss is None else 0.95 * self._smooth_loss + 0.05 * result.loss
-        # the first step warms up kernels and allocators; it says nothing about the speed
-        self._seconds = result.seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * result.seconds
-        note = (
-            f"loss {result.loss:.4f} (mean {self._smooth_loss:.4f})  lr {result.learning_rate:.2e}  "
-            f"{self._seconds:.2f} s/step  eta {duration(self._seconds * (self._total - result.step))}"
-        )
-        if first:
-            self._seconds = None
+        note = self._note(result)
         if self._bar:
             self._bar.update(self._task, completed=result.step, note=note)
         elif time.monotonic() - self._shown > LINE_SECONDS or result.step == self._total:
             self._shown = time.monotonic()
             self._console.print(f"step {result.step}/{self._total}  {note}", markup=False)
+
+    def _note(self, result: StepResult) -> str:
+        if math.isfinite(result.loss):
+            mean = self._smooth_loss
+            self._smooth_loss = result.loss if mean is None else 0.95 * mean + 0.05 * result.loss
+        # the first step warms up kernels and allocators; it says nothing about the speed
+        seconds = result.seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * result.seconds
+        self._seconds = seconds if self._stepped else None
+        self._stepped = True
+        mean_loss = "" if self._smooth_loss is None else f" (mean {self._smooth_loss:.4f})"
+        left_out = "  update left out: not finite" if result.skipped else ""
+        return (
+            f"loss {result.loss:.4f}{mean_loss}{left_out}  lr {result.learning_rate:.2e}  "
+            f"{seconds:.2f} s/step  eta {duration(seconds * (self._total - result.step))}"
+        )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from difftrain.data.encode import TextItem
-from difftrain.train.drawn_files import file_name
-from difftrain.types import PlacedImage, Sample, Size
+from difftrain.train.drawn_files import disk_key, file_name, safe_file_name
+from difftrain.types import PlacedImage, ReferenceChoice, Sample, Size
 
 if TYPE_CHECKING:
     from difftrain.config.schema import RunConfig
@@ -21,6 +22,7 @@ class Scene:
     """One validation picture: what is asked for, of which references."""
 
     name: str
+    """Its file's, without seed and extension; unique in a run."""
     prompt: str
     references: tuple[PlacedImage, ...]
     target: PlacedImage | None
@@ -36,7 +38,7 @@ class Scene:
 
         Args:
             config: Its options of sampling, and of what the adapter is before the first step, are part of it.
-            model: Content, flavour and precision of the frozen model.
+            model: Content, flavour and number formats of the frozen model and of its encoders.
         """
         images = [image_identity(image) for image in self.references]
         options = (
@@ -61,8 +63,9 @@ def choose_scenes(
 ) -> list[Scene]:
     """The pictures that every validation of a run draws.
 
-    First ``num_eval_images`` samples with their own instructions, taken from all datasets in turn; then each
-    validation prompt, with the references of one of these samples in turn.
+    First ``num_eval_images`` samples with their own instructions, taken from all datasets in turn, and in each dataset
+    of its reference sets and generators in turn; then each validation prompt, with the references of one of these
+    samples in turn.
 
     Args:
         samples: The held-out ones, or where nothing is held out those that are trained on.
@@ -70,7 +73,12 @@ def choose_scenes(
         multiple: Edges of the pictures are multiples of this, in pixels.
     """
     chosen = spread(samples, config.num_eval_images)
-    scenes = [_own_scene(sample, config, multiple) for sample in chosen]
+    drawn: Counter[str] = Counter()
+    scenes = []
+    for sample in chosen:
+        choice = sample.choices[drawn[sample.dataset_id] % len(sample.choices)]
+        drawn[sample.dataset_id] += 1
+        scenes.append(_own_scene(sample, choice, config, multiple))
     for index, (name, prompt) in enumerate(prompts.items()):
         references = scenes[index % len(chosen)].references if chosen else ()
         size = scenes[index % len(chosen)].size if chosen else _fit(config.validation_size, 1.0, multiple)
@@ -78,12 +86,11 @@ def choose_scenes(
     return _with_files_of_their_own(scenes, config.validation_num_seeds)
 
 
-def _own_scene(sample: Sample, config: RunConfig, multiple: int) -> Scene:
-    choice = sample.choices[0]
+def _own_scene(sample: Sample, choice: ReferenceChoice, config: RunConfig, multiple: int) -> Scene:
     captions = sample.captions if choice.captions is None else choice.captions
     width, height = sample.target.geometry.bucket
     return Scene(
-        name=f"{sample.dataset_id}-{sample.target.record.key}".replace("/", "-"),
+        name=f"{sample.dataset_id}-{sample.target.record.key}",
         prompt=captions[0],
         references=choice.references,
         target=sample.target,
@@ -92,14 +99,15 @@ def _own_scene(sample: Sample, config: RunConfig, multiple: int) -> Scene:
 
 
 def _with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]:
-    """Names such that no file is written twice, which ``a/b`` and ``a-b`` would do; the sheet is a file too."""
-    taken = {"sheet"}
+    """Names that every disk takes, such that no file is written twice; the sheet is a file too."""
+    taken = {disk_key("sheet")}
     renamed = []
     for scene in scenes:
-        name, number = scene.name, 1
-        while taken & (files := {file_name(name, seed) for seed in range(1, seeds + 1)}):
+        safe = name = safe_file_name(scene.name)
+        number = 1
+        while taken & (files := {disk_key(file_name(name, seed)) for seed in range(1, seeds + 1)}):
             number += 1
-            name = f"{scene.name}-{number}"
+            name = f"{safe}-{number}"
         taken |= files
         renamed.append(replace(scene, name=name))
     return renamed

@@ -54,3 +54,12 @@ class Cosine(_WarmUpThen):
 
     def decay(self, progress: float) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Sine(Schedule):
+    """Half a sine over the whole run: from zero to the full rate in the middle, and back. Needs no warm-up."""
+
+    name: ClassVar[str] = "sine"
+
+    def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
+        return math.sin(math.pi * min(1.0, (step + 1) / (total_steps + 1)))

@@ -2,128 +2,142 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
-from difftrain.data.prepare import PreparedData
+from difftrain.errors import MachineError
+from difftrain.train.agreement import check_agreement
 from difftrain.train.assemble import AssembledRun, assemble
-from difftrain.train.checkpoint import changes_since, export_adapter, save_checkpoint
+from difftrain.train.checkpoint import export_adapter
 from difftrain.train.closing import told_losses, told_psnr
-from difftrain.train.interrupt import Interrupted, Interrupts
-from difftrain.train.loop import Duties, train
+from difftrain.train.interrupt import Interrupts
+from difftrain.train.loop import train
 from difftrain.train.metrics import MetricsFile, validations
+from difftrain.train.observers import Observers
 from difftrain.train.output_dir import (
     ADAPTER_FILE,
     METRICS_FILE,
-    find_checkpoint,
     list_checkpoints,
     newest_sheet,
     remove_leftovers,
     set_aside,
     set_newer_aside,
+    step_of,
 )
+from difftrain.train.output_lock import locked
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
-from difftrain.train.step import Trainee
-from difftrain.types import ModelLocation, Reporter
+from difftrain.train.resume_state import changes_since, data_changes
+from difftrain.train.saver import Saver
+from difftrain.train.startup import PreparedRun
+from difftrain.types import Reporter
 
 
-def train_prepared(
-    plan: RunPlan, prepared: PreparedData, location: ModelLocation, interrupts: Interrupts, reporter: Reporter
-) -> str:
+def train_prepared(plan: RunPlan, ready: PreparedRun, interrupts: Interrupts, reporter: Reporter) -> str:
     """Load, train, save, say where everything is.
 
     Returns:
         ``finished`` or ``interrupted``.
     """
     accelerator = start_accelerator()
-    _make_output_dir(plan, accelerator, reporter)
-    run = assemble(plan, prepared, location, accelerator, reporter)
-    if run.trainee.step >= run.trainee.total_steps:
-        _finish_finished_before(run, reporter)
-        return "finished"
-    interrupts.defer()
-    status = _train(run, interrupts, reporter)
-    _say_goodbye(run, status, reporter)
-    accelerator.end_training()
+    with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
+        _make_output_dir(plan, ready, accelerator, reporter)
+        run = assemble(plan, ready, accelerator, reporter)
+        check_agreement(run.trainee)
+        if run.trainee.step >= run.trainee.total_steps:
+            _finish_finished_before(run, reporter)
+            return "finished"
+        interrupts.defer()
+        status = _train(run, interrupts, reporter)
+        _say_goodbye(run, status, reporter)
+        accelerator.end_training()
     return status
 
 
-def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> None:
+def _make_output_dir(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, reporter: Reporter) -> None:
     output_dir: Path = plan.config.output_dir
     if accelerator.is_main_process:
-        resumed = find_checkpoint(output_dir, plan.config.resume_from_checkpoint)
-        if resumed is None and (moved := set_aside(output_dir)):
+        if ready.resumed is None and (moved := set_aside(output_dir)):
             reporter.say(f"starting anew; the earlier run is kept in {moved}")
-        output_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(output_dir)
     accelerator.wait_for_everyone()
 
 
 def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str:
     trainee, plan = run.trainee, run.trainee.plan
-    config, observers = plan.config, plan.plugins.hook
-    is_main = trainee.accelerator.is_main_process
+    config = plan.config
+    observers = Observers(plan.plugins, reporter, is_main=trainee.accelerator.is_main_process)
     metrics = MetricsFile(config.output_dir / METRICS_FILE)
     bar = TrainingBar(reporter, trainee.total_steps, trainee.step)
-    if is_main:
+    if trainee.accelerator.is_main_process:
         _settle_resumed(run, reporter)
-        plan.plugins.manager.register(metrics)
-        plan.plugins.manager.register(bar)
-    observers.difftrain_run_start(
+    plan.plugins.manager.register(metrics, name=str(metrics.path))
+    plan.plugins.manager.register(bar, name="the progress bar")
+    saver = Saver(trainee, observers, interrupts, reporter)
+    observers.run_start(
         config=config, output_dir=config.output_dir, total_steps=trainee.total_steps, first_step=trainee.step
     )
 
-    def save(trainee: Trainee) -> Path:
-        path = config.output_dir / f"checkpoint-{trainee.step}"
-        if is_main:
-            path = save_checkpoint(trainee, config.output_dir, keep=config.checkpoints_total_limit)
-            observers.difftrain_checkpoint_saved(step=trainee.step, path=path)
-        trainee.accelerator.wait_for_everyone()
-        interrupts.saved = True
-        return path
-
-    def validate(trainee: Trainee) -> None:
-        def measure_and_draw() -> None:
-            measured: dict[str, Any] = {
-                "fixed_loss": run.validator.fixed_loss(trainee),
-                "fixed_loss_on": run.validator.samples_identity(trainee),
-            }
+    def validate() -> None:
+        if trainee.accelerator.is_main_process:
             try:
-                drawn = run.validator.draw(trainee)
-                measured |= drawn.as_metrics()
-            finally:  # a signal ends the drawing, but the loss is measured
-                metrics.write(step=trainee.step, **measured)
-            observers.difftrain_validation_end(step=trainee.step, sheets=drawn.files)
-
-        if is_main:
-            interrupts.cut_short(measure_and_draw)
+                interrupts.cut_short(lambda: _measure_and_draw(run, metrics, observers))
+            except Exception as error:  # noqa: BLE001 - a run is not lost for a picture of it
+                observers.failed("the validation", error)
         trainee.accelerator.wait_for_everyone()
 
-    duties = Duties(
-        checkpoint_every=config.checkpoint_step_interval,
-        validate_every=config.validation_steps,
-        save=save,
-        validate=validate,
-    )
     status = "failed"
     try:
         if config.validation_on_startup and not run.resumed_from:
-            validate(trainee)
+            validate()
         with bar:
-            status = train(trainee, run.stream, duties, interrupts)
-        if status == "finished" and is_main:
-            export_adapter(trainee, config.output_dir / ADAPTER_FILE)
-    except Interrupted:
-        status = "interrupted"
-        raise
+            status = train(trainee, iter(run.stream), saver, validate, observers, interrupts)
+        if status == "finished":
+            saver.export()
+    except torch.OutOfMemoryError as error:
+        raise MachineError(_out_of_memory(run, error)) from error
     finally:
         run.stream.close()
-        observers.difftrain_run_end(step=trainee.step, status=status)
+        observers.run_end(step=trainee.step, status=_ended(status, interrupts))
     return status
+
+
+def _ended(status: str, interrupts: Interrupts) -> str:
+    return "interrupted" if status == "failed" and interrupts.number is not None else status
+
+
+def _measure_and_draw(run: AssembledRun, metrics: MetricsFile, observers: Observers) -> None:
+    trainee = run.trainee
+    measured: dict[str, Any] = {
+        "fixed_loss": run.validator.fixed_loss(trainee),
+        "fixed_loss_on": run.validator.samples_identity(trainee),
+    }
+    try:
+        drawn = run.validator.draw(trainee)
+        measured |= drawn.as_metrics()
+    finally:  # a signal ends the drawing, but the loss is measured
+        metrics.write(step=trainee.step, **measured)
+    observers.validation_end(step=trainee.step, sheets=dict(drawn.files))
+
+
+def _out_of_memory(run: AssembledRun, error: torch.OutOfMemoryError) -> str:
+    config = run.trainee.plan.config
+    advice = [
+        "" if config.gradient_checkpointing else "set gradient_checkpointing = true",
+        "" if config.train_batch_size == 1 else f"lower train_batch_size, {config.train_batch_size} now",
+        "" if run.trainee.plan.quantizer else "set base_model_precision, int8-quanto for instance",
+        f"lower resolution, {config.resolution:g} now",
+        "lower lora_rank",
+    ]
+    reason = str(error).splitlines()[0]
+    return (
+        f"out of memory in step {run.trainee.step + 1}: {reason}\nhint: {', or '.join(part for part in advice if part)}"
+    )
 
 
 def _settle_resumed(run: AssembledRun, reporter: Reporter) -> None:
@@ -131,29 +145,39 @@ def _settle_resumed(run: AssembledRun, reporter: Reporter) -> None:
     if run.resumed_from is None or run.resumed_state is None:
         return
     trainee, state = run.trainee, run.resumed_state
-    place = f"epoch {state.position.epoch}, after {state.position.samples} samples of it"
+    place = f"epoch {state.epoch}, after {state.samples} samples of it"
     reporter.say(f"resumed {run.resumed_from} at step {state.step} ({place})")
-    if changes := changes_since(state, trainee):
-        reporter.say(f"changed since that checkpoint: {', '.join(changes)}")
+    if changes := changes_since(state, trainee.plan, trainee.accelerator.num_processes):
+        reporter.say(f"changed since that checkpoint, and taken over: {', '.join(changes)}")
+    if changes := data_changes(state.data, trainee.data):
+        reporter.say(f"the data changed since that checkpoint: dataset {', '.join(changes)}")
     if moved := set_newer_aside(trainee.plan.config.output_dir, state.step):
-        reporter.say(f"checkpoints beyond step {state.step} are kept in {moved}")
+        reporter.say(f"what was made beyond step {state.step} is kept in {moved}")
 
 
 def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
     """A run that has all its steps; a kill may have come before its adapter was written."""
-    adapter = run.trainee.plan.config.output_dir / ADAPTER_FILE
-    if run.trainee.accelerator.is_main_process:
-        export_adapter(run.trainee, adapter)
+    output_dir = run.trainee.plan.config.output_dir
+    adapter = output_dir / ADAPTER_FILE
     steps, total = run.trainee.step, run.trainee.total_steps
-    reporter.say(f"{run.resumed_from} has {steps} steps, and the run is to have {total}: it was finished before")
+    reporter.say(f"{run.resumed_from} has {steps} steps, and the run is to have {total}: nothing is left to train")
+    newer = [path for path in list_checkpoints(output_dir) if step_of(path) > steps]
+    if not newer and not adapter.exists() and run.trainee.accelerator.is_main_process:
+        export_adapter(run.trainee, adapter)
     reporter.say(
-        "hint: a larger max_train_steps trains on; --resume_from_checkpoint none starts anew (nothing is deleted)"
+        "hint: a larger max_train_steps or num_train_epochs trains on; --resume_from_checkpoint none starts anew "
+        "(nothing is deleted)"
     )
-    reporter.say(f"adapter: {adapter}")
+    if newer:
+        reporter.say(f"adapter of step {steps}: {run.resumed_from}; the output folder's own is left as it is")
+    else:
+        reporter.say(f"adapter: {adapter}")
 
 
 def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
     output_dir = run.trainee.plan.config.output_dir
+    if run.trainee.skipped:
+        reporter.say(f"note: {run.trainee.skipped} updates were left out, as their loss or gradient was not finite")
     if status == "interrupted":
         saved = "".join(f"; saved {checkpoint}" for checkpoint in list_checkpoints(output_dir)[-1:])
         reporter.say(f"stopped after step {run.trainee.step}{saved}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from difftrain.data.loader import Position
+from difftrain.data.rounds import Position
 from difftrain.data.seeding import derive_seed
+from difftrain.data.stream import MicroBatch
 from difftrain.train.noise import add_noise, shift_sigma
+from difftrain.train.not_finite import leave_out
+from difftrain.train.optimizer_state import Settings
+from difftrain.train.tally import Tally
 from difftrain.types import Batch, NoisyBatch, StepResult
 
 if TYPE_CHECKING:
@@ -33,10 +38,21 @@ class Trainee:
     bare_denoiser: nn.Module
     """The same weights without a wrapper."""
     optimizer: torch.optim.Optimizer
+    built_with: Settings
+    """What the optimizer's groups said before the first step of this process."""
     total_steps: int
+    data: Mapping[str, str] = field(default_factory=dict)
+    """What each dataset holds, see :func:`difftrain.train.agreement.data_facts`."""
     step: int = 0
     """Optimizer steps done."""
     position: Position = field(default_factory=Position)
+    skipped: int = 0
+    """Updates of the whole run that were left out, since they were not finite."""
+    skipped_in_a_row: int = 0
+    updating: bool = False
+    """True while the optimizer writes: what ends the run then leaves weights of which some are new."""
+    proven_with: MicroBatch | None = None
+    """One that gave a finite loss in the last good step."""
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -53,53 +69,85 @@ class Trainee:
         return torch.autocast(self.accelerator.device.type, dtype=self.compute_dtype)
 
 
-def take_step(run: Trainee, batches: Iterator[tuple[Batch, Position]]) -> StepResult:
+def take_step(run: Trainee, micro_batches: Iterator[MicroBatch]) -> StepResult:
     """Accumulate the gradients of some micro-batches and update the adapter once.
 
-    Everything random is drawn from seeds of (run, step, micro-batch, process): a resumed run repeats it.
+    The loss of the step is the mean over the samples of all its micro-batches and processes. Everything random is
+    drawn from seeds of (run, step, micro-batch, process): a resumed run repeats it.
+
+    Raises:
+        NotFinite: If the loss or the gradient is NaN or infinite, unless ``on_nan`` skips such updates. The weights,
+            the step and the position are as before.
     """
     started = time.perf_counter()
-    config, accelerator = run.plan.config, run.accelerator
     learning_rate = _set_learning_rate(run)
-    micro_batches = config.gradient_accumulation_steps
-    losses, samples, tokens = [], 0, 0
-    for micro in range(micro_batches):
-        batch, run.position = next(batches)
-        place = (run.step, micro, accelerator.process_index)
-        # what layers and families draw by themselves, dropout and guidance: another stream than the noise's
-        torch.manual_seed(derive_seed(config.seed, "layers", *place))
-        noise_generator = torch.Generator().manual_seed(derive_seed(config.seed, "step", *place))
-        last = micro == micro_batches - 1
-        with nullcontext() if last else accelerator.no_sync(run.denoiser):
-            loss = batch_loss(run, batch, noise_generator).mean()
-            accelerator.backward(loss / micro_batches)
-        losses.append(loss.detach())
-        samples += len(batch.latents)
-        tokens += sum(run.plan.family.tokens(batch).values()) * len(batch.latents)
-    grad_norm = accelerator.clip_grad_norm_(run.trained, config.max_grad_norm or float("inf"))
-    run.optimizer.step()
-    run.optimizer.zero_grad()
+    tally = Tally()
+    for number, micro in enumerate(micro_batches):
+        losses = _forward_backward(run, micro, number)
+        tally.add(micro, losses, run.plan.family.tokens(micro.batch))
+        if micro.ends_step:
+            break
+    grad_norm = _clip_gradients(run)
+    loss, samples, tokens = tally.over_processes(run.accelerator)
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    if finite:
+        _update(run)
+        run.proven_with = micro
+        run.skipped_in_a_row = 0
+    else:
+        run.optimizer.zero_grad()
+        leave_out(run, tally, loss, grad_norm)
     run.step += 1
-    loss_sum, samples, tokens = _over_processes(accelerator, torch.stack(losses).mean(), samples, tokens)
+    run.position = micro.position
     seconds = time.perf_counter() - started
     return StepResult(
         step=run.step,
-        loss=loss_sum / accelerator.num_processes,
+        loss=loss,
         learning_rate=learning_rate,
-        grad_norm=float(grad_norm),
+        grad_norm=grad_norm,
         seconds=seconds,
         samples=samples,
         epoch=run.position.epoch,
-        metrics={"tokens_per_second": tokens / seconds} | _memory(accelerator.device),
+        skipped=not finite,
+        metrics={"tokens_per_second": tokens / seconds} | _memory(run.accelerator.device),
     )
 
 
-def _over_processes(accelerator: Accelerator, loss: Tensor, samples: int, tokens: int) -> tuple[float, int, int]:
-    """Sums over all processes, whose batches may differ in size and shape; in one exchange."""
-    # float32 counts exactly up to 16 million
-    counts = torch.tensor([samples, tokens], dtype=torch.float32, device=loss.device)
-    total = accelerator.reduce(torch.cat([loss.float().view(1), counts]), reduction="sum").tolist()
-    return total[0], int(total[1]), int(total[2])
+def _forward_backward(run: Trainee, micro: MicroBatch, number: int) -> Tensor:
+    """Loss of each sample, [B], whose weighted sum has been added to the gradients."""
+    noise_generator = seed_draws(run, number)
+    with nullcontext() if micro.ends_step else run.accelerator.no_sync(run.denoiser):
+        losses = batch_loss(run, micro.batch, noise_generator)
+        run.accelerator.backward(losses.sum() * micro.weight)
+    return losses.detach()
+
+
+def seed_draws(run: Trainee, number: int) -> torch.Generator:
+    """Seed what layers and families draw by themselves, dropout and guidance; gives the generator of the noise.
+
+    Args:
+        number: Of the micro-batch within the step.
+    """
+    place = (run.step, number, run.accelerator.process_index)
+    seed = run.plan.config.seed
+    torch.manual_seed(derive_seed(seed, "layers", *place))
+    return torch.Generator().manual_seed(derive_seed(seed, "step", *place))
+
+
+def _clip_gradients(run: Trainee) -> float:
+    """Norm of all gradients before they are scaled down to ``max_grad_norm``; 0 leaves them as they are."""
+    limit = run.plan.config.max_grad_norm
+    if limit > 0:
+        return float(run.accelerator.clip_grad_norm_(run.trained, limit))
+    gradients = [parameter.grad for parameter in run.trained if parameter.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def _update(run: Trainee) -> None:
+    run.updating = True
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.updating = False
 
 
 def _memory(device: torch.device) -> dict[str, float]:

@@ -19,8 +19,9 @@ from difftrain.data.epoch import Visit
 from difftrain.data.image import load_placed
 from difftrain.data.loader import BatchReader
 from difftrain.data.seeding import derive_seed
+from difftrain.errors import first_few
 from difftrain.train.closing import told_pictures
-from difftrain.train.drawn_files import file_name, open_drawn, save_drawn, step_folder
+from difftrain.train.drawn_files import file_name, open_drawn, save_drawn, save_png, step_folder
 from difftrain.train.psnr import Scores, psnr
 from difftrain.train.scenes import Scene, image_identity
 from difftrain.train.sheet import Row, Shown, draw_sheet
@@ -59,19 +60,20 @@ class Validator:
     seeds: int
     """How often each scene is drawn, with seeds in a row."""
     model_identity: str
-    """Content, flavour and precision of the frozen model."""
+    """Content, flavour and number formats of the frozen model and of its encoders."""
     reader: BatchReader
     sampler: Sampler
     folder: Path
     reporter: Reporter
+    said_base_is_missing: bool = False
 
     def draw(self, run: Trainee) -> Drawn:
         """Draw every scene with every seed, and the sheet of all."""
         scores = Scores()
         if not self.scenes:
             return Drawn(files={}, scores=scores, identity=self.pictures_identity(run))
+        self._say_base_is_missing(run)
         folder = step_folder(self.folder, run.step)
-        folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, Path] = {}
         rows = []
         total = len(self.scenes) * self.seeds
@@ -87,7 +89,7 @@ class Validator:
                     phase.advance(item=name)
                 rows.append(self._judged_row(scene, references, pictures, scores, run))
         files["sheet"] = folder / "sheet.png"
-        draw_sheet(rows, self._title(run.step, scores), step=run.step).save(files["sheet"])
+        save_png(draw_sheet(rows, self._title(run.step, scores), step=run.step), files["sheet"])
         return Drawn(files=files, scores=scores, identity=self.pictures_identity(run))
 
     def fixed_loss(self, run: Trainee) -> float | None:
@@ -98,7 +100,7 @@ class Validator:
         total = len(self.fixed) * len(FIXED_SIGMAS)
         with _evaluating(run), self.reporter.phase("loss on fixed samples", total) as phase:
             for index, visit in enumerate(self.fixed):
-                batch = self.reader.read([visit], epoch=0, index=index)
+                batch = self.reader.read([visit])
                 seed = run.plan.config.seed
                 torch.manual_seed(derive_seed(seed, "fixed loss layers", index))  # what the family draws: guidance
                 generator = torch.Generator().manual_seed(derive_seed(seed, "fixed loss", index))
@@ -109,12 +111,16 @@ class Validator:
         return sum(losses) / len(losses)
 
     def samples_identity(self, run: Trainee) -> str:
-        """Tells the fixed-sample loss from that of other samples or noise; a few hexadecimal digits."""
-        config = run.plan.config
+        """Tells the fixed-sample loss from that of other samples or noise, or of a model that is asked otherwise.
+
+        The options of family and flavour are part of it as a whole: only they know which of them the model is fed.
+        """
+        config, plan = run.plan.config, run.plan
+        asked = [options.identity() for options in (plan.family, plan.flavour, plan.loss)]
         samples = [
             (visit.caption, *map(image_identity, (visit.sample.target, *visit.references))) for visit in self.fixed
         ]
-        return _digest(samples, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
+        return _digest(samples, asked, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
 
     def pictures_identity(self, run: Trainee) -> str:
         """Tells the PSNR from that of other pictures, or of pictures drawn otherwise; a few hexadecimal digits."""
@@ -150,8 +156,23 @@ class Validator:
         """The scene as this run drew it before its first step, if it did; the first seed."""
         if run.step == 0:
             return None
-        path = step_folder(self.folder, 0) / f"{file_name(scene.name, 1)}.png"
-        return open_drawn(path, self._identity(scene, run))
+        return open_drawn(self._base_path(scene), self._identity(scene, run))
+
+    def _base_path(self, scene: Scene) -> Path:
+        return step_folder(self.folder, 0) / f"{file_name(scene.name, 1)}.png"
+
+    def _say_base_is_missing(self, run: Trainee) -> None:
+        """Once a run: the column goes when a resumed run draws otherwise, and the sheet does not tell why."""
+        if run.step == 0 or self.said_base_is_missing:
+            return
+        there = [scene for scene in self.scenes if self._base_path(scene).is_file()]
+        missing = [scene.name for scene in there if self._base(scene, run) is None]
+        if missing:
+            self.said_base_is_missing = True
+            self.reporter.say(
+                f"note: {len(missing)} of {len(there)} pictures of step 0 are not shown as base, since this run draws "
+                f"or computes otherwise than they were drawn, or they are damaged: {first_few(missing)}"
+            )
 
     def _judged_row(
         self,

@@ -14,15 +14,19 @@ from pydantic import Field, model_validator
 from difftrain import (
     Batch,
     ImageEncoder,
+    KnownKeys,
     ModelFamily,
     ModelFlavour,
     ModelLocation,
     NoisyBatch,
     Sampler,
+    Size,
     TextEmbeds,
     TextEncoder,
 )
+from difftrain_flux.disk import latents_bytes, text_bytes
 from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
+from difftrain_flux.known_keys import KNOWN_KEYS
 from difftrain_flux.locate import locate, part_identity
 from difftrain_flux.targets import Target, select_targets
 from difftrain_flux.text_length import text_length
@@ -55,6 +59,8 @@ class FluxFamily(ModelFamily):
 
     name: ClassVar[str] = "flux"
     pixel_multiple: ClassVar[int] = 16
+    default_flavour: ClassVar[str | None] = "dev"
+    known_keys: ClassVar[KnownKeys] = KNOWN_KEYS
 
     flux_lora_target: Target = "all"
     """Modules that an adapter wraps: all (attention of all blocks), mmdit (attention of the double blocks),
@@ -96,6 +102,12 @@ class FluxFamily(ModelFamily):
 
     def image_identity(self, location: ModelLocation) -> str:
         return f"flux-vae-1|{part_identity(location, IMAGE_COMPONENTS)}"
+
+    def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
+        return latents_bytes(location, size, value_bytes)
+
+    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
+        return text_bytes(location, flavour, value_bytes)
 
     # loading
     def load_text_encoder(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from difftrain import ModelFlavour
+from difftrain_flux.identify import TEXT_PIPELINES
 
 T5_TOKENS = 512
 
@@ -19,6 +20,7 @@ class TextToImage(ModelFlavour):
     """What the text-to-image checkpoints share."""
 
     family: ClassVar[str] = "flux"
+    weights: ClassVar[Mapping[str, tuple[str, ...]]] = {"pipeline": TEXT_PIPELINES, "guidance_embeds": ("true",)}
 
     def pipeline_class(self) -> type:
         from diffusers import FluxPipeline
@@ -51,4 +53,5 @@ class Schnell(TextToImage):
     licence_url: ClassVar[str | None] = "https://huggingface.co/black-forest-labs/FLUX.1-schnell"
     distilled_from: ClassVar[str | None] = "black-forest-labs/FLUX.1-dev"
     default_guidance: ClassVar[float] = 0.0
+    weights: ClassVar[Mapping[str, tuple[str, ...]]] = {"pipeline": TEXT_PIPELINES, "guidance_embeds": ("false",)}
     settings: ClassVar[Mapping[str, Any]] = {"max_sequence_length": 256}

@@ -9,15 +9,48 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from difftrain import ModelError
+from difftrain_flux.identify import (
+    INDEX,
+    TRANSFORMER_CLASS,
+    TRANSFORMER_CONFIG,
+    Identity,
+    check_index,
+    identify,
+    read_card,
+)
 
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 IMAGE_COMPONENTS = ("vae",)
 COMPONENTS = ("transformer", *IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler")
 WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2")
-TRANSFORMER_CLASS = "FluxTransformer2DModel"
 EDGE_BYTES = 1 << 20
 LARGEST_HEADER = 100 << 20
 """The limit of the safetensors format."""
+
+
+def identify_folder(folder: Path) -> Identity:
+    """What a folder's small files say that it is, once it is known to be complete.
+
+    Raises:
+        ModelError: If it is another model, parts of it are missing, or one of these files is damaged.
+    """
+    where = f"model folder {folder}"
+    index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
+    check_index(where, index)  # the parts of another model are other ones, and nobody misses these
+    check_complete(folder)
+    return identify(where, index, read_json(folder / TRANSFORMER_CONFIG), read_card(folder))
+
+
+def identify_snapshot(hub_id: str, snapshot: Path) -> Identity:
+    """What a hub model is, by those of its small files that are there.
+
+    Raises:
+        ModelError: If it is another model, or one of the files is damaged.
+    """
+    index, config = (
+        read_json(snapshot / name) if (snapshot / name).exists() else {} for name in (INDEX, TRANSFORMER_CONFIG)
+    )
+    return identify(f"hub model {hub_id!r}", index, config, read_card(snapshot))
 
 
 def check_complete(folder: Path) -> None:
@@ -30,10 +63,9 @@ def check_complete(folder: Path) -> None:
     if problems:
         raise ModelError(
             f"model folder {folder}: {len(problems)} of {len(COMPONENTS)} parts cannot be used: {'; '.join(problems)}\n"
-            "hint: a complete folder is what diffusers' `save_pretrained` or `hf download REPO --local-dir` writes"
+            f"hint: {_incomplete_hint(folder)}"
         )
-    config = folder / "transformer" / "config.json"
-    kind = read_json(config).get("_class_name", TRANSFORMER_CLASS)
+    kind = read_json(folder / TRANSFORMER_CONFIG).get("_class_name", TRANSFORMER_CLASS)
     if kind != TRANSFORMER_CLASS:
         raise ModelError(
             f"model folder {folder}: the transformer is a {kind}, but model_family flux needs a {TRANSFORMER_CLASS}"
@@ -66,11 +98,26 @@ def read_json(path: Path) -> dict:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON ({error})\nhint: download or save it again") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}\nhint: download or save it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def _incomplete_hint(folder: Path) -> str:
+    snapshots = sorted(path for path in folder.glob("snapshots/*") if path.is_dir())
+    if snapshots:
+        return f"this is a folder of the hub's cache; name the snapshot in it: {snapshots[-1]}"
+    single = sorted(path.name for path in folder.glob("*.safetensors"))
+    return (
+        f"{single[0]} is a single-file checkpoint; make a folder of it with diffusers' "
+        '`from_single_file(...).save_pretrained("FOLDER")`'
+        if single and not (folder / INDEX).exists()
+        else "a complete folder is what diffusers' `save_pretrained` or `hf download REPO --local-dir` writes"
+    )
 
 
 def _component_problems(component: Path) -> Iterator[str]:

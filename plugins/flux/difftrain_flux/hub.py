@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from difftrain import ModelError, ModelFlavour, ModelLocation
+from difftrain_flux.identify import INDEX, SMALL_FILES
 
-INDEX = "model_index.json"
 
+def resolve(hub_id: str, flavour: ModelFlavour) -> Path:
+    """The folder of the commit that a hub id stands for now, with its small files; offline, what the hub cache has.
 
-def resolve(hub_id: str, flavour: ModelFlavour) -> str:
-    """The commit that a hub id stands for now; offline, the one in the local hub cache.
-
-    Fetches the index file only, which a gated repository refuses like any of its files.
+    The folder's name is the commit. A gated repository refuses these files like any other.
 
     Raises:
         ModelError: If the repository is gated, unknown or unreachable and not cached.
@@ -25,13 +24,13 @@ def resolve(hub_id: str, flavour: ModelFlavour) -> str:
     from huggingface_hub import snapshot_download
 
     with _explained(hub_id, flavour.licence_url if hub_id == flavour.hub_id else None):
-        snapshot = Path(snapshot_download(hub_id, allow_patterns=[INDEX]))
+        snapshot = Path(snapshot_download(hub_id, allow_patterns=list(SMALL_FILES)))
     if not (snapshot / INDEX).is_file():
         raise ModelError(
             f"hub model {hub_id!r} has no {INDEX}, so it is not in diffusers layout\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}"
         )
-    return snapshot.name
+    return snapshot
 
 
 def fetch(location: ModelLocation, components: tuple[str, ...]) -> Path:

@@ -5,11 +5,13 @@ Light: no torch. Hub access is in `hub.py`; what a folder must hold and what it 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from difftrain import ModelError, ModelFlavour, ModelLocation
 from difftrain_flux import folder, hub
+from difftrain_flux.identify import check_hub_id
 from difftrain_flux.recipe import BUILT_IN, TINY, TINY_FOLDER, TINY_RANDOM, TINY_RANDOM_IDENTITY, tiny_random_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -27,11 +29,10 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
     name = model or flavour.hub_id
     if name == TINY_RANDOM:
         return ModelLocation(name=name, identity=TINY_RANDOM_IDENTITY, path=tiny_random_folder())
-    path = TINY_FOLDER if name == TINY else Path(name).expanduser()
-    if path.is_dir():
-        folder.check_complete(path)
-        return ModelLocation(name=name, identity=folder.fingerprint(path, folder.COMPONENTS), path=path.resolve())
-    if path.is_file():
+    path = TINY_FOLDER if name == TINY else Path(os.path.expanduser(name))  # noqa: PTH111  # these raise nothing,
+    if os.path.isdir(path):  # noqa: PTH112  # unlike Path's: a name may be too long for a disk
+        return _in_folder(name, path)
+    if os.path.isfile(path):  # noqa: PTH113
         raise ModelError(
             f"model {name!r} is a single file; a folder in diffusers layout is needed (with model_index.json)\n"
             f'hint: make one with diffusers\' `from_single_file(...).save_pretrained("FOLDER")`'
@@ -41,8 +42,30 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
             f"model {name!r} is not a folder, not a hub id (owner/name) and not built in ({', '.join(BUILT_IN)})\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}; write that, or a local diffusers folder"
         )
-    revision = hub.resolve(name, flavour)
-    return ModelLocation(name=name, identity=f"{name}@{revision}", path=None, revision=revision)
+    check_hub_id(name)
+    snapshot = hub.resolve(name, flavour)
+    known = folder.identify_snapshot(name, snapshot)
+    return ModelLocation(
+        name=name,
+        identity=f"{name}@{snapshot.name}",
+        path=None,
+        revision=snapshot.name,
+        facts=known.facts,
+        origins=known.origins,
+    )
+
+
+def _in_folder(name: str, path: Path) -> ModelLocation:
+    try:
+        known = folder.identify_folder(path)
+        identity = folder.fingerprint(path, folder.COMPONENTS)
+    except OSError as error:
+        raise ModelError(
+            f"model folder {path} cannot be read: {error}\n"
+            "hint: make its folders and files readable for the user that trains, or name a copy"
+        ) from error
+    facts = None if name == TINY else known.facts
+    return ModelLocation(name=name, identity=identity, path=path.resolve(), facts=facts, origins=known.origins)
 
 
 def part_identity(location: ModelLocation, components: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ packs latents and makes position ids, and the model input that takes more tokens
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from difftrain import Batch, ModelFlavour, Size, ValidationRequest
@@ -43,6 +44,10 @@ class Kontext(ModelFlavour):
     name: ClassVar[str] = "kontext"
     hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-Kontext-dev"
     licence_url: ClassVar[str | None] = "https://huggingface.co/black-forest-labs/FLUX.1-Kontext-dev"
+    weights: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "pipeline": ("FluxKontextPipeline", "FluxKontextInpaintPipeline"),
+        "guidance_embeds": ("true",),
+    }
     max_references: ClassVar[int] = 8
     pipeline_references: ClassVar[int | None] = 1
     default_guidance: ClassVar[float] = 2.5

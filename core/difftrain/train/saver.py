@@ -1,0 +1,110 @@
+"""When a run saves and which checkpoints it keeps: no broken weights, and never less than one that works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from difftrain.errors import DifftrainError, NotFinite
+from difftrain.train.checkpoint import check_finite, export_adapter, rehearse, rotate, save_checkpoint
+from difftrain.train.interrupt import Interrupts
+from difftrain.train.observers import Observers
+from difftrain.train.output_dir import ADAPTER_FILE
+from difftrain.train.processes import greatest
+from difftrain.train.step import Trainee, loss_at
+from difftrain.types import Reporter
+
+_PROOF_SIGMA = 0.5
+
+
+class Saver:
+    """Saves on the first process; the others wait, so that none trains on while files are written."""
+
+    def __init__(self, run: Trainee, observers: Observers, interrupts: Interrupts, reporter: Reporter) -> None:
+        self._run = run
+        self._observers = observers
+        self._interrupts = interrupts
+        self._reporter = reporter
+        self._folder: Path = run.plan.config.output_dir
+        self._saved_at = run.step
+        self._rehearsed = False
+        self._failed = False
+        """Whether a save has failed, so that it is not tried again on the way out."""
+
+    def rehearse(self) -> None:
+        """After the first step, once: find out what could not be saved."""
+        if not self._rehearsed and self._run.accelerator.is_main_process:
+            self._failed = True
+            rehearse(self._run, self._folder)
+            self._failed = False
+        self._rehearsed = True
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless it is there, and take away the oldest beyond the limit.
+
+        Raises:
+            NotFinite: If the weights do not work; nothing is written or taken away.
+        """
+        if self._saved_at == self._run.step:
+            return
+        if greatest(self._run.accelerator, 0 if self._weights_work() else 1):
+            self._failed = True
+            raise self._ruined()
+        self._write()
+        self._rotate()
+        self._run.accelerator.wait_for_everyone()
+
+    def rescue(self, error: BaseException) -> None:
+        """The run ends by an error: keep what was trained, if it is whole and works. Waits for no other process."""
+        run = self._run
+        if self._failed or run.updating or self._saved_at == run.step or not run.accelerator.is_main_process:
+            return
+        try:
+            if isinstance(error, NotFinite) and not self._weights_work():
+                raise self._ruined()
+            self._write()
+            self._reporter.say(f"saved {self._folder / f'checkpoint-{run.step}'}")
+        except DifftrainError as problem:
+            self._reporter.say(f"step {run.step} is not saved: {problem}")
+
+    def export(self) -> None:
+        """Write the adapter of the finished run."""
+        if self._run.accelerator.is_main_process:
+            export_adapter(self._run, self._folder / ADAPTER_FILE)
+
+    def _write(self) -> None:
+        run = self._run
+        if run.accelerator.is_main_process:
+            self._failed = True
+            path = save_checkpoint(run, self._folder)
+            self._failed = False
+            self._observers.checkpoint_saved(step=run.step, path=path)
+        self._saved_at = run.step
+        self._interrupts.saved = True
+
+    def _rotate(self) -> None:
+        if not self._run.accelerator.is_main_process:
+            return
+        try:
+            rotate(self._folder, self._run.plan.config.checkpoints_total_limit)
+        except OSError as error:
+            self._reporter.say(f"note: an old checkpoint cannot be removed ({error.strerror}: {error.filename})")
+
+    def _weights_work(self) -> bool:
+        """Whether a batch that gave a finite loss still does: an update may have ruined the weights meanwhile."""
+        micro = self._run.proven_with
+        if micro is None:
+            return True
+        latents = micro.batch.latents
+        sigma = torch.full((len(latents),), _PROOF_SIGMA)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return bool(loss_at(self._run, self._run.bare_denoiser, micro.batch, sigma, noise).isfinite().all())
+
+    def _ruined(self) -> NotFinite:
+        check_finite(self._run)
+        return NotFinite(
+            f"the weights after step {self._run.step} give no finite loss any more; they are not saved\n"
+            f"hint: lower learning_rate, {self._run.plan.config.learning_rate:g} now"
+        )

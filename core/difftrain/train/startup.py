@@ -1,0 +1,207 @@
+"""The start-up that a run and ``difftrain check`` share: everything up to the first weight, without torch.
+
+Start with :func:`prepare_run`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrain.data.disk import Need, check_room
+from difftrain.data.encode import SampleCaches, TextItem, every_image, lacking_images, lacking_texts
+from difftrain.data.file_facts import FileFacts
+from difftrain.data.folders import check_writable
+from difftrain.data.image import load_placed
+from difftrain.data.index import ImageIndex
+from difftrain.data.plan import DataPlan
+from difftrain.data.prepare import PairedData, PreparedData, prepare_samples
+from difftrain.errors import DataError, MachineError, first_few
+from difftrain.model.weights import Recognised
+from difftrain.train.encoding import open_caches, room_needed
+from difftrain.train.find_model import find_model
+from difftrain.train.plan import RunPlan
+from difftrain.train.processes import first_process_first
+from difftrain.train.resume_state import ResumeState, find_state
+from difftrain.train.scenes import Scene, choose_scenes, spread
+from difftrain.types import ModelLocation, PlacedImage, Reporter, Sample
+
+FIXED_LOSS_SAMPLES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """What is known of a run before its first weight is loaded."""
+
+    location: ModelLocation
+    recognised: Recognised
+    """Of which flavours the weights can be."""
+    resumed: tuple[Path, ResumeState] | None
+    """The checkpoint that the run goes on from and what it says; None for a run that starts anew."""
+    prepared: PreparedData
+    scenes: Sequence[Scene]
+    """What validations draw."""
+    measured: Sequence[Sample]
+    """Samples of the loss that validations measure."""
+    caches: SampleCaches
+    texts: Sequence[TextItem]
+    """Captions that are still to be encoded."""
+    images: Sequence[PlacedImage]
+    """Pictures that are still to be encoded."""
+    needs: Sequence[Need]
+    """Room on disk that the run takes beside what is there."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is odd but stops nothing."""
+        return [*self.recognised.notes, *self.prepared.notes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ahead:
+    """What validations look at, and what is to be encoded."""
+
+    scenes: Sequence[Scene]
+    measured: Sequence[Sample]
+    texts: Sequence[TextItem]
+    images: Sequence[PlacedImage]
+    needs: Sequence[Need]
+
+
+def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> PreparedRun:
+    """Find the model, prepare the samples, and find out all that would stop the run later.
+
+    Of several processes the first comes first; the others then find made what it made.
+
+    Args:
+        fast: Do not decode pictures wholly that were never decoded; a damaged one then stops the run when it is
+            encoded.
+
+    Raises:
+        DifftrainError: Whatever a user can mend.
+    """
+    check_writable(plan.config.output_dir, "output_dir")
+    resumed = find_state(plan)
+    model = find_model(plan)
+    location = model.location
+    caches = open_caches(plan, location)
+    ahead: list[_Ahead] = []
+
+    def look_ahead(paired: PairedData) -> None:
+        ahead.append(_look_ahead(plan, location, caches, paired, reporter))
+        _check_disk(ahead[0].needs)
+
+    with first_process_first():
+        prepared = prepare_samples(plan.data, reporter=reporter, before_making=look_ahead)
+        (found,) = ahead
+        problems = [] if fast else _undecodable(plan.data, found.images, prepared, reporter)
+        problems += _unusable(found.scenes, reporter)
+        if problems:
+            raise DataError(*problems)
+    return PreparedRun(
+        location=location,
+        recognised=model.recognised,
+        resumed=resumed,
+        prepared=prepared,
+        scenes=found.scenes,
+        measured=found.measured,
+        caches=caches,
+        texts=found.texts,
+        images=found.images,
+        needs=found.needs,
+    )
+
+
+def _look_ahead(
+    plan: RunPlan, location: ModelLocation, caches: SampleCaches, paired: PairedData, reporter: Reporter
+) -> _Ahead:
+    config = plan.config
+    validates = bool(config.validation_steps or config.validation_on_startup)
+    validated = (paired.held_out or paired.samples) if validates else ()
+    measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
+    scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
+    encoded = [*paired.samples, *measured]
+    with reporter.phase("check caches") as phase:
+        texts = lacking_texts(_texts(plan, caches, encoded, scenes), caches, phase)
+        images = lacking_images(every_image(encoded), caches, phase)
+    needs = [*room_needed(plan, location, caches, texts=texts, images=images)]
+    needs += [need for need in paired.made if need.files]
+    return _Ahead(scenes=scenes, measured=measured, texts=texts, images=images, needs=needs)
+
+
+def _texts(
+    plan: RunPlan, caches: SampleCaches, samples: Sequence[Sample], scenes: Sequence[Scene]
+) -> Iterator[TextItem]:
+    """Every caption that training and validations ask for."""
+    yield from caches.text_items(samples)
+    for scene in scenes:
+        yield scene.text
+        yield TextItem(caption=plan.config.validation_negative_prompt, references=scene.references)
+
+
+def _check_disk(needs: Sequence[Need]) -> None:
+    """Folders that something must be written into can be written, and have the room.
+
+    Raises:
+        MachineError: With every one that cannot or has not.
+    """
+    problems = []
+    for need in needs:
+        if need.files:
+            try:
+                check_writable(need.folder, f"{need.what} ({need.files} to be written):")
+            except MachineError as error:
+                problems.append(str(error))
+    if problems:
+        raise MachineError(*problems)
+    check_room(needs)
+
+
+def _undecodable(
+    plan: DataPlan, images: Sequence[PlacedImage], prepared: PreparedData, reporter: Reporter
+) -> list[str]:
+    """Messages on the pictures that will be encoded and cannot be decoded.
+
+    One whose latents are cached was decoded then: the same bytes have the same key. The index remembers the others.
+    Damage that a decoder fills in without a word, as in a JPEG's pixels, cannot be told from a picture.
+    """
+    names = {placed.record.path: placed.record.dataset_id for placed in images}
+    if not names:
+        return []
+    with reporter.phase("check pictures", len(names)) as phase, ImageIndex(plan.index_path) as index:
+        facts = dict(zip(names, index.examine(list(names), phase, decode=True), strict=True))
+    broken: dict[str, dict[Path, FileFacts]] = defaultdict(dict)
+    for path, one in facts.items():
+        if one.error is not None:
+            broken[names[path]][path] = one
+    return [_told_broken(dataset_id, files, prepared.images.get(dataset_id)) for dataset_id, files in broken.items()]
+
+
+def _told_broken(dataset_id: str, files: Mapping[Path, FileFacts], total: int | None) -> str:
+    of_all = f" of {total}" if total else ""
+    names = first_few(f"{path} ({one.error})" for path, one in files.items())
+    refused = any(one.refused for one in files.values())
+    advice = "make these files readable" if refused else "replace these files, or move them out of the folder"
+    return f"dataset {dataset_id!r}: {len(files)}{of_all} pictures cannot be decoded: {names}\nhint: {advice}"
+
+
+def _unusable(scenes: Sequence[Scene], reporter: Reporter) -> list[str]:
+    """Messages on pictures of the validations, each opened or made once: a damaged one must not end a run there."""
+    pictures = {
+        (placed.record.path, placed.record.recipe): placed
+        for scene in scenes
+        for placed in (*scene.references, *([scene.target] if scene.target else []))
+    }
+    problems: list[str] = []
+    if not pictures:
+        return problems
+    with reporter.phase("check pictures to draw", len(pictures)) as phase:
+        for placed in pictures.values():
+            try:
+                load_placed(placed)
+            except DataError as error:
+                problems.append(str(error))
+            phase.advance(item=placed.record.key)
+    return problems

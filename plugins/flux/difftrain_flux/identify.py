@@ -1,0 +1,144 @@
+"""What the small files of a model say that it is: another model, or of which FLUX.1 flavours its weights can be.
+
+Light: no torch. The core compares the facts with the flavours' `weights`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difftrain import ModelError
+
+INDEX = "model_index.json"
+TRANSFORMER_CONFIG = "transformer/config.json"
+MODEL_CARD = "README.md"
+SMALL_FILES = (INDEX, TRANSFORMER_CONFIG, MODEL_CARD)
+TRANSFORMER_CLASS = "FluxTransformer2DModel"
+TOKEN_CHANNELS = 64
+"""Channels of a token of the models that take nothing but tokens; Fill and the control models take more."""
+
+TEXT_PIPELINES = (
+    "FluxPipeline",
+    "FluxImg2ImgPipeline",
+    "FluxInpaintPipeline",
+    "FluxControlNetPipeline",
+    "FluxControlNetImg2ImgPipeline",
+    "FluxControlNetInpaintPipeline",
+)
+"""Classes of diffusers that text-to-image checkpoints are saved by."""
+SIBLINGS: Mapping[str, str] = {
+    "FluxFillPipeline": "FLUX.1 Fill",
+    "FluxControlPipeline": "FLUX.1 Depth or Canny",
+    "FluxControlImg2ImgPipeline": "FLUX.1 Depth or Canny",
+    "FluxControlInpaintPipeline": "FLUX.1 Depth or Canny",
+    "FluxPriorReduxPipeline": "FLUX.1 Redux",
+}
+"""What checkpoints of FLUX.1 are that no flavour trains, by the class that they are saved by."""
+SIBLING_IDS: Mapping[str, str] = {
+    "black-forest-labs/flux.1-fill-dev": "FLUX.1 Fill",
+    "black-forest-labs/flux.1-depth-dev": "FLUX.1 Depth",
+    "black-forest-labs/flux.1-canny-dev": "FLUX.1 Canny",
+    "black-forest-labs/flux.1-redux-dev": "FLUX.1 Redux",
+    "black-forest-labs/flux.2-dev": "FLUX.2",
+}
+"""The same by hub id, in small letters: so that nobody accepts a licence first to be refused afterwards."""
+WIDER: Mapping[int, str] = {128: "FLUX.1 Depth or Canny", 384: "FLUX.1 Fill"}
+"""The same by the channels that their transformer takes."""
+
+_SAVED_BY = re.compile(r"Flux(?!\d)")
+"""How classes begin that save FLUX.1 models; those of FLUX.2 have the number."""
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)\n---", re.DOTALL)
+_BASE_MODEL = re.compile(r"^base_model:(?P<value>[^\n]*(?:\n[ \t]*-[^\n]*)*)", re.MULTILINE)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """See the fields of the same names of `ModelLocation`."""
+
+    facts: Mapping[str, str]
+    origins: tuple[str, ...]
+
+
+def identify(where: str, index: Mapping[str, Any], config: Mapping[str, Any], card: str) -> Identity:
+    """Read what a model is out of its small files; of those that are not there, an empty one.
+
+    Args:
+        where: How messages name the model.
+        index: Content of `model_index.json`.
+        config: Content of the transformer's `config.json`.
+        card: The model card, with its metadata in front.
+
+    Raises:
+        ModelError: If it is no FLUX.1 model that some flavour can be, saying what it is.
+    """
+    check_index(where, index)
+    channels = config.get("in_channels", TOKEN_CHANNELS)
+    if channels != TOKEN_CHANNELS:
+        kind = next((name for wider, name in WIDER.items() if wider == channels), "another model")
+        raise ModelError(
+            _no_flavour(where, f"{kind} (its transformer takes {channels} channels, not {TOKEN_CHANNELS})")
+        )
+    facts: dict[str, str] = {}
+    if isinstance(index.get("_class_name"), str):
+        facts["pipeline"] = index["_class_name"]
+    if config:  # diffusers' own default is false
+        facts["guidance_embeds"] = "true" if config.get("guidance_embeds", False) else "false"
+    named = [index.get("_name_or_path"), *_base_models(card), config.get("_name_or_path")]
+    return Identity(facts=facts, origins=tuple(dict.fromkeys(name for name in named if isinstance(name, str) and name)))
+
+
+def check_hub_id(hub_id: str) -> None:
+    """Refuse what is known by its id alone.
+
+    Raises:
+        ModelError: Saying which model it is.
+    """
+    if what := SIBLING_IDS.get(hub_id.lower()):
+        raise ModelError(_no_flavour(f"hub model {hub_id!r}", what))
+
+
+def check_index(where: str, index: Mapping[str, Any]) -> None:
+    """Make sure that the index is not of another model; one that names nothing is taken for right.
+
+    Raises:
+        ModelError: Saying which model it is.
+    """
+    pipeline = str(index.get("_class_name", ""))
+    if pipeline in SIBLINGS:
+        raise ModelError(_no_flavour(where, f"{SIBLINGS[pipeline]} (a {pipeline})"))
+    entry = index.get("transformer")
+    kind = entry[-1] if isinstance(entry, list) and entry else None
+    if kind == TRANSFORMER_CLASS or (kind is None and (not pipeline or _SAVED_BY.match(pipeline))):
+        return
+    raise ModelError(
+        f"{where} is a {pipeline or 'model of another kind'} (transformer: {kind or 'none'}), but model_family flux "
+        f"needs a model with a {TRANSFORMER_CLASS}\n"
+        "hint: name a FLUX.1 model, or set model_family to the family of this one (`difftrain plugins` lists them)"
+    )
+
+
+def read_card(folder: Path) -> str:
+    """The model card; empty when there is none that can be read, since it gives hints only."""
+    try:
+        return (folder / MODEL_CARD).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _base_models(card: str) -> list[str]:
+    """Hub ids in `base_model` of a card's metadata, one or a list."""
+    front = _FRONT_MATTER.match(card)
+    match = _BASE_MODEL.search(front["yaml"]) if front else None
+    return _HUB_ID.findall(match["value"]) if match else []
+
+
+def _no_flavour(where: str, what: str) -> str:
+    return (
+        f"{where} is {what}, which no flavour of model_family flux trains\n"
+        "hint: name the weights of the flavour that you want to train, or leave pretrained_model_name_or_path out"
+    )

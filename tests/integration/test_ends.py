@@ -1,0 +1,188 @@
+"""Whatever ends a run, what was trained is saved; what only watches does not end it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from ending_plugins import disturb_loss, observe
+from long_runs import ADAPTER, PATIENCE, changed, checkpoints, steps_of, wait_until
+
+from conftest import EditPairs, read_metrics, run_in
+
+VALIDATION = {"num_eval_images": 1, "validation_num_inference_steps": 1, "validation_resolution": 64}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Gives (folder, arguments) of a run of six steps, with its adapter in ``whole``."""
+    folder = tmp_path_factory.mktemp("ends")
+    pairs = EditPairs(folder)
+    arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--max_train_steps", 6)
+    ended = run_in(folder, *arguments, "--output_dir", "whole")
+    assert ended.status == 0, ended.err
+    return folder, arguments
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """Gives the folder, the arguments with an output folder of their own, and that."""
+    folder, arguments = data
+    output = tmp_path / "output"
+    return folder, changed(arguments, output_dir=output), output
+
+
+def assert_goes_on(folder, arguments, output):
+    """The same command without what disturbed it ends with the bytes of a run that nothing ended."""
+    assert run_in(folder, *arguments).status == 0
+    assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
+
+
+def test_a_terminal_that_is_closed_saves_and_ends_with_129(run):
+    folder, arguments, output = run
+    ended = run_in(folder, *observe(folder, arguments, [3], "os.kill(os.getpid(), signal.SIGHUP)"))
+    assert ended.status == 129
+    assert "--resume_from_checkpoint latest" in ended.err
+    assert checkpoints(output) == ["checkpoint-3"]
+    assert_goes_on(folder, arguments, output)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(run):
+    folder, arguments, output = run
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ended = run_in(folder, *observe(folder, arguments, [3], "os.kill(os.getpid(), signal.SIGHUP)"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.status == 0, ended.err
+    assert checkpoints(output) == ["checkpoint-6"]
+
+
+def test_an_output_that_nobody_reads_any_more_saves_and_ends_with_141(run):
+    folder, arguments, output = run
+    arguments = changed(arguments, max_train_steps=100_000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(process, lambda: (output / "metrics.jsonl").exists() and len(steps_of(output)) >= 2)
+    process.stderr.close()
+    assert process.wait(timeout=PATIENCE) == 141
+    (saved,) = checkpoints(output)
+    assert saved == f"checkpoint-{steps_of(output)[-1]}"
+
+
+def test_an_output_that_is_closed_while_the_run_starts_ends_it_quietly(run, tmp_path):
+    folder, arguments, _ = run
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=writing, stdout=subprocess.PIPE
+    )
+    os.close(writing)
+    assert process.wait(timeout=PATIENCE) == 141
+    assert process.stdout.read() == b""
+
+
+def test_out_of_memory_saves_and_says_what_to_change(run):
+    folder, arguments, output = run
+    raising = "raise torch.OutOfMemoryError('tried to allocate 2 GiB')"
+    ended = run_in(folder, *disturb_loss(folder, arguments, [4], raising))
+    assert ended.status == 2
+    assert "error: out of memory in step 4: tried to allocate 2 GiB\nhint: " in ended.err
+    assert "gradient_checkpointing = true" in ended.err
+    assert "Traceback" not in ended.err
+    assert "--resume_from_checkpoint latest" in ended.err
+    assert checkpoints(output) == ["checkpoint-3"]
+    assert_goes_on(folder, arguments, output)
+
+
+def test_a_bug_saves_and_keeps_its_traceback(run):
+    folder, arguments, output = run
+    with pytest.raises(ZeroDivisionError):
+        run_in(folder, *disturb_loss(folder, arguments, [4], "1 / 0"))
+    assert checkpoints(output) == ["checkpoint-3"]
+    assert_goes_on(folder, arguments, output)
+
+
+def test_an_error_while_the_optimizer_writes_saves_nothing_half_new(run, monkeypatch):
+    import optimi
+
+    folder, arguments, output = run
+    original, calls = optimi.AdamW.step, []
+
+    def breaking(self, *rest, **options):
+        calls.append(self)
+        original(self, *rest, **options)
+        if len(calls) == 4:
+            raise RuntimeError("in the middle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimi.AdamW, "step", breaking)
+        with pytest.raises(RuntimeError, match="in the middle"):
+            run_in(folder, *changed(arguments, checkpoint_step_interval=2))
+    assert checkpoints(output) == ["checkpoint-2"]
+
+
+def test_a_picture_and_its_cache_entry_that_are_gone_save_and_end_with_one_error(edit_pairs, command):
+    folder = edit_pairs.folder
+    arguments = (
+        *edit_pairs.kontext, "--data_backend_config", edit_pairs(count=30), "--max_train_steps", 30,
+    )  # fmt: skip
+    ended = command(*observe(folder, arguments, [3], "shutil.rmtree('references'); shutil.rmtree('cache/vae')"))
+    assert ended.status == 2
+    assert ended.err.count("error:") == 1
+    assert "cannot be read as a picture (no such file or directory)" in ended.err
+    assert checkpoints(edit_pairs.output) == [f"checkpoint-{steps_of(edit_pairs.output)[-1]}"]
+
+
+@pytest.mark.parametrize("raising", ["raise RuntimeError(result.step)", "raise SystemExit(3)"])
+def test_an_observer_that_fails_is_named_once_and_the_run_goes_on(run, raising):
+    folder, arguments, output = run
+    ended = run_in(folder, *observe(folder, arguments, [2, 3, 4], raising))
+    assert ended.status == 0, ended.err
+    assert ended.err.count("warning: difftrain_step_end of plugin") == 1
+    assert "observing.py" in ended.err
+    assert len(steps_of(output)) == 6
+    assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
+
+
+def break_sampler(monkeypatch, error):
+    from difftrain_flux.sampling import FluxSampler
+
+    def failing(self, request):
+        raise error
+
+    monkeypatch.setattr(FluxSampler, "__call__", failing)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no picture"), OSError(28, "No space left on device"), MemoryError()], ids=lambda e: str(e)
+)
+def test_a_validation_that_fails_is_said_once_and_the_run_goes_on(run, monkeypatch, error):
+    folder, arguments, output = run
+    break_sampler(monkeypatch, error)
+    ended = run_in(folder, *changed(arguments, validation_steps=2, validation_on_startup="true", **VALIDATION))
+    assert ended.status == 0, ended.err
+    assert ended.err.count("warning: the validation failed, and the run goes on without it") == 1
+    # what was measured before the drawing failed is kept
+    assert [line["step"] for line in read_metrics(output) if "fixed_loss" in line] == [0, 2, 4, 6]
+    assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
+
+
+def test_a_picture_of_the_validation_that_is_gone_does_not_end_the_run(edit_pairs, command):
+    arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(count=5), "--max_train_steps", 6)
+    arguments = changed(arguments, validation_steps=3, **VALIDATION)
+    ended = command(*observe(edit_pairs.folder, arguments, [2], "shutil.rmtree('references')"))
+    assert ended.status == 0, ended.err
+    assert ended.err.count("warning: the validation failed") == 1
+    assert checkpoints(edit_pairs.output) == ["checkpoint-6"]
+
+
+def test_metrics_that_cannot_be_written_are_said_once_with_path_and_reason(run):
+    folder, arguments, output = run
+    spoil = f"os.remove({str(output / 'metrics.jsonl')!r}); os.mkdir({str(output / 'metrics.jsonl')!r})"
+    ended = run_in(folder, *observe(folder, arguments, [2], spoil))
+    assert ended.status == 0, ended.err
+    assert ended.err.count(f"{output / 'metrics.jsonl'} cannot be written (Is a directory)") == 1
+    assert (output / ADAPTER).is_file()

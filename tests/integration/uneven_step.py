@@ -1,0 +1,44 @@
+"""Started by torchrun: one step in which the processes have 4 samples and 1; prints the gradient of each process."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from difftrain.data.rounds import Position
+from difftrain.data.stream import MicroBatch
+from difftrain.train import step
+from difftrain.train.processes import start_accelerator
+from difftrain.train.schedule import Constant
+from difftrain.types import Batch
+
+LOSSES = ([1.0, 2.0, 3.0, 4.0], [10.0])
+
+
+def main():
+    accelerator = start_accelerator()
+    bare = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(bare.weight)
+    optimizer = torch.optim.SGD(bare.parameters(), lr=0.0)
+    denoiser, optimizer = accelerator.prepare(bare, optimizer)
+    own = LOSSES[accelerator.process_index]
+    config = SimpleNamespace(seed=1, max_grad_norm=0, learning_rate=0.0, lr_warmup_steps=0, mixed_precision="no")
+    run = step.Trainee(
+        plan=SimpleNamespace(config=config, family=SimpleNamespace(tokens=lambda batch: {}), schedule=Constant()),
+        accelerator=accelerator, denoiser=denoiser, bare_denoiser=bare, optimizer=optimizer, built_with=[],
+        total_steps=1,
+    )  # fmt: skip
+    step.batch_loss = lambda run, batch, generator: run.denoiser(batch.latents).flatten()
+    latents = torch.tensor(own).view(-1, 1)
+    samples = sum(map(len, LOSSES))
+    micro = MicroBatch(
+        batch=Batch(latents=latents, references=[], text={}), weight=accelerator.num_processes / samples,
+        position=Position(epoch=0, samples=samples), ends_step=True,
+    )  # fmt: skip
+    result = step.take_step(run, iter([micro]))
+    print(f"process {accelerator.process_index}: gradient {result.grad_norm:.6f}, loss {result.loss:.6f}", flush=True)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What makes two processes, or a run and its resume, see the same."""
+
+from dataclasses import replace
+
+import pytest
+from test_epoch import placed, sample
+
+from difftrain.train.agreement import data_facts, differences
+from difftrain.train.resume_state import data_changes
+from difftrain.types import ReferenceChoice
+
+SAMPLES = [sample(index) for index in range(3)]
+
+
+def other(index=1, **changes):
+    samples = list(SAMPLES)
+    samples[index] = replace(samples[index], **changes)
+    return samples
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        other(captions=("one",)),
+        other(target=placed("1", (96, 48), "edits")),
+        other(choices=(ReferenceChoice(references=(placed("other", (64, 64)),)),)),
+        other(choices=(*SAMPLES[1].choices, *SAMPLES[1].choices)),
+        SAMPLES[::-1],
+    ],
+    ids=["caption", "crop", "reference", "choices", "order"],
+)
+def test_whatever_training_reads_is_part_of_the_facts(samples):
+    assert data_facts(samples) != data_facts(SAMPLES)
+    assert data_changes(data_facts(SAMPLES), data_facts(samples)) == [
+        "'edits' has as many samples, but other pictures, captions or crops"
+    ]
+
+
+def test_equal_samples_have_equal_facts():
+    assert data_facts([sample(index) for index in range(3)]) == data_facts(SAMPLES)
+
+
+def test_counts_and_datasets_that_changed_are_told_by_name():
+    more = data_facts([*SAMPLES, sample(0, dataset="new")])
+    fewer = data_facts(SAMPLES[:2])
+    assert data_changes(data_facts(SAMPLES), more) == ["'new' is new (1 samples)"]
+    assert data_changes(more, fewer) == ["'edits' had 3 samples, has 2 samples", "'new' is gone (1 samples)"]
+
+
+def test_differences_name_the_fact_the_values_and_the_process():
+    every = [{"step": "4", "seed": "1"}, {"step": "4", "seed": "1"}, {"step": "6", "seed": "1", "more": "x"}]
+    assert differences(every) == ["step: 4 in process 0, 6 in process 2", "more: nothing in process 0, x in process 2"]
+    assert differences(every[:2]) == []

@@ -1,0 +1,57 @@
+"""Keys of other trainers' dataset lists: caches that are named, ids that are none, entries that are off."""
+
+from __future__ import annotations
+
+import pytest
+from config_runs import edit_set, error_of, pair, plan
+
+TEXT = {"id": "text", "dataset_type": "text_embeds", "default": True}
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["json", "discovery", None])
+def test_the_metadata_backends_that_scan_files_are_neutral(value):
+    assert plan(datasets=pair(metadata_backend=value)).notes == ()
+
+
+def test_another_metadata_backend_is_not_built():
+    message = error_of(datasets=pair(metadata_backend="parquet"))
+    assert message == "not built yet in difftrain 0.1: metadata_backend = parquet (dataset edits)"
+
+
+def test_the_text_cache_that_is_used_may_be_named():
+    assert plan(datasets=[*pair(text_embeds="text"), TEXT]).notes == ()
+
+
+def test_a_text_cache_that_is_not_there_is_an_error_with_the_nearest():
+    message = error_of(datasets=[*pair(text_embeds="texts"), TEXT])
+    assert message == "dataset 'edits': text_embeds names no text_embeds dataset 'texts'; did you mean 'text'?"
+    assert error_of(datasets=pair(text_embeds="text")).endswith("no text_embeds dataset 'text'; there are: none")
+
+
+def test_a_text_cache_that_is_not_used_is_said():
+    datasets = [*pair(text_embeds="other"), TEXT, {"id": "other", "dataset_type": "text_embeds"}]
+    assert "dataset 'edits': text_embeds 'other': no effect, all text goes to 'text'" in plan(datasets=datasets).notes
+
+
+@pytest.mark.parametrize("value", [None, "", "none"])
+def test_a_dataset_id_that_is_not_given_is_none(value):
+    data = plan(datasets=[edit_set(text_embeds=value, conditioning_data=value, source_dataset_id=value)]).data
+    assert data.edit_sets[0].references == ()
+
+
+@pytest.mark.parametrize("key", ["disable", "disabled", "--disable"])
+def test_a_dataset_is_turned_off_under_both_names(key):
+    assert [one.id for one in plan(datasets=[edit_set(), {"id": "x", key: True, "nonsense": 1}]).data.datasets] == [
+        "edits"
+    ]
+
+
+def test_captions_may_be_turned_off_as_a_text():
+    datasets = pair()
+    datasets[1]["caption_strategy"] = "none"
+    assert plan(datasets=datasets).data.by_id("refs").captions is None

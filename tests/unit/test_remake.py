@@ -1,0 +1,202 @@
+"""Entries that turn out corrupt while training: made again, and the encoders leave the device afterwards."""
+
+import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from data_plans import SilentReporter, two_folders
+
+from difftrain.data.encode import SampleCaches, TextItem, encode_images, encode_texts, every_image
+from difftrain.data.epoch import EpochRules, draw_visit
+from difftrain.data.loader import BatchReader, Remake
+from difftrain.data.prepare import prepare_samples
+from difftrain.errors import DataError
+from difftrain.testing.tiny import TinyFamily, TinyImageEncoder, TinyTextEncoder
+from difftrain.train.assemble import _LazySampler
+from difftrain.train.encoders import Encoders
+
+CPU, DEVICE = torch.device("cpu"), torch.device("meta")
+
+
+class MovedEncoder(TinyImageEncoder):
+    """Remembers where it was moved, and refuses to encode elsewhere than on the device."""
+
+    def __init__(self, events):
+        self.events, self.place = events, CPU
+
+    def encode(self, pixels):
+        assert self.place == DEVICE, "encodes on the CPU"
+        self.events.append("encode image")
+        return super().encode(pixels)
+
+    def move(self, device):
+        if device != self.place:
+            self.events.append(f"image to {device.type}")
+        self.place = device
+
+
+class CountedText(TinyTextEncoder):
+    def __init__(self, events):
+        self.events, self.itself = events, self  # as modules of real encoders refer to themselves
+        events.append("load text")
+
+    def __del__(self):
+        self.events.append("text gone")
+
+    def encode(self, captions, references=None):
+        self.events.append("encode text")
+        return super().encode(captions, references)
+
+
+class WatchedFamily(TinyFamily):
+    def load_text_encoder(self, location, flavour, device, dtype):
+        assert device == DEVICE
+        return CountedText(EVENTS)
+
+    def load_image_encoder(self, location, device, dtype, *, tiling, slicing):
+        assert device == CPU
+        EVENTS.append("load image")
+        return MovedEncoder(EVENTS)
+
+
+EVENTS = []
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Two pairs with complete caches, and a reader over them whose encoders tell what they do."""
+    EVENTS.clear()
+    plan = two_folders(tmp_path, names=("a", "b"))
+    samples = prepare_samples(plan, reporter=SilentReporter()).samples
+    caches = SampleCaches(plan, image_identity="i", text_identity="t", text_sees_references=False)
+    encode_texts(caches.text_items(samples), caches, TinyTextEncoder, reporter=SilentReporter())
+    encode_images(every_image(samples), caches, TinyImageEncoder, reporter=SilentReporter())
+    config = SimpleNamespace(
+        mixed_precision="no", vae_dtype="default", vae_enable_tiling=False, vae_enable_slicing=False
+    )
+    run_plan = SimpleNamespace(config=config, family=WatchedFamily(), flavour=None)
+    encoders = Encoders(run_plan, None, DEVICE)
+    remake = Remake(
+        image_encoder=encoders.image, text_encoder=encoders.text, let_go=encoders.make_room, in_use=encoders.in_use
+    )
+    reader = BatchReader(caches, run_plan.family, remake, seed=0, sample_latents=False)
+    visits = [draw_visit(sample, 0, 0, EpochRules(seed=0, batch_size=1, repeats={})) for sample in samples]
+    return SimpleNamespace(reader=reader, visits=visits, caches=caches, encoders=encoders, remake=remake)
+
+
+def spoil(project, visit, *, latents=True, text=True):
+    """Cut the entries of a visit short; gives their files."""
+    entries = []
+    if latents:
+        entries += [project.caches.latents(image) for image in (visit.sample.target, *visit.references)]
+    if text:
+        entries.append(project.caches.text(TextItem(caption=visit.caption, references=visit.references)))
+    paths = [cache.path(key) for cache, key in entries]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-5])
+    return paths
+
+
+def test_whole_entries_need_no_encoder(project):
+    project.reader.read(project.visits, epoch=0, index=0)
+    assert EVENTS == []
+
+
+def test_remade_entries_equal_the_first_ones(project):
+    before = project.reader.read(project.visits, epoch=0, index=0)
+    paths = spoil(project, project.visits[0])
+    after = project.reader.read(project.visits, epoch=0, index=0)
+    assert torch.equal(after.latents, before.latents)
+    assert torch.equal(after.references[0], before.references[0])
+    assert torch.equal(after.text["words"], before.text["words"])
+    assert all(path.exists() for path in paths)
+
+
+def test_encoders_leave_the_device_when_the_batch_is_made(project):
+    spoil(project, project.visits[0])
+    project.reader.read(project.visits, epoch=0, index=0)
+    assert "encode image" in EVENTS
+    assert "encode text" in EVENTS
+    assert EVENTS.count("text gone") == 1
+    assert EVENTS[-1] == "image to cpu"
+
+
+def test_several_entries_of_a_batch_load_and_move_each_encoder_once(project):
+    for visit in project.visits:
+        spoil(project, visit)
+    project.reader.read(project.visits, epoch=0, index=0)
+    assert EVENTS.count("encode image") == 4
+    assert EVENTS.count("encode text") == 2
+    for once in ("load text", "text gone", "load image", "image to meta", "image to cpu"):
+        assert EVENTS.count(once) == 1, once
+
+
+def test_text_that_a_validation_asks_for_leaves_no_encoder_either(project):
+    spoil(project, project.visits[0], latents=False)
+    project.reader.text(TextItem(caption=project.visits[0].caption))
+    assert EVENTS == ["load text", "encode text", "text gone"]
+
+
+def test_entry_that_another_program_removed_is_made_again(project):
+    (path,) = spoil(project, project.visits[0], latents=False)
+    path.unlink()
+    project.reader.read(project.visits, epoch=0, index=0)
+    assert path.exists()
+
+
+def test_latents_without_a_deviation_are_made_again(project):
+    cache, key = project.caches.latents(project.visits[0].sample.target)
+    cache.write(key, {"mean": torch.zeros(3)})
+    project.reader.read(project.visits, epoch=0, index=0)
+    assert set(cache.read(key)) == {"mean", "std"}
+
+
+def test_pictures_are_drawn_while_no_other_thread_may_move_the_image_encoder(project):
+    def draw(request):
+        free = []
+        thread = threading.Thread(target=lambda: free.append(project.encoders.in_use.acquire(blocking=False)))
+        thread.start()
+        thread.join()
+        return free
+
+    family = SimpleNamespace(make_sampler=lambda *parts: draw)
+    trainee = SimpleNamespace(
+        bare_denoiser=None, accelerator=SimpleNamespace(device=CPU), compute_dtype=None, autocast=nullcontext
+    )
+    sampler = _LazySampler(SimpleNamespace(family=family, flavour=None), None, trainee, project.encoders)
+    assert sampler(None) == [False]
+
+
+def test_encoders_leave_the_device_when_a_picture_cannot_be_encoded_again(project):
+    spoil(project, project.visits[0], text=False)
+    project.visits[0].sample.target.record.path.unlink()
+    with pytest.raises(DataError, match=r"a\.png"):
+        project.reader.read(project.visits, epoch=0, index=0)
+    project.reader.read(project.visits[1:], epoch=0, index=0)
+    assert project.encoders.resting_image().place == CPU
+
+
+def test_an_encoder_is_not_moved_while_another_thread_draws_with_it(project):
+    spoil(project, project.visits[0])
+    moved = threading.Event()
+    with project.encoders.in_use:
+        encoder = project.encoders.image()
+        thread = threading.Thread(
+            target=lambda: (project.reader.read(project.visits, epoch=0, index=0), moved.set()), daemon=True
+        )
+        thread.start()
+        assert not moved.wait(0.3)
+        assert encoder.place == DEVICE
+    assert moved.wait(30)
+    assert encoder.place == CPU
+
+
+def test_a_batch_of_whole_entries_does_not_wait_for_whoever_draws(project):
+    done = threading.Event()
+    with project.encoders.in_use:
+        threading.Thread(
+            target=lambda: (project.reader.read(project.visits, epoch=0, index=0), done.set()), daemon=True
+        ).start()
+        assert done.wait(30)

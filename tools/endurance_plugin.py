@@ -1,0 +1,73 @@
+"""The plugin of ``tools/endurance.py``: writes down what every step trained, and causes the accidents.
+
+Not an example: it reaches into the core, to see what no observer is told.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from difftrain import Loss, NoisyBatch, StepResult, hookimpl
+from difftrain.train import validate
+from difftrain.train.tally import Tally
+
+ACCIDENTS = dict((*part.split(), "0")[:2] for part in os.environ.get("ENDURANCE", "").split(",") if part)
+"""What happens in which step: ``hangup 1000,nan 3000``; ``full`` at every preview."""
+trained: list[tuple[int, str]] = []
+"""(epoch, sample) of the step that is under way."""
+original_add = Tally.add
+
+
+def add(self: Tally, micro: Any, losses: torch.Tensor, tokens: Any) -> None:
+    if micro.weight:
+        trained.extend((micro.position.epoch, key) for key in micro.batch.keys)
+    original_add(self, micro, losses, tokens)
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+Tally.add = add  # type: ignore[method-assign]
+if "full" in ACCIDENTS:
+    validate.save_drawn = full_disk
+
+
+class Endurance(Loss):
+    """Mean squared error; NaN in one step."""
+
+    name: ClassVar[str] = "endurance"
+    step: ClassVar[int] = 0
+
+    def compute(self, prediction: torch.Tensor, noisy: NoisyBatch) -> torch.Tensor:
+        loss = (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+        is_step = torch.is_grad_enabled()  # weights are also tried, and losses measured
+        return loss * float("nan") if is_step and self.step + 1 == int(ACCIDENTS.get("nan", 0)) else loss
+
+
+@hookimpl
+def difftrain_losses() -> Iterable[type[Loss]]:
+    return (Endurance,)
+
+
+@hookimpl
+def difftrain_run_start(first_step: int) -> None:
+    Endurance.step = first_step
+
+
+@hookimpl
+def difftrain_step_end(result: StepResult) -> None:
+    Endurance.step = result.step
+    with Path("trained.jsonl").open("a") as file:
+        file.write(json.dumps({"step": result.step, "samples": trained}) + "\n")
+    trained.clear()
+    if result.step == int(ACCIDENTS.get("hangup", 0)):
+        os.kill(os.getpid(), signal.SIGHUP)
