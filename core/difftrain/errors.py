@@ -6,7 +6,13 @@ status 2, without a traceback. A bug of ours is an ``assert`` or any other excep
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
+
+_SHOWN_CHARACTERS = 300
+"""Of one name; a path may have thousands."""
+_JOINERS = "\u200c\u200d"
+"""Not printable by themselves, but part of ordinary names: emoji, Persian, Hindi."""
 
 
 class DifftrainError(Exception):
@@ -74,6 +80,28 @@ def join_problems(problems: Iterable[str]) -> str:
 
 
 def first_few(names: Iterable[str], shown: int = 3) -> str:
-    """The first names of a list, with dots when there are more: ``a.png, b.png, c.png, ...``."""
+    """The first names of a list, printable, with dots when there are more: ``a.png, b.png, c.png, ...``."""
     every = list(names)
-    return ", ".join(every[:shown]) + (", ..." if len(every) > shown else "")
+    return ", ".join(map(printable, every[:shown])) + (", ..." if len(every) > shown else "")
+
+
+def printable(name: object) -> str:
+    r"""A name as it can stand in a message: ``two\nlines``, ``caf\xe9``.
+
+    File names may hold line ends, escape sequences of terminals and bytes that are no UTF-8; these are escaped. The
+    middle of a very long name is left out.
+    """
+    text = str(name)
+    if not text.isprintable():
+        text = "".join(_escaped(character) for character in text)
+    half = _SHOWN_CHARACTERS // 2
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:half]}...{text[-half:]}"
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
+        return character
+    # a byte that is no UTF-8 is a lone surrogate in Python
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

@@ -63,3 +63,24 @@ def test_the_demo_says_only_what_is_ours(real_command):
     assert opening.startswith("demo: ")
     others = [line for line in run if not OURS.fullmatch(line)]
     assert [line.split(" ")[:4] for line in others] == [["note:", "learning_rate", "0.004", "is"], HELD_OUT.split(" ")]
+
+
+WARNING_PLUGIN = """
+import warnings
+warnings.warn("raw words of a library")
+warnings.warn("more of them", DeprecationWarning)
+"""
+
+
+@pytest.mark.parametrize(("options", "shown"), [({}, False), ({"PYTHONWARNINGS": "default"}, True)])
+def test_raw_warnings_reach_only_those_who_ask_for_them(real_command, tmp_path, options, shown):
+    (tmp_path / "loud.py").write_text(WARNING_PLUGIN)
+    _, err = real_command("plugins", "--plugins", "loud.py", **options).communicate(timeout=60)
+    assert ("raw words of a library" in err) is shown
+
+
+def test_a_name_that_the_terminal_cannot_print_is_spelt_out(real_command, edit_pairs, tmp_path):
+    edit_pairs(count=1, id="\u96c6")
+    flags = (*edit_pairs.kontext, "--data_backend_config", "datasets.json", "--max_train_steps", 1)
+    out, err = real_command("check", *flags, PYTHONIOENCODING="ascii").communicate(timeout=60)
+    assert "dataset \\u96c6" in out, err

@@ -12,6 +12,7 @@ from difftrain.config.dataset import DatasetConfig
 from difftrain.data.captions import TextfileCaptions
 from difftrain.data.plan import DataPlan, DatasetPlan, GeneratorPlan
 from difftrain.data.sources import LocalSource
+from difftrain.data.written_folders import written_folders
 from difftrain.types import GeometryRules
 from difftrain_flux_kontext.pairing import ReferenceStrict
 
@@ -95,7 +96,12 @@ def generator_plan(root: Path, generator, *, on_demand=False, captions=None, see
 
 def data_plan(root: Path, *datasets, combined=False):
     return DataPlan(
-        datasets=datasets, combined=combined, index_path=root / "cache" / "index.sqlite", text_folder=root, seed=1
+        datasets=datasets,
+        combined=combined,
+        index_path=root / "cache" / "index.sqlite",
+        text_folder=root / "cache" / "text",
+        written_folders=written_folders(datasets, {"cache_dir": root / "cache"}),
+        seed=1,
     )
 
 

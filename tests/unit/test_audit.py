@@ -122,7 +122,7 @@ def test_odd_but_usable_pairs_are_notes(tmp_path):
     caption(edits / "d.png", "")
     picture(references / "extra.png")
     notes = "\n".join(prepare(plan).notes)
-    assert "1 references are the edit image itself, so nothing is edited: a.png" in notes
+    assert "1 of 4 references in 'references' are the edit images themselves, so nothing is edited: a.png" in notes
     assert "1 pictures are duplicates: c.png = b.png" in notes
     assert "1 images have an empty caption: d.png" in notes
     assert "1 references have no edit image: extra.png" in notes
@@ -300,3 +300,64 @@ def test_an_edit_set_without_samples_names_its_limits_though_another_has_some(tm
     assert problems_of(plan).startswith(
         "dataset 'small': no samples are left; left out: 1 by minimum_image_size = 4000\nhint:"
     )
+
+
+def copied(root, names="abc", *, of="abc", **options):
+    """Two folders in which these references are the edit images themselves."""
+    two_folders(root, names=of)
+    for name in names:
+        shutil.copy(root / "edits" / f"{name}.png", root / "references" / f"{name}.png")
+    return data_plan(root, edit_set(root, references=["references"], **options), reference_set(root))
+
+
+def test_references_that_are_all_the_edit_images_themselves_are_an_error(tmp_path):
+    message = problems_of(copied(tmp_path))
+    assert message.startswith(
+        "dataset 'edits': all 3 references in 'references' are the edit images themselves, so nothing would be learnt "
+        "but to copy: a.png, b.png, c.png\nhint:"
+    )
+    assert '"allow_identical_references": true' in message
+
+
+def test_one_folder_as_edits_and_references_is_an_error(tmp_path):
+    two_folders(tmp_path)
+    references = replace(reference_set(tmp_path), source=edit_set(tmp_path).source)
+    assert "are the edit images themselves" in problems_of(
+        data_plan(tmp_path, edit_set(tmp_path, references=["references"]), references)
+    )
+
+
+def test_identical_references_may_be_asked_for(tmp_path):
+    prepared = prepare(copied(tmp_path, allow_identical_references=True))
+    assert len(prepared.samples) == 3
+    assert "3 of 3 references in 'references' are the edit images themselves" in "\n".join(prepared.notes)
+
+
+def test_some_identical_references_are_a_note(tmp_path):
+    notes = "\n".join(prepare(copied(tmp_path, "ab")).notes)
+    assert (
+        "2 of 3 references in 'references' are the edit images themselves, so nothing is edited: a.png, b.png" in notes
+    )
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_one_reference_set_of_copies_beside_another_of_edits_is_an_error(tmp_path, combined):
+    plan = two_reference_sets(tmp_path, combined=combined)
+    for name in "ab":
+        shutil.copy(tmp_path / "edits" / f"{name}.png", tmp_path / "sketches" / f"{name}.png")
+    message = problems_of(plan)
+    assert "all 2 references in 'sketches'" in message
+    assert "'references'" not in message
+
+
+def test_made_references_are_never_called_copies(tmp_path):
+    caption(picture(tmp_path / "edits" / "a.png"), "red")
+    made = generator_plan(tmp_path, Superresolution(), on_demand=True)
+    assert prepare(data_plan(tmp_path, edit_set(tmp_path, generators=[made]))).notes == ()
+
+
+def test_references_that_are_edit_images_of_other_pairs_are_a_note(tmp_path):
+    plan = two_folders(tmp_path)
+    shutil.copy(tmp_path / "edits" / "b.png", tmp_path / "references" / "a.png")
+    notes = "\n".join(prepare(plan).notes)
+    assert "1 of 3 references in 'references' are edit images of other pairs: a.png = b.png" in notes

@@ -327,3 +327,16 @@ def test_prepending_a_prompt_that_is_not_there_is_an_error(strategy):
         "dataset 'edits': prepend_instance_prompt = true needs an instance_prompt "
         f"(asked for by caption_strategy {strategy!r})"
     )
+
+
+def test_every_folder_of_every_entry_is_known_as_written_even_of_those_that_this_run_does_not_use():
+    made = {**BLUR, "params": {"instance_data_dir": "made/kept-out"}}
+    entries = [
+        edit_set(conditioning=[{**BLUR, "instance_data_dir": "made/edits"}]),
+        edit_set(id="shown", dataset_type="eval", instance_data_dir="shown"),
+        edit_set(id="kept-out", dataset_type="eval", instance_data_dir="e", conditioning=[made], cache_dir_vae="v"),
+        {"id": "text", "dataset_type": "text_embeds", "cache_dir": "t"},
+    ]
+    written = plan(run_values(output_dir="o", cache_dir="c", eval_dataset_id="shown"), datasets=entries)
+    folders = {str(folder) for folder in written.data.written_folders.values()}
+    assert folders == {"o", "c", "t", "v", "made/edits", "made/kept-out", "c/vae/edits", "c/vae/shown"}

@@ -1,6 +1,11 @@
+import contextlib
 import io
 import random
+import struct
+import subprocess
+import sys
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -152,3 +157,85 @@ def test_corrupt_exif_prints_no_warning(tmp_path):
         [facts] = read_all([str(path)], decode=True)
     assert facts.error is None
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_a_photograph_of_200_megapixels_loads_in_silence(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("L", (16_000, 12_500), 200).save(path, compress_level=1)
+    program = (
+        "import sys; from pathlib import Path; from difftrain.data.image import open_upright, upright_size\n"
+        "path = Path(sys.argv[1]); print(upright_size(path), open_upright(path).size)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert ended.stdout == "(16000, 12500) (16000, 12500)\n"
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("read", [open_upright, upright_size])
+def test_a_picture_that_would_fill_the_memory_is_named_with_its_size(tmp_path, read):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT" + bytes(13))
+    with pytest.raises(DataError, match=r"bomb\.png: .*60000x60000 pixels, more than the 1000 megapixels"):
+        read(tmp_path / "bomb.png")
+
+
+BROKEN = {
+    "exif": lambda: saved("JPEG", exif=b"Exif\0\0" + b"\xff" * 40),
+    "profile cut short": lambda: saved("PNG", icc_profile=SRGB[: len(SRGB) // 2]),
+    "palette with transparency": lambda: saved("PNG", small().quantize(16), transparency=b"\x00\x80\xff"),
+    "tiff pixels": lambda: spoilt(saved("TIFF", compression="tiff_deflate")),
+    "tiff jpeg": lambda: spoilt(saved("TIFF", compression="jpeg")),
+    "avif": lambda: spoilt(saved("AVIF")),
+    "avif without pixels": lambda: saved("AVIF").replace(b"iloc", b"ilac"),
+    "gif": lambda: saved("GIF")[:-200],
+    "second frame": lambda: spoilt(saved("GIF", save_all=True, append_images=[small().rotate(90)]), place=0.75),
+}
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def small():
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+
+
+def saved(kind, image=None, **options):
+    stream = io.BytesIO()
+    (image or small()).save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def spoilt(data, place=0.5):
+    at = int(len(data) * place)
+    return data[:at] + bytes(byte ^ 0x5A for byte in data[at : at + 60]) + data[at + 60 :]
+
+
+def test_broken_pictures_end_in_our_words_alone(tmp_path):
+    for name, data in BROKEN.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data())
+    program = (
+        "import sys; from pathlib import Path; from difftrain import DataError\n"
+        "from difftrain.data.file_facts import read_all; from difftrain.data.image import open_upright\n"
+        "for path in Path(sys.argv[1]).iterdir():\n"
+        "    read_all([str(path)], decode=False); read_all([str(path)], decode=True)\n"
+        "    try: open_upright(path)\n"
+        "    except DataError as error: print(error)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert ended.stderr == ""
+    assert ended.returncode == 0
+    assert "tiff pixels.jpg: cannot be read as a picture" in ended.stdout
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "TIFF", "TGA", "PPM", "QOI"])
+def test_whatever_is_broken_is_told_as_an_unreadable_picture(tmp_path, kind):
+    data = saved(kind, exif=Image.Exif()) if kind in ("JPEG", "PNG", "WEBP", "AVIF") else saved(kind)
+    path = tmp_path / "a.png"
+    draws = random.Random(7)
+    for _ in range(60):
+        changed = bytearray(data[: draws.choice((len(data), draws.randrange(len(data))))] or data)
+        for _ in range(draws.choice((1, 4, 30))):
+            changed[draws.randrange(min(len(changed), draws.choice((60, 300, 10**6))))] = draws.randrange(256)
+        path.write_bytes(changed)
+        read_all([str(path)], decode=True)
+        with contextlib.suppress(DataError):
+            open_upright(path)

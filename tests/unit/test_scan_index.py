@@ -69,14 +69,14 @@ def test_file_name_and_instance_prompt_captions(tmp_path):
 def test_record_has_the_upright_size_and_the_path_below_the_root_as_key(tmp_path):
     caption(picture(tmp_path / "edits" / "sub" / "a.png", (50, 40)), "red")
     with ImageIndex(tmp_path / "index.sqlite") as index:
-        [record] = scan(edit_set(tmp_path), index, SilentReporter()).records
+        [record] = scan(edit_set(tmp_path), index, SilentReporter(), written={}).records
     assert (record.key, record.size, record.captions) == ("sub/a", (50, 40), ("red",))
 
 
 def test_accents_compare_equal_however_they_are_composed(tmp_path):
     caption(picture(tmp_path / "edits" / "e\u0301.png"), "red")
     with ImageIndex(tmp_path / "index.sqlite") as index:
-        [record] = scan(edit_set(tmp_path), index, SilentReporter()).records
+        [record] = scan(edit_set(tmp_path), index, SilentReporter(), written={}).records
     assert record.key == "\u00e9"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -29,6 +31,7 @@ READER_LEFT = 141
 
 def main() -> None:
     """Run the command line and exit with its status; quietly with 141 when what reads the standard output has left."""
+    _speak_for_the_libraries()
     try:
         status = run(sys.argv[1:])
     except BrokenPipeError:
@@ -37,6 +40,17 @@ def main() -> None:
             raise
         sys.exit(READER_LEFT)
     sys.exit(READER_LEFT if _reader_left() else status)
+
+
+def _speak_for_the_libraries() -> None:
+    """Python warnings are for those who write programs: their users are told in our words, or not at all.
+
+    ``python -W`` and PYTHONWARNINGS still show them. A name that the terminal cannot print is spelt out.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _reader_left(text: str = "") -> bool:

@@ -77,6 +77,8 @@ class DatasetConfig(Options):
     """On a reference set: the edit set whose geometry it follows."""
     on_missing: Literal["error", "skip"] = "error"
     """On an edit set: what to do with images whose reference is missing."""
+    allow_identical_references: bool = False
+    """On an edit set: train even where every reference is the edit image itself, to teach that nothing changes."""
 
     @field_validator("conditioning", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from difftrain.contracts.data import (
     CaptionSource,
     ConditioningGenerator,
     DataSource,
+    Listing,
     Pairing,
 )
 from difftrain.contracts.model import (
@@ -35,6 +36,7 @@ __all__ = [
     "ConditioningGenerator",
     "DataSource",
     "ImageEncoder",
+    "Listing",
     "Loss",
     "ModelFamily",
     "ModelFlavour",

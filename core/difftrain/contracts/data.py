@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -61,6 +64,24 @@ class Pairing(Options, ABC):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a data source has, and what of it is not used."""
+
+    images: Sequence[tuple[str, Path]]
+    """(path below the root as posix text, file) of every image, sorted by the first."""
+    others: Sequence[str] = ()
+    """Other files, as paths below the root: captions, videos, pictures of kinds that are not read."""
+    written: Mapping[str, int] = field(default_factory=dict)
+    """How many images lie in folders that runs write and so are no data, by the folder's name."""
+    skipped: Sequence[str] = ()
+    """Hidden and system files and folders."""
+    unusable: Sequence[str] = ()
+    """Files and folders that should hold images and cannot be used, each with its reason: the run cannot start."""
+    notes: Sequence[str] = ()
+    """What else is worth a word."""
+
+
 class DataSource(Options, ABC):
     """Where a dataset's images come from: ``type: NAME``. Fields become dataset keys."""
 
@@ -73,6 +94,26 @@ class DataSource(Options, ABC):
         Raises:
             DataError: If the source does not exist or cannot be read.
         """
+
+    def survey(self, written: Mapping[str, Path]) -> Listing:
+        """The images without those that runs write, and whatever else the source can tell.
+
+        Args:
+            written: Folders that this run writes, by the name that a message calls them.
+
+        Raises:
+            DataError: If the source does not exist or cannot be read.
+        """
+        prefixes = {os.path.abspath(folder) + os.sep: name for name, folder in written.items()}  # noqa: PTH100
+        images: list[tuple[str, Path]] = []
+        left_out: Counter[str] = Counter()
+        for below, path in self.list_images():
+            inside = next((name for prefix, name in prefixes.items() if str(path).startswith(prefix)), None)
+            if inside is None:
+                images.append((below, path))
+            else:
+                left_out[inside] += 1
+        return Listing(images=images, written=left_out)
 
 
 class CaptionSource(Options, ABC):

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 class TextEncoder(ABC):
     """A family's text encoders, loaded."""
 
+    max_tokens: int | None = None
+    """Tokens of a caption that are read; None where there is no such number."""
+
+    def cut_captions(self, captions: Sequence[str]) -> list[str]:
+        """Those of the captions that are longer than what is read, so that the user is told; by default none."""
+        return []
+
     @abstractmethod
     def encode(
         self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None

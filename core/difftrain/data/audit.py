@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from difftrain.config.schema import DatasetConfig
+from difftrain.data.near_captions import near_captions
 from difftrain.data.pair import Matching
 from difftrain.data.scan import Scan
 from difftrain.errors import DataError, first_few
@@ -104,14 +105,22 @@ def audit_misfits(findings: Findings, *, edits: str, references: str, total: int
         )
 
 
-def audit_uncaptioned(findings: Findings, *, dataset: str, total: int, records: Sequence[ImageRecord]) -> None:
-    """Samples that get no caption from anywhere."""
+def audit_uncaptioned(
+    findings: Findings, *, dataset: str, total: int, records: Sequence[ImageRecord], others: Sequence[str]
+) -> None:
+    """Samples that get no caption from anywhere.
+
+    Args:
+        others: Files of the data set that are no images: some may have been meant as captions.
+    """
     if records:
         names = first_few(_name(record) for record in records)
-        findings.problems.append(
-            f"dataset {dataset!r}: {len(records)} of {total} images have no caption: {names}\n"
-            "hint: add a caption file to each (an empty file is an empty caption), "
+        advice = near_captions(records, others) or (
+            "add a caption file to each (an empty file is an empty caption), "
             'or set "caption_strategy": null to train without captions'
+        )
+        findings.problems.append(
+            f"dataset {dataset!r}: {len(records)} of {total} images have no caption: {names}\nhint: {advice}"
         )
 
 
@@ -139,24 +148,52 @@ def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
         findings.notes.append(f"dataset {dataset!r}: {len(doubles)} pictures are duplicates: {first_few(doubles)}")
 
 
-def audit_samples(findings: Findings, samples: Iterable[Sample]) -> None:
-    """Empty captions, and references that are the edit image itself."""
+def audit_empty_captions(findings: Findings, samples: Iterable[Sample]) -> None:
+    """Samples of which a draw may have no words."""
     empty: dict[str, list[str]] = defaultdict(list)
-    unedited: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
-        record = sample.target.record
         drawn = (caption for choice in sample.choices for caption in choice.captions or sample.captions)
         if not all(drawn):
-            empty[sample.dataset_id].append(_name(record))
-        references = (placed.record for choice in sample.choices for placed in choice.references)
-        if any(reference.content_hash == record.content_hash for reference in references):
-            unedited[sample.dataset_id].append(_name(record))
+            empty[sample.dataset_id].append(_name(sample.target.record))
     for dataset, names in empty.items():
         findings.notes.append(f"dataset {dataset!r}: {len(names)} images have an empty caption: {first_few(names)}")
-    for dataset, names in unedited.items():
+
+
+def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence[Sample]) -> None:
+    """References of one edit set that are its edit images, by content: each its own, or that of another pair.
+
+    A reference set of which every picture is its own edit image is surely a mistake: one folder named twice, say.
+    """
+    edits = {sample.target.record.content_hash: sample.target.record for sample in samples}
+    totals: Counter[str] = Counter()
+    copies: dict[str, list[str]] = defaultdict(list)
+    others: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        own = sample.target.record.content_hash
+        for reference in (placed.record for choice in sample.choices for placed in choice.references):
+            totals[reference.dataset_id] += 1
+            if reference.content_hash == own:
+                copies[reference.dataset_id].append(_name(reference))
+            elif reference.content_hash in edits:
+                others[reference.dataset_id].append(f"{_name(reference)} = {_name(edits[reference.content_hash])}")
+    for references, names in copies.items():
+        all_of_them = len(names) == totals[references]
+        if all_of_them and not dataset.allow_identical_references:
+            findings.problems.append(
+                f"dataset {dataset.id!r}: all {len(names)} references in {references!r} are the edit images "
+                f"themselves, so nothing would be learnt but to copy: {first_few(names)}\n"
+                f"hint: name the folder of the unedited pictures as instance_data_dir of {references!r}, or set "
+                '"allow_identical_references": true on the edit set to teach that nothing changes'
+            )
+        else:
+            findings.notes.append(
+                f"dataset {dataset.id!r}: {len(names)} of {totals[references]} references in {references!r} are the "
+                f"edit images themselves, so nothing is edited: {first_few(names)}"
+            )
+    for references, names in others.items():
         findings.notes.append(
-            f"dataset {dataset!r}: {len(names)} references are the edit image itself, so nothing is edited: "
-            f"{first_few(names)}"
+            f"dataset {dataset.id!r}: {len(names)} of {totals[references]} references in {references!r} are edit "
+            f"images of other pairs: {first_few(names)}"
         )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import model_validator
 
 from difftrain.contracts import CaptionSource
-from difftrain.errors import DataError
+from difftrain.data.open_file import open_file
+from difftrain.data.text_encoding import decode_utf8, guess_encoding, is_utf8
+from difftrain.errors import DataError, printable
 
 
 class _PromptedCaptions(CaptionSource):
@@ -38,17 +42,41 @@ class TextfileCaptions(_PromptedCaptions):
         return (_text_file(image),)
 
     def captions(self, image: Path, key: str) -> tuple[str, ...] | None:
-        file = _text_file(image)
-        try:
-            text = file.read_bytes().decode("utf-8-sig")
-        except FileNotFoundError:
+        text = _read_text(_text_file(image))
+        if text is None:
             return None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: caption is not UTF-8 text (byte {error.start})") from error
-        except OSError as error:
-            raise DataError(f"{file}: caption cannot be read ({error.strerror})") from error
         lines = [line.strip() for line in text.splitlines()]
         return tuple(self._prompted(line) for line in lines if line) or (self._prompted(""),)
+
+
+def _read_text(file: Path) -> str | None:
+    """A caption file's text; None when there is no such file.
+
+    Raises:
+        DataError: If it cannot be read or is not UTF-8, with what it probably is.
+    """
+    try:
+        with open_file(file) as stream:
+            data = stream.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # there cannot be such a file either
+            return None
+        raise DataError(
+            f"{printable(file)}: caption cannot be read ({(error.strerror or str(error)).lower()})"
+        ) from error
+    text = decode_utf8(data)
+    if text is not None:
+        return text
+    encoding = guess_encoding(data)
+    if encoding is None:
+        raise DataError(f"{printable(file)}: caption holds NUL bytes, so it is no text\nhint: write it anew, as UTF-8")
+    name = shlex.quote(printable(file))
+    raise DataError(
+        f"{printable(file)}: caption is not UTF-8 but probably {encoding}\n"
+        f"hint: iconv -f {encoding} -t UTF-8 {name} > new.txt && mv new.txt {name}"
+    )
 
 
 def _text_file(image: Path) -> Path:
@@ -65,6 +93,8 @@ class FilenameCaptions(_PromptedCaptions):
         return ()
 
     def captions(self, image: Path, key: str) -> tuple[str, ...] | None:
+        if not is_utf8(image.stem):
+            raise DataError(f"{printable(image)}: its name is not UTF-8, so it gives no caption\nhint: rename it")
         words = image.stem.replace("_", " ").replace("-", " ").split()
         return (self._prompted(" ".join(words)),)
 

@@ -96,7 +96,8 @@ class EditSet:
         total = len(self.records)
         for reference_id, messages in misfits.items():
             audit_misfits(self._findings, edits=self.dataset.id, references=reference_id, total=total, misfits=messages)
-        audit_uncaptioned(self._findings, dataset=self.dataset.id, total=total, records=uncaptioned)
+        others = self._scans[self.dataset.id].others
+        audit_uncaptioned(self._findings, dataset=self.dataset.id, total=total, records=uncaptioned, others=others)
 
     def _limited(self, records: list[ImageRecord]) -> list[ImageRecord]:
         """At most ``max_num_samples``, drawn by name, so that a new file changes at most one of the others."""

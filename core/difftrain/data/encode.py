@@ -16,6 +16,7 @@ from difftrain.contracts import ImageEncoder, TextEncoder
 from difftrain.data.cache import TensorCache, cache_key
 from difftrain.data.image import load_placed, to_pixels
 from difftrain.data.plan import DataPlan
+from difftrain.errors import first_few
 from difftrain.types import Phase, PlacedImage, Reporter, Sample, Size, TextEmbeds
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def encode_texts(
         return 0
     with reporter.phase("load text encoders"):
         encoder = load()
+    _note_cut_captions([item.caption for item in waiting], encoder, reporter)
     with reporter.phase("encode captions", len(waiting)) as phase:
         for start in range(0, len(waiting), batch_size):
             group = waiting[start : start + batch_size]
@@ -105,6 +107,17 @@ def encode_texts(
                 cache.write(key, embeds)
                 phase.advance(item=item.caption[:60])
     return len(waiting)
+
+
+def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: Reporter) -> None:
+    cut = encoder.cut_captions(captions)
+    if cut:
+        length = "what" if encoder.max_tokens is None else f"the {encoder.max_tokens} tokens that"
+        names = first_few(f'"{caption[:30]}..."' for caption in cut)
+        reporter.say(
+            f"note: {len(cut)} of {len(captions)} captions are longer than {length} the text encoder reads, and are "
+            f"cut: {names}"
+        )
 
 
 def lacking_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:

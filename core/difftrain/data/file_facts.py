@@ -9,13 +9,9 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image
-
-from difftrain.data.image import UNREADABLE, describe, header_size, without_metadata_warnings
+from difftrain.data.image import UNREADABLE, describe, header_facts, open_picture
+from difftrain.data.open_file import open_file
 from difftrain.data.patience import patiently
-
-_TIMES = 1 << 63
-"""Times outside of the database's range, which some file systems can hold, are folded into it."""
 
 
 class FileFacts(NamedTuple):
@@ -36,6 +32,8 @@ class FileFacts(NamedTuple):
     refused: int = 0
     """The errno with which the system refused to open the file. It tells nothing of the content, so such facts must
     not be remembered; 0 when the file was read."""
+    is_animated: bool = False
+    """Whether there are more frames than the one that is used."""
 
 
 def stat(name: str) -> tuple[int, int] | None:
@@ -44,12 +42,12 @@ def stat(name: str) -> tuple[int, int] | None:
         status = os.stat(name)  # noqa: PTH116
     except OSError:
         return None
-    return stamp(status)
+    return status.st_size, storable_time(status.st_mtime_ns)
 
 
-def stamp(status: os.stat_result) -> tuple[int, int]:
-    """(bytes, mtime_ns) as they are remembered: a file is the same as long as both are."""
-    return status.st_size, status.st_mtime_ns % _TIMES
+def storable_time(mtime_ns: int) -> int:
+    """A file time as 64 bits; beyond 1677 to 2262 it stands for another one, but still changes when that does."""
+    return (mtime_ns + 2**63) % 2**64 - 2**63
 
 
 def read_all(names: Sequence[str], *, decode: bool) -> list[FileFacts]:
@@ -64,22 +62,31 @@ def _read(name: str, *, decode: bool) -> FileFacts:
         refused = error.errno or errno.EIO
         return FileFacts(0, 0, "", 0, 0, describe(error), decoded=False, refused=refused)
     width = height = 0
+    is_animated = False
     problem = None
     decode = decode or not _ends_whole(data)
     try:
-        width, height = header_size(io.BytesIO(data))
+        (width, height), is_animated = header_facts(io.BytesIO(data))
         if decode:
-            with without_metadata_warnings(), Image.open(io.BytesIO(data)) as image:
+            with open_picture(io.BytesIO(data)) as image:
                 image.load()
     except UNREADABLE as error:
         width = height = 0
-        problem = describe(error)
-    sha256 = hashlib.sha256(data).hexdigest()
-    return FileFacts(*stamp(status), sha256, width, height, problem, decoded=decode)
+        problem = describe(error) if data else "an empty file"
+    return FileFacts(
+        status.st_size,
+        storable_time(status.st_mtime_ns),
+        hashlib.sha256(data).hexdigest(),
+        width,
+        height,
+        problem,
+        decoded=decode,
+        is_animated=is_animated,
+    )
 
 
 def _content(name: str) -> tuple[os.stat_result, bytes]:
-    with open(name, "rb", buffering=0) as stream:  # noqa: PTH123 -- a Path each is slow for 400,000 files
+    with open_file(name) as stream:
         return os.fstat(stream.fileno()), stream.read()
 
 

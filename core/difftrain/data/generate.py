@@ -25,7 +25,7 @@ from PIL import Image
 
 from difftrain.data.cache import write_atomically
 from difftrain.data.disk import Need, files_bytes
-from difftrain.data.file_facts import FileFacts, stamp
+from difftrain.data.file_facts import FileFacts
 from difftrain.data.folders import check_writable
 from difftrain.data.image import make_picture
 from difftrain.data.index import ImageIndex
@@ -195,7 +195,8 @@ def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase:
             problems.append(problem)
             continue
         with suppress(FileNotFoundError):  # removed by another program: made again by the next start
-            written = stamp(task.path.stat())
+            status = task.path.stat()
+            written = status.st_size, status.st_mtime_ns
             facts = FileFacts(*written, task.made_hash, task.width, task.height, None, decoded=True)
             stored.append((task.path, facts))
         if len(stored) >= _SAVED_EVERY:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from difftrain.errors import DataError, PluginError
+from difftrain.data.decoders import readable_formats
+from difftrain.data.open_file import open_file
+from difftrain.errors import DataError, PluginError, printable
 from difftrain.types import PlacedImage, Recipe, Size
 
 if TYPE_CHECKING:
@@ -24,7 +28,16 @@ if TYPE_CHECKING:
 
 _WHITE = (255, 255, 255)
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+MOST_PIXELS = 1_000_000_000
+"""Of one picture. Cameras and panoramas have up to some hundred million; beyond, a file of a few bytes may be made to
+fill the memory."""
+# Pillow's own limit is a tenth of that, and its complaints name no size; see open_picture.
+Image.MAX_IMAGE_PIXELS = None
+
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 """What Pillow raises for broken files, besides what it should."""
 
 _ORIENTATION = 0x0112
@@ -46,12 +59,12 @@ def open_upright(path: Path) -> Image.Image:
         DataError: If the file cannot be read or decoded, naming it.
     """
     try:
-        with without_metadata_warnings(), Image.open(path) as image:
+        with open_file(path) as stream, open_picture(stream) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _to_srgb(_to_eight_bits(upright))
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as a picture ({describe(error)})") from error
+        raise DataError(f"{printable(path)}: cannot be read as a picture ({describe(error)})") from error
 
 
 def upright_size(path: Path) -> Size:
@@ -61,31 +74,45 @@ def upright_size(path: Path) -> Size:
         DataError: If the file cannot be read, naming it.
     """
     try:
-        with path.open("rb") as stream:
-            return header_size(stream)
+        with open_file(path) as stream:
+            return header_facts(stream)[0]
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as a picture ({describe(error)})") from error
+        raise DataError(f"{printable(path)}: cannot be read as a picture ({describe(error)})") from error
 
 
-def header_size(stream: BinaryIO) -> Size:
-    """:func:`upright_size` of an open file; raises one of :data:`UNREADABLE`."""
-    with without_metadata_warnings(), Image.open(stream) as image:
+def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
+    """:func:`upright_size` of an open file, and whether it has frames beyond the one that is used.
+
+    Raises one of :data:`UNREADABLE`.
+    """
+    with open_picture(stream) as image:
         width, height = image.size
+        # the second picture of an MPO file is for another eye, or a depth map
+        is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
         if image.format == "TIFF":  # Pillow turns these itself
-            return width, height
+            return (width, height), is_animated
         turned = _exif(image, stream).get(_ORIENTATION) in _SWAPS_AXES
-    return (height, width) if turned else (width, height)
+    return (height, width) if turned else (width, height), is_animated
 
 
 @contextmanager
-def without_metadata_warnings() -> Iterator[None]:
-    """Broken EXIF data hides at most an orientation; Pillow's raw warning would tell no file and no remedy.
+def open_picture(stream: BinaryIO) -> Iterator[Image.Image]:
+    """A picture whose pixels are not read yet, of the formats that are read, in silence.
 
+    Broken metadata hides at most an orientation or a profile; Pillow's raw warning would tell no file and no remedy.
     Warning filters belong to the process: where threads overlap, this one filter may stay, and nothing else.
+
+    Raises one of :data:`UNREADABLE`.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        yield
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        with Image.open(stream, formats=readable_formats()) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels, more than the {MOST_PIXELS // 10**6} megapixels that a "
+                    "picture may have; reduce it"
+                )
+            yield image
 
 
 def load_placed(placed: PlacedImage) -> Image.Image:
@@ -140,7 +167,9 @@ def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source:
     try:
         made: object = recipe.generator.generate(original, rng)
     except Exception as error:  # plugin code of strangers may raise anything
-        raise PluginError(f"generator {name!r} failed on {source}: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"generator {name!r} failed on {printable(source)}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, Image.Image):
         raise PluginError(
             f"generator {name!r} gave {type(made).__name__} and no picture for {source}\n"
@@ -151,6 +180,8 @@ def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source:
 
 def describe(error: BaseException) -> str:
     """A decoder's complaint without the address of its buffer."""
+    if isinstance(error, MemoryError):
+        return "not enough memory for it"
     if isinstance(error, UnidentifiedImageError):
         return "not an image file, or of an unknown format"
     if isinstance(error, OSError) and error.strerror:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from difftrain.contracts import CaptionSource
-from difftrain.data.file_facts import FileFacts, read_all, stat
+from difftrain.data.file_facts import FileFacts, read_all, stat, storable_time
 from difftrain.data.index_file import DamagedRow, IndexFile
 from difftrain.errors import DataError
 from difftrain.types import Phase
@@ -78,7 +78,7 @@ class ImageIndex:
         """Take facts of files that the caller has just written."""
         rows = [_file_row(_absolute(path), facts) for path, facts in files]
         if rows:
-            statement = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            statement = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             self._file.do(lambda connection: connection.executemany(statement, rows))
 
     def captions(
@@ -177,7 +177,9 @@ class ImageIndex:
 
 def _file_row(path: str, facts: FileFacts) -> tuple[Any, ...]:
     error = facts.error and facts.error.encode("utf-8", "backslashreplace").decode()
-    values = (os.fsencode(path), *facts[:5], error, int(facts.decoded))
+    size, mtime_ns, sha256, width, height = facts[:5]
+    flags = int(facts.decoded), int(facts.is_animated)
+    values = (os.fsencode(path), size, storable_time(mtime_ns), sha256, width, height, error, *flags)
     return (*values, _checksum(values))
 
 
@@ -190,8 +192,9 @@ def _file_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
     *values, checksum = row
     if _checksum(values) != checksum:
         raise DamagedRow("a row does not fit its checksum")
-    path, size, mtime_ns, sha256, width, height, error, decoded = values
-    return os.fsdecode(path), FileFacts(size, mtime_ns, sha256, width, height, error, bool(decoded))
+    path, size, mtime_ns, sha256, width, height, error, decoded, animated = values
+    facts = FileFacts(size, mtime_ns, sha256, width, height, error, decoded=bool(decoded), is_animated=bool(animated))
+    return os.fsdecode(path), facts
 
 
 def _checksum(values: Sequence[Any]) -> int:

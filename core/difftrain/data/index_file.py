@@ -18,14 +18,14 @@ from difftrain.errors import DataError
 
 _Result = TypeVar("_Result")
 
-FORMAT = 2
+FORMAT = 3
 """Of the tables, kept as the file's user_version."""
 BUSY_SECONDS = 60.0
 """How long a run waits for another one that is writing; a write takes well below a second."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT, width INTEGER, height INTEGER, error TEXT,
-    decoded INTEGER, checksum INTEGER
+    decoded INTEGER, is_animated INTEGER, checksum INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS captions (
     path BLOB, source TEXT, stamp TEXT, captions TEXT, checksum INTEGER, PRIMARY KEY (path, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,8 @@ class DataPlan:
     index_path: Path
     """SQLite file of what scans found."""
     text_folder: Path
+    written_folders: Mapping[str, Path]
+    """Every folder that this run writes, by the name that a message calls it: what lies there is no data."""
     seed: int
 
     def by_id(self, dataset_id: str) -> DatasetPlan:

@@ -15,10 +15,11 @@ from typing import Any
 from difftrain.data.audit import (
     Findings,
     audit_contents,
+    audit_empty_captions,
     audit_held_out,
     audit_nothing_left,
-    audit_samples,
     audit_strangers,
+    audit_unedited,
 )
 from difftrain.data.disk import Need
 from difftrain.data.edit_set import EditSet
@@ -123,9 +124,11 @@ def prepare_samples(
         for edit_set in edit_sets:
             edit_set.gather_references()
             with reporter.phase(f"pair {edit_set.dataset.id}", len(edit_set.records)) as phase:
-                (held_out if edit_set.dataset.held_out else samples).extend(edit_set.samples(phase))
+                own = edit_set.samples(phase)
+            audit_unedited(findings, edit_set.dataset.config, own)
+            (held_out if edit_set.dataset.held_out else samples).extend(own)
         audit_strangers(findings)
-        audit_samples(findings, [*samples, *held_out])
+        audit_empty_captions(findings, [*samples, *held_out])
         audit_held_out(findings, trained=samples, held_out=held_out)
         findings.raise_problems()
         filled = {sample.dataset_id for sample in (*samples, *held_out)}
@@ -186,12 +189,13 @@ def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: F
     scans: dict[str, Scan] = {}
     for dataset in plan.datasets:
         try:
-            scans[dataset.id] = scan(dataset, index, reporter)
+            scans[dataset.id] = scan(dataset, index, reporter, written=plan.written_folders)
         except DataError as error:
             findings.problems.append(f"dataset {dataset.id!r}: {error}")
             continue
         scanned = scans[dataset.id]
         findings.problems += scanned.problems
+        findings.notes += scanned.notes
         for option, count in scanned.left_out.items():
             findings.notes.append(f"dataset {dataset.id!r}: {count} images are left out by {option}")
         if not dataset.is_reference:

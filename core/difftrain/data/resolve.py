@@ -22,6 +22,7 @@ from difftrain.data.held_out import choose_held_out
 from difftrain.data.plan import DataPlan, DatasetPlan
 from difftrain.data.reference_rules import check_references
 from difftrain.data.text_entries import text_folder_of
+from difftrain.data.written_folders import planned_folders
 from difftrain.errors import PluginError
 from difftrain.plugins.registry import KINDS, Registry
 from difftrain.types import GeometryRules
@@ -57,6 +58,7 @@ def resolve_datasets(
         combined=run.conditioning_multidataset_sampling == "combined",
         index_path=run.cache_dir / "index.sqlite",
         text_folder=text_folder,
+        written_folders=planned_folders(run, datasets, plans, text_folder, registry),
         seed=run.seed,
     )
 

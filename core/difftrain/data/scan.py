@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from difftrain.data.buckets import SizeLimits, broken_limit
 from difftrain.data.file_facts import FileFacts
 from difftrain.data.index import ImageIndex
+from difftrain.data.other_files import note_listing
 from difftrain.data.plan import DatasetPlan
 from difftrain.errors import first_few
 from difftrain.types import ImageRecord, Reporter
@@ -31,27 +31,37 @@ class Scan:
     """Images that the source has."""
     unreadable_captions: frozenset[Path]
     """Images whose captions could not be read: these are not said to have none."""
+    others: Sequence[str]
+    """Files beside the images, as paths below the root: where a missing caption may be."""
     problems: tuple[str, ...]
-    """Unreadable pictures and captions; the run cannot start with any."""
+    """Unreadable pictures, folders and captions; the run cannot start with any."""
+    notes: tuple[str, ...]
+    """What was left out and what is odd."""
 
 
-def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter) -> Scan:
+def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: Mapping[str, Path]) -> Scan:
     """List, examine and caption the images of one dataset.
+
+    Args:
+        written: Folders that runs write, by name; what lies there is no data.
 
     Raises:
         DataError: If the source does not exist or has no images.
     """
-    listed = _without_caches(list(plan.source.list_images()), plan)
+    listing = plan.source.survey(written)
+    listed = listing.images
     with reporter.phase(f"scan {plan.id}", len(listed)) as phase:
         facts = index.examine([path for _, path in listed], phase)
     named = [(_key(relative), path) for relative, path in listed]
-    problems = _unreadable(plan.id, listed, facts)
+    problems = [*_unusable(listing.unusable), *_unreadable(listed, facts)]
+    notes = [*note_listing(listing), *_frames(listed, facts)]
     used, left_out, left_out_keys = _within_limits(plan, named, facts)
     captions: list[tuple[str, ...] | None] = [None] * len(used)
     complaints: dict[Path, str] = {}
     if plan.captions is not None:
         captions, complaints = index.captions(plan.captions, [named[position] for position in used])
-        problems += _complaints(plan.id, complaints.values())
+        problems += _complaints(complaints.values())
+        notes += _split(captions)
     records = [
         ImageRecord(
             dataset_id=plan.id,
@@ -70,38 +80,67 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter) -> Scan:
         left_out_keys=left_out_keys,
         listed=len(listed),
         unreadable_captions=frozenset(complaints),
-        problems=tuple(problems),
+        others=listing.others,
+        problems=tuple(f"dataset {plan.id!r}: {problem}" for problem in problems),
+        notes=tuple(f"dataset {plan.id!r}: {note}" for note in notes),
     )
 
 
 def _key(relative: str) -> str:
-    """Path without extension; composed, since macOS writes accented names in another form than Linux."""
+    """Path without extension; composed, since macOS writes accented names in another form than Linux.
+
+    Bytes that are no UTF-8 are spelt out, so that a key is a text that can be hashed and stored.
+    """
     key = relative.rpartition(".")[0]
-    return key if key.isascii() else unicodedata.normalize("NFC", key)
+    if key.isascii():
+        return key
+    spelt = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", spelt)
 
 
-def _without_caches(listed: list[tuple[str, Path]], plan: DatasetPlan) -> list[tuple[str, Path]]:
-    """A folder of made pictures may lie below the dataset's root; its pictures are not edit images."""
-    ours = [os.path.abspath(folder) for folder in (plan.latents_folder, *(made.folder for made in plan.generators))]  # noqa: PTH100
-    prefixes = tuple(folder + os.sep for folder in ours)
-    return [(relative, path) for relative, path in listed if not str(path).startswith(prefixes)]
+def _unusable(unusable: Sequence[str]) -> list[str]:
+    if not unusable:
+        return []
+    return [
+        f"{len(unusable)} files and folders cannot be used: {first_few(unusable)}\n"
+        "hint: mend them, or move them out of the folder"
+    ]
 
 
-def _unreadable(dataset_id: str, listed: Sequence[tuple[str, Path]], facts: Sequence[FileFacts]) -> list[str]:
+def _unreadable(listed: Sequence[tuple[str, Path]], facts: Sequence[FileFacts]) -> list[str]:
     broken = [(relative, one.error) for (relative, _), one in zip(listed, facts, strict=True) if one.error is not None]
     if not broken:
         return []
     names = first_few(f"{relative} ({error})" for relative, error in broken)
     return [
-        f"dataset {dataset_id!r}: {len(broken)} of {len(listed)} pictures cannot be read: {names}\n"
+        f"{len(broken)} of {len(listed)} pictures cannot be read: {names}\n"
         "hint: replace these files, or move them out of the folder"
     ]
 
 
-def _complaints(dataset_id: str, complaints: Collection[str]) -> list[str]:
+def _frames(listed: Sequence[tuple[str, Path]], facts: Sequence[FileFacts]) -> list[str]:
+    names = [relative for (relative, _), one in zip(listed, facts, strict=True) if one.is_animated]
+    if not names:
+        return []
+    return [f"{len(names)} pictures have several frames, of which the first is used: {first_few(names)}"]
+
+
+def _complaints(complaints: Collection[str]) -> list[str]:
+    """All captions that cannot be read, with the remedy of the first."""
     if not complaints:
         return []
-    return [f"dataset {dataset_id!r}: {len(complaints)} captions cannot be read: {first_few(complaints)}"]
+    texts = [complaint.partition("\nhint: ")[0] for complaint in complaints]
+    hint = next((hint for complaint in complaints if (hint := complaint.partition("\n")[2])), "")
+    return [f"{len(texts)} captions cannot be read: {first_few(texts)}" + (f"\n{hint}" if hint else "")]
+
+
+def _split(captions: Collection[tuple[str, ...] | None]) -> list[str]:
+    count = sum(caption is not None and len(caption) > 1 for caption in captions)
+    if not count:
+        return []
+    return [
+        f"{count} images have several captions, one a line of their caption file: one of them is drawn at each visit"
+    ]
 
 
 def _within_limits(

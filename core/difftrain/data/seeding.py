@@ -12,4 +12,4 @@ import hashlib
 def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2**63) from the parts, equal in every process and Python version (unlike ``hash``)."""
     text = "|".join(f"{len(str(part))}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> 1

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from difftrain.contracts import DataSource
-from difftrain.errors import DataError
+from difftrain.contracts import DataSource, Listing
+from difftrain.data.decoders import readable_formats, readable_suffixes
+from difftrain.data.other_files import note_other_files, note_written
+from difftrain.data.walk import walk_folder
+from difftrain.errors import DataError, printable
 
 
 class LocalSource(DataSource):
@@ -17,51 +21,41 @@ class LocalSource(DataSource):
     name: ClassVar[str] = "local"
 
     instance_data_dir: Path
-    """Root folder, walked recursively; hidden files and folders are skipped."""
+    """Root folder, walked recursively; hidden and system files and folders are skipped."""
 
-    def list_images(self) -> Iterable[tuple[str, Path]]:
+    def list_images(self) -> Sequence[tuple[str, Path]]:
+        return self.survey({}).images
+
+    def survey(self, written: Mapping[str, Path]) -> Listing:
         root = self.instance_data_dir.expanduser()
-        if not root.is_dir():
-            what = "is not a folder" if root.exists() else "does not exist"
-            raise DataError(f"instance_data_dir {root} {what}\nhint: relative paths start at {Path.cwd()}")
-        suffixes = _readable_suffixes()
-        start = os.path.abspath(root)  # noqa: PTH100
-        # Path(text) and not root / text: half the time, for 400,000 files.
-        found = [(below, Path(f"{start}/{below}")) for below in _walk(start) if _suffix(below) in suffixes]
-        if not found:
-            read = ", ".join(sorted(suffixes))
-            raise DataError(f"instance_data_dir {root} has no images\nhint: pictures are files that end in {read}")
-        found.sort()
-        return found
+        _check_folder(root)
+        listing = walk_folder(os.path.abspath(root), readable_suffixes(), written)  # noqa: PTH100
+        if not listing.images and not listing.unusable:
+            raise DataError(_nothing_found(root, listing))
+        return listing
 
 
-def _suffix(name: str) -> str:
-    return "." + name.rpartition(".")[2].lower()
+def _check_folder(root: Path) -> None:
+    name = f"instance_data_dir {printable(root)}"
+    try:
+        status = os.stat(root)  # noqa: PTH116
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist\nhint: relative paths start at {Path.cwd()}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{name} cannot be used ({reason.lower()})") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise DataError(f"{name} is not a folder\nhint: name the folder that holds the pictures")
 
 
-def _readable_suffixes() -> frozenset[str]:
-    from PIL import features
-
-    optional = frozenset({".avif"}) if features.check("avif") else frozenset()
-    return frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}) | optional
-
-
-def _walk(root: str) -> Iterator[str]:
-    """Files below a folder, relative and posix. Links are followed, but no folder is entered twice."""
-    entered: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        folder = f"{root}/{below}"
-        status = os.stat(folder)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in entered:
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    waiting.append(f"{below}{entry.name}/")
-                elif entry.is_file():
-                    yield below + entry.name
+def _nothing_found(root: Path, listing: Listing) -> str:
+    told = [f"instance_data_dir {printable(root)} has no images"]
+    if listing.written:
+        told.append(f"left out: {note_written(listing.written)}")
+    hints = [f"pictures are files of these kinds: {', '.join(readable_formats())}"]
+    for note in note_other_files(listing):
+        text, _, hint = note.partition("\nhint: ")
+        told.append(text)
+        if hint:
+            hints.append(hint)
+    return "; ".join(told) + f"\nhint: {'; '.join(hints[:2])}"

@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from difftrain.errors import printable
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import Phase, Reporter, StepResult
 
@@ -157,7 +158,7 @@ class _PhaseLine:
         while not self._done.wait(STALL_SECONDS / 4):
             if time.monotonic() - self._moved > STALL_SECONDS:
                 waited = duration(time.monotonic() - self._moved)
-                after = f" after {self._item}" if self._item else ""
+                after = f" after {printable(self._item)}" if self._item else ""
                 self._console.print(f"{self._name}: nothing finished for {waited}{after}; still waiting", markup=False)
                 self._done.wait(STALL_SECONDS)
 

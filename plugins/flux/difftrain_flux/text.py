@@ -36,7 +36,15 @@ class FluxTextEncoder(TextEncoder):
         self._clip_tokenizer = clip_tokenizer
         self._t5 = t5
         self._t5_tokenizer = t5_tokenizer
-        self._t5_tokens = t5_tokens
+        self.max_tokens = t5_tokens
+
+    def cut_captions(self, captions: Sequence[str]) -> list[str]:
+        """By T5 alone; that CLIP reads 77 tokens is no loss, see :meth:`encode`."""
+        if not captions:
+            return []
+        # without verbose=False the tokenizer would warn of a long text that it is only to count
+        tokens = self._t5_tokenizer(list(captions), truncation=False, verbose=False).input_ids
+        return [caption for caption, own in zip(captions, tokens, strict=True) if len(own) > self.max_tokens]
 
     @torch.no_grad()
     def encode(
@@ -45,14 +53,15 @@ class FluxTextEncoder(TextEncoder):
         """For each caption ``prompt_embeds`` [T, D] of T5 and ``pooled_prompt_embeds`` [P] of CLIP.
 
         One by one: the same caption then gives the same bits whatever else is encoded beside it, and T5 over
-        512 padded tokens fills a GPU by itself. Texts longer than a tokenizer's limit are cut without a word:
-        CLIP's 77 tokens are short, and the model reads the prompt mainly through T5.
+        512 padded tokens fills a GPU by itself. Texts longer than a tokenizer's limit are cut, of which
+        :meth:`cut_captions` tells only T5's: CLIP's 77 tokens are short, and the model reads the prompt mainly
+        through T5.
         """
         return [self._encode(caption) for caption in captions]
 
     def _encode(self, caption: str) -> TextEmbeds:
         clip_ids = _token_ids(self._clip_tokenizer, caption, CLIP_TOKENS).to(self._clip.device)
-        t5_ids = _token_ids(self._t5_tokenizer, caption, self._t5_tokens).to(self._t5.device)
+        t5_ids = _token_ids(self._t5_tokenizer, caption, self.max_tokens).to(self._t5.device)
         return {
             "prompt_embeds": self._t5(t5_ids, output_hidden_states=False)[0][0].cpu(),
             "pooled_prompt_embeds": self._clip(clip_ids, output_hidden_states=False).pooler_output[0].cpu(),

@@ -1,0 +1,64 @@
+"""What a file is by its name alone: a picture, a caption, a video, something of the system. No IO."""
+
+from __future__ import annotations
+
+PICTURE_FORMATS = {
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), "JPEG"),
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    **dict.fromkeys((".avif", ".avifs"), "AVIF"),
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), "JPEG2000"),
+    ".tga": "TGA",
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    ".qoi": "QOI",
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
+    ".jxl": "JXL",
+}
+"""What users have and Pillow reads, if need be with a package of its own; in Pillow's names."""
+
+DECODER_PACKAGES = {"HEIF": "pillow-heif", "JXL": "pillow-jxl-plugin"}
+"""Packages that teach Pillow a format."""
+
+_UNREAD = (
+    # photographs as cameras store them
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
+    ".sr2 .srf .srw .x3f "
+    # drawings and layers
+    ".afphoto .ai .cdr .clip .emf .eps .kra .pdf .psb .psd .svg .svgz .wmf .xcf "
+    # high dynamic range, textures, icons
+    ".cur .dds .exr .hdr .icns .ico .jxr .ktx .ktx2 .pcx .pfm .sgi .wdp .xbm .xpm"
+)
+UNREAD_PICTURES = frozenset(_UNREAD.split())
+"""What looks like a picture to its user, and is not read."""
+
+VIDEOS = frozenset(
+    {
+        ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+        ".vob", ".webm", ".wmv",
+    }
+)  # fmt: skip
+
+CAPTION = ".txt"
+DOCUMENTS = frozenset({"readme", "license", "licence", "notice", "changelog", "requirements"})
+"""Stems of text files that are surely no captions."""
+
+SYSTEM_NAMES = frozenset(
+    {
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "__pycache__", "$recycle.bin",
+        "desktop.ini", "ehthumbs.db", "lost+found", "recycler", "system volume information", "thumbs.db",
+    }
+)  # fmt: skip
+"""What systems and storage boxes put into folders, in lower case; hidden names are skipped too."""
+
+
+def suffix_of(name: str) -> str:
+    """In lower case, with its dot; empty for a name without one."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") + 1 else ""
+
+
+def is_system(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES

@@ -1,0 +1,54 @@
+"""Captions that are longer than the text encoder reads are counted once, in our words."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import run_in
+from difftrain_flux.family import FluxFamily
+from difftrain_flux.flavours import Dev, Schnell
+
+LONG = "make the sky blue and add a boat, " * 150
+
+
+@pytest.mark.parametrize(("flavour", "tokens"), [(Dev, 512), (Schnell, 256)])
+def test_flux_knows_which_captions_t5_would_cut(flavour, tokens, capfd):
+    family = FluxFamily()
+    location = family.locate("tiny-random", flavour())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder = family.load_text_encoder(location, flavour(), torch.device("cpu"), torch.float32)
+        assert encoder.max_tokens == tokens
+        assert encoder.cut_captions(["red", LONG, "", "blue " * 20]) == [LONG]
+        assert encoder.cut_captions([]) == []
+        encoder.encode([LONG])
+    assert "longer than" not in "".join(capfd.readouterr())
+
+
+def test_a_caption_is_cut_only_beyond_the_last_token():
+    family = FluxFamily()
+    location = family.locate("tiny-random", Schnell())
+    encoder = family.load_text_encoder(location, Schnell(), torch.device("cpu"), torch.float32)
+    words = 1
+    while not encoder.cut_captions(["a " * words]):
+        words += 1
+    fits, cut = encoder.encode(["a " * (words - 1), "a " * words])
+    more = encoder.encode(["a " * words + "boat"])[0]
+    assert torch.equal(cut["prompt_embeds"], more["prompt_embeds"])
+    assert not torch.equal(fits["prompt_embeds"], cut["prompt_embeds"])
+
+
+def test_a_run_counts_the_captions_that_are_cut_when_it_encodes_them(tmp_path, edit_pairs):
+    edit_pairs(count=3)
+    Path(tmp_path / "edits" / "0001.txt").write_text(LONG)
+    flags = (*edit_pairs.kontext, "--data_backend_config", "datasets.json", "--max_train_steps", 1)
+    ended = run_in(tmp_path, *flags, "--lr_warmup_steps", 0)
+    assert ended.status == 0, ended.err
+    [note] = re.findall("note: .* captions .*", ended.err)
+    assert note.startswith(
+        "note: 1 of 4 captions are longer than the 512 tokens that the text encoder reads, and are cut"
+    )
+    assert "make the sky blue" in note
