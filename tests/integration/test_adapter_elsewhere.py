@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from conftest import EditPairs, run_in
-from difftrain.data.prepare import prepare_samples
 from difftrain.train.assemble import assemble
 from difftrain.train.noise import add_noise
 from difftrain.train.plan import plan_run
 from difftrain.train.report import SilentReporter
+from difftrain.train.startup import prepare_run
 from difftrain.train.step import Trainee, predict
 from difftrain.types import Batch
 from difftrain_flux.packing import pack
@@ -75,9 +75,8 @@ def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> Trainee:
     assert ended.status == 0, ended.err
     with contextlib.chdir(pairs.folder):
         plan = plan_run(None, flags)
-        prepared = prepare_samples(plan.data, reporter=SilentReporter())
-        location = plan.family.locate(plan.config.pretrained_model_name_or_path, plan.flavour)
-        run = assemble(plan, prepared, location, Accelerator(mixed_precision="no"), SilentReporter())
+        ready = prepare_run(plan, SilentReporter())
+        run = assemble(plan, ready, Accelerator(mixed_precision="no"), SilentReporter())
     assert run.trainee.step == 3
     return run.trainee
 

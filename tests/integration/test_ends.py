@@ -184,5 +184,5 @@ def test_metrics_that_cannot_be_written_are_said_once_with_path_and_reason(run):
     spoil = f"os.remove({str(output / 'metrics.jsonl')!r}); os.mkdir({str(output / 'metrics.jsonl')!r})"
     ended = run_in(folder, *observe(folder, arguments, [2], spoil))
     assert ended.status == 0, ended.err
-    assert ended.err.count(f"{output / 'metrics.jsonl'} cannot be written (Is a directory)") == 1
+    assert ended.err.count(f"{output / 'metrics.jsonl'} cannot be written (is a directory)") == 1
     assert (output / ADAPTER).is_file()

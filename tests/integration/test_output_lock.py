@@ -5,6 +5,7 @@ import os
 import stat
 
 import pytest
+from ending_plugins import observe
 from long_runs import ADAPTER, changed, checkpoints, killed, steps_of, wait_until
 
 from conftest import run_in
@@ -73,7 +74,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_error_and_earlier_ones_are_w
     ended = command(*arguments, "--max_train_steps", 30, "--checkpoint_step_interval", 1)
     assert ended.status == 2
     assert ended.err.count("error:") == 1
-    assert "cannot be written (No space left on device); what was saved before is whole" in ended.err
+    assert "cannot be written, what was saved before is whole (no space left on device)\nhint: free some" in ended.err
     assert "--resume_from_checkpoint latest" in ended.err
     assert not list(edit_pairs.output.glob(".checkpoint-*"))
     saved = checkpoints(edit_pairs.output)
@@ -84,6 +85,15 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_error_and_earlier_ones_are_w
         assert again.status == 0, again.err
 
 
+def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(command, edit_pairs, arguments, small_disk):
+    small_disk("output", 100)
+    ended = command(*arguments, "--max_train_steps", 30)
+    assert ended.status == 2
+    assert "not enough room on the disk of output: 1 MiB are needed" in ended.err
+    assert "output_dir" in ended.err
+    assert not (edit_pairs.output / "metrics.jsonl").exists()
+
+
 def test_a_disk_that_is_full_at_a_preview_does_not_end_the_run(command, edit_pairs, arguments, small_disk):
     assert command(*arguments, "--max_train_steps", 1).status == 0
     small_disk("output/validation", 8)
@@ -91,17 +101,15 @@ def test_a_disk_that_is_full_at_a_preview_does_not_end_the_run(command, edit_pai
     ended = command(*changed((*arguments, "--max_train_steps", 3), validation_resolution=256, **drawing))
     assert ended.status == 0, ended.err
     assert ended.err.count("warning: the validation failed") == 1
-    assert "No space left on device" in ended.err
+    assert "no space left on device" in ended.err
     assert not [path for path in (edit_pairs.output / "validation").rglob("*.png") if path.stat().st_size == 0]
     assert (edit_pairs.output / ADAPTER).is_file()
 
 
 def test_a_full_disk_cuts_no_line_of_the_metrics(command, edit_pairs, arguments, small_disk):
-    folder = small_disk("output", 200)
+    folder = small_disk("output", 400)
     filler = folder / "filler"
-    from ending_plugins import observe
-
-    fill = f"open({str(filler)!r}, 'wb').write(b'x') if 0 else os.system('head -c 1M /dev/zero > {filler} 2>/dev/null')"
+    fill = f"os.system('head -c 1M /dev/zero > {filler} 2>/dev/null')"
     ended = command(*observe(edit_pairs.folder, (*arguments, "--max_train_steps", 40), [2], fill))
     assert ended.status == 2
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()][:2] == [1, 2]

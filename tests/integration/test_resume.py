@@ -206,6 +206,33 @@ def test_alpha_that_is_written_out_is_no_change(again, six_steps):
     assert (again.output / ADAPTER).read_bytes() == six_steps
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"train_batch_size": 2}, {"train_batch_size": 4}),
+        ({"train_batch_size": 3}, {"train_batch_size": 1, "gradient_accumulation_steps": 2}),
+        ({"train_batch_size": 1}, {"train_batch_size": 2, "reference_dropout_probability": 0.5}),
+    ],
+)
+def test_every_sample_of_an_epoch_is_trained_exactly_once_over_a_resume(tmp_path, monkeypatch, first, then):
+    from difftrain.train.tally import Tally
+
+    trained = []
+    original = Tally.add
+    monkeypatch.setattr(
+        Tally, "add", lambda self, micro, *rest: trained.extend(micro.batch.keys) or original(self, micro, *rest)
+    )
+    pairs = EditPairs(tmp_path)
+    datasets = pairs(count=23, edit_sizes=[(64, 64), (96, 48), (48, 96)])
+    arguments = (*pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", 5)
+    assert run_in(tmp_path, *changed(arguments, **first)).status == 0
+    begun = len(trained)
+    ended = run_in(tmp_path, *changed(arguments, max_train_steps=0, num_train_epochs=1, **then))
+    assert ended.status == 0, ended.err
+    assert 0 < begun < len(trained)
+    assert sorted(trained) == [f"edits/{index:04}" for index in range(23)]
+
+
 def settings_in(checkpoint):
     """The settings of the optimizer's groups in a checkpoint."""
     import torch

@@ -183,9 +183,7 @@ def test_an_encoder_is_not_moved_while_another_thread_draws_with_it(project):
     moved = threading.Event()
     with project.encoders.in_use:
         encoder = project.encoders.image()
-        thread = threading.Thread(
-            target=lambda: (project.reader.read(project.visits), moved.set()), daemon=True
-        )
+        thread = threading.Thread(target=lambda: (project.reader.read(project.visits), moved.set()), daemon=True)
         thread.start()
         assert not moved.wait(0.3)
         assert encoder.place == DEVICE
@@ -196,7 +194,5 @@ def test_an_encoder_is_not_moved_while_another_thread_draws_with_it(project):
 def test_a_batch_of_whole_entries_does_not_wait_for_whoever_draws(project):
     done = threading.Event()
     with project.encoders.in_use:
-        threading.Thread(
-            target=lambda: (project.reader.read(project.visits), done.set()), daemon=True
-        ).start()
+        threading.Thread(target=lambda: (project.reader.read(project.visits), done.set()), daemon=True).start()
         assert done.wait(30)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from difftrain.data.patience import refusal
 from difftrain.data.rounds import Position
 from difftrain.errors import MachineError, NotFinite
 from difftrain.train.optimizer_state import DamagedState, check_storable, load_optimizer, save_optimizer
@@ -168,8 +169,7 @@ def _sha256(path: Path) -> str:
 
 
 def _not_written(path: Path, error: OSError) -> MachineError:
-    reason = error.strerror or str(error)
-    return MachineError(f"{path} cannot be written ({reason}); what was saved before is whole")
+    return MachineError(refusal(f"{path} cannot be written, what was saved before is whole", error))
 
 
 def _remove(folder: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from difftrain.data.patience import refusal
 from difftrain.errors import MachineError
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import StepResult
@@ -33,7 +34,7 @@ class MetricsFile:
             temporary.replace(self.path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise MachineError(f"{self.path} cannot be written ({error.strerror})") from error
+            raise MachineError(refusal(f"{self.path} cannot be written", error)) from error
 
     @hookimpl
     def difftrain_step_end(self, result: StepResult) -> None:
@@ -65,7 +66,7 @@ class MetricsFile:
             if length is not None:
                 with suppress(OSError):
                     os.truncate(self.path, length)
-            raise MachineError(f"{self.path} cannot be written ({error.strerror})") from error
+            raise MachineError(refusal(f"{self.path} cannot be written", error)) from error
 
 
 def _finite(value: Any) -> Any:

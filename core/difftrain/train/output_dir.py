@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from difftrain.data.patience import refusal
 from difftrain.errors import MachineError
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -102,8 +103,6 @@ def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:
                 kept.parent.mkdir(exist_ok=True)
                 path.rename(kept)
     except OSError as error:
-        raise MachineError(
-            f"output_dir {output_dir}: {error.filename} cannot be moved into {folder} ({error.strerror})\n"
-            "hint: set another output_dir"
-        ) from error
+        what = f"output_dir {output_dir}: {error.filename} cannot be moved into {folder}"
+        raise MachineError(refusal(what, error)) from error
     return folder

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from difftrain.data.patience import refusal
 from difftrain.errors import MachineError
 
 _NAME = ".difftrain.lock"
@@ -25,7 +26,7 @@ def locked(output_dir: Path) -> Iterator[None]:
         output_dir.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise MachineError(f"output_dir {output_dir} cannot be written ({error.strerror})") from error
+        raise MachineError(refusal(f"output_dir {output_dir} cannot be written", error)) from error
     with file:
         if not _lock(file.fileno()):
             file.seek(0)

@@ -13,6 +13,7 @@ from difftrain.errors import MachineError
 from difftrain.train.agreement import check_agreement
 from difftrain.train.assemble import AssembledRun, assemble
 from difftrain.train.checkpoint import export_adapter
+from difftrain.train.checkpoint_room import check_checkpoint_room
 from difftrain.train.closing import told_losses, told_psnr
 from difftrain.train.interrupt import Interrupts
 from difftrain.train.loop import train
@@ -52,6 +53,8 @@ def train_prepared(plan: RunPlan, ready: PreparedRun, interrupts: Interrupts, re
         if run.trainee.step >= run.trainee.total_steps:
             _finish_finished_before(run, reporter)
             return "finished"
+        if accelerator.is_main_process:
+            check_checkpoint_room(run.trainee, reporter)
         interrupts.defer()
         status = _train(run, interrupts, reporter)
         _say_goodbye(run, status, reporter)
