@@ -7,7 +7,7 @@ from config_runs import plan, run_values
 from data_plans import SilentReporter, caption, data_plan, edit_set, picture, reference_set
 
 from difftrain.data.prepare import prepare_samples
-from difftrain.train.plan import rounds_of
+from difftrain.train.length import rounds_of
 
 
 def fill(root, folder, count, first_seed):

@@ -61,7 +61,7 @@ def _removed(ready: PreparedRun) -> list[str]:
 def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
     """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
     from difftrain.data.epoch import plan_epoch
-    from difftrain.train.plan import rounds_of, total_steps
+    from difftrain.train.length import rounds_of, total_steps
 
     rounds = rounds_of(plan, prepared.samples)
     batches = len(plan_epoch(prepared.samples, 0, rounds.rules))

@@ -108,13 +108,15 @@ def _unusable(unusable: Sequence[str]) -> list[str]:
 
 
 def _unreadable(listed: Sequence[tuple[str, Path]], facts: Sequence[FileFacts]) -> list[str]:
-    broken = [(relative, one.error) for (relative, _), one in zip(listed, facts, strict=True) if one.error is not None]
+    broken = [(relative, one) for (relative, _), one in zip(listed, facts, strict=True) if one.error is not None]
     if not broken:
         return []
-    names = first_few(f"{relative} ({error})" for relative, error in broken)
+    names = first_few(f"{relative} ({one.error})" for relative, one in broken)
+    refused = any(one.refused for _, one in broken)
+    advice = "make these files readable" if refused else "replace these files"
     return [
         f"{len(broken)} of {len(listed)} pictures cannot be read: {names}\n"
-        "hint: replace these files, or move them out of the folder"
+        f"hint: {advice}, or move them out of the folder"
     ]
 
 

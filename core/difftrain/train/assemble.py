@@ -21,9 +21,10 @@ from difftrain.train.agreement import data_facts
 from difftrain.train.checkpoint import load_checkpoint
 from difftrain.train.encoders import Encoders
 from difftrain.train.encoding import model_identity
+from difftrain.train.length import rounds_of, total_steps
 from difftrain.train.optimizer_state import settings_of
 from difftrain.train.output_dir import PICTURES_FOLDER
-from difftrain.train.plan import RunPlan, rounds_of, total_steps
+from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
 from difftrain.train.resume_state import ResumeState
 from difftrain.train.scenes import Scene

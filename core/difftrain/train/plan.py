@@ -17,17 +17,14 @@ from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
-from difftrain.data.epoch import EpochRules
 from difftrain.data.plan import DataPlan
 from difftrain.data.resolve import resolve_datasets
-from difftrain.data.rounds import Position, Rounds
-from difftrain.errors import DataError, PluginError
+from difftrain.errors import PluginError
 from difftrain.model.weights import check_name
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import KINDS, Registry
 from difftrain.train.commands import resume_command, same_command
 from difftrain.train.prompts import validation_prompts
-from difftrain.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,54 +208,6 @@ class _Chooser:
             if name not in NOT_BUILT_VALUES.get(key, ()):
                 self.problems.add(f"{key}: {error}")
             return None
-
-
-def epoch_rules(plan: RunPlan) -> EpochRules:
-    """What shapes an epoch, out of the config."""
-    config = plan.config
-    return EpochRules(
-        seed=config.seed,
-        batch_size=config.train_batch_size,
-        repeats={dataset.id: dataset.config.repeats for dataset in plan.data.edit_sets},
-        probability={dataset.id: dataset.config.probability for dataset in plan.data.edit_sets},
-        caption_dropout=config.caption_dropout_probability,
-        reference_dropout=config.reference_dropout_probability,
-        batch_key=plan.family.batch_key,
-    )
-
-
-def rounds_of(plan: RunPlan, samples: Sequence[Sample], *, start: Position | None = None, processes: int = 1) -> Rounds:
-    """What the run shows from a position on, out of the config."""
-    return Rounds(
-        samples=samples,
-        rules=epoch_rules(plan),
-        start=start or Position(),
-        micro_batches=plan.config.gradient_accumulation_steps,
-        epochs=plan.config.num_train_epochs,
-        processes=processes,
-    )
-
-
-def total_steps(plan: RunPlan, rounds: Rounds, step: int = 0) -> int:
-    """Optimizer steps of the whole run; one in epochs ends with its last epoch, wherever it goes on.
-
-    Args:
-        rounds: From where the run stands.
-        step: Steps that it has done.
-
-    Raises:
-        DataError: If the epochs have no sample.
-    """
-    left = rounds.steps_left()
-    if left is None:
-        assert plan.config.max_train_steps, "the config check asks for one of the two"
-        return plan.config.max_train_steps
-    if left == step == 0:
-        raise DataError(
-            f"{plan.config.num_train_epochs} epochs have no sample: probability leaves out all of them\n"
-            "hint: raise probability or num_train_epochs, or set max_train_steps"
-        )
-    return step + left
 
 
 def _check_run(
