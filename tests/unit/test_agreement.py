@@ -3,13 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from test_epoch import placed, sample
+from test_epoch import placed, rules, sample
 
-from difftrain.train.agreement import data_facts, differences
+from difftrain.train import agreement
+from difftrain.train.agreement import differences
 from difftrain.train.resume_state import data_changes
 from difftrain.types import ReferenceChoice
 
 SAMPLES = [sample(index) for index in range(3)]
+
+
+def data_facts(samples, **changes):
+    return agreement.data_facts(samples, rules(**changes))
 
 
 def other(index=1, **changes):
@@ -43,8 +48,17 @@ def test_equal_samples_have_equal_facts():
 def test_counts_and_datasets_that_changed_are_told_by_name():
     more = data_facts([*SAMPLES, sample(0, dataset="new")])
     fewer = data_facts(SAMPLES[:2])
-    assert data_changes(data_facts(SAMPLES), more) == ["'new' is new (1 samples)"]
-    assert data_changes(more, fewer) == ["'edits' had 3 samples, has 2 samples", "'new' is gone (1 samples)"]
+    assert data_changes(data_facts(SAMPLES), more) == ["'new' is new (1 samples, repeats 0, probability 1)"]
+    assert data_changes(more, fewer) == [
+        "'edits' had 3 samples, repeats 0, probability 1, has 2 samples, repeats 0, probability 1",
+        "'new' is gone (1 samples, repeats 0, probability 1)",
+    ]
+
+
+@pytest.mark.parametrize("change", [{"repeats": {"edits": 2}}, {"probability": {"edits": 0.5}}])
+def test_how_often_a_dataset_is_shown_is_part_of_the_facts(change):
+    (told,) = data_changes(data_facts(SAMPLES), data_facts(SAMPLES, **change))
+    assert told.startswith("'edits' had 3 samples, repeats 0, probability 1, has 3 samples, repeats ")
 
 
 def test_differences_name_the_fact_the_values_and_the_process():

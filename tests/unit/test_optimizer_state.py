@@ -1,7 +1,9 @@
 """The optimizer's state on disk: exact, read without running code of it, and refused where it does not fit."""
 
 import copy
+import threading
 
+import numpy as np
 import optimi
 import pytest
 import torch
@@ -240,6 +242,47 @@ def test_another_division_into_groups_is_refused(tmp_path):
     save_optimizer(optimizer, tmp_path)
     with pytest.raises(CheckpointError, match="group"):
         resumed(lambda parameters: torch.optim.AdamW(parameters), parameters, tmp_path)
+
+
+def test_state_that_belongs_to_no_parameter_comes_back(tmp_path):
+    parameters = make_parameters(torch.float32)
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    optimizer.state["total"] = torch.tensor(3.0)
+    save_optimizer(optimizer, tmp_path)
+    again, _ = resumed(lambda parameters: torch.optim.SGD(parameters, lr=0.1), parameters, tmp_path)
+    assert again.state["total"] == 3.0
+
+
+@pytest.mark.parametrize("odd", [float("nan"), threading.Lock(), [1, [2, object]]], ids=["nan", "lock", "class"])
+def test_settings_of_any_kind_are_copied_as_far_as_they_are_plain(odd):
+    optimizer = torch_adamw(make_parameters(torch.float32))
+    optimizer.param_groups[0]["odd"] = odd
+    settings = settings_of(optimizer)
+    assert settings[0]["lr"] == 1e-3
+    assert ("odd" in settings[0]) == isinstance(odd, float)
+
+
+def test_a_setting_that_is_no_number_is_no_changed_setting(tmp_path):
+    def build(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        optimizer.param_groups[0]["limit"] = float("nan")
+        return optimizer
+
+    parameters = make_parameters(torch.float32)
+    optimizer = build(parameters)
+    optimizer.built_with = settings_of(optimizer)
+    optimizer.param_groups[0]["limit"] = 5.0
+    save_optimizer(optimizer, tmp_path)
+    again, _ = resumed(build, parameters, tmp_path)
+    assert again.param_groups[0]["limit"] == 5.0
+
+
+@pytest.mark.parametrize("stranger", [np.float64(3), np.zeros(2), Stranger()], ids=["scalar", "array", "object"])
+def test_no_state_is_saved_that_could_not_be_read(tmp_path, stranger):
+    optimizer, parameters = trained(torch_adamw, torch.float32)
+    optimizer.state[parameters[0]]["later"] = stranger
+    with pytest.raises(CheckpointError, match="keeps what a checkpoint cannot hold"):
+        save_optimizer(optimizer, tmp_path)
 
 
 @pytest.mark.parametrize("length", [0, 100, -9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from difftrain.cli.flags import load_plugins_for, read_command_line, run_file_pa
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plugins import list_plugins
 from difftrain.cli.train import train
-from difftrain.errors import DifftrainError, NotFinite, StoppedElsewhere
+from difftrain.errors import ConfigError, DifftrainError, NotFinite, PluginError, StoppedElsewhere
 from difftrain.plugins.load import LoadedPlugins
 
 COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
@@ -31,6 +32,7 @@ READER_LEFT = 141
 
 def main() -> None:
     """Run the command line and exit with its status; quietly with 141 when what reads the standard output has left."""
+    _open_missing_streams()
     _speak_for_the_libraries()
     try:
         status = run(sys.argv[1:])
@@ -39,7 +41,37 @@ def main() -> None:
         if not _reader_left("\n"):
             raise
         sys.exit(READER_LEFT)
-    sys.exit(READER_LEFT if _reader_left() else status)
+    except OSError as error:
+        if not _is_standard_output(error):
+            raise
+        sys.exit(USER_ERROR)
+    try:
+        sys.exit(READER_LEFT if _reader_left() else status)
+    except OSError as error:
+        if not _is_standard_output(error):
+            raise
+        sys.exit(status or USER_ERROR)
+
+
+def _open_missing_streams() -> None:
+    """A program may be started with some of its streams closed: their numbers must not go to files that it opens."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            nowhere = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _is_standard_output(error: OSError) -> bool:
+    """Whether it was the standard output that could not be written, as on a full disk; said if so."""
+    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF):
+        return False
+    # the interpreter flushes once more at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _say(f"error: the standard output cannot be written ({(error.strerror or str(error)).lower()})")
+    return True
 
 
 def _speak_for_the_libraries() -> None:
@@ -47,6 +79,7 @@ def _speak_for_the_libraries() -> None:
 
     ``python -W`` and PYTHONWARNINGS still show them. A name that the terminal cannot print is spelt out.
     """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it has a log of its own, read when it is imported
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -77,12 +110,18 @@ def run(arguments: Sequence[str]) -> int:
     except DifftrainError as error:
         if _asks_json_of_check(arguments):
             print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
-        elif not isinstance(error, StoppedElsewhere):
+        elif not _is_said_elsewhere(error):
             _say(f"error: {error}")
         return TRAINING_FAILED if isinstance(error, NotFinite) else USER_ERROR
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
+
+
+def _is_said_elsewhere(error: DifftrainError) -> bool:
+    """Of several processes of a machine the first says what all of them find."""
+    shared = isinstance(error, ConfigError | PluginError | NotFinite) and os.environ.get("LOCAL_RANK", "0") != "0"
+    return shared or isinstance(error, StoppedElsewhere)
 
 
 def _say(text: str) -> None:

@@ -190,6 +190,10 @@ class ModelFamily(Options, ABC):
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         """Full names of the linear modules that an adapter wraps, by the family's target option."""
 
+    def fixed(self) -> dict[str, Any]:
+        """Options, by name, that a resumed run must keep, since they say which modules have trained weights."""
+        return {}
+
     def enable_checkpointing(self, denoiser: nn.Module) -> None:
         """Recompute activations in the backward pass instead of keeping them, block by block."""
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]  # what diffusers' models have

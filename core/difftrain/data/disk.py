@@ -74,7 +74,9 @@ def told_bytes(count: int) -> str:
     """``1.5 GiB``, ``12 MiB``."""
     if count >= 1 << 30:
         return f"{count / (1 << 30):.1f} GiB"
-    return f"{-(-count // (1 << 20))} MiB"
+    if count >= 1 << 20:
+        return f"{-(-count // (1 << 20))} MiB"
+    return f"{-(-count // (1 << 10))} KiB"
 
 
 def _by_file_system(needs: Iterable[Need]) -> dict[int, list[Need]]:

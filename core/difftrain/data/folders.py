@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -24,6 +25,13 @@ def check_folder(folder: Path, name: str) -> Path:
         MachineError: If it is a file, lies below one, or is a link that points nowhere.
     """
     absolute = folder.absolute()
+    try:
+        absolute.lstat()
+    except FileNotFoundError:
+        pass  # it will be made
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # told below, with what is in the way
+            raise MachineError(refusal(f"{name} {folder} cannot be a folder", error)) from error
     there = next(path for path in (absolute, *absolute.parents) if os.path.lexists(path))
     if not there.exists():
         raise MachineError(f"{name} {folder}: the link {there} points nowhere")

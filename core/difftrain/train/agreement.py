@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from difftrain.data.epoch import EpochRules
 from difftrain.errors import MachineError, StoppedElsewhere
 from difftrain.types import PlacedImage, Sample
 
@@ -14,14 +15,21 @@ if TYPE_CHECKING:
     from difftrain.train.step import Trainee
 
 
-def data_facts(samples: Iterable[Sample]) -> dict[str, str]:
-    """What each dataset holds, by its id: ``100 samples (3f2a...)``, the hash being over all that training reads."""
+def data_facts(samples: Iterable[Sample], rules: EpochRules) -> dict[str, str]:
+    """What each dataset shows, by its id: ``100 samples, repeats 0, probability 1 (3f2a...)``.
+
+    The hash is over all that training reads of the samples.
+    """
     counts: dict[str, int] = {}
     digests: dict[str, hashlib._Hash] = {}
     for sample in samples:
         counts[sample.dataset_id] = counts.get(sample.dataset_id, 0) + 1
         digests.setdefault(sample.dataset_id, hashlib.sha256()).update(repr(_facts(sample)).encode())
-    return {name: f"{count} samples ({digests[name].hexdigest()[:16]})" for name, count in counts.items()}
+    return {
+        name: f"{count} samples, repeats {rules.repeats.get(name, 0)}, probability {rules.probability.get(name, 1):g} "
+        f"({digests[name].hexdigest()[:16]})"
+        for name, count in counts.items()
+    }
 
 
 def _facts(sample: Sample) -> tuple[object, ...]:

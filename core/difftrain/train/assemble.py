@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from difftrain.train.optimizer_state import settings_of
 from difftrain.train.output_dir import PICTURES_FOLDER
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
-from difftrain.train.resume_state import ResumeState
+from difftrain.train.resume_state import ResumeState, trained_dtype
 from difftrain.train.scenes import Scene
 from difftrain.train.startup import PreparedRun
 from difftrain.train.step import Trainee
@@ -78,7 +77,7 @@ def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, report
     pin_memory = accelerator.device.type == "cuda"
     stream = BatchStream(rounds, reader, process=accelerator.process_index, pin_memory=pin_memory)
     trainee.total_steps = total_steps(plan, rounds, trainee.step)
-    trainee.data = data_facts(samples)
+    trainee.data = data_facts(samples, rounds.rules)
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=list(ready.scenes),
@@ -124,7 +123,7 @@ def _load_trainee(
         denoiser=denoiser,
         bare_denoiser=bare,
         optimizer=optimizer,
-        built_with=copy.deepcopy(settings_of(optimizer)),
+        built_with=settings_of(optimizer),
         total_steps=0,
     )
 
@@ -154,8 +153,7 @@ def _prepare_denoiser(plan: RunPlan, denoiser: nn.Module, device: torch.device, 
     if config.gradient_checkpointing:
         plan.family.enable_checkpointing(denoiser)
     torch.manual_seed(config.seed)  # the adapter's initial weights
-    low = plan.optimizer.parameter_dtype == "bfloat16" and config.mixed_precision == "bf16"
-    plan.adapter.attach(denoiser, targets, torch.bfloat16 if low else torch.float32)
+    plan.adapter.attach(denoiser, targets, getattr(torch, trained_dtype(plan)))
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     reporter.say(f"adapter {plan.adapter.name}: {len(targets)} modules, {count:,} trained weights")
 

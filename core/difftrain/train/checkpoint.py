@@ -7,7 +7,6 @@ place (see :mod:`difftrain.data.seeding`), so the step and the visits that were 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,15 +19,20 @@ from torch import Tensor
 
 from difftrain.data.patience import refusal
 from difftrain.data.rounds import Position
-from difftrain.errors import MachineError, NotFinite
+from difftrain.errors import CheckpointError, MachineError, NotFinite
 from difftrain.train.optimizer_state import DamagedState, check_storable, load_optimizer, save_optimizer
 from difftrain.train.output_dir import ADAPTER_FILE, RESUME_FOLDER, list_checkpoints
-from difftrain.train.resume_state import STATE_FILE, ResumeState, damaged
+from difftrain.train.resume_state import (
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    VISITS_FILE,
+    WEIGHTS_FILE,
+    ResumeState,
+    damaged,
+    sha256_of,
+    trained_dtype,
+)
 from difftrain.train.step import Trainee
-
-WEIGHTS_FILE = "adapter.safetensors"
-OPTIMIZER_FILE = "optimizer.pt"
-VISITS_FILE = "visits.safetensors"
 
 
 def save_checkpoint(run: Trainee, output_dir: Path) -> Path:
@@ -51,9 +55,9 @@ def save_checkpoint(run: Trainee, output_dir: Path) -> Path:
         _remove(final)
         temporary.rename(final)
         _flush_one(output_dir)
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _not_written(final, error) from error
+        raise (_not_written(final, error) if isinstance(error, OSError) else error) from error
     return final
 
 
@@ -116,7 +120,6 @@ def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
     """
     folder = checkpoint / RESUME_FOLDER
     try:
-        _check_unchanged(folder, state.files)
         weights = load((folder / WEIGHTS_FILE).read_bytes())
         order = load((folder / VISITS_FILE).read_bytes())["taken"].tolist()
         run.plan.adapter.load_state(run.bare_denoiser, weights)
@@ -140,11 +143,12 @@ def _write_parts(run: Trainee, folder: Path) -> None:
         processes=run.accelerator.num_processes,
         config=run.plan.config.model_dump(mode="json"),
         plugins=run.plan.plugins.versions(),
-        data=run.data,
+        data=dict(run.data),
         skipped=run.skipped,
-        files={path.name: _sha256(path) for path in sorted(resume.iterdir())},
+        dtype=trained_dtype(run.plan),
+        files={path.name: sha256_of(path) for path in sorted(resume.iterdir())},
     )
-    (resume / STATE_FILE).write_text(state.as_json(), encoding="utf-8")
+    (resume / STATE_FILE).write_text(state.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _write_adapter(run: Trainee, path: Path) -> None:
@@ -155,17 +159,6 @@ def _write_adapter(run: Trainee, path: Path) -> None:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
     """As safetensors. Written by us, since the library's own files are for their owner alone, whatever the umask."""
     path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=header))
-
-
-def _check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
-    for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
-        if _sha256(folder / name) != files[name]:
-            raise ValueError(f"{folder / name} is not what was written")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _not_written(path: Path, error: OSError) -> MachineError:

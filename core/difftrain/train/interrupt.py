@@ -65,6 +65,15 @@ class Interrupts:
         self._deferred = True
         self._raise_noted()
 
+    def ask(self) -> None:
+        """Act on a signal that was swallowed where it came, as in a destructor of a library.
+
+        Raises:
+            Interrupted: If one came that does not wait for the loop.
+        """
+        if not self._deferred and threading.current_thread() is threading.main_thread():
+            self._raise_noted()
+
     def reader_left(self) -> None:
         """Nobody reads the output any more: the same as a signal. Called by whichever thread wrote last."""
         if self.number is None:

@@ -10,6 +10,9 @@ from difftrain.errors import DataError
 from difftrain.train.plan import RunPlan
 from difftrain.types import Sample
 
+FEWEST_VISITS = 0.01
+"""Samples that an epoch shows on average; with less, a run would look for one forever."""
+
 
 def epoch_rules(plan: RunPlan) -> EpochRules:
     """What shapes an epoch, out of the config."""
@@ -45,8 +48,9 @@ def total_steps(plan: RunPlan, rounds: Rounds, step: int = 0) -> int:
         step: Steps that it has done.
 
     Raises:
-        DataError: If the epochs have no sample.
+        DataError: If the epochs have no sample, or hardly ever one.
     """
+    _check_epochs_show_something(rounds)
     left = rounds.steps_left()
     if left is None:
         assert plan.config.max_train_steps, "the config check asks for one of the two"
@@ -57,3 +61,16 @@ def total_steps(plan: RunPlan, rounds: Rounds, step: int = 0) -> int:
             "hint: raise probability or num_train_epochs, or set max_train_steps"
         )
     return step + left
+
+
+def _check_epochs_show_something(rounds: Rounds) -> None:
+    rules = rounds.rules
+    visits = sum(
+        (rules.repeats.get(sample.dataset_id, 0) + 1) * rules.probability.get(sample.dataset_id, 1.0)
+        for sample in rounds.samples
+    )
+    if visits < FEWEST_VISITS:
+        raise DataError(
+            f"an epoch shows {visits:.2g} of {len(rounds.samples)} samples on average: probability leaves out nearly "
+            "all\nhint: raise probability"
+        )

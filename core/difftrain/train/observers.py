@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ class Observers:
         kind = type(error).__name__
         if (who, kind) not in self._told:
             self._told.add((who, kind))
-            text = str(error) if isinstance(error, DifftrainError) else f"{kind}: {error}"
+            # a stranger's exception may raise again where it is asked for its text
+            told = "".join(traceback.format_exception_only(error)).strip()
+            text = str(error) if isinstance(error, DifftrainError) else told
             self._reporter.say(f"warning: {who} failed, and the run goes on without it: {text}")
 
     def _call(self, hook: str, facts: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from difftrain.data.patience import refusal
@@ -42,6 +43,10 @@ def newest_sheet(output_dir: Path) -> Path | None:
     return next((sheet for sheet in reversed(sheets) if sheet.is_file()), None)
 
 
+def is_checkpoint_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def step_of(checkpoint: Path) -> int:
     """The step that a checkpoint's name tells."""
     match = _NAME.fullmatch(checkpoint.name)
@@ -56,7 +61,8 @@ def remove_leftovers(output_dir: Path) -> None:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
-                leftover.unlink(missing_ok=True)
+                with suppress(OSError):
+                    leftover.unlink()
 
 
 def set_aside(output_dir: Path) -> Path | None:
@@ -78,8 +84,11 @@ def set_newer_aside(output_dir: Path, step: int) -> Path | None:
         return None
     folder = _move_aside(output_dir, [*newer, *([output_dir / ADAPTER_FILE] if newer else []), *pictures])
     metrics = output_dir / METRICS_FILE
-    if metrics.exists():
-        shutil.copy(metrics, folder)
+    try:
+        if metrics.exists():
+            shutil.copy(metrics, folder)
+    except OSError as error:
+        raise MachineError(refusal(f"{metrics} cannot be copied into {folder}", error)) from error
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,9 +219,14 @@ def _check_run(
             f"aspect_bucket_alignment must be a multiple of {family.pixel_multiple} for model_family "
             f"{family.name!r}, got {run.aspect_bucket_alignment}"
         )
-    for found in plugins.hook.difftrain_check_config(config=run):
-        for text in found:
-            problems.add(text)
+    for implementation in plugins.hook.difftrain_check_config.get_hookimpls():
+        arguments = {"config": run}
+        try:
+            for text in implementation.function(*(arguments[name] for name in implementation.argnames)) or ():
+                problems.add(text)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+            told = "".join(traceback.format_exception_only(error)).strip()
+            problems.add(f"plugin {implementation.plugin_name!r} cannot check the config: {told}")
 
 
 def _note_doubts(

@@ -43,17 +43,20 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def make_reporter(*, quiet: bool = False, reader_left: Callable[[], None] | None = None) -> Reporter:
+def make_reporter(
+    *, quiet: bool = False, reader_left: Callable[[], None] | None = None, ask: Callable[[], None] | None = None
+) -> Reporter:
     """Live bars on a terminal, lines elsewhere, nothing when ``quiet`` (all processes but the first).
 
     Args:
         reader_left: Called once when the standard error is a pipe or terminal that nobody reads any more; nothing is
             written after that. None lets the error pass.
+        ask: Called whenever a phase begins or moves on; it may raise, to end the run.
     """
     if quiet or sys.stderr is None:
         return SilentReporter()
     output = sys.stderr if reader_left is None else cast(IO[str], _WatchedOutput(sys.stderr, reader_left))
-    return ConsoleReporter(Console(file=output, highlight=False, soft_wrap=True))
+    return ConsoleReporter(Console(file=output, highlight=False, soft_wrap=True), ask)
 
 
 class _WatchedOutput:
@@ -79,12 +82,12 @@ class _WatchedOutput:
             return
         try:
             action()
-        except OSError as error:
-            # a closed pipe; a terminal that hung up
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
+        except (OSError, ValueError) as error:
+            # a full disk or a closed file loses the words, and not the run
             self._closed = True
-            self._reader_left()
+            # a closed pipe; a terminal that hung up
+            if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
+                self._reader_left()
 
 
 class SilentReporter:
@@ -104,22 +107,25 @@ class _Ignored:
 class ConsoleReporter:
     """Writes to the standard error, so that the standard output stays free for results."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, ask: Callable[[], None] | None = None) -> None:
         self.console = console
+        self._ask = ask or (lambda: None)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:
-        with _PhaseLine(self.console, name, total) as phase:
+        self._ask()
+        with _PhaseLine(self.console, name, total, self._ask) as phase:
             yield phase
 
 
 class _PhaseLine:
     """One phase: a bar or lines while it runs, one line with its count and time when it is done."""
 
-    def __init__(self, console: Console, name: str, total: int | None) -> None:
+    def __init__(self, console: Console, name: str, total: int | None, ask: Callable[[], None]) -> None:
+        self._ask = ask
         self._console, self._name, self._total = console, name, total
         self._count, self._item = 0, ""
         self._started = self._moved = self._shown = time.monotonic()
@@ -143,6 +149,7 @@ class _PhaseLine:
         self._console.print(f"{self._name}{count}: {took}{ended}", markup=False)
 
     def advance(self, count: int = 1, item: str = "") -> None:
+        self._ask()
         self._count += count
         self._item = item or self._item
         self._moved = time.monotonic()

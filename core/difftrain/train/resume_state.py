@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from difftrain.config.messages import explain
 from difftrain.errors import CheckpointError
-from difftrain.train.output_dir import RESUME_FOLDER, foreign_checkpoints, list_checkpoints
+from difftrain.train.output_dir import (
+    RESUME_FOLDER,
+    foreign_checkpoints,
+    is_checkpoint_name,
+    list_checkpoints,
+    step_of,
+)
 
 if TYPE_CHECKING:
     from difftrain.train.plan import RunPlan
@@ -20,6 +27,9 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of the files of a checkpoint. 1 kept the optimizer in two files, and no visits."""
 STATE_FILE = "state.json"
+WEIGHTS_FILE = "adapter.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
+VISITS_FILE = "visits.safetensors"
 _PLACES = ("output_dir", "resume_from_checkpoint", "plugins")
 """Options that say where files lie: another place is no other run."""
 _FIXED: Mapping[str, str] = {
@@ -32,27 +42,44 @@ _FIXED: Mapping[str, str] = {
 """Options that a resumed run must keep, and why; the adapter's own come to them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResumeState:
+class ResumeState(BaseModel):
     """What a checkpoint knows of its run."""
 
-    step: int
-    epoch: int
-    samples: int
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    format: Literal[2] = 2
+    step: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+    samples: int = Field(ge=0)
     """Samples of that epoch that were taken."""
-    processes: int
-    config: Mapping[str, Any]
-    plugins: Mapping[str, str]
+    processes: int = Field(ge=1)
+    config: dict[str, Any]
+    plugins: dict[str, str]
     """Version of each plugin by name."""
-    data: Mapping[str, str] = field(default_factory=dict)
+    data: dict[str, str] = {}
     """What each dataset held, see :func:`difftrain.train.agreement.data_facts`."""
-    skipped: int = 0
-    """Updates that were left out since they were not finite."""
-    files: Mapping[str, str] = field(default_factory=dict)
+    skipped: int = Field(0, ge=0)
+    """Updates of the run that were left out since they were not finite."""
+    dtype: str
+    """Number format of the trained weights, in torch's words."""
+    files: dict[str, str]
     """sha256 of each file beside this one."""
 
-    def as_json(self) -> str:
-        return json.dumps({"format": FORMAT, **vars(self)}, indent=1)
+
+def trained_dtype(plan: RunPlan) -> str:
+    """Number format that the trained weights have, in torch's words."""
+    low = plan.optimizer.parameter_dtype == "bfloat16" and plan.config.mixed_precision == "bf16"
+    return "bfloat16" if low else "float32"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
@@ -93,21 +120,38 @@ def find_state(plan: RunPlan) -> tuple[Path, ResumeState] | None:
 
 
 def read_state(checkpoint: Path) -> ResumeState:
-    """What the checkpoint says of its run.
+    """What the checkpoint says of its run; its files are known to be what was written.
 
     Raises:
-        CheckpointError: If it is another program's or another version's, or cannot be read.
+        CheckpointError: If it is another program's or another version's, or is damaged.
     """
-    if not (checkpoint / RESUME_FOLDER).is_dir():
+    folder = checkpoint / RESUME_FOLDER
+    if not folder.is_dir():
         raise CheckpointError(foreign_checkpoint(checkpoint))
     try:
-        content = json.loads((checkpoint / RESUME_FOLDER / STATE_FILE).read_text(encoding="utf-8"))
-        written = content.pop("format", 1)
-        if written == FORMAT:
-            return ResumeState(**content)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise damaged(checkpoint, error) from error
-    raise CheckpointError(
+        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        written = content.get("format", 1) if isinstance(content, dict) else None
+        if isinstance(written, int) and written != FORMAT:
+            raise CheckpointError(_other_format(checkpoint, written))
+        state = ResumeState.model_validate(content)
+        for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
+            if state.files.get(name) != sha256_of(folder / name):
+                raise ValueError(f"{name} is not what was written")
+        named = step_of(checkpoint) if is_checkpoint_name(checkpoint.name) else state.step
+        if named != state.step:
+            raise ValueError(f"{STATE_FILE} is of step {state.step}")
+    except ValidationError as error:
+        found = explain(error, content if isinstance(content, dict) else {})
+        raise damaged(checkpoint, f"{STATE_FILE}: {'; '.join(found.values())}") from error
+    except OSError as error:
+        raise damaged(checkpoint, f"{error.filename} cannot be read, {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(checkpoint, str(error)) from error
+    return state
+
+
+def _other_format(checkpoint: Path, written: int) -> str:
+    return (
         f"{checkpoint} has the format {written} of another version of difftrain; this one reads format {FORMAT}\n"
         "hint: go on with the version that wrote it, or start anew with --resume_from_checkpoint none; the adapter in "
         "it loads as ever"
@@ -123,7 +167,7 @@ def foreign_checkpoint(checkpoint: Path) -> str:
     )
 
 
-def damaged(checkpoint: Path, error: Exception) -> CheckpointError:
+def damaged(checkpoint: Path, error: object) -> CheckpointError:
     """The error of a checkpoint that cannot be read, with another one to resume."""
     others = [str(path) for path in reversed(list_checkpoints(checkpoint.parent)) if path.name != checkpoint.name]
     hint = (
@@ -154,6 +198,16 @@ def check_changes(state: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
             for key, value in plan.adapter.fixed().items()
             if before.get(key) != value
         ]
+    problems += [
+        f"{key} was {_told(state.config[key])} and is {_told(value)} now: the checkpoint has weights for other modules"
+        for key, value in plan.family.fixed().items()
+        if key in state.config and state.config[key] != value
+    ]
+    if state.dtype != trained_dtype(plan):
+        problems.append(
+            f"mixed_precision was {_told(state.config.get('mixed_precision'))}, with {state.dtype} weights, and is "
+            f"{plan.config.mixed_precision} now, with {trained_dtype(plan)} weights"
+        )
     if problems:
         raise CheckpointError(
             f"{checkpoint} cannot go on with these options: " + "; ".join(problems) + "\n"

@@ -26,7 +26,9 @@ def run_training(plan: RunPlan, *, fast: bool = False) -> int:
         DifftrainError: Whatever a user can mend, before the first step.
     """
     interrupts = Interrupts()
-    reporter = make_reporter(quiet=os.environ.get("RANK", "0") != "0", reader_left=interrupts.reader_left)
+    reporter = make_reporter(
+        quiet=os.environ.get("RANK", "0") != "0", reader_left=interrupts.reader_left, ask=interrupts.ask
+    )
     try:
         for note in plan.notes:
             reporter.say(f"note: {note}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from difftrain.errors import DifftrainError, NotFinite
+from difftrain.errors import CheckpointError, DifftrainError, NotFinite
 from difftrain.train.checkpoint import check_finite, export_adapter, rehearse, rotate, save_checkpoint
 from difftrain.train.interrupt import Interrupts
 from difftrain.train.observers import Observers
@@ -33,8 +33,10 @@ class Saver:
         """Whether a save has failed, so that it is not tried again on the way out."""
 
     def rehearse(self) -> None:
-        """After the first step, once: find out what could not be saved."""
-        if not self._rehearsed and self._run.accelerator.is_main_process:
+        """After the first update, once: find out what could not be saved."""
+        if self._rehearsed or self._run.proven_with is None:
+            return
+        if self._run.accelerator.is_main_process:
             self._failed = True
             rehearse(self._run, self._folder)
             self._failed = False
@@ -58,7 +60,10 @@ class Saver:
     def rescue(self, error: BaseException) -> None:
         """The run ends by an error: keep what was trained, if it is whole and works. Waits for no other process."""
         run = self._run
-        if self._failed or run.updating or self._saved_at == run.step or not run.accelerator.is_main_process:
+        if self._failed or self._saved_at == run.step or not run.accelerator.is_main_process:
+            return
+        if run.updating:
+            self._reporter.say(f"step {run.step + 1} ended while its weights were written; they are not saved")
             return
         try:
             if isinstance(error, NotFinite) and not self._weights_work():
@@ -77,11 +82,21 @@ class Saver:
         run = self._run
         if run.accelerator.is_main_process:
             self._failed = True
-            path = save_checkpoint(run, self._folder)
+            path = self._write_or_keep_adapter()
             self._failed = False
+            self._saved_at, self._interrupts.saved = run.step, True
             self._observers.checkpoint_saved(step=run.step, path=path)
-        self._saved_at = run.step
-        self._interrupts.saved = True
+        self._saved_at, self._interrupts.saved = run.step, True
+
+    def _write_or_keep_adapter(self) -> Path:
+        """The checkpoint; where only the optimizer's state cannot be stored, what was trained is kept all the same."""
+        try:
+            return save_checkpoint(self._run, self._folder)
+        except CheckpointError:
+            kept = self._folder / f"adapter-of-step-{self._run.step}.safetensors"
+            export_adapter(self._run, kept)
+            self._reporter.say(f"the adapter of step {self._run.step} is kept as {kept}")
+            raise
 
     def _rotate(self) -> None:
         if not self._run.accelerator.is_main_process:

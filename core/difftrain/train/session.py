@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from difftrain.train.output_lock import locked
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
-from difftrain.train.resume_state import changes_since, data_changes
+from difftrain.train.resume_state import changes_since, data_changes, find_state
 from difftrain.train.saver import Saver
 from difftrain.train.startup import PreparedRun
 from difftrain.types import Reporter
@@ -47,7 +48,7 @@ def train_prepared(plan: RunPlan, ready: PreparedRun, interrupts: Interrupts, re
     """
     accelerator = start_accelerator()
     with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
-        _make_output_dir(plan, ready, accelerator, reporter)
+        ready = _make_output_dir(plan, ready, accelerator, reporter)
         run = assemble(plan, ready, accelerator, reporter)
         check_agreement(run.trainee)
         if run.trainee.step >= run.trainee.total_steps:
@@ -62,13 +63,22 @@ def train_prepared(plan: RunPlan, ready: PreparedRun, interrupts: Interrupts, re
     return status
 
 
-def _make_output_dir(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, reporter: Reporter) -> None:
+def _make_output_dir(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, reporter: Reporter) -> PreparedRun:
+    """Put away what this run does not go on with; gives what is known, with the checkpoint that is there now.
+
+    Looked up again, since another run may have ended in this folder while the data was prepared.
+    """
     output_dir: Path = plan.config.output_dir
     if accelerator.is_main_process:
-        if ready.resumed is None and (moved := set_aside(output_dir)):
-            reporter.say(f"starting anew; the earlier run is kept in {moved}")
+        resumed = find_state(plan)
+        if resumed is None:
+            if moved := set_aside(output_dir):
+                reporter.say(f"starting anew; the earlier run is kept in {moved}")
+        elif resumed[0].resolve().parent != output_dir.resolve() and (moved := set_aside(output_dir)):
+            reporter.say(f"going on from another folder; what was in {output_dir} is kept in {moved}")
         remove_leftovers(output_dir)
     accelerator.wait_for_everyone()
+    return replace(ready, resumed=find_state(plan))
 
 
 def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str:
@@ -102,7 +112,7 @@ def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str
             status = train(trainee, iter(run.stream), saver, validate, observers, interrupts)
         if status == "finished":
             saver.export()
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise MachineError(_out_of_memory(run, error)) from error
     finally:
         run.stream.close()
@@ -128,18 +138,18 @@ def _measure_and_draw(run: AssembledRun, metrics: MetricsFile, observers: Observ
     observers.validation_end(step=trainee.step, sheets=dict(drawn.files))
 
 
-def _out_of_memory(run: AssembledRun, error: torch.OutOfMemoryError) -> str:
+def _out_of_memory(run: AssembledRun, error: Exception) -> str:
     config = run.trainee.plan.config
     advice = [
         "" if config.gradient_checkpointing else "set gradient_checkpointing = true",
         "" if config.train_batch_size == 1 else f"lower train_batch_size, {config.train_batch_size} now",
         "" if run.trainee.plan.quantizer else "set base_model_precision, int8-quanto for instance",
-        f"lower resolution, {config.resolution:g} now",
+        "lower resolution",
         "lower lora_rank",
     ]
-    reason = str(error).splitlines()[0]
+    reason = f": {str(error).splitlines()[0]}" if str(error) else ""
     return (
-        f"out of memory in step {run.trainee.step + 1}: {reason}\nhint: {', or '.join(part for part in advice if part)}"
+        f"out of memory in step {run.trainee.step + 1}{reason}\nhint: {', or '.join(part for part in advice if part)}"
     )
 
 
@@ -163,9 +173,12 @@ def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
     output_dir = run.trainee.plan.config.output_dir
     adapter = output_dir / ADAPTER_FILE
     steps, total = run.trainee.step, run.trainee.total_steps
-    reporter.say(f"{run.resumed_from} has {steps} steps, and the run is to have {total}: nothing is left to train")
+    epochs = run.trainee.plan.config.num_train_epochs
+    length = f"the run is to have {total}" if epochs is None else f"num_train_epochs is {epochs}"
+    reporter.say(f"{run.resumed_from} has {steps} steps, and {length}: nothing is left to train")
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > steps]
-    if not newer and not adapter.exists() and run.trainee.accelerator.is_main_process:
+    # what is there may be of an earlier step: a kill may have come before this one's was written
+    if not newer and run.trainee.accelerator.is_main_process:
         export_adapter(run.trainee, adapter)
     reporter.say(
         "hint: a larger max_train_steps or num_train_epochs trains on; --resume_from_checkpoint none starts anew "
@@ -180,7 +193,8 @@ def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
 def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
     output_dir = run.trainee.plan.config.output_dir
     if run.trainee.skipped:
-        reporter.say(f"note: {run.trainee.skipped} updates were left out, as their loss or gradient was not finite")
+        updates = "1 update was" if run.trainee.skipped == 1 else f"{run.trainee.skipped} updates were"
+        reporter.say(f"note: {updates} left out, since loss or gradient was not finite")
     if status == "interrupted":
         saved = "".join(f"; saved {checkpoint}" for checkpoint in list_checkpoints(output_dir)[-1:])
         reporter.say(f"stopped after step {run.trainee.step}{saved}")
@@ -188,7 +202,8 @@ def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
     reporter.say(f"finished {run.trainee.total_steps} steps")
     _say_measured(run, output_dir / METRICS_FILE, reporter)
     reporter.say(f"adapter:     {output_dir / ADAPTER_FILE}")
-    reporter.say(f"checkpoints: {list_checkpoints(output_dir)[-1]}")
+    for checkpoint in list_checkpoints(output_dir)[-1:]:
+        reporter.say(f"checkpoints: {checkpoint}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
     if sheet := newest_sheet(output_dir):
         reporter.say(f"pictures:    {sheet}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -141,6 +141,9 @@ class FluxFamily(ModelFamily):
         from difftrain_flux.forward import unwrap
 
         return select_targets((name for name, _ in unwrap(denoiser).named_modules()), self.flux_lora_target)
+
+    def fixed(self) -> dict[str, Any]:
+        return {"flux_lora_target": self.flux_lora_target}
 
     def keep_unquantized(self) -> tuple[str, ...]:
         """The input and output layers: a thousandth of the weights, and what every token goes through."""
