@@ -1,32 +1,14 @@
 """What the options of datasets change in what is trained on: captions, references, visits, crops."""
 
-import json
 from collections import Counter
 
 import pytest
 import torch
 from difftrain_flux.packing import pack
 from PIL import Image
-from wiring import Trials
+from wiring import EDITS, DataTrials
 
 from conftest import EditPairs, picture
-from difftrain.data.image import load_placed, to_pixels
-
-EDITS = {"id": "edits", "instance_data_dir": "edits", "resolution": 64}
-LONG = {"max_train_steps": 0, "num_train_epochs": 1}
-
-
-class DataTrials(Trials):
-    """Trains with one or the other dataset list."""
-
-    def with_datasets(self, *entries, **options):
-        name = f"datasets-{abs(hash(json.dumps(entries)))}.json"
-        (self.folder / name).write_text(json.dumps(entries))
-        return self(data_backend_config=name, **options)
-
-    def with_edits(self, options=None, /, **fields):
-        """On the edit set alone, with these keys in its entry."""
-        return self.with_datasets({**EDITS, **fields}, **(options or {}))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ elsewhere.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,9 @@ from long_runs import changed
 
 from conftest import Ended, run_in
 from difftrain.data.loader import BatchReader
-from difftrain.train import loop, step
+from difftrain.train import loop, session, step
+
+assert session, "imported before anything is patched: it takes functions of other modules by their names"
 
 SGD = '''
 from typing import ClassVar
@@ -121,6 +125,24 @@ class Trials:
             given = {"output_dir": output, **options}
             self.done[key] = watch(self.folder, output, changed(self.arguments, **given))
         return self.done[key]
+
+
+EDITS = {"id": "edits", "instance_data_dir": "edits", "resolution": 64}
+"""The least that an entry of the folder ``edits`` says."""
+
+
+class DataTrials(Trials):
+    """Trains with one or the other dataset list."""
+
+    def with_datasets(self, *entries: dict[str, object], **options: object) -> Watched:
+        text = json.dumps(entries)
+        name = f"datasets-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+        (self.folder / name).write_text(text)
+        return self(data_backend_config=name, **options)
+
+    def with_edits(self, options: dict[str, object] | None = None, /, **fields: object) -> Watched:
+        """On the edit set alone, with these keys in its entry."""
+        return self.with_datasets({**EDITS, **fields}, **(options or {}))
 
 
 def watch(folder: Path, output: Path, arguments: Sequence[object]) -> Watched:
