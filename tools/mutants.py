@@ -77,8 +77,9 @@ def main() -> int:
             print("\n".join(f"{fault.name}  {fault.file}" for fault in faults))
             return 0
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-            _check(faults, Path(folder))
+            _check_that_all_apply(faults, Path(folder))
             verdicts = _try_all(faults, Path(folder), arguments.jobs)
+            _check_without_faults(verdicts, Path(folder))
     except FaultError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -119,23 +120,27 @@ def _chosen(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
     return [fault for fault in faults if not names or fault.name in names]
 
 
-def _check(faults: Sequence[Fault], folder: Path) -> None:
-    """Every fault applies, and without a fault the tests pass: else a failure would prove nothing."""
+def _check_that_all_apply(faults: Sequence[Fault], folder: Path) -> None:
     for fault in faults:
-        tree = folder / "check"
-        copied = tree / fault.file
+        copied = folder / "check" / fault.file
         copied.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / fault.file).is_file():
             shutil.copy(ROOT / fault.file, copied)
-        fault.plant(tree)
-        shutil.rmtree(tree)
-    selected = sorted({test for fault in faults for test in fault.tests})
-    if not all(fault.tests for fault in faults):
-        selected = []
-    print(f"the tests without a fault: {len(selected) or 'all'} selections", flush=True)
-    failed, said = _run_tests(_copied_tree(folder, "whole"), selected)
-    if failed is not None:
-        raise FaultError(f"the tests fail without a fault: {failed}\n{said}")
+        fault.plant(folder / "check")
+
+
+def _check_without_faults(verdicts: Sequence[Verdict], folder: Path) -> None:
+    """What caught a fault passes without one: else it would prove nothing.
+
+    Raises:
+        FaultError: Naming the test that fails by itself.
+    """
+    tests = sorted({verdict.caught_by for verdict in verdicts if verdict.caught_by.startswith("tests/")})
+    if tests:
+        print(f"the {len(tests)} tests that caught something, without a fault", flush=True)
+        failed, said = _run_tests(_copied_tree(folder, "whole"), tests)
+        if failed is not None:
+            raise FaultError(f"a test fails without a fault: {failed}\n{said}")
 
 
 def _try_all(faults: Sequence[Fault], folder: Path, jobs: int) -> list[Verdict]:
@@ -206,7 +211,8 @@ def table(verdicts: Sequence[Verdict]) -> str:
         caught_by = verdict.caught_by.removeprefix("tests/") or "ALIVE"
         rows.append((verdict.fault.name, verdict.fault.file, caught_by, f"{verdict.seconds:.0f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from difftrain_flux.vae import FluxImageEncoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from wiring import EDITS, DataTrials
 
 from conftest import EditPairs
 from difftrain.data.image import to_pixels
+from difftrain_flux.vae import FluxImageEncoder
 
 SIZE = (96, 64)
 ONE = {"train_batch_size": 4, "vae_cache_sample": "mean"}
@@ -199,3 +199,25 @@ def test_a_generators_seed_and_options_make_other_pictures(train):
     runs = [train.with_edits(conditioning={**noisy, **more}) for more in ({}, {"seed": 1}, {"blur_radius": 2})]
     shown = [run.fed[0].batch.references[0].sum().item() for run in runs]
     assert len(set(shown)) == 3
+
+
+def test_a_family_whose_text_encoder_sees_references_has_an_entry_for_each_reference(train, monkeypatch):
+    from difftrain_flux.family import FluxFamily
+    from difftrain_flux.text import FluxTextEncoder
+
+    seen = []
+    encode = FluxTextEncoder.encode
+
+    def watched(encoder, captions, references=None):
+        seen.extend(zip(captions, references or [[]] * len(captions), strict=True))
+        return encode(encoder, captions)
+
+    monkeypatch.setattr(FluxFamily, "text_sees_references", True)
+    monkeypatch.setattr(FluxTextEncoder, "encode", watched)
+    blur = {"type": "superresolution", "captions": "sharpen"}
+    run = train.with_edits({"cache_dir": "seeing"}, conditioning=blur)
+    # the caption and the empty one of dropouts beside each of four pictures, and the empty one alone
+    assert encoded(run, "captions") == len(seen) == 9
+    counts = [(caption, len(pictures)) for caption, pictures in seen]
+    assert sorted(counts) == [("", 0), *[("", 1)] * 4, *[("sharpen", 1)] * 4]
+    assert len({pictures[0].tobytes() for _, pictures in seen if pictures}) == 4

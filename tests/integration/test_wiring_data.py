@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 import torch
-from difftrain_flux.packing import pack
 from PIL import Image
 from wiring import EDITS, DataTrials
 
 from conftest import EditPairs, picture
+from difftrain_flux.packing import pack
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,9 @@ def test_caption_strategy_is_where_captions_come_from(train, fields, expected):
 
 def test_the_instance_prompt_stands_before_every_caption(train):
     run = train.with_edits(instance_prompt="in the style of x", prepend_instance_prompt=True)
-    assert all(caption.startswith(("in the style of x edit 0", "in the style of x change 0")) for caption in run.captions)
+    assert all(
+        caption.startswith(("in the style of x edit 0", "in the style of x change 0")) for caption in run.captions
+    )
 
 
 def test_the_runs_caption_strategy_is_for_datasets_that_name_none(train):
@@ -208,10 +210,9 @@ def test_on_missing_skip_trains_on_the_other_pairs(train):
     few.mkdir()
     for number in range(3):
         Image.open(train.folder / "references" / f"{number:04}.png").save(few / f"{number:04}.png")
-    run = train.with_datasets(
-        {**EDITS, "conditioning_data": "few", "on_missing": "skip"}, *reference_sets("few")
-    )
+    run = train.with_datasets({**EDITS, "conditioning_data": "few", "on_missing": "skip"}, *reference_sets("few"))
     assert sorted(run.keys) == ["edits/0000", "edits/0001", "edits/0002"]
+    assert "note: dataset 'edits': 5 of 8 images have no reference in 'few': " in run.ended.err
 
 
 def test_a_loose_reference_keeps_its_own_size_or_follows_as_it_says(train):

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from difftrain_flux.packing import pack
 from wiring import Trials
 
 from conftest import EditPairs
 from difftrain.data.seeding import derive_seed
 from difftrain.train.noise import UniformSampler
+from difftrain_flux.packing import pack
 
 SEED = 42
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import difftrain_flux.forward as flux_forward
 import pytest
 import torch
 from long_runs import changed
 
+import difftrain_flux.forward as flux_forward
 from conftest import Ended, run_in
 from difftrain.data.loader import BatchReader
 from difftrain.train import loop, session, step
@@ -102,9 +102,7 @@ class Watched:
     @property
     def moved(self) -> list[float]:
         """How far the weights went in each step."""
-        return [
-            (after - before).norm().item() for before, after in zip(self.weights, self.weights[1:], strict=False)
-        ]
+        return [(after - before).norm().item() for before, after in zip(self.weights, self.weights[1:], strict=False)]
 
 
 @dataclass(repr=False)
