@@ -16,13 +16,14 @@ export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-learning lint format clean
+.PHONY: help install demo test test-learning mutants lint format clean
 
 help:
 	@echo 'make demo           train the tiny offline model on the shipped photographs (installs first)'
 	@echo 'make install        only install, into $(VENV)'
 	@echo 'make test           all quick tests that need no GPU; ARGS="-k resume" chooses some'
 	@echo 'make test-learning  trainings of a small model: do they learn what they should? about 3 minutes'
+	@echo 'make mutants        plant known faults, one at a time: do the tests catch them? about 15 minutes; ARGS="--only NAME"'
 	@echo 'make lint           ruff, mypy and the import rules'
 	@echo 'make format         let ruff rewrite the sources'
 	@echo 'make clean          remove $(VENV) and what tools left; output/ and cache/ stay'
@@ -39,6 +40,10 @@ test: $(DEV)
 # One process with two threads: the trainings are shared by the tests.
 test-learning: $(DEV)
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m learning $(ARGS)
+
+# In copies of the tree: the working tree is never touched.
+mutants: $(DEV)
+	@$(BIN)/python tools/mutants.py $(ARGS)
 
 # All four run even if the first fails, so that one run tells all.
 lint: $(DEV)
