@@ -194,6 +194,12 @@ def test_caches_lie_where_the_config_says(train):
     assert len(list((run.folder / "own-made").rglob("*.png"))) == 4
 
 
+def test_of_two_text_embeds_entries_the_default_is_used(train):
+    texts = [{"id": name, "dataset_type": "text_embeds", "cache_dir": name} for name in ("first", "second")]
+    run = train.with_datasets(EDITS, texts[0], {**texts[1], "default": True})
+    assert (entries(run.folder / "first"), entries(run.folder / "second")) == (0, 5)
+
+
 def test_a_generators_seed_and_options_make_other_pictures(train):
     noisy = {"type": "superresolution", "captions": "clean", "blur_radius": 1, "noise_level": 0.1}
     runs = [train.with_edits(conditioning={**noisy, **more}) for more in ({}, {"seed": 1}, {"blur_radius": 2})]

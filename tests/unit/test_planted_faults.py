@@ -51,7 +51,7 @@ def test_a_fault_is_planted_in_the_copy(mutants, tmp_path):
 def test_a_fault_that_does_not_apply_once_is_an_error_that_names_it(mutants, tmp_path, content):
     if content is not None:
         (tmp_path / "code.py").write_text(content)
-    with pytest.raises(mutants.FaultError, match="a: the text to replace occurs [02] times in code.py"):
+    with pytest.raises(mutants.FaultError, match=r"a: the text to replace occurs [02] times in code\.py"):
         fault(mutants).plant(tmp_path)
 
 
