@@ -6,13 +6,13 @@ from collections import Counter
 import pytest
 import torch
 from diffusers.models.transformers.transformer_flux import FluxTransformerBlock
-from long_runs import checkpoints
+from long_runs import changed, checkpoints
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
 from wiring import Trials
 
-from conftest import EditPairs, read_metrics
+from conftest import EditPairs, read_metrics, run_in
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 PLAIN = {"plugins": "./plain_sgd.py", "optimizer": "plain-sgd", "learning_rate": 0.01}
@@ -226,6 +226,13 @@ def test_attention_mechanism_is_the_only_kernel_that_torch_may_use(train, mechan
         name: mechanism in ("auto", name) for name in ("flash", "efficient", "math")
     }
     assert not cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has every kernel")
+def test_an_attention_kernel_that_the_device_lacks_is_one_error(train):
+    ended = run_in(train.folder, *changed(train.arguments, attention_mechanism="efficient", output_dir="lacking"))
+    assert ended.status == 2
+    assert "error: attention_mechanism efficient: torch has this kernel for GPUs only" in ended.err
 
 
 # output
