@@ -23,7 +23,7 @@ help:
 	@echo 'make install        only install, into $(VENV)'
 	@echo 'make test           all quick tests that need no GPU; ARGS="-k resume" chooses some'
 	@echo 'make test-learning  trainings of a small model: do they learn what they should? about 3 minutes'
-	@echo 'make mutants        plant known faults, one at a time: do the tests catch them? about 15 minutes; ARGS="--only NAME"'
+	@echo 'make mutants        plant known faults, one at a time: do the tests catch them? about 20 minutes; ARGS="--only NAME"'
 	@echo 'make lint           ruff, mypy and the import rules'
 	@echo 'make format         let ruff rewrite the sources'
 	@echo 'make clean          remove $(VENV) and what tools left; output/ and cache/ stay'
