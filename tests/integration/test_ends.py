@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from ending_plugins import disturb_loss, observe
@@ -186,3 +187,93 @@ def test_metrics_that_cannot_be_written_are_said_once_with_path_and_reason(run):
     assert ended.status == 0, ended.err
     assert ended.err.count(f"{output / 'metrics.jsonl'} cannot be written (is a directory)") == 1
     assert (output / ADAPTER).is_file()
+
+
+LATE_OPTIMIZER = """
+import numpy
+import torch
+
+from difftrain import OptimizerFactory, hookimpl
+
+
+class Late(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        parameter = self.param_groups[0]["params"][0]
+        self.state[parameter]["count"] = self.state[parameter].get("count", 0) + 1
+        if self.state[parameter]["count"] == {when}:
+            self.state[parameter]["odd"] = numpy.float64(1)
+
+
+class LateFactory(OptimizerFactory):
+    name = "late"
+
+    def build(self, parameters, learning_rate):
+        return Late(parameters, lr=learning_rate)
+
+
+@hookimpl
+def difftrain_optimizers():
+    return (LateFactory,)
+"""
+
+
+def test_a_state_that_cannot_be_saved_is_told_after_the_first_step(run):
+    folder, arguments, output = run
+    (folder / "late.py").write_text(LATE_OPTIMIZER.format(when=1))
+    ended = run_in(folder, *changed((*arguments, "--plugins", "./late.py"), optimizer="late"))
+    assert ended.status == 2
+    assert ended.err.count("error:") == 1
+    assert "Late keeps what a checkpoint cannot hold" in ended.err
+    assert not (output / "metrics.jsonl").exists()
+    assert [path.name for path in output.iterdir() if "checkpoint" in path.name] == []
+
+
+def test_no_checkpoint_is_written_that_could_not_be_resumed_and_the_adapter_is_kept(run):
+    folder, arguments, output = run
+    (folder / "late.py").write_text(LATE_OPTIMIZER.format(when=3))
+    arguments = changed((*arguments, "--plugins", "./late.py"), optimizer="late", checkpoint_step_interval=2)
+    ended = run_in(folder, *arguments)
+    assert ended.status == 2
+    assert "Late keeps what a checkpoint cannot hold" in ended.err
+    assert checkpoints(output) == ["checkpoint-2"]
+    assert not list(output.glob(".checkpoint-*"))
+    assert f"the adapter of step 4 is kept as {output / 'adapter-of-step-4.safetensors'}" in ended.err
+    assert (output / "adapter-of-step-4.safetensors").stat().st_size > 1000
+
+
+def test_a_log_that_cannot_be_written_loses_the_words_and_not_the_run(run):
+    folder, arguments, output = run
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=full, timeout=PATIENCE
+        )
+    assert process.returncode == 0
+    assert checkpoints(output) == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize(("closing", "status"), [(">&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 0)])
+def test_streams_that_are_closed_from_the_start_change_nothing(run, closing, status):
+    folder, arguments, output = run
+    command = f"{sys.executable} -m difftrain {' '.join(map(str, arguments))} {closing}"
+    assert subprocess.run(command, shell=True, cwd=folder, timeout=PATIENCE).returncode == status
+    assert checkpoints(output) == ["checkpoint-6"]
+
+
+def test_an_observer_whose_error_has_no_text_is_named_too(run):
+    folder, arguments, _ = run
+    raising = "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})()"
+    ended = run_in(folder, *observe(folder, arguments, [2], raising))
+    assert ended.status == 0, ended.err
+    assert ended.err.count("warning: difftrain_step_end of plugin") == 1
+
+
+@pytest.mark.parametrize("raising", ["raise RuntimeError('no')", "raise SystemExit(7)"])
+def test_a_plugin_that_cannot_check_the_config_is_one_error_that_names_it(run, raising):
+    folder, arguments, _ = run
+    text = f"from difftrain import hookimpl\n\n\n@hookimpl\ndef difftrain_check_config(config):\n    {raising}\n"
+    (folder / "checking.py").write_text(text)
+    ended = run_in(folder, *arguments, "--plugins", "./checking.py")
+    assert ended.status == 2
+    assert "checking.py" in ended.err
+    assert "cannot check the config" in ended.err

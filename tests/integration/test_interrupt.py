@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM: the step is finished, a checkpoint saved, the command to go on with is printed and works."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -256,3 +257,21 @@ def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(
     assert stopped.status == 143
     assert "stopped by SIGTERM" in stopped.err
     assert typed(printed_command(stopped.err)) == [str(part) for part in arguments]
+
+
+def test_a_signal_that_a_library_swallowed_ends_the_run_at_the_next_phase(whole, monkeypatch):
+    # as in a destructor, where Python prints an exception and goes on
+    from difftrain.train import startup
+
+    folder, arguments = whole
+    original = startup.find_model
+
+    def swallowing(plan):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(plan)
+
+    monkeypatch.setattr(startup, "find_model", swallowing)
+    stopped = run_in(folder, *changed(arguments, output_dir="swallowed"))
+    assert stopped.status == 143
+    assert "scan edits" not in stopped.err

@@ -89,7 +89,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(comm
     small_disk("output", 100)
     ended = command(*arguments, "--max_train_steps", 30)
     assert ended.status == 2
-    assert "not enough room on the disk of output: 1 MiB are needed" in ended.err
+    assert "not enough room on the disk of output: 220 KiB are needed" in ended.err
     assert "output_dir" in ended.err
     assert not (edit_pairs.output / "metrics.jsonl").exists()
 
@@ -121,3 +121,40 @@ def test_an_earlier_run_that_cannot_be_moved_is_one_error(command, edit_pairs, a
     ended = command(*arguments, "--max_train_steps", 1)
     assert ended.status == 2
     assert "error: output_dir output: output/validation cannot be moved into output/previous-1" in ended.err
+
+
+def test_a_run_that_ended_while_this_one_prepared_its_data_is_gone_on_with(command, edit_pairs, arguments, monkeypatch):
+    # it was once set aside, and all of its steps were trained again
+    from difftrain.train import startup
+
+    original = startup.prepare_samples
+    started = []
+
+    def meanwhile(*rest, **options):
+        if not started:
+            started.append(True)
+            assert command(*arguments, "--max_train_steps", 2).status == 0
+        return original(*rest, **options)
+
+    monkeypatch.setattr(startup, "prepare_samples", meanwhile)
+    ended = command(*arguments, "--max_train_steps", 3)
+    assert ended.status == 0, ended.err
+    assert "checkpoint-2 at step 2" in ended.err
+    assert not (edit_pairs.output / "previous-1").exists()
+
+
+def test_a_name_that_no_disk_has_is_one_error(command, arguments):
+    ended = command(*arguments, "--max_train_steps", 1, "--output_dir", "x" * 300)
+    assert ended.status == 2
+    assert "output_dir" in ended.err
+    assert "file name too long" in ended.err
+
+
+def test_a_probability_of_almost_nothing_is_told_and_not_waited_for(command, edit_pairs):
+    datasets = edit_pairs(probability=1e-12)
+    for program in ((), ("check",)):
+        ended = command(
+            *program, *edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", 1
+        )  # fmt: skip
+        assert ended.status == 2
+        assert "an epoch shows 4e-12 of 4 samples on average" in ended.err

@@ -350,3 +350,74 @@ def test_a_finished_run_whose_adapter_was_not_written_any_more_gets_it(again):
     assert ended.status == 0, ended.err
     assert "nothing is left to train" in ended.err
     assert (again.output / ADAPTER).read_bytes() == expected
+
+
+def test_an_adapter_of_an_earlier_step_is_not_left_as_the_finished_runs(again):
+    # as after: trained to 2, made longer, stopped at 4, shortened to 4
+    old = (again.output / "checkpoint-2" / ADAPTER).read_bytes()
+    (again.output / ADAPTER).write_bytes(old)
+    ended = again(max_train_steps=4)
+    assert ended.status == 0, ended.err
+    assert (again.output / ADAPTER).read_bytes() == (again.output / "checkpoint-4" / ADAPTER).read_bytes() != old
+
+
+def test_going_on_from_another_folder_keeps_what_is_in_this_one_aside(again, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(again.output, other)
+    ended = again(output_dir=other, resume_from_checkpoint=again.output / "checkpoint-2", max_train_steps=3)
+    assert ended.status == 0, ended.err
+    assert checkpoints(other) == ["checkpoint-3"]
+    assert checkpoints(other / "previous-1") == ["checkpoint-2", "checkpoint-4"]
+    assert steps_of(other) == [3]
+
+
+@pytest.mark.parametrize("program", [(), ("check",)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": -3}, {"step": True}, {"step": "4"}, {"step": 3}, {"epoch": 1.5}, {"epoch": None}, {"samples": "99"},
+        {"config": None}, {"config": [1]}, {"data": {"edits": 3}}, {"files": None}, {"plugins": []}, {"processes": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_of_odd_content_is_one_clear_error(again, program, change):
+    path = again.output / "checkpoint-4" / "resume" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    ended = again(program=program)
+    assert ended.status == 2
+    assert ended.err.count("error:") == 1
+    assert "checkpoint-4 is damaged: state.json" in ended.err
+    assert next(iter(change)) in ended.err
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "[" * 100_000, '{"format": 2}'], ids=len)
+def test_a_state_that_is_no_state_is_one_clear_error(again, content):
+    (again.output / "checkpoint-4" / "resume" / "state.json").write_text(content)
+    ended = again()
+    assert ended.status == 2
+    assert "checkpoint-4 is damaged" in ended.err
+
+
+@pytest.mark.parametrize("program", [(), ("check",)])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mixed_precision": "bf16"}, "mixed_precision was no, with float32 weights, and is bf16 now"),
+        ({"flux_lora_target": "mmdit"}, "flux_lora_target was all and is mmdit now"),
+    ],
+)
+def test_what_the_weights_do_not_fit_is_said_before_the_model_is_loaded(again, program, options, said):
+    ended = again(program=program, **options)
+    assert ended.status == 2
+    assert said in ended.err
+    assert "load model" not in ended.err
+
+
+def test_repeats_that_changed_are_said(again, trained):
+    folder, _ = trained
+    entries = json.loads((folder / "datasets.json").read_text())
+    entries[0]["repeats"] = 3
+    (folder / "more.json").write_text(json.dumps(entries))
+    ended = again(data_backend_config="more.json")
+    assert ended.status == 0, ended.err
+    assert "dataset 'edits' had 6 samples, repeats 0, probability 1, has 6 samples, repeats 3" in ended.err

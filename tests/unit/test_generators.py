@@ -86,6 +86,14 @@ def test_jpeg_modes_draw_within_their_values():
     assert {listed._first_quality(random.Random(seed)) for seed in range(60)} == {5, 95}
 
 
+@pytest.mark.parametrize(
+    "mode", [{"quality_mode": "range", "quality_range": (7, 7)}, {"quality_mode": "random", "quality_list": (7,)}]
+)
+def test_the_quality_that_a_mode_draws_is_the_one_that_pictures_are_saved_with(photo, mode):
+    drawn = JpegArtifacts(quality=90, **mode).generate(photo, random.Random(1))
+    assert drawn.tobytes() == JpegArtifacts(quality=7).generate(photo, random.Random(1)).tobytes()
+
+
 @pytest.mark.parametrize("subsampling", ["4:2:0", 2])
 def test_jpeg_subsampling_by_name_or_number_changes_pixels(photo, subsampling):
     full = JpegArtifacts(subsampling="4:4:4").generate(photo, random.Random(0))

@@ -138,6 +138,18 @@ def test_changed_bytes_of_the_same_length_are_noticed_by_the_time(tmp_path):
     assert prepare(plan).hashed == 1
 
 
+def test_changed_bytes_of_an_old_time_are_noticed_by_the_length(tmp_path):
+    # what cp -p, rsync -t and unpacked archives leave
+    path = picture(tmp_path / "edits" / "a.bmp", seed=1)
+    caption(path, "red")
+    plan = data_plan(tmp_path, edit_set(tmp_path))
+    before = path.stat()
+    prepare(plan)
+    path.write_bytes(path.read_bytes() + b"more")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert prepare(plan).hashed == 1
+
+
 def test_renamed_file_keeps_its_content_hash(tmp_path):
     plan = two_folders(tmp_path, names=("a",))
     [before] = prepare(plan).samples

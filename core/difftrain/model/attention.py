@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from difftrain.errors import MachineError
+
 BACKENDS = ("flash", "efficient", "math")
 
 
-def choose_attention(mechanism: str) -> None:
+def choose_attention(mechanism: str, device: str) -> None:
     """Restrict torch's ``scaled_dot_product_attention`` for the whole process.
 
     cuDNN's kernel is off in every choice: inside stock models its backward reports illegal memory access or
@@ -13,7 +15,16 @@ def choose_attention(mechanism: str) -> None:
 
     Args:
         mechanism: ``auto`` leaves torch the choice among flash, memory-efficient and math.
+        device: Kind of device that the model runs on.
+
+    Raises:
+        MachineError: If torch has no such kernel for the device.
     """
+    if mechanism == "efficient" and device == "cpu":
+        raise MachineError(
+            "attention_mechanism efficient: torch has this kernel for GPUs only, and the run is on the CPU\n"
+            'hint: set attention_mechanism to "auto"'
+        )
     from torch.backends import cuda
 
     cuda.enable_cudnn_sdp(False)

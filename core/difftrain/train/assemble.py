@@ -109,7 +109,7 @@ def _load_trainee(
     plan: RunPlan, location: ModelLocation, encoders: Encoders, accelerator: Accelerator, reporter: Reporter
 ) -> Trainee:
     """The denoiser with its adapter and optimizer, on the run's device; nothing is trained yet."""
-    choose_attention(plan.config.attention_mechanism)
+    choose_attention(plan.config.attention_mechanism, accelerator.device.type)
     with reporter.phase("load model"):
         bare = plan.family.load_denoiser(location, encoders.compute_dtype)
     _prepare_denoiser(plan, bare, accelerator.device, reporter)

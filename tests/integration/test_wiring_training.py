@@ -1,0 +1,273 @@
+"""What the options of a run change in how it trains: length, batches, optimizer, learning rate, adapter, memory."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_flux import FluxTransformerBlock
+from long_runs import changed, checkpoints
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from torch import nn
+from wiring import Trials
+
+from conftest import EditPairs, read_metrics, run_in
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+PLAIN = {"plugins": "./plain_sgd.py", "optimizer": "plain-sgd", "learning_rate": 0.01}
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Train two steps on four pairs."""
+    folder = tmp_path_factory.mktemp("training")
+    pairs = EditPairs(folder)
+    return Trials(folder, (*pairs.kontext, "--data_backend_config", pairs(count=4), "--max_train_steps", 2))
+
+
+def adapters(run):
+    """The adapted layers of the model that was trained, by name."""
+    return {name: part for name, part in run.trainee.bare_denoiser.named_modules() if isinstance(part, LoraLayer)}
+
+
+def rates(run):
+    """The learning rate that moved the weights in each step, of a run with plain SGD and unclipped gradients."""
+    return [moved / result.grad_norm for moved, result in zip(run.moved, run.results, strict=True)]
+
+
+# length, batches, order
+
+
+def test_max_train_steps_is_how_many_updates_are_made(train):
+    assert len(train().results) == 2
+    assert all(moved > 0 for moved in train().moved)
+
+
+def test_num_train_epochs_shows_every_sample_as_often(train):
+    run = train(max_train_steps=0, num_train_epochs=3)
+    assert set(Counter(run.keys).values()) == {3}
+    assert [result.epoch for result in run.results] == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_train_batch_size_and_accumulation_make_the_step(train):
+    run = train(train_batch_size=2, gradient_accumulation_steps=2)
+    assert [len(fed.batch.latents) for fed in run.fed] == [2] * 4
+    assert [result.samples for result in run.results] == [4, 4]
+    assert set(Counter(run.keys[:4]).values()) == {1}
+
+
+def test_accumulated_gradients_are_those_of_one_batch(train):
+    """At one noise level the four samples give one gradient, however they are divided."""
+    fixed = {**PLAIN, "flow_sigmoid_scale": 1e-6, "vae_cache_sample": "mean", "max_grad_norm": 0, "max_train_steps": 1}
+    parts = train(train_batch_size=1, gradient_accumulation_steps=4, **fixed)
+    losses = [(fed.prediction.float() - fed.noisy.velocity).square().mean().item() for fed in parts.fed]
+    assert parts.results[0].loss == pytest.approx(sum(losses) / 4, rel=1e-5)
+    single = [train(train_batch_size=1, **fixed).results[0].grad_norm, parts.results[0].grad_norm]
+    assert single[1] < single[0]  # the mean of four directions is shorter than one
+
+
+def test_every_step_goes_on_where_the_last_one_ended(train):
+    run = train(max_train_steps=6)
+    assert set(Counter(run.keys[:4]).values()) == {1}
+    assert len(set(run.keys[4:])) == 2
+    assert [line["epoch"] for line in read_metrics(run.output)] == [0, 0, 0, 0, 1, 1]
+
+
+def test_seed_gives_order_and_first_weights(train):
+    first, other = train(max_train_steps=6), train(seed=7, max_train_steps=6)
+    assert first.keys != other.keys
+    assert not torch.equal(first.weights[0], other.weights[0])
+
+
+def test_the_model_trains_in_training_mode(train):
+    assert all(fed.training for fed in train().fed)
+
+
+# optimizer
+
+
+def test_max_grad_norm_limits_how_far_the_weights_move(train):
+    run = train(max_grad_norm=0.001, **PLAIN)
+    assert all(result.grad_norm > 0.01 for result in run.results)
+    assert run.moved == pytest.approx([0.01 * 0.001] * 2, rel=1e-3)
+
+
+def test_max_grad_norm_of_zero_and_one_that_is_not_reached_change_nothing(train):
+    free, high = train(max_grad_norm=0, **PLAIN), train(max_grad_norm=1e6, **PLAIN)
+    assert torch.equal(free.weights[-1], high.weights[-1])
+    assert rates(free) == pytest.approx([0.01] * 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "factors"),
+    [
+        ({"lr_scheduler": "constant"}, [1, 1, 1, 1]),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 2}, [1 / 3, 2 / 3, 1, 1]),
+        ({"lr_scheduler": "linear"}, [1, 0.75, 0.5, 0.25]),
+        ({"lr_scheduler": "cosine"}, [0.5 * (1 + math.cos(math.pi * part / 4)) for part in range(4)]),
+    ],
+)
+def test_the_schedule_is_what_moves_the_weights(train, options, factors):
+    run = train(max_grad_norm=0, max_train_steps=4, **PLAIN, **options)
+    assert rates(run) == pytest.approx([0.01 * factor for factor in factors], rel=2e-3)
+    assert [line["learning_rate"] for line in read_metrics(run.output)] == pytest.approx(
+        [0.01 * factor for factor in factors]
+    )
+
+
+def test_optimizer_config_reaches_the_groups_that_step(train):
+    run = train(optimizer_config='{"weight_decay": 0.25, "eps": 1e-6, "betas": [0.5, 0.75]}')
+    (group,) = run.trainee.optimizer.param_groups
+    assert (group["weight_decay"], group["eps"], group["beta1"], group["beta2"]) == (0.25, 1e-6, 0.5, 0.75)
+    assert not torch.equal(run.weights[-1], train().weights[-1])
+
+
+def test_optimizer_names_the_rule_that_moves_the_weights(train):
+    lion = train(optimizer="optimi-lion", learning_rate=2e-4, max_train_steps=1)
+    distances = (lion.weights[1] - lion.weights[0]).abs()
+    moved = distances[distances > 0]
+    torch.testing.assert_close(moved, torch.full_like(moved, 2e-4), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        ({"mixed_precision": "bf16"}, torch.bfloat16),
+        ({"mixed_precision": "bf16", "optimizer": "optimi-lion", "learning_rate": 1e-5}, torch.float32),
+        ({"mixed_precision": "no"}, torch.float32),
+    ],
+)
+def test_trained_weights_have_the_dtype_that_the_optimizer_is_made_for(train, options, dtype):
+    assert {weight.dtype for weight in train(**options).trainee.trained} == {dtype}
+
+
+# adapter
+
+
+def test_lora_rank_and_alpha_are_those_of_every_adapted_layer(train):
+    run = train(lora_rank=2, lora_alpha=3)
+    layers = adapters(run).values()
+    assert {layer.lora_A["default"].out_features for layer in layers} == {2}
+    assert {layer.scaling["default"] for layer in layers} == {1.5}
+    assert {layer.scaling["default"] for layer in adapters(train()).values()} == {1.0}
+
+
+def test_the_saved_adapter_has_alpha_folded_in(train):
+    run = train(lora_rank=2, lora_alpha=3)
+    saved = load_file(run.output / ADAPTER)
+    for name, layer in adapters(run).items():
+        up = layer.lora_B["default"].weight.detach() * 1.5
+        torch.testing.assert_close(saved[f"transformer.{name}.lora_B.weight"], up)
+        torch.testing.assert_close(saved[f"transformer.{name}.lora_A.weight"], layer.lora_A["default"].weight.detach())
+    assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if ".lora_B." in name)
+
+
+def test_lora_dropout_drops_in_training(train):
+    run = train(lora_dropout=0.5)
+    assert {layer.lora_dropout["default"].p for layer in adapters(run).values()} == {0.5}
+    assert all(isinstance(layer.lora_dropout["default"], nn.Identity) for layer in adapters(train()).values())
+    # B is zero at first, so the first loss is the same and only its gradient differs
+    assert run.results[0].loss == train().results[0].loss
+    assert run.results[0].grad_norm != train().results[0].grad_norm
+
+
+def test_flux_lora_target_names_what_is_adapted(train):
+    everything, few = adapters(train()), adapters(train(flux_lora_target="context"))
+    assert set(few) < set(everything)
+    assert all(".attn.add_" in name or ".attn.to_add_out" in name for name in few)
+    assert any(".ff." in name for name in adapters(train(flux_lora_target="all+ffs")))
+
+
+def test_nothing_but_the_adapter_is_trained(train):
+    model = train().trainee.bare_denoiser
+    assert all((".lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
+
+
+# memory
+
+
+@pytest.mark.parametrize(("option", "times"), [("true", 2), ("false", 1)])
+def test_gradient_checkpointing_computes_every_block_twice(train, monkeypatch, option, times):
+    calls = Counter()
+    forward = FluxTransformerBlock.forward
+
+    def counted(block, *arguments, **options):
+        calls[torch.is_grad_enabled()] += 1
+        return forward(block, *arguments, **options)
+
+    monkeypatch.setattr(FluxTransformerBlock, "forward", counted)
+    run = train(gradient_checkpointing=option, max_train_steps=3)
+    blocks = len(run.trainee.bare_denoiser.transformer_blocks)
+    assert calls[True] == 3 * blocks * times
+
+
+def test_gradient_checkpointing_changes_no_weight(train):
+    with_it, without = train(gradient_checkpointing="true"), train(gradient_checkpointing="false")
+    torch.testing.assert_close(with_it.weights[-1], without.weights[-1])
+
+
+def test_base_model_precision_stores_the_inner_layers_in_eight_bits(train):
+    from optimum.quanto import QLinear
+
+    run = train(base_model_precision="int8-quanto")
+    model = run.trainee.bare_denoiser
+    assert all(isinstance(layer.base_layer, QLinear) for layer in adapters(run).values())
+    assert type(model.x_embedder) is type(model.proj_out) is nn.Linear
+    assert all(moved > 0 for moved in run.moved)
+
+
+@pytest.mark.parametrize("mechanism", ["math", "flash", "auto"])  # the last leaves torch as it was
+def test_attention_mechanism_is_the_only_kernel_that_torch_may_use(train, mechanism):
+    train(attention_mechanism=mechanism, max_train_steps=1)
+    cuda = torch.backends.cuda
+    allowed = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
+    assert {**allowed, "math": cuda.math_sdp_enabled()} == {
+        name: mechanism in ("auto", name) for name in ("flash", "efficient", "math")
+    }
+    assert not cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has every kernel")
+def test_an_attention_kernel_that_the_device_lacks_is_one_error(train):
+    ended = run_in(train.folder, *changed(train.arguments, attention_mechanism="efficient", output_dir="lacking"))
+    assert ended.status == 2
+    assert "error: attention_mechanism efficient: torch has this kernel for GPUs only" in ended.err
+
+
+# output
+
+
+def test_checkpoint_step_interval_saves_every_so_many_steps_and_at_the_end(train):
+    assert checkpoints(train(checkpoint_step_interval=2, max_train_steps=5).output) == [
+        "checkpoint-2", "checkpoint-4", "checkpoint-5",
+    ]  # fmt: skip
+    assert checkpoints(train(checkpoint_step_interval=0, max_train_steps=5).output) == ["checkpoint-5"]
+
+
+def test_the_loss_of_the_config_is_the_loss_of_a_step(train):
+    (train.folder / "tenfold.py").write_text(TENFOLD)
+    plain, tenfold = train(), train(plugins="./tenfold.py", loss_type="tenfold")
+    assert tenfold.results[0].loss == pytest.approx(10 * plain.results[0].loss)
+    assert tenfold.results[0].grad_norm == pytest.approx(10 * plain.results[0].grad_norm, rel=1e-4)
+
+
+TENFOLD = '''
+from typing import ClassVar
+
+from difftrain import Loss, hookimpl
+
+
+class Tenfold(Loss):
+    """Ten times the mean squared error."""
+
+    name: ClassVar[str] = "tenfold"
+
+    def compute(self, prediction, noisy):
+        return 10 * (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+
+
+@hookimpl
+def difftrain_losses():
+    return (Tenfold,)
+'''
