@@ -283,7 +283,7 @@ def test_a_problem_of_a_generator_names_the_whole_dataset_id():
     assert message.startswith("dataset 'set/edits': conditioning 'superresolution': blur_radius")
 
 
-@pytest.mark.parametrize("name", ["..", "a/../../b", "/tmp/a", "a\\b", "./a", "a//b", "a/"])
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/tmp/a", "a\\b", "./a", "a//b", "a/", "x" * 201, "a\tb", "a\nb"])
 def test_an_id_that_is_no_folder_below_the_cache_is_an_error(name):
     message = error_of(datasets=[edit_set(id=name)])
     assert message.startswith(f"datasets.json: dataset id {name!r} cannot be used as a cache folder")

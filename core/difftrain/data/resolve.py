@@ -27,6 +27,8 @@ from difftrain.errors import PluginError
 from difftrain.plugins.registry import KINDS, Registry
 from difftrain.types import GeometryRules
 
+LONGEST_ID = 200
+"""Bytes of a dataset's id between slashes; disks take 255, and some of them are ours."""
 LARGEST_MEGAPIXELS = 100.0
 """A resolution beyond this is surely a mistake: pixels given as megapixels, say."""
 
@@ -213,7 +215,9 @@ def _check_ids(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Prob
                 f"{run.data_backend_config}: dataset id {name!r} is used by {count} datasets; every id must be unique"
             )
         # Path drops "." and empty parts, so two such ids could share a folder.
-        if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
+        parts = name.split("/")
+        too_long = any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_ID for part in parts)
+        if {"", ".", ".."} & set(parts) or "\\" in name or not name.isprintable() or too_long:
             problems.add(
                 f"{run.data_backend_config}: dataset id {name!r} cannot be used as a cache folder\n"
                 'hint: use letters, digits, "-" and "_", as in "my-photos"'
