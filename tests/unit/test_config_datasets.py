@@ -289,6 +289,12 @@ def test_an_id_that_is_no_folder_below_the_cache_is_an_error(name):
     assert message.startswith(f"datasets.json: dataset id {name!r} cannot be used as a cache folder")
 
 
+def test_more_repeats_than_anybody_waits_for_are_an_error():
+    assert "repeats must be at most 100000, got 99999999999999999999" in error_of(
+        datasets=[edit_set(repeats=99999999999999999999)]
+    )
+
+
 def test_an_id_may_have_slashes_and_dots():
     assert plan(datasets=[edit_set(id="a/b.c")]).data.by_id("a/b.c").latents_folder.parts[-2:] == ("a", "b.c")
 

@@ -56,7 +56,7 @@ class DatasetConfig(Options):
     crop_aspect_buckets: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     """Aspects (width over height) for crop_aspect = closest."""
 
-    repeats: int = Field(0, ge=0)
+    repeats: int = Field(0, ge=0, le=100_000)
     """0 visits each sample once an epoch, n visits it n + 1 times."""
     probability: float = Field(1.0, gt=0, le=1)
     """Share of the samples that an epoch takes."""

@@ -45,7 +45,7 @@ class TrainingOptions(Options):
 
     max_train_steps: int | None = Field(None, ge=0)
     """Optimizer steps to train; 0 is the same as leaving it out. Give this or num_train_epochs."""
-    num_train_epochs: int | None = Field(None, ge=0)
+    num_train_epochs: int | None = Field(None, ge=0, le=1_000_000)
     """Passes over the data to train; 0 is the same as leaving it out. Give this or max_train_steps."""
     train_batch_size: int = Field(1, ge=1)
     """Samples of one forward pass on one device."""
