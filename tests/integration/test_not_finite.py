@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_was_never_disturbed(trai
 def test_skip_leaves_the_update_out_counts_it_and_finishes(train):
     ended = train([3, 5], on_nan="skip")
     assert ended.status == 0, ended.err
-    assert "note: 2 updates were left out, as their loss or gradient was not finite" in ended.err
+    assert "note: 2 updates were left out, since loss or gradient was not finite" in ended.err
     lines = strict_lines(train.output)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] is None for line in lines] == [False, False, True, False, True, False]

@@ -198,6 +198,6 @@ def test_a_file_that_arrives_between_the_scans_of_two_processes_is_one_error_bef
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert said.count("error:") == 1
-    assert "error: the 2 processes of this run do not see the same: dataset 'edits': 4 samples (" in said
-    assert "in process 0, 5 samples (" in said
+    assert "error: the 2 processes of this run do not see the same: dataset 'edits': 4 samples, repeats 0" in said
+    assert "in process 0, 5 samples, repeats 0" in said
     assert not (edit_pairs.output / "metrics.jsonl").exists()

@@ -123,7 +123,7 @@ def test_too_small_a_disk_is_told_before_any_weight(command, edit_pairs, argumen
     ended = command(*command_name, *changed(arguments, cache_dir=folder / "cache"))
     # five captions of 512 x 32 and 32 numbers, eight pictures of 2 x 16 x 24 x 16 numbers, all in float32
     assert_told_in_time(
-        ended, f"not enough room on the disk of {folder}/cache", "1 MiB are needed and", "set cache_dir to"
+        ended, f"not enough room on the disk of {folder}/cache", " KiB are needed and", "set cache_dir to"
     )
 
 
@@ -135,7 +135,7 @@ def test_check_tells_how_much_will_be_written(command, edit_pairs, arguments):
     }  # fmt: skip
     told = command("check", *arguments).out
     assert "to encode: 5 captions and 8 images\n" in told
-    assert "disk: latents of 'edits': 4 files, about 1 MiB, into cache/vae/edits\n" in told
+    assert "disk: latents of 'edits': 4 files, about 144 KiB, into cache/vae/edits\n" in told
     assert command(*arguments).status == 0
     again = command("check", "--json", *arguments).json
     assert (again["to_encode"], again["disk"]) == ({"captions": 0, "images": 0}, [])
@@ -156,7 +156,7 @@ def test_a_run_that_writes_much_says_so(command, arguments, monkeypatch):
     from difftrain.data import disk
 
     monkeypatch.setattr(disk, "WORTH_TELLING", 1 << 19)
-    assert "of disk will be written: text embeddings 1 MiB in cache/text" in command(*arguments).err
+    assert "of disk will be written: text embeddings 340 KiB in cache/text" in command(*arguments).err
 
 
 @pytest.mark.parametrize(("mixed_precision", "vae_dtype"), [("no", "default"), ("bf16", "default"), ("bf16", "fp32")])

@@ -53,7 +53,7 @@ def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, reason):
     )
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "loop", "file"])
+@pytest.mark.parametrize("name", ["x" * 300, "loop", "file"])
 def test_root_that_cannot_be_entered_is_named(tmp_path, name):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "file").touch()

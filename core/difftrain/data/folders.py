@@ -29,6 +29,8 @@ def check_folder(folder: Path, name: str) -> Path:
         absolute.lstat()
     except FileNotFoundError:
         pass  # it will be made
+    except ValueError as error:
+        raise MachineError(f"{name} {str(folder)!r} cannot be a folder ({error})") from error
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # told below, with what is in the way
             raise MachineError(refusal(f"{name} {folder} cannot be a folder", error)) from error

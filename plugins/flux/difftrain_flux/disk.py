@@ -9,6 +9,7 @@ from typing import Any
 
 from difftrain import ModelFlavour, ModelLocation, Size
 from difftrain_flux.folder import read_json
+from difftrain_flux.recipe import TINY_RANDOM, TINY_RANDOM_WIDTH
 from difftrain_flux.text_length import text_length
 
 CHANNELS = 16
@@ -39,6 +40,8 @@ def _number(config: dict[str, Any], key: str, published: int) -> int:
 
 
 def _config(location: ModelLocation, component: str) -> dict[str, Any]:
-    """Empty where it is not there yet."""
+    """Empty where it is not there yet; the built-in random model is made when it is first needed."""
+    if location.name == TINY_RANDOM:
+        return {"d_model": TINY_RANDOM_WIDTH, "hidden_size": TINY_RANDOM_WIDTH}
     path = location.path / component / "config.json" if location.path else None
     return read_json(path) if path and path.is_file() else {}

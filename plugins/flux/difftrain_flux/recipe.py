@@ -12,6 +12,8 @@ TINY_FOLDER = Path(__file__).parent / "tiny_kontext"
 TINY_RANDOM = "tiny-random"
 TINY_RANDOM_VERSION = 1
 """Raise it when the bytes that `tiny_random.py` writes change."""
+TINY_RANDOM_WIDTH = 32
+"""Numbers of a text token's and of a prompt's embedding."""
 TINY_RANDOM_IDENTITY = f"tiny-random-{TINY_RANDOM_VERSION}"
 
 BUILT_IN = (TINY, TINY_RANDOM)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from difftrain import ModelError
 from difftrain_flux.files import quiet_libraries, without_bars
 from difftrain_flux.flavours import T5_TOKENS
-from difftrain_flux.recipe import TINY_RANDOM
+from difftrain_flux.recipe import TINY_RANDOM, TINY_RANDOM_WIDTH
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, FluxKontextPipeline, FluxTransformer2DModel
     from torch import nn
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-WIDTH = 32
+WIDTH = TINY_RANDOM_WIDTH
 """Of both text encoders."""
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
 LATENT_CHANNELS = 16
