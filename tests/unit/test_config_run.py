@@ -290,3 +290,8 @@ def test_plugins_that_did_not_load_are_said_once_a_report():
         plan_run(Path("config.json"), {}, plugins=load_plugins(disabled=["superresolution"]))
     assert len(caught.value.problems) == 4
     assert str(caught.value).count("plugin 'superresolution' is turned off") == 1
+
+
+def test_placeholders_of_texts_that_are_no_paths_are_filled_in_too():
+    run = plan(run_values(validation_prompt="a picture of {model_flavour}"), [edit_set()])
+    assert run.config.validation_prompt == "a picture of kontext"
