@@ -187,6 +187,15 @@ def test_truncated_weights_are_noticed(copy):
         FluxFamily().locate(str(copy), Dev())
 
 
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder_2"])
+def test_weights_whose_last_part_is_missing_are_noticed(copy, component):
+    # the header is whole, so `check` once said "ready to train" and the load ended in a traceback
+    (weights,) = (copy / component).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="is cut short or damaged"):
+        FluxFamily().locate(str(copy), Dev())
+
+
 def test_folder_of_another_architecture_is_refused(copy):
     config = copy / "transformer" / "config.json"
     config.write_text(config.read_text().replace("FluxTransformer2DModel", "SD3Transformer2DModel"))

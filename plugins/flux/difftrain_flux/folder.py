@@ -160,8 +160,20 @@ def _weight_parts(path: Path) -> Iterator[bytes]:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, LARGEST_HEADER):
             raise ModelError(f"{path} is not a complete safetensors file\nhint: download or save it again")
-        yield file.read(length)
+        header = file.read(length)
+        if 8 + length + _announced(header) != size:
+            raise ModelError(f"{path} is cut short or damaged\nhint: download or save it again")
+        yield header
         file.seek(0)
         yield file.read(EDGE_BYTES)
         file.seek(max(0, size - EDGE_BYTES))
         yield file.read(EDGE_BYTES)
+
+
+def _announced(header: bytes) -> int:
+    """Bytes of tensors that a safetensors header tells of; -1 for one that is no header."""
+    try:
+        entries = json.loads(header)
+        return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return -1
