@@ -33,6 +33,9 @@ from difftrain.errors import (
     PairingError,
     PluginError,
 )
+from difftrain.model.diffusers_files import DiffusersFiles
+from difftrain.model.diffusers_folder import check_complete, fingerprint, read_json
+from difftrain.model.hub import fetch_components, find_snapshot
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
     Batch,
@@ -61,6 +64,7 @@ __all__ = [
     "DataError",
     "DataSource",
     "DifftrainError",
+    "DiffusersFiles",
     "Geometry",
     "GeometryRules",
     "ImageEncoder",
@@ -92,6 +96,11 @@ __all__ = [
     "__version__",
     "assign_bucket",
     "because",
+    "check_complete",
     "cover_bucket",
+    "fetch_components",
+    "find_snapshot",
+    "fingerprint",
     "hookimpl",
+    "read_json",
 ]

@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_be_read_is_named(checked, model, monkeypatch):
         raise PermissionError(13, "Permission denied", "vae")
 
     name = model()
-    monkeypatch.setattr("difftrain_flux.folder.fingerprint", refuse)
+    monkeypatch.setattr("difftrain_flux.locate.fingerprint", refuse)
     assert f"model folder {name} cannot be read: [Errno 13] Permission denied" in checked("kontext", name).err
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from difftrain import ModelFlavour, ModelLocation, Size
-from difftrain_flux.folder import read_json
+from difftrain import ModelFlavour, ModelLocation, Size, read_json
 from difftrain_flux.recipe import TINY_RANDOM, TINY_RANDOM_WIDTH
 from difftrain_flux.text_length import text_length
 

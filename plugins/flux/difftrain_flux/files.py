@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from difftrain import ModelLocation
-from difftrain_flux import hub
-from difftrain_flux.recipe import TINY_RANDOM
+from difftrain import ModelLocation, fetch_components
+from difftrain_flux.recipe import OFFLINE, TINY_RANDOM
 
 
 def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
@@ -20,7 +19,7 @@ def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
     """
     quiet_libraries()
     if location.path is None:
-        return hub.fetch(location, components)
+        return fetch_components(location, components, offline=OFFLINE)
     if location.name == TINY_RANDOM:
         from difftrain_flux.tiny_random import ensure_tiny_random
 

@@ -1,14 +1,10 @@
-"""What a local model folder in diffusers layout must hold, and a hash of what it holds. Light: no torch."""
+"""What a FLUX.1 folder in diffusers layout must hold. Light: no torch."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from difftrain import ModelError
+from difftrain import ModelError, check_complete, read_json
 from difftrain_flux.identify import (
     INDEX,
     TRANSFORMER_CLASS,
@@ -23,9 +19,6 @@ TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 IMAGE_COMPONENTS = ("vae",)
 COMPONENTS = ("transformer", *IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler")
 WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2")
-EDGE_BYTES = 1 << 20
-LARGEST_HEADER = 100 << 20
-"""The limit of the safetensors format."""
 
 
 def identify_folder(folder: Path) -> Identity:
@@ -37,8 +30,12 @@ def identify_folder(folder: Path) -> Identity:
     where = f"model folder {folder}"
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     check_index(where, index)  # the parts of another model are other ones, and nobody misses these
-    check_complete(folder)
-    return identify(where, index, read_json(folder / TRANSFORMER_CONFIG), read_card(folder))
+    check_complete(folder, COMPONENTS, WEIGHTED)
+    config = read_json(folder / TRANSFORMER_CONFIG)
+    kind = config.get("_class_name", TRANSFORMER_CLASS)
+    if kind != TRANSFORMER_CLASS:
+        raise ModelError(f"{where}: the transformer is a {kind}, but model_family flux needs a {TRANSFORMER_CLASS}")
+    return identify(where, index, config, read_card(folder))
 
 
 def identify_snapshot(hub_id: str, snapshot: Path) -> Identity:
@@ -51,129 +48,3 @@ def identify_snapshot(hub_id: str, snapshot: Path) -> Identity:
         read_json(snapshot / name) if (snapshot / name).exists() else {} for name in (INDEX, TRANSFORMER_CONFIG)
     )
     return identify(f"hub model {hub_id!r}", index, config, read_card(snapshot))
-
-
-def check_complete(folder: Path) -> None:
-    """Make sure that every component is there before anything is loaded.
-
-    Raises:
-        ModelError: Naming every missing component or file.
-    """
-    problems = [problem for name in COMPONENTS for problem in _component_problems(folder / name)]
-    if problems:
-        raise ModelError(
-            f"model folder {folder}: {len(problems)} of {len(COMPONENTS)} parts cannot be used: {'; '.join(problems)}\n"
-            f"hint: {_incomplete_hint(folder)}"
-        )
-    kind = read_json(folder / TRANSFORMER_CONFIG).get("_class_name", TRANSFORMER_CLASS)
-    if kind != TRANSFORMER_CLASS:
-        raise ModelError(
-            f"model folder {folder}: the transformer is a {kind}, but model_family flux needs a {TRANSFORMER_CLASS}"
-        )
-
-
-def fingerprint(folder: Path, components: Iterable[str]) -> str:
-    """sha256 over the small files of components, and of each weight file its header, size and first and last MiB.
-
-    Reads a few MiB of a 30 GB model; a weight that changes in the middle of a file only is not seen.
-
-    Raises:
-        ModelError: If a weight file is not safetensors.
-    """
-    digest = hashlib.sha256()
-    for component in components:
-        for path in _content_files(folder / component):
-            name = path.relative_to(folder).as_posix().encode()
-            digest.update(struct.pack("<q", len(name)) + name)
-            for part in _weight_parts(path) if path.suffix == ".safetensors" else (path.read_bytes(),):
-                digest.update(struct.pack("<q", len(part)) + part)
-    return digest.hexdigest()
-
-
-def read_json(path: Path) -> dict:
-    """One of a model's small config files.
-
-    Raises:
-        ModelError: If it is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON ({error})\nhint: download or save it again") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}\nhint: download or save it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _incomplete_hint(folder: Path) -> str:
-    snapshots = sorted(path for path in folder.glob("snapshots/*") if path.is_dir())
-    if snapshots:
-        return f"this is a folder of the hub's cache; name the snapshot in it: {snapshots[-1]}"
-    single = sorted(path.name for path in folder.glob("*.safetensors"))
-    return (
-        f"{single[0]} is a single-file checkpoint; make a folder of it with diffusers' "
-        '`from_single_file(...).save_pretrained("FOLDER")`'
-        if single and not (folder / INDEX).exists()
-        else "a complete folder is what diffusers' `save_pretrained` or `hf download REPO --local-dir` writes"
-    )
-
-
-def _component_problems(component: Path) -> Iterator[str]:
-    name = component.name
-    if not component.is_dir():
-        yield f"{name} (no such folder)"
-        return
-    if name == "scheduler":
-        if not (component / "scheduler_config.json").is_file():
-            yield f"{name} (no scheduler_config.json)"
-    elif name in WEIGHTED:
-        if not (component / "config.json").is_file():
-            yield f"{name} (no config.json)"
-        missing = [file.name for file in _weight_files(component) if not file.is_file()]
-        if missing:
-            yield f"{name} (no {', '.join(missing)})"
-    elif not any(component.iterdir()):
-        yield f"{name} (empty folder)"
-
-
-def _weight_files(component: Path) -> list[Path]:
-    """Weight files that a component should have: all shards of its index, else any, else the usual name."""
-    for index in sorted(component.glob("*.safetensors.index.json")):
-        shards = read_json(index).get("weight_map", {})
-        return [component / shard for shard in sorted(set(shards.values()))]
-    return sorted(component.glob("*.safetensors")) or [component / "*.safetensors"]
-
-
-def _content_files(component: Path) -> list[Path]:
-    kinds = (".json", ".txt", ".model", ".safetensors")
-    return sorted(path for path in component.iterdir() if path.suffix in kinds and path.is_file())
-
-
-def _weight_parts(path: Path) -> Iterator[bytes]:
-    """Size, header, first and last MiB of a safetensors file."""
-    size = path.stat().st_size
-    yield str(size).encode()
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > min(size - 8, LARGEST_HEADER):
-            raise ModelError(f"{path} is not a complete safetensors file\nhint: download or save it again")
-        header = file.read(length)
-        if 8 + length + _announced(header) != size:
-            raise ModelError(f"{path} is cut short or damaged\nhint: download or save it again")
-        yield header
-        file.seek(0)
-        yield file.read(EDGE_BYTES)
-        file.seek(max(0, size - EDGE_BYTES))
-        yield file.read(EDGE_BYTES)
-
-
-def _announced(header: bytes) -> int:
-    """Bytes of tensors that a safetensors header tells of; -1 for one that is no header."""
-    try:
-        entries = json.loads(header)
-        return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
-    except (ValueError, TypeError, LookupError, AttributeError):
-        return -1

@@ -1,6 +1,6 @@
 """Finds a model's files without loading a weight: a built-in one, a local diffusers folder, a hub id.
 
-Light: no torch. Hub access is in `hub.py`; what a folder must hold and what it hashes to in `folder.py`.
+Light: no torch. What a folder must hold is in `folder.py`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,18 @@ import os
 import re
 from pathlib import Path
 
-from difftrain import ModelError, ModelFlavour, ModelLocation
-from difftrain_flux import folder, hub
-from difftrain_flux.identify import check_hub_id
-from difftrain_flux.recipe import BUILT_IN, TINY, TINY_FOLDER, TINY_RANDOM, TINY_RANDOM_IDENTITY, tiny_random_folder
+from difftrain import ModelError, ModelFlavour, ModelLocation, find_snapshot, fingerprint
+from difftrain_flux import folder
+from difftrain_flux.identify import SMALL_FILES, check_hub_id
+from difftrain_flux.recipe import (
+    BUILT_IN,
+    OFFLINE,
+    TINY,
+    TINY_FOLDER,
+    TINY_RANDOM,
+    TINY_RANDOM_IDENTITY,
+    tiny_random_folder,
+)
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -43,7 +51,7 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
             f"hint: the {flavour.name} weights are {flavour.hub_id}; write that, or a local diffusers folder"
         )
     check_hub_id(name)
-    snapshot = hub.resolve(name, flavour)
+    snapshot = find_snapshot(name, flavour, SMALL_FILES, offline=OFFLINE)
     known = folder.identify_snapshot(name, snapshot)
     return ModelLocation(
         name=name,
@@ -58,7 +66,7 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
 def _in_folder(name: str, path: Path) -> ModelLocation:
     try:
         known = folder.identify_folder(path)
-        identity = folder.fingerprint(path, folder.COMPONENTS)
+        identity = fingerprint(path, folder.COMPONENTS)
     except OSError as error:
         raise ModelError(
             f"model folder {path} cannot be read: {error}\n"
@@ -75,4 +83,4 @@ def part_identity(location: ModelLocation, components: tuple[str, ...]) -> str:
     """
     if location.path is None or location.name == TINY_RANDOM:
         return location.identity
-    return folder.fingerprint(location.path, components)
+    return fingerprint(location.path, components)

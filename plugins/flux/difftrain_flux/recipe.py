@@ -17,6 +17,8 @@ TINY_RANDOM_WIDTH = 32
 TINY_RANDOM_IDENTITY = f"tiny-random-{TINY_RANDOM_VERSION}"
 
 BUILT_IN = (TINY, TINY_RANDOM)
+OFFLINE = f", or to {TINY!r} to try things without network"
+"""How a hint ends that is given when the hub cannot be reached."""
 
 
 def tiny_random_folder() -> Path:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from difftrain import ModelFlavour, ModelLocation
+from difftrain import ModelFlavour, ModelLocation, read_json
 from difftrain_flux.flavours import max_sequence_length
-from difftrain_flux.folder import read_json
 from difftrain_flux.recipe import TINY_RANDOM
 
 TOKENIZER_CONFIG = "tokenizer_2/tokenizer_config.json"

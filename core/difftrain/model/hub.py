@@ -5,26 +5,36 @@ Light: huggingface_hub is imported when used, and it does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from difftrain import ModelError, ModelFlavour, ModelLocation
-from difftrain_flux.identify import INDEX, SMALL_FILES
+from difftrain.contracts import ModelFlavour
+from difftrain.errors import ModelError
+from difftrain.model.diffusers_folder import INDEX
+from difftrain.types import ModelLocation
+
+OTHER_FORMATS = ["*.bin", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "*.fp16.*", "*.non_ema.*"]
+"""The same weights once more, as some repositories have them."""
 
 
-def resolve(hub_id: str, flavour: ModelFlavour) -> Path:
+def find_snapshot(hub_id: str, flavour: ModelFlavour, small_files: Iterable[str], *, offline: str = "") -> Path:
     """The folder of the commit that a hub id stands for now, with its small files; offline, what the hub cache has.
 
     The folder's name is the commit. A gated repository refuses these files like any other.
+
+    Args:
+        flavour: Its licence is what a user is sent to, if these are its weights.
+        small_files: Names of what is needed to tell what the model is.
+        offline: What the user who has no network can do instead, to end the hint with: ", or to 'tiny'".
 
     Raises:
         ModelError: If the repository is gated, unknown or unreachable and not cached.
     """
     from huggingface_hub import snapshot_download
 
-    with _explained(hub_id, flavour.licence_url if hub_id == flavour.hub_id else None):
-        snapshot = Path(snapshot_download(hub_id, allow_patterns=list(SMALL_FILES)))
+    with _explained(hub_id, flavour.licence_url if hub_id == flavour.hub_id else None, offline):
+        snapshot = Path(snapshot_download(hub_id, allow_patterns=list(small_files)))
     if not (snapshot / INDEX).is_file():
         raise ModelError(
             f"hub model {hub_id!r} has no {INDEX}, so it is not in diffusers layout\n"
@@ -33,22 +43,31 @@ def resolve(hub_id: str, flavour: ModelFlavour) -> Path:
     return snapshot
 
 
-def fetch(location: ModelLocation, components: tuple[str, ...]) -> Path:
+def fetch_components(location: ModelLocation, components: Iterable[str], *, offline: str = "") -> Path:
     """Folder with the wanted components of a hub model, downloaded unless they are cached.
+
+    Raises:
+        ModelError: If they can be neither downloaded nor found in the cache.
+    """
+    # the repositories hold single-file weights too, at the top: tens of gigabytes nobody here reads
+    return fetch_files(location, [INDEX, *(f"{name}/*" for name in components)], offline=offline)
+
+
+def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: str = "") -> Path:
+    """Folder with the files of a hub model that fit some patterns; of weights, safetensors in full precision only.
 
     Raises:
         ModelError: If they can be neither downloaded nor found in the cache.
     """
     from huggingface_hub import snapshot_download
 
-    # the repositories hold single-file weights too, at the top: tens of gigabytes nobody here reads
-    wanted = [INDEX, *(f"{name}/*" for name in components)]
-    with _explained(location.name, None):
-        return Path(snapshot_download(location.name, revision=location.revision, allow_patterns=wanted))
+    arguments = {"revision": location.revision, "allow_patterns": list(patterns), "ignore_patterns": OTHER_FORMATS}
+    with _explained(location.name, None, offline):
+        return Path(snapshot_download(location.name, **arguments))
 
 
 @contextmanager
-def _explained(hub_id: str, licence_url: str | None) -> Iterator[None]:
+def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[None]:
     """Turns every refusal of the hub into one message that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -76,8 +95,7 @@ def _explained(hub_id: str, licence_url: str | None) -> Iterator[None]:
         raise ModelError(
             f"model {hub_id!r}: the hub cannot be reached, and the files are not all in the local hub cache\n"
             f"hint: check the network (and HF_HUB_OFFLINE); for a first download accept the licence at {page}"
-            f"{'' if licence_url else ' if there is one'} and log in with `hf auth login`; {local}, "
-            "or to 'tiny' to try things without network"
+            f"{'' if licence_url else ' if there is one'} and log in with `hf auth login`; {local}{offline}"
         ) from error
     except (HFValidationError, HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,148 @@
+"""Folders in diffusers layout: whether components are complete, what their small files say, a hash of their content.
+
+Light: no torch. Families use it in `locate`; :class:`difftrain.model.diffusers_files.DiffusersFiles` is all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from difftrain.errors import ModelError
+
+INDEX = "model_index.json"
+SCHEDULER = "scheduler"
+EDGE_BYTES = 1 << 20
+LARGEST_HEADER = 100 << 20
+"""The limit of the safetensors format."""
+
+
+def config_name(component: str) -> str:
+    """The small file that says what a component is."""
+    return "scheduler_config.json" if component == SCHEDULER else "config.json"
+
+
+def check_complete(folder: Path, components: Collection[str], weighted: Collection[str]) -> None:
+    """Make sure that every component is there before anything is loaded.
+
+    Args:
+        components: Names of all.
+        weighted: Those that have a config and safetensors files.
+
+    Raises:
+        ModelError: Naming every missing component or file.
+    """
+    problems = [problem for name in components for problem in _problems(folder / name, weighted=name in weighted)]
+    if problems:
+        raise ModelError(
+            f"model folder {folder}: {len(problems)} of {len(components)} parts cannot be used: {'; '.join(problems)}\n"
+            f"hint: {_incomplete_hint(folder)}"
+        )
+
+
+def fingerprint(folder: Path, components: Iterable[str]) -> str:
+    """sha256 over the small files of components, and of each weight file its header, size and first and last MiB.
+
+    Reads a few MiB of a 30 GB model; a weight that changes in the middle of a file only is not seen.
+
+    Raises:
+        ModelError: If a weight file is not safetensors, or is cut short.
+    """
+    digest = hashlib.sha256()
+    for component in components:
+        for path in _content_files(folder / component):
+            name = path.relative_to(folder).as_posix().encode()
+            digest.update(struct.pack("<q", len(name)) + name)
+            for part in _weight_parts(path) if path.suffix == ".safetensors" else (path.read_bytes(),):
+                digest.update(struct.pack("<q", len(part)) + part)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a model's small config files.
+
+    Raises:
+        ModelError: If it is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON ({error})\nhint: download or save it again") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}\nhint: download or save it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _incomplete_hint(folder: Path) -> str:
+    snapshots = sorted(path for path in folder.glob("snapshots/*") if path.is_dir())
+    if snapshots:
+        return f"this is a folder of the hub's cache; name the snapshot in it: {snapshots[-1]}"
+    single = sorted(path.name for path in folder.glob("*.safetensors"))
+    return (
+        f"{single[0]} is a single-file checkpoint; make a folder of it with diffusers' "
+        '`from_single_file(...).save_pretrained("FOLDER")`'
+        if single and not (folder / INDEX).exists()
+        else "a complete folder is what diffusers' `save_pretrained` or `hf download REPO --local-dir` writes"
+    )
+
+
+def _problems(component: Path, *, weighted: bool) -> Iterator[str]:
+    name = component.name
+    if not component.is_dir():
+        yield f"{name} (no such folder)"
+        return
+    if (weighted or name == SCHEDULER) and not (component / config_name(name)).is_file():
+        yield f"{name} (no {config_name(name)})"
+    if weighted:
+        missing = [file.name for file in _weight_files(component) if not file.is_file()]
+        if missing:
+            yield f"{name} (no {', '.join(missing)})"
+    elif name != SCHEDULER and not any(component.iterdir()):
+        yield f"{name} (empty folder)"
+
+
+def _weight_files(component: Path) -> list[Path]:
+    """Weight files that a component should have: all shards of its index, else any, else the usual name."""
+    for index in sorted(component.glob("*.safetensors.index.json")):
+        shards = read_json(index).get("weight_map", {})
+        return [component / shard for shard in sorted(set(shards.values()))]
+    return sorted(component.glob("*.safetensors")) or [component / "*.safetensors"]
+
+
+def _content_files(component: Path) -> list[Path]:
+    kinds = (".json", ".txt", ".model", ".safetensors")
+    return sorted(path for path in component.iterdir() if path.suffix in kinds and path.is_file())
+
+
+def _weight_parts(path: Path) -> Iterator[bytes]:
+    """Size, header, first and last MiB of a safetensors file."""
+    size = path.stat().st_size
+    yield str(size).encode()
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(size - 8, LARGEST_HEADER):
+            raise ModelError(f"{path} is not a complete safetensors file\nhint: download or save it again")
+        header = file.read(length)
+        if 8 + length + _announced(header) != size:
+            raise ModelError(f"{path} is cut short or damaged\nhint: download or save it again")
+        yield header
+        file.seek(0)
+        yield file.read(EDGE_BYTES)
+        file.seek(max(0, size - EDGE_BYTES))
+        yield file.read(EDGE_BYTES)
+
+
+def _announced(header: bytes) -> int:
+    """Bytes of tensors that a safetensors header tells of; -1 for one that is no header."""
+    try:
+        entries = json.loads(header)
+        return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return -1
