@@ -61,9 +61,14 @@ def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: st
     """
     from huggingface_hub import snapshot_download
 
-    arguments = {"revision": location.revision, "allow_patterns": list(patterns), "ignore_patterns": OTHER_FORMATS}
     with _explained(location.name, None, offline):
-        return Path(snapshot_download(location.name, **arguments))
+        folder = snapshot_download(
+            location.name,
+            revision=location.revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=OTHER_FORMATS,
+        )
+    return Path(folder)
 
 
 @contextmanager
@@ -72,7 +77,7 @@ def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[N
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
-        HTTPError,
+        HTTPError,  # type: ignore[attr-defined]  # of the HTTP library that this version uses
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )

@@ -1,0 +1,212 @@
+"""InstructPix2Pix as difftrain sees it, in the order of a run. Light: torch is imported when used.
+
+Source: Brooks et al., InstructPix2Pix, arXiv:2211.09800, and diffusers' `StableDiffusionInstructPix2PixPipeline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+import difftrain as dt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+CELL, CHANNELS = 8, 4
+"""Edge in pixels and channels of a latent cell."""
+ATTENTION, FEED_FORWARD = (".to_q", ".to_k", ".to_v", ".to_out.0"), (".net.0.proj", ".net.2")
+"""How the names of linear modules end."""
+FILES = dt.DiffusersFiles(weighted=("unet", "vae", "text_encoder"), others=("tokenizer", "scheduler"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetInput:
+    """What the U-Net takes: [B, 4, h, w] twice, timesteps [B], text [B, T, D]."""
+
+    noisy: Tensor
+    image: Tensor
+    """Latents of the reference as the VAE gives them, not normalised; zeros for none."""
+    timestep: Tensor
+    prompt_embeds: Tensor
+    scaling_factor: float
+    """Normalised latents are this times those that the VAE gives."""
+
+
+class InstructPix2Pix(dt.ModelFamily[UNetInput]):
+    """Stable Diffusion's U-Net with four more input channels, in which the latents of the reference stand."""
+
+    name: ClassVar[str] = "instruct-pix2pix"
+    pixel_multiple: ClassVar[int] = CELL
+    lora_prefix: ClassVar[str] = "unet"
+    usual_timestep_sampler: ClassVar[str] = "uniform"
+
+    pix2pix_lora_target: Literal["attention", "attention+ffs"] = "attention"
+    """Modules that an adapter wraps: the attention of all blocks, or their feed-forward layers too."""
+
+    # before any weight
+    def locate(self, model: str | None, flavour: dt.ModelFlavour[UNetInput]) -> dt.ModelLocation:
+        return FILES.locate(model, flavour, examine)
+
+    def text_identity(self, location: dt.ModelLocation, flavour: dt.ModelFlavour[UNetInput]) -> str:
+        return f"pix2pix-text-1|{FILES.identity(location, 'text_encoder', 'tokenizer')}"
+
+    def image_identity(self, location: dt.ModelLocation) -> str:
+        return f"pix2pix-vae-1|{FILES.identity(location, 'vae')}"
+
+    def latents_bytes(self, location: dt.ModelLocation, size: dt.Size, value_bytes: int) -> int:
+        return 2 * CHANNELS * (size[0] // CELL) * (size[1] // CELL) * value_bytes
+
+    def text_bytes(self, location: dt.ModelLocation, flavour: dt.ModelFlavour[UNetInput], value_bytes: int) -> int:
+        config = FILES.config(location, "text_encoder")
+        return int(config["max_position_embeddings"] * config["hidden_size"]) * value_bytes
+
+    # loading
+    def load_text_encoder(
+        self, location: dt.ModelLocation, flavour: dt.ModelFlavour[UNetInput], device: torch.device, dtype: torch.dtype
+    ) -> dt.TextEncoder:
+        from difftrain_instruct_pix2pix.parts import ClipTextEncoder
+
+        return ClipTextEncoder(FILES.folder(location, "text_encoder", "tokenizer"), device, dtype)
+
+    def load_image_encoder(
+        self, location: dt.ModelLocation, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool
+    ) -> dt.ImageEncoder:
+        from difftrain_instruct_pix2pix.parts import VaeImageEncoder
+
+        return VaeImageEncoder(FILES.folder(location, "vae"), device, dtype, tiling=tiling, slicing=slicing)
+
+    def empty_denoiser(self, location: dt.ModelLocation) -> nn.Module:
+        from accelerate import init_empty_weights
+        from diffusers import UNet2DConditionModel
+
+        with init_empty_weights():
+            unet: nn.Module = UNet2DConditionModel.from_config(FILES.config(location, "unet"))
+        # what the module's input is depends on it, and its config is what travels with it
+        unet.register_to_config(image_scaling_factor=FILES.config(location, "vae")["scaling_factor"])
+        return unet
+
+    def denoiser_weights(self, location: dt.ModelLocation) -> Iterator[tuple[str, Tensor]]:
+        return dt.read_weights(FILES.folder(location, "unet") / "unet")
+
+    def noise_process(self, location: dt.ModelLocation) -> dt.NoiseProcess:
+        from difftrain_instruct_pix2pix.parts import DiscreteNoise
+
+        return DiscreteNoise(FILES.config(location, "scheduler"))
+
+    def adapter_targets(self, denoiser: nn.Module) -> list[str]:
+        ends = ATTENTION + (FEED_FORWARD if self.pix2pix_lora_target == "attention+ffs" else ())
+        return [name for name, _ in denoiser.named_modules() if ".transformer_blocks." in name and name.endswith(ends)]
+
+    def fixed(self) -> dict[str, Any]:
+        return {"pix2pix_lora_target": self.pix2pix_lora_target}
+
+    def keep_unquantized(self) -> tuple[str, ...]:
+        return ("time_embedding.*",)
+
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        """The levels of the U-Net: with its residual layers, which diffusers' own list of blocks leaves out."""
+        return [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]
+
+    def attention_shapes(self, batch: dt.Batch, denoiser: nn.Module) -> Sequence[dt.AttentionShape]:
+        """Of each level over itself and over the text."""
+        shapes, deepest = {}, len(denoiser.down_blocks) - 1
+        for level, part in enumerate((*denoiser.down_blocks, denoiser.mid_block)):
+            height, width = (-(-edge // 2 ** min(level, deepest)) for edge in batch.latents.shape[2:])
+            for name, module in part.named_modules():
+                if name.endswith((".attn1", ".attn2")):
+                    keys = height * width if name.endswith(".attn1") else batch.text["prompt_embeds"].shape[1]
+                    head_dim = module.to_q.out_features // module.heads
+                    shape = len(batch.latents), module.heads, height * width, keys, head_dim
+                    shapes[shape] = dt.AttentionShape(*shape)
+        return list(shapes.values())
+
+    # one step
+    def tokens(self, batch: dt.Batch) -> Mapping[str, int]:
+        return {"target": batch.latents[0, 0].numel(), "text": batch.text["prompt_embeds"].shape[1]}
+
+    def collate_text(self, texts: Sequence[dt.TextEmbeds]) -> dt.TextEmbeds:
+        import torch
+
+        return {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+
+    def build_input(self, noisy: dt.NoisyBatch, batch: dt.Batch, denoiser: nn.Module) -> UNetInput:
+        text = batch.text["prompt_embeds"]
+        target, factor = noisy.noisy.to(text.dtype), denoiser.config.image_scaling_factor
+        empty = target.new_zeros(target.shape)
+        return UNetInput(noisy=target, image=empty, timestep=noisy.timestep, prompt_embeds=text, scaling_factor=factor)
+
+    def predict(self, denoiser: nn.Module, model_input: UNetInput) -> Tensor:
+        import torch
+
+        sample, text = torch.cat([model_input.noisy, model_input.image], dim=1), model_input.prompt_embeds
+        prediction: Tensor = denoiser(sample, model_input.timestep, encoder_hidden_states=text, return_dict=False)[0]
+        return prediction
+
+    # validation
+    def make_sampler(
+        self,
+        location: dt.ModelLocation,
+        flavour: dt.ModelFlavour[UNetInput],
+        denoiser: nn.Module,
+        image_encoder: dt.ImageEncoder,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> dt.Sampler:
+        from difftrain_instruct_pix2pix.parts import PipelineSampler
+
+        scheduler = FILES.folder(location, "scheduler") / "scheduler"
+        return PipelineSampler(flavour, denoiser, image_encoder, scheduler, device, dtype)
+
+
+class Original(dt.ModelFlavour[UNetInput]):
+    """The authors' checkpoint, of Stable Diffusion 1.5; edits one image, which has the size of the result."""
+
+    family: ClassVar[str] = InstructPix2Pix.name
+    name: ClassVar[str] = "original"
+    hub_id: ClassVar[str] = "timbrooks/instruct-pix2pix"
+    weights: ClassVar[Mapping[str, tuple[str, ...]]] = {"pipeline": ("StableDiffusionInstructPix2PixPipeline",)}
+    max_references: ClassVar[int] = 1
+    references_fit_target: ClassVar[bool] = True
+    default_guidance_real: ClassVar[float] = 7.5
+
+    pix2pix_image_guidance: float = Field(1.5, ge=1)
+    """How much a validation image holds to its reference; used where validation_guidance_real is above 1."""
+
+    def extend_input(self, family: Any, model_input: UNetInput, batch: dt.Batch) -> UNetInput:
+        """The reference where the zeros were, without the normalisation: the pipeline does not scale it either."""
+        (reference,) = batch.references
+        return replace(model_input, image=(reference / model_input.scaling_factor).to(model_input.image))
+
+    def pipeline_class(self) -> type:
+        from diffusers import StableDiffusionInstructPix2PixPipeline
+
+        return StableDiffusionInstructPix2PixPipeline
+
+    def pipeline_arguments(self, request: dt.ValidationRequest) -> dict[str, Any]:
+        """The image decides the size of the result; without one, empty latents stand for it as in training."""
+        import torch
+
+        size = request.width, request.height
+        empty = torch.zeros(1, CHANNELS, size[1] // CELL, size[0] // CELL)
+        image = request.references[0].resize(size) if request.references else empty
+        return {"image": image, "image_guidance_scale": self.pix2pix_image_guidance}
+
+
+def examine(where: str, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+    """Refuse U-Nets and schedules that this family cannot train."""
+    takes, wanted = configs["unet"].get("in_channels"), 2 * CHANNELS
+    if takes != wanted:
+        what = "a plain text-to-image U-Net" if takes == CHANNELS else "a U-Net for another task"
+        raise dt.ModelError(
+            f"{where} has {what}: it takes {takes} channels, not {wanted}, so no reference image beside the target\n"
+            "hint: name InstructPix2Pix weights, such as timbrooks/instruct-pix2pix"
+        )
+    kind = configs["scheduler"].get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise dt.ModelError(f"{where}: its scheduler's prediction_type {kind!r} is neither epsilon nor v_prediction")
+    return {}

@@ -1,0 +1,124 @@
+"""Encoders, noise and sampler around diffusers' own classes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+import difftrain as dt
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class ClipTextEncoder(dt.TextEncoder):
+    """CLIP and its tokenizer."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        self.clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device).eval()
+        self.max_tokens = self.tokenizer.model_max_length
+
+    def cut_captions(self, captions: Sequence[str]) -> list[str]:
+        return [text for text in captions if len(self.tokenizer(text, verbose=False).input_ids) > self.max_tokens]
+
+    @torch.no_grad()
+    def encode(
+        self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
+    ) -> list[dt.TextEmbeds]:
+        """For each caption ``prompt_embeds`` [T, D], one by one: equal bits whatever is encoded beside it."""
+        return [{"prompt_embeds": self._encode(caption)} for caption in captions]
+
+    def _encode(self, caption: str) -> Tensor:
+        length = {"padding": "max_length", "max_length": self.max_tokens, "truncation": True}
+        tokens = self.tokenizer(caption, return_tensors="pt", **length).to(self.clip.device)
+        mask = tokens.attention_mask if getattr(self.clip.config, "use_attention_mask", False) else None
+        embeds: Tensor = self.clip(tokens.input_ids, attention_mask=mask)[0][0]
+        return embeds.cpu()
+
+
+class VaeImageEncoder(dt.ImageEncoder):
+    """The VAE; normalised latents are ``scaling_factor`` times its own."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
+        vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+        self.vae = vae.to(device).requires_grad_(False).eval()
+        self.vae.use_tiling, self.vae.use_slicing = tiling, slicing
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, each [B, 4, H/8, W/8]."""
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        mean, std = (self.vae.config.scaling_factor * value.cpu() for value in (posterior.mode(), posterior.std))
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise dt.ModelError(f'latents in {self.vae.dtype} are not finite\nhint: set vae_dtype to "bf16" or "fp32"')
+        return mean, std
+
+    def move(self, device: torch.device) -> None:
+        self.vae.to(device)
+
+
+class DiscreteNoise(dt.NoiseProcess):
+    """``sqrt(a_t) x_0 + sqrt(1 - a_t) n``; the target is n, or the velocity where the checkpoint says v_prediction."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        # the schedule is the same whatever class of scheduler a checkpoint draws with
+        self.scheduler = diffusers.DDPMScheduler.from_config(config)
+
+    def add_noise(self, latents: Tensor, sigma: Tensor, noise: Tensor) -> dt.NoisyBatch:
+        """Each timestep has an equal share of the noise levels, so uniform levels are uniform timesteps."""
+        steps, latents, noise = self.scheduler.config.num_train_timesteps, latents.float(), noise.float()
+        timestep = (sigma.float() * steps).long().clamp(max=steps - 1)
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(latents, noise, timestep) if velocity else noise
+        noisy = self.scheduler.add_noise(latents, noise, timestep)
+        return dt.NoisyBatch(noisy=noisy, sigma=sigma.float(), timestep=timestep, target=target)
+
+
+class PipelineSampler:
+    """Draws validation images with the stock pipeline and the checkpoint's own scheduler, one a call."""
+
+    def __init__(
+        self,
+        flavour: dt.ModelFlavour[Any],
+        denoiser: nn.Module,
+        image_encoder: dt.ImageEncoder,
+        scheduler: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        assert isinstance(image_encoder, VaeImageEncoder)
+        vae = image_encoder.vae
+        self._flavour, self._device, self._dtype = flavour, device, dtype
+        # the pipeline hands the VAE tensors of the text's dtype
+        self._vae = vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype)
+        kind = getattr(diffusers, dt.read_json(scheduler / "scheduler_config.json")["_class_name"])
+        absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+        parts = {"vae": self._vae, "unet": denoiser, "scheduler": kind.from_pretrained(scheduler), **absent}
+        self._pipeline = flavour.pipeline_class()(**parts, requires_safety_checker=False)
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def __call__(self, request: dt.ValidationRequest) -> Image.Image:
+        """The image of one request; noise drawn on the CPU is the same for every device."""
+        home = self._vae.device
+        self._vae.to(self._device)
+        image: Image.Image = self._pipeline(
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_real,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            prompt_embeds=self._batched(request.text),
+            negative_prompt_embeds=self._batched(request.negative_text),
+            **self._flavour.pipeline_arguments(request),
+        ).images[0]
+        self._vae.to(home)
+        return image
+
+    def _batched(self, text: dt.TextEmbeds | None) -> Tensor | None:
+        return None if text is None else text["prompt_embeds"][None].to(self._device, self._dtype)
