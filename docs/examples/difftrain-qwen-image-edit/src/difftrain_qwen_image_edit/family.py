@@ -1,0 +1,183 @@
+"""Qwen-Image-Edit as difftrain sees it, in the order of a run. Light: torch is imported when used.
+
+Source: Qwen-Image technical report, arXiv:2508.02324, and diffusers' `QwenImageEditPipeline`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+import difftrain as dt
+from difftrain_qwen_image_edit.flavours import Edit, Edit2509, QwenInput, image_shape, pack
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+FILES = dt.DiffusersFiles(
+    weighted=("transformer", "vae", "text_encoder"), others=("tokenizer", "processor", "scheduler")
+)
+CELL, CHANNELS, TOKEN = 8, 16, 4
+"""Edge in pixels and channels of a latent cell; cells of a token."""
+ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+TARGETS = {"attention": ATTENTION, "attention+ffs": rf"{ATTENTION}|(img|txt)_mlp\.net\.(0\.proj|2)"}
+
+
+class QwenImageEdit(dt.ModelFamily[QwenInput]):
+    """A transformer over image and text tokens, Qwen2.5-VL as text encoder, a 16-channel VAE of videos."""
+
+    name: ClassVar[str] = "qwen-image-edit"
+    pixel_multiple: ClassVar[int] = 16
+    default_flavour: ClassVar[str | None] = "edit"
+    text_sees_references: ClassVar[bool] = True
+
+    qwen_lora_target: Literal["attention", "attention+ffs"] = "attention"
+    """Modules that an adapter wraps: the attention of all blocks, or their feed-forward layers too."""
+    qwen_schedule_shift: float | None = Field(None, gt=0)
+    """Moves noise levels towards noise: s*sigma / (1 + (s-1)*sigma). null takes what the pipeline draws with, by the
+    target's size: 2.0 at 1024x1024, 1.7 at 512x512; 1 is no shift."""
+
+    # before any weight
+    def locate(self, model: str | None, flavour: dt.ModelFlavour) -> dt.ModelLocation:
+        return FILES.locate(model, flavour, examine)
+
+    def text_identity(self, location: dt.ModelLocation, flavour: dt.ModelFlavour) -> str:
+        files = FILES.identity(location, "text_encoder", "tokenizer", "processor")
+        return f"qwen-text-1|{flavour.settings['picture']}|{files}"
+
+    def image_identity(self, location: dt.ModelLocation) -> str:
+        return f"qwen-vae-1|{FILES.identity(location, 'vae')}"
+
+    def latents_bytes(self, location: dt.ModelLocation, size: dt.Size, value_bytes: int) -> int:
+        return 2 * CHANNELS * (size[0] // CELL) * (size[1] // CELL) * value_bytes
+
+    def text_view(self, size: dt.Size, flavour: dt.ModelFlavour) -> dt.Size:
+        """The area that the pipeline hands its text encoder, on multiples of 32."""
+        area, aspect = flavour.settings.get("view"), size[0] / size[1]
+        return (round((area * aspect) ** 0.5 / 32) * 32, round((area / aspect) ** 0.5 / 32) * 32) if area else size
+
+    # loading
+    def load_text_encoder(
+        self, location: dt.ModelLocation, flavour: dt.ModelFlavour, device: torch.device, dtype: torch.dtype
+    ) -> dt.TextEncoder:
+        from difftrain_qwen_image_edit.parts import QwenTextEncoder
+
+        folder = FILES.folder(location, "text_encoder", "tokenizer", "processor")
+        return QwenTextEncoder(folder, flavour.settings["picture"], device, dtype)
+
+    def load_image_encoder(
+        self, location: dt.ModelLocation, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool
+    ) -> dt.ImageEncoder:
+        from difftrain_qwen_image_edit.parts import QwenImageEncoder
+
+        return QwenImageEncoder(FILES.folder(location, "vae"), device, dtype, tiling=tiling, slicing=slicing)
+
+    def empty_denoiser(self, location: dt.ModelLocation) -> nn.Module:
+        from accelerate import init_empty_weights
+        from diffusers import QwenImageTransformer2DModel
+
+        with init_empty_weights():
+            denoiser: nn.Module = QwenImageTransformer2DModel.from_config(FILES.config(location, "transformer"))
+        return denoiser
+
+    def denoiser_weights(self, location: dt.ModelLocation) -> Iterator[tuple[str, Tensor]]:
+        return dt.read_weights(FILES.folder(location, "transformer") / "transformer")
+
+    def adapter_targets(self, denoiser: nn.Module) -> list[str]:
+        wanted = re.compile(rf"transformer_blocks\.\d+\.({TARGETS[self.qwen_lora_target]})")
+        return [name for name, _ in denoiser.named_modules() if wanted.fullmatch(name)]
+
+    def fixed(self) -> dict[str, Any]:
+        return {"qwen_lora_target": self.qwen_lora_target}
+
+    def keep_unquantized(self) -> tuple[str, ...]:
+        return "img_in", "txt_in", "time_text_embed.*", "norm_out.*", "proj_out"
+
+    def attention_shapes(self, batch: dt.Batch, denoiser: nn.Module) -> Sequence[dt.AttentionShape]:
+        length, config = sum(self.tokens(batch).values()), denoiser.config
+        shape = len(batch.latents), config.num_attention_heads, length, length, config.attention_head_dim
+        return (dt.AttentionShape(*shape, masked="encoder_hidden_states_mask" in batch.text),)
+
+    # one step
+    def sigma_shift(self, latents: Tensor) -> float:
+        tokens = latents[0, 0].numel() // TOKEN
+        # both checkpoints' schedulers: 0.5 at 256 tokens, 0.9 at 8192
+        return self.qwen_schedule_shift or math.exp(0.5 + 0.4 * (tokens - 256) / (8192 - 256))
+
+    def tokens(self, batch: dt.Batch) -> Mapping[str, int]:
+        return {
+            "target": batch.latents[0, 0].numel() // TOKEN,
+            "references": sum(reference[0, 0].numel() // TOKEN for reference in batch.references),
+            "text": batch.text["encoder_hidden_states"].shape[1],
+        }
+
+    def collate_text(self, texts: Sequence[dt.TextEmbeds]) -> dt.TextEmbeds:
+        """Padded to the longest, with a mask where one is shorter."""
+        import torch
+
+        embeds = [text["prompt_embeds"] for text in texts]
+        lengths = torch.tensor([len(each) for each in embeds])
+        batched = {"encoder_hidden_states": torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True)}
+        if lengths.min() < lengths.max():
+            batched["encoder_hidden_states_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
+        return batched
+
+    def build_input(self, noisy: dt.NoisyBatch, batch: dt.Batch, denoiser: nn.Module) -> QwenInput:
+        tokens = pack(noisy.noisy).to(batch.text["encoder_hidden_states"].dtype)
+        shapes = [[image_shape(noisy.noisy)]] * len(tokens)
+        return {"hidden_states": tokens, "timestep": noisy.timestep, "img_shapes": shapes, **batch.text}
+
+    def predict(self, denoiser: nn.Module, model_input: QwenInput) -> Tensor:
+        """Of the sequence [B, N, 64] the target's part, as latents [B, 16, 1, h, w]."""
+        _, rows, columns = model_input["img_shapes"][0][0]
+        sequence: Tensor = denoiser(**model_input, return_dict=False)[0]
+        tokens = sequence[:, : rows * columns].unflatten(1, (rows, columns)).unflatten(3, (CHANNELS, 2, 2))
+        return tokens.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3).unsqueeze(2)
+
+    # validation
+    def make_sampler(
+        self,
+        location: dt.ModelLocation,
+        flavour: dt.ModelFlavour,
+        denoiser: nn.Module,
+        image_encoder: dt.ImageEncoder,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> dt.Sampler:
+        import copy
+        from functools import partial
+
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        from difftrain_qwen_image_edit.parts import QwenImageEncoder, draw
+
+        assert isinstance(image_encoder, QwenImageEncoder)
+        # the pipelines hand the VAE tensors of the text's dtype
+        vae = image_encoder.vae if image_encoder.vae.dtype == dtype else copy.deepcopy(image_encoder.vae).to(dtype)
+        folder = FILES.folder(location, "scheduler")
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+        parts = {"transformer": denoiser, "scheduler": scheduler}
+        return partial(draw, flavour=flavour, vae=vae, parts=parts, device=device)
+
+
+def examine(where: str, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+    """Refuse transformers that this family cannot train; say what tells checkpoints of one pipeline apart."""
+    config = configs["transformer"]
+    if (kind := config.get("_class_name")) != "QwenImageTransformer2DModel":
+        raise dt.ModelError(f"{where}: the transformer is a {kind}, not a QwenImageTransformer2DModel")
+    return {"zero_cond_t": str(config.get("zero_cond_t", False)).lower()}
+
+
+@dt.hookimpl
+def difftrain_model_families() -> Iterable[type[dt.ModelFamily]]:
+    return (QwenImageEdit,)
+
+
+@dt.hookimpl
+def difftrain_model_flavours() -> Iterable[type[dt.ModelFlavour]]:
+    return Edit, Edit2509
