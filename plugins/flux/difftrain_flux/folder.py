@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from difftrain import ModelError
 from difftrain_flux.identify import (
@@ -90,7 +91,7 @@ def fingerprint(folder: Path, components: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """One of a model's small config files.
 
     Raises:

@@ -50,7 +50,7 @@ def fetch(location: ModelLocation, components: tuple[str, ...]) -> Path:
 @contextmanager
 def _explained(hub_id: str, licence_url: str | None) -> Iterator[None]:
     """Turns every refusal of the hub into one message that says what to do."""
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of whichever httpx it uses
         GatedRepoError,
         HFValidationError,
         HTTPError,
