@@ -48,7 +48,7 @@ class Endurance(Loss):
     step: ClassVar[int] = 0
 
     def compute(self, prediction: torch.Tensor, noisy: NoisyBatch) -> torch.Tensor:
-        loss = (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+        loss = (prediction.float() - noisy.target).square().flatten(1).mean(1)
         is_step = torch.is_grad_enabled()  # weights are also tried, and losses measured
         return loss * float("nan") if is_step and self.step + 1 == int(ACCIDENTS.get("nan", 0)) else loss
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
 
@@ -155,7 +156,7 @@ class Batch:
     keys: tuple[str, ...] = ()
     """``dataset_id/key`` of each sample, for messages and metrics."""
 
-    def to(self, device: Any, dtype: Any) -> Batch:
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
 
         def move(tensor: Tensor) -> Tensor:
@@ -172,18 +173,17 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyBatch:
-    """Latents on their way to noise: ``noisy = (1 - sigma) * latents + sigma * noise``."""
+    """Noisy latents of a batch and what is to be predicted from them, as the family's noise process makes them."""
 
     noisy: Tensor
-    """[B, C, h, w], float32."""
+    """[B, C, h, w] or of whatever rank the latents have, float32."""
     sigma: Tensor
-    """[B], 0 is clean, 1 is noise."""
-    velocity: Tensor
-    """What the model should predict, ``noise - latents``, [B, C, h, w], float32."""
-
-
-class ModelInput(Protocol):
-    """What :meth:`ModelFamily.build_input` makes and :meth:`ModelFamily.predict` takes; opaque to the core."""
+    """[B], noise level after the shift, float32; 0 is clean, 1 is noise."""
+    timestep: Tensor
+    """[B], what the model is told of the noise level: sigma itself for flow matching, whole steps for processes that
+    count them."""
+    target: Tensor
+    """What the model should predict, shaped as ``noisy``, float32: the velocity for flow matching."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from difftrain import Batch, ConditioningGenerator, NoisyBatch
+from difftrain import Batch, ConditioningGenerator, FlowMatching, NoisyBatch
 from difftrain.testing import TinyEditFlavour, TinyFamily, TinyFlavour, check_family, check_generator, make_dataset
 
 
@@ -92,6 +92,16 @@ class WrongTargets(TinyFamily):
         return ["enter", "exit"]
 
 
+class DeafProcess(FlowMatching):
+    def add_noise(self, latents, sigma, noise):
+        return super().add_noise(latents, torch.full_like(sigma, 0.5), noise)
+
+
+class DeafToNoise(TinyFamily):
+    def noise_process(self, location):
+        return DeafProcess()
+
+
 class BlindFlavour(TinyEditFlavour):
     def extend_input(self, family, model_input, batch):
         return model_input
@@ -103,6 +113,7 @@ class BlindFlavour(TinyEditFlavour):
         (WholeSequence(), TinyFlavour(), "prediction is"),
         (Thawed(), TinyFlavour(), "must come frozen"),
         (WrongTargets(), TinyFlavour(), "'exit' is not the name"),
+        (DeafToNoise(), TinyFlavour(), "two noise levels give equal latents"),
         (TinyFamily(), BlindFlavour(), "references do not change"),
     ],
 )
@@ -119,12 +130,13 @@ def test_tiny_family_can_learn():
     latents, noise = torch.randn(2, 4, 3, 8, 8, generator=generator)
     texts = family.load_text_encoder(location, flavour, torch.device("cpu"), torch.float32).encode(["a", "b", "c", ""])
     batch = Batch(latents=latents, references=[latents[..., ::2, ::2]], text=family.collate_text(texts))
-    noisy = NoisyBatch(noisy=(latents + noise) / 2, sigma=torch.full((4,), 0.5), velocity=noise - latents)
+    level = torch.full((4,), 0.5)
+    noisy = NoisyBatch(noisy=(latents + noise) / 2, sigma=level, timestep=level, target=noise - latents)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
         model_input = flavour.extend_input(family, family.build_input(noisy, batch, denoiser), batch)
-        loss = (family.predict(denoiser, model_input) - noisy.velocity).square().mean()
+        loss = (family.predict(denoiser, model_input) - noisy.target).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -101,7 +101,8 @@ def our_input(family, flavour, denoiser, call, text, references=()) -> FluxInput
     """Our input for the latents and the noise level of a stock call."""
     cells = SIZE // 8
     latents = unpack(call.arguments["hidden_states"][:, : cells * cells // 4], cells, cells)
-    noisy = NoisyBatch(noisy=latents, sigma=call.arguments["timestep"].float(), velocity=torch.zeros_like(latents))
+    sigma = call.arguments["timestep"].float()
+    noisy = NoisyBatch(noisy=latents, sigma=sigma, timestep=sigma, target=torch.zeros_like(latents))
     batch = Batch(latents=latents, references=list(references), text=family.collate_text([text]))
     model_input = family.build_input(noisy, batch, denoiser)
     return flavour.extend_input(family, model_input, batch) if batch.references else model_input
@@ -190,7 +191,8 @@ def random_batch(family, texts, references: int = 1, sigmas=(0.3, 0.8)):
     """Two samples with references of another size than the target."""
     generator = torch.Generator().manual_seed(11)
     latents = torch.randn(2, 16, 8, 8, generator=generator)
-    noisy = NoisyBatch(noisy=latents, sigma=torch.tensor(sigmas), velocity=torch.zeros_like(latents))
+    levels = torch.tensor(sigmas)
+    noisy = NoisyBatch(noisy=latents, sigma=levels, timestep=levels, target=torch.zeros_like(latents))
     pictures = [torch.randn(2, 16, 8, 4 + 2 * slot, generator=generator) for slot in range(references)]
     return noisy, Batch(latents=latents, references=pictures, text=family.collate_text(texts))
 
@@ -198,7 +200,12 @@ def random_batch(family, texts, references: int = 1, sigmas=(0.3, 0.8)):
 def one_of(noisy: NoisyBatch, batch: Batch, index: int):
     part = slice(index, index + 1)
     return (
-        NoisyBatch(noisy=noisy.noisy[part], sigma=noisy.sigma[part], velocity=noisy.velocity[part]),
+        NoisyBatch(
+            noisy=noisy.noisy[part],
+            sigma=noisy.sigma[part],
+            timestep=noisy.timestep[part],
+            target=noisy.target[part],
+        ),
         Batch(
             latents=batch.latents[part],
             references=[reference[part] for reference in batch.references],

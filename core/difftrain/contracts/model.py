@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
+
+from typing_extensions import TypeVar
 
 from difftrain.config.known_keys import KnownKeys
 from difftrain.config.options import Options
+from difftrain.contracts.noise import FlowMatching, NoiseProcess
 from difftrain.errors import ModelError
 from difftrain.types import (
     Batch,
-    ModelInput,
     ModelLocation,
     NoisyBatch,
     Sample,
@@ -25,6 +27,18 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor, nn
+
+
+Input = TypeVar("Input", default=Any)
+"""What a family's ``build_input()`` makes, its flavours extend and its ``predict()`` takes; opaque to the core."""
+
+
+class _OfInput(Options, Generic[Input]):
+    """Options that are typed by a family's input. ``ModelFamily["MyInput"]`` is for type checkers: it is the class
+    itself, so that the input's class, and torch with it, need not be imported where a family is defined."""
+
+    def __class_getitem__(cls, _input: object) -> type[Self]:
+        return cls
 
 
 class TextEncoder(ABC):
@@ -71,8 +85,11 @@ class ImageEncoder(ABC):
         """Move the weights, to free memory while they are not needed."""
 
 
-class ModelFlavour(Options, ABC):
+class ModelFlavour(_OfInput[Input], ABC):
     """One checkpoint of a family and what it can do: ``model_flavour: NAME``. Fields are run options.
+
+    ``ModelFlavour["MyInput"]`` names what :meth:`extend_input` takes: the input of its family, or a protocol with what
+    the flavour needs of it.
 
     A flavour that takes reference images overrides :meth:`extend_input`, :meth:`pipeline_class` and
     :meth:`pipeline_arguments`. It need not import its family: it is handed the family object.
@@ -90,6 +107,8 @@ class ModelFlavour(Options, ABC):
     """How many references the stock pipeline takes, for validation pictures; None takes all."""
     default_guidance: ClassVar[float] = 3.5
     """Guidance of validation pictures when the config gives none."""
+    default_guidance_real: ClassVar[float] = 1.0
+    """True classifier-free guidance of validation pictures when the config gives none; 1 is off."""
     preferred_sizes: ClassVar[tuple[Size, ...]] = ()
     """Sizes that the pipeline puts references on; empty when any size will do."""
     max_pixels: ClassVar[int | None] = None
@@ -101,7 +120,7 @@ class ModelFlavour(Options, ABC):
     settings: ClassVar[Mapping[str, Any]] = {}
     """Facts that only the family reads, such as the number of text tokens."""
 
-    def extend_input(self, family: ModelFamily, model_input: ModelInput, batch: Batch) -> ModelInput:
+    def extend_input(self, family: ModelFamily, model_input: Input, batch: Batch) -> Input:
         """Adds the references of a batch to the model's input; the core calls it only when there are some."""
         raise ModelError(f"flavour {self.name!r} of {self.family!r} takes no reference images")
 
@@ -114,11 +133,13 @@ class ModelFlavour(Options, ABC):
         return {}
 
 
-class ModelFamily(Options, ABC):
+class ModelFamily(_OfInput[Input], ABC):
     """An architecture: how its parts are loaded and what its forward takes. Fields are run options.
 
-    Shapes below are those of picture models, [B, C, h, w]. The core only stacks latents along B, adds noise and takes
-    means, so a family may use any rank and channel count; packing into tokens is its own affair.
+    ``ModelFamily["MyInput"]`` names what :meth:`build_input` makes and :meth:`predict` takes.
+
+    Shapes below are those of picture models, [B, C, h, w]. The core only stacks latents along B and takes means, so a
+    family may use any rank and channel count; packing into tokens is its own affair.
 
     The object holds options only; loaded modules are passed in. The methods are in the order of a run.
     """
@@ -133,6 +154,8 @@ class ModelFamily(Options, ABC):
     """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
     known_keys: ClassVar[KnownKeys] = KnownKeys()
     """Keys of the run file that users of this architecture carry from other programs, and no option has."""
+    usual_timestep_sampler: ClassVar[str] = "sigmoid"
+    """Distribution of noise levels when the config names none."""
     lora_prefix: ClassVar[str] = "transformer"
     """What adapter keys start with in files that other programs load."""
 
@@ -203,9 +226,17 @@ class ModelFamily(Options, ABC):
         return ()
 
     # one step
-    @abstractmethod
+    def noise_process(self, location: ModelLocation) -> NoiseProcess:
+        """How latents become noisy and what is predicted then; made once, before the first step.
+
+        Args:
+            location: For processes whose noise levels a file of the model lists.
+        """
+        return FlowMatching()
+
     def sigma_shift(self, latents: Tensor) -> float:
         """Factor s of ``s*sigma / (1 + (s - 1)*sigma)`` for target latents of this shape; 1 is no shift."""
+        return 1.0
 
     def batch_key(self, sample: Sample) -> Hashable:
         """Samples share a batch only if this is equal, beside the sizes of target and references."""
@@ -220,11 +251,11 @@ class ModelFamily(Options, ABC):
         """One batch of several samples' embeddings."""
 
     @abstractmethod
-    def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> ModelInput:
+    def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> Input:
         """What :meth:`predict` takes, of the target and the text alone; the flavour adds references."""
 
     @abstractmethod
-    def predict(self, denoiser: nn.Module, model_input: ModelInput) -> Tensor:
+    def predict(self, denoiser: nn.Module, model_input: Input) -> Tensor:
         """The prediction for the target only, [B, C, h, w]."""
 
     # validation

@@ -96,7 +96,7 @@ class TimestepSampler(Options, ABC):
 
 
 class Loss(Options, ABC):
-    """Compares prediction and velocity. Fields are run options."""
+    """Compares the prediction with its target. Fields are run options."""
 
     name: ClassVar[str]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour
+from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess
 from difftrain.testing.dataset import draw_picture
-from difftrain.types import Batch, ModelInput, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
+from difftrain.types import Batch, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,19 +46,20 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     assert said == 0 or said >= found, f"text_bytes() says {said}, but an entry has {found}"
     denoiser = family.load_denoiser(place, torch.float32)
     _check_denoiser(family, denoiser)
-    _check_forward(family, flavour, denoiser, latents, texts)
+    noisy = _check_noise(family.noise_process(place), latents)
+    _check_forward(family, flavour, denoiser, latents, noisy, texts)
 
     sampler = family.make_sampler(place, flavour, denoiser, image_encoder, cpu, torch.float32)
     size = (4 * family.pixel_multiple, 6 * family.pixel_multiple)
     request = ValidationRequest(
         text=texts[0],
-        negative_text=None,
+        negative_text=texts[1] if flavour.default_guidance_real > 1 else None,
         references=(draw_picture(size, seed=1),) if flavour.max_references else (),
         width=size[0],
         height=size[1],
         steps=2,
         guidance=flavour.default_guidance,
-        guidance_real=1.0,
+        guidance_real=flavour.default_guidance_real,
         seed=1,
     )
     picture = sampler(request)
@@ -113,31 +114,54 @@ def _check_denoiser(family: ModelFamily, denoiser: nn.Module) -> None:
         assert isinstance(modules.get(name), nn.Linear), f"adapter target {name!r} is not the name of a linear module"
 
 
+def _check_noise(process: NoiseProcess, latents: Tensor) -> NoisyBatch:
+    """Noisy latents of two noise levels, checked."""
+    import torch
+
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
+    noisy = process.add_noise(latents, torch.tensor([0.5, 0.75]), noise)
+    for name, tensor, shape in (
+        ("noisy latents", noisy.noisy, latents.shape),
+        ("the target", noisy.target, latents.shape),
+        ("noise levels", noisy.sigma, latents.shape[:1]),
+        ("timesteps", noisy.timestep, latents.shape[:1]),
+    ):
+        assert tensor.shape == shape, f"noise process: {name} have shape {tuple(tensor.shape)}, not {tuple(shape)}"
+        assert bool(tensor.isfinite().all()), f"noise process: {name} are not finite"
+    assert noisy.noisy.dtype == noisy.target.dtype == torch.float32, "noise process: latents must stay in float32"
+    less = process.add_noise(latents, torch.tensor([0.25, 0.75]), noise)
+    assert not torch.equal(less.noisy[0], noisy.noisy[0]), "noise process: two noise levels give equal latents"
+    return noisy
+
+
 def _check_forward(
-    family: ModelFamily, flavour: ModelFlavour, denoiser: nn.Module, latents: Tensor, texts: Sequence[TextEmbeds]
+    family: ModelFamily,
+    flavour: ModelFlavour,
+    denoiser: nn.Module,
+    latents: Tensor,
+    noisy: NoisyBatch,
+    texts: Sequence[TextEmbeds],
 ) -> None:
     import torch
 
     assert family.sigma_shift(latents) > 0, "the shift of noise levels must be above 0"
     text = family.collate_text(texts)
-    plain = _predict(family, flavour, denoiser, Batch(latents=latents, references=[], text=text))
+    plain = _predict(family, flavour, denoiser, noisy, Batch(latents=latents, references=[], text=text))
     if not flavour.max_references:
         return
     cells = latents.shape[-1] // 2
     references = [latents.flip(0), latents[..., :cells].flip(0)][: flavour.max_references]
-    seeing = _predict(family, flavour, denoiser, Batch(latents=latents, references=references, text=text))
+    seeing = _predict(family, flavour, denoiser, noisy, Batch(latents=latents, references=references, text=text))
     assert not torch.equal(seeing, plain), "references do not change the prediction"
 
 
-def _predict(family: ModelFamily, flavour: ModelFlavour, denoiser: nn.Module, batch: Batch) -> Tensor:
+def _predict(
+    family: ModelFamily, flavour: ModelFlavour, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch
+) -> Tensor:
     """Prediction of the target, checked."""
     import torch
 
-    noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(2))
-    noisy = NoisyBatch(
-        noisy=(noise + batch.latents) / 2, sigma=torch.full((len(noise),), 0.5), velocity=noise - batch.latents
-    )
-    model_input: ModelInput = family.build_input(noisy, batch, denoiser)
+    model_input = family.build_input(noisy, batch, denoiser)
     if batch.references:
         model_input = flavour.extend_input(family, model_input, batch)
     with torch.no_grad():

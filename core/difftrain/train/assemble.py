@@ -122,6 +122,7 @@ def _load_trainee(
         accelerator=accelerator,
         denoiser=denoiser,
         bare_denoiser=bare,
+        noise_process=plan.family.noise_process(location),
         optimizer=optimizer,
         built_with=settings_of(optimizer),
         total_steps=0,

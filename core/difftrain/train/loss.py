@@ -1,4 +1,4 @@
-"""Losses on the predicted velocity."""
+"""Losses: how far a prediction is from its target."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class MeanSquaredError(Loss):
     name: ClassVar[str] = "mse"
 
     def compute(self, prediction: Tensor, noisy: NoisyBatch) -> Tensor:
-        return (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+        return (prediction.float() - noisy.target).square().flatten(1).mean(1)

@@ -134,18 +134,20 @@ class Validator:
     def _request(
         self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee, seed_number: int
     ) -> ValidationRequest:
-        config = run.plan.config
-        guidance = config.validation_guidance
+        config, flavour = run.plan.config, run.plan.flavour
+        guidance, real = config.validation_guidance, config.validation_guidance_real
+        guidance = flavour.default_guidance if guidance is None else guidance
+        real = flavour.default_guidance_real if real is None else real
         negative = TextItem(caption=config.validation_negative_prompt, references=scene.references)
         return ValidationRequest(
             text=self.reader.text(scene.text),
-            negative_text=self.reader.text(negative) if config.validation_guidance_real > 1 else None,
+            negative_text=self.reader.text(negative) if real > 1 else None,
             references=references,
             width=scene.size[0],
             height=scene.size[1],
             steps=config.validation_num_inference_steps,
-            guidance=run.plan.flavour.default_guidance if guidance is None else guidance,
-            guidance_real=config.validation_guidance_real,
+            guidance=guidance,
+            guidance_real=real,
             seed=(config.validation_seed + seed_number - 1) % SEED_LIMIT,
         )
 

@@ -54,7 +54,7 @@ def auto_shift(tokens: int) -> float:
     return math.exp(0.5 + slope * (tokens - 256))
 
 
-class FluxFamily(ModelFamily):
+class FluxFamily(ModelFamily["FluxInput"]):
     """FLUX.1: a transformer over image and text tokens, CLIP and T5 text encoders, a 16-channel VAE."""
 
     name: ClassVar[str] = "flux"
@@ -135,7 +135,8 @@ class FluxFamily(ModelFamily):
             transformer = FluxTransformer2DModel.from_pretrained(
                 folder, subfolder="transformer", torch_dtype=dtype, low_cpu_mem_usage=True
             )
-        return transformer.requires_grad_(False).eval()
+        frozen: nn.Module = transformer.requires_grad_(False).eval()
+        return frozen
 
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         from difftrain_flux.forward import unwrap
@@ -186,24 +187,6 @@ class FluxFamily(ModelFamily):
             return torch.full_like(sigma, self.flux_guidance_value)
         span = self.flux_guidance_max - self.flux_guidance_min
         return (self.flux_guidance_min + span * torch.rand(sigma.shape)).to(sigma)
-
-    # for flavours that add pictures to the input
-    def pack(self, latents: Tensor) -> Tensor:
-        """Tokens [B, h/2 * w/2, 4C] of latents [B, C, h, w]."""
-        from difftrain_flux.packing import pack
-
-        return pack(latents)
-
-    def position_ids(
-        self, rows: int, cols: int, *, index: int, top: int, left: int, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Positions [rows * cols, 3] of a picture's tokens: its index, rows from ``top``, columns from ``left``.
-
-        All in tokens (2x2 latent cells).
-        """
-        from difftrain_flux.packing import position_ids
-
-        return position_ids(rows, cols, index=index, top=top, left=left, device=device)
 
     # validation
     def make_sampler(
