@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels of an upright source image; need not be whole."""
+
 TextEmbeds = Mapping[str, "Tensor"]
 """What a family's text encoders give for one caption; only the family knows the names and shapes."""
 

@@ -110,7 +110,7 @@ class BatchReader:
         except AbsentEntry:
             with self._remake.in_use:
                 self._remade = True
-                embeds = embed_texts([item], self._remake.text_encoder())[0]
+                embeds = embed_texts([item], self._caches, self._remake.text_encoder())[0]
             cache.write(key, embeds)
             return cache.read(key)
 
