@@ -157,6 +157,9 @@ class Batch:
     """Batched by the family."""
     keys: tuple[str, ...] = ()
     """``dataset_id/key`` of each sample, for messages and metrics."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the family and the loss asked for of each sample, by name, [B, ...] each; floating point ones are float32.
+    """
 
     def to(self, device: Any, dtype: Any) -> Batch:
         """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
@@ -170,6 +173,7 @@ class Batch:
             references=[move(reference) for reference in self.references],
             text={name: move(tensor) for name, tensor in self.text.items()},
             keys=self.keys,
+            extras={name: tensor.to(device=device, non_blocking=True) for name, tensor in self.extras.items()},
         )
 
 

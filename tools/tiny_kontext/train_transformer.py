@@ -33,6 +33,7 @@ from training import Average, Budget, build_optimizers, learning_rate, prepare_d
 
 from difftrain.train.loss import MeanSquaredError
 from difftrain.train.noise import SigmoidSampler, UniformSampler, add_noise, shift_sigma
+from difftrain.types import Batch
 
 SIZES = (
     ((128, 128), 9),
@@ -115,7 +116,7 @@ def loss_of_batch(student: nn.Module, teacher: Teacher, accelerator: Accelerator
     noisy = add_noise(clean, sigma, torch.randn_like(clean))
     with accelerator.autocast():
         velocity = student(noisy, references, clip_ids, t5_ids)
-    return MeanSquaredError().compute(velocity, noisy).mean(), is_edit
+    return MeanSquaredError().compute(velocity, noisy, Batch(latents=clean, references=[], text={})).mean(), is_edit
 
 
 def build_teacher(arguments: argparse.Namespace, accelerator: Accelerator, first: int) -> Teacher:

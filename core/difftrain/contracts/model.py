@@ -132,6 +132,8 @@ class ModelFamily(Options, ABC):
     The text encoder is handed them as :meth:`text_view` says."""
     default_flavour: ClassVar[str | None] = None
     """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
+    dataset_options: ClassVar[type[Options] | None] = None
+    """Its fields become keys of edit sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
     known_keys: ClassVar[KnownKeys] = KnownKeys()
     """Keys of the run file that users of this architecture carry from other programs, and no option has."""
     lora_prefix: ClassVar[str] = "transformer"
@@ -222,6 +224,10 @@ class ModelFamily(Options, ABC):
     def batch_key(self, sample: Sample) -> Hashable:
         """Samples share a batch only if this is equal, beside the sizes of target and references."""
         return ()
+
+    def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
+        """What the model's input needs of one sample beside latents and text; see :meth:`Loss.extras`."""
+        return {}
 
     def tokens(self, batch: Batch) -> Mapping[str, int]:
         """Sequence length of one sample by group (target, references, text): for speed and estimates."""

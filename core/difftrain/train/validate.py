@@ -120,6 +120,7 @@ class Validator:
         samples = [
             (visit.caption, *map(image_identity, (visit.sample.target, *visit.references))) for visit in self.fixed
         ]
+        asked += [extras for visit in self.fixed if (extras := self.reader.extras_identity(visit))]
         return _digest(samples, asked, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
 
     def pictures_identity(self, run: Trainee) -> str:
