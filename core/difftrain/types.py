@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels of an upright source image; need not be whole."""
+
 TextEmbeds = Mapping[str, "Tensor"]
 """What a family's text encoders give for one caption; only the family knows the names and shapes."""
 
@@ -155,6 +158,9 @@ class Batch:
     """Batched by the family."""
     keys: tuple[str, ...] = ()
     """``dataset_id/key`` of each sample, for messages and metrics."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the family and the loss asked for of each sample, by name, [B, ...] each; floating point ones are float32.
+    """
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
@@ -168,6 +174,7 @@ class Batch:
             references=[move(reference) for reference in self.references],
             text={name: move(tensor) for name, tensor in self.text.items()},
             keys=self.keys,
+            extras={name: tensor.to(device=device, non_blocking=True) for name, tensor in self.extras.items()},
         )
 
 

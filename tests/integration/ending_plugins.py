@@ -14,7 +14,7 @@ class Disturbed(Loss):
     name: ClassVar[str] = "disturbed"
     calls: ClassVar[int] = 0
 
-    def compute(self, prediction, noisy):
+    def compute(self, prediction, noisy, batch):
         loss = (prediction.float() - noisy.target).square().flatten(1).mean(1)
         if torch.is_grad_enabled():  # not when weights are only tried
             type(self).calls += 1

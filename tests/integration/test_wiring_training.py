@@ -263,7 +263,7 @@ class Tenfold(Loss):
 
     name: ClassVar[str] = "tenfold"
 
-    def compute(self, prediction, noisy):
+    def compute(self, prediction, noisy, batch):
         return 10 * (prediction.float() - noisy.target).square().flatten(1).mean(1)
 
 

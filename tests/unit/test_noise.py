@@ -61,4 +61,4 @@ def test_beta_sampler_has_the_mean_of_its_distribution():
 def test_mse_is_a_mean_for_each_sample():
     noisy = FlowMatching().add_noise(torch.zeros(2, 1, 2, 2), torch.tensor([0.5, 0.5]), torch.zeros(2, 1, 2, 2))
     prediction = torch.stack([torch.full((1, 2, 2), 2.0), torch.zeros(1, 2, 2)])
-    assert MeanSquaredError().compute(prediction, noisy).tolist() == [4.0, 0.0]
+    assert MeanSquaredError().compute(prediction, noisy, None).tolist() == [4.0, 0.0]

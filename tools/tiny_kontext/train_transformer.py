@@ -34,6 +34,7 @@ from training import Average, Budget, build_optimizers, learning_rate, prepare_d
 from difftrain import FlowMatching
 from difftrain.train.loss import MeanSquaredError
 from difftrain.train.noise import SigmoidSampler, UniformSampler, shift_sigma
+from difftrain.types import Batch
 
 SIZES = (
     ((128, 128), 9),
@@ -116,7 +117,7 @@ def loss_of_batch(student: nn.Module, teacher: Teacher, accelerator: Accelerator
     noisy = FlowMatching().add_noise(clean, sigma, torch.randn_like(clean))
     with accelerator.autocast():
         velocity = student(noisy, references, clip_ids, t5_ids)
-    return MeanSquaredError().compute(velocity, noisy).mean(), is_edit
+    return MeanSquaredError().compute(velocity, noisy, Batch(latents=clean, references=[], text={})).mean(), is_edit
 
 
 def build_teacher(arguments: argparse.Namespace, accelerator: Accelerator, first: int) -> Teacher:

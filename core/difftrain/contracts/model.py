@@ -59,8 +59,9 @@ class TextEncoder(ABC):
 
         Args:
             captions: Any texts, the empty one included.
-            references: The reference pictures of each caption, for families whose text depends on pixels
-                (:attr:`ModelFamily.text_sees_references`); None otherwise.
+            references: The reference images of each caption, in the size of :meth:`ModelFamily.text_view`, for families
+                whose text depends on pixels (:attr:`ModelFamily.text_sees_references`). All captions of one call have
+                as many, and at least one each; None for captions without references, and for all other families.
         """
 
 
@@ -149,9 +150,11 @@ class ModelFamily(_OfInput[Input], ABC):
     """Edges of encoded pictures are multiples of this, in pixels."""
     text_sees_references: ClassVar[bool] = False
     """True when the text embeddings depend on the reference's pixels; they are then part of its cache key.
-    The text encoder is handed the pictures that the VAE sees, and makes its own view of them."""
+    The text encoder is handed them as :meth:`text_view` says."""
     default_flavour: ClassVar[str | None] = None
     """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
+    dataset_options: ClassVar[type[Options] | None] = None
+    """Its fields become keys of edit sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
     known_keys: ClassVar[KnownKeys] = KnownKeys()
     """Keys of the run file that users of this architecture carry from other programs, and no option has."""
     usual_timestep_sampler: ClassVar[str] = "sigmoid"
@@ -193,6 +196,17 @@ class ModelFamily(_OfInput[Input], ABC):
     def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
         """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say."""
         return 0
+
+    def text_view(self, size: Size) -> Size:
+        """The size in which the text encoder is handed a reference; used with :attr:`text_sees_references`.
+
+        It shows the same part of the reference as the encoded image, resized once from the source image. Whatever
+        changes the answer for one size is found by the cache key; no other identity is needed for it.
+
+        Args:
+            size: Of the encoded reference.
+        """
+        return size
 
     # loading, in this order; each part is let go before the next
     @abstractmethod
@@ -241,6 +255,10 @@ class ModelFamily(_OfInput[Input], ABC):
     def batch_key(self, sample: Sample) -> Hashable:
         """Samples share a batch only if this is equal, beside the sizes of target and references."""
         return ()
+
+    def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
+        """What the model's input needs of one sample beside latents and text; see :meth:`Loss.extras`."""
+        return {}
 
     def tokens(self, batch: Batch) -> Mapping[str, int]:
         """Sequence length of one sample by group (target, references, text): for speed and estimates."""

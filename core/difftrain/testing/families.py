@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess
+from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess, TextEncoder
 from difftrain.testing.dataset import draw_picture
 from difftrain.types import Batch, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
 
@@ -36,7 +36,10 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     assert family.image_identity(place), "latents have no identity"
     assert family.text_identity(place, flavour), "text embeddings have no identity"
 
-    texts = _check_text(family.load_text_encoder(place, flavour, cpu, torch.float32).encode(CAPTIONS))
+    text_encoder = family.load_text_encoder(place, flavour, cpu, torch.float32)
+    texts = _check_text(text_encoder.encode(CAPTIONS))
+    if family.text_sees_references:
+        _check_seen_references(family, text_encoder)
     image_encoder = family.load_image_encoder(place, cpu, torch.float32, tiling=False, slicing=False)
     edge = 4 * family.pixel_multiple
     latents = _check_latents(image_encoder, edge)
@@ -68,19 +71,28 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
 
 
 def _check_text(texts: list[TextEmbeds]) -> list[TextEmbeds]:
-    import torch
-
     assert len(texts) == len(CAPTIONS), f"{len(CAPTIONS)} captions give {len(texts)} embeddings"
     for text in texts:
         assert text.keys() == texts[0].keys(), "captions have embeddings of different names"
         assert all(tensor.device.type == "cpu" for tensor in text.values()), "text embeddings are not on the CPU"
         assert all(tensor.isfinite().all() for tensor in text.values()), "text embeddings are not finite"
-    first, second = texts
-    differs = any(
-        first[name].shape != second[name].shape or not torch.equal(first[name], second[name]) for name in first
-    )
-    assert differs, "two captions have equal embeddings"
+    assert _differ(*texts), "two captions have equal embeddings"
     return texts
+
+
+def _differ(first: TextEmbeds, second: TextEmbeds) -> bool:
+    import torch
+
+    return any(first[name].shape != second[name].shape or not torch.equal(first[name], second[name]) for name in first)
+
+
+def _check_seen_references(family: ModelFamily, encoder: TextEncoder) -> None:
+    """Text embeddings depend on the references, handed over in the family's own view."""
+    edge = 4 * family.pixel_multiple
+    view = family.text_view((2 * edge, edge))
+    assert all(isinstance(side, int) and side > 0 for side in view), f"text_view() gives {view}, which is no size"
+    first, second = encoder.encode([CAPTIONS[0]] * 2, [[draw_picture(view, seed=seed)] for seed in (1, 2)])
+    assert _differ(first, second), "text_sees_references is true, but references do not change the text embeddings"
 
 
 def _check_latents(image_encoder: ImageEncoder, edge: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from difftrain.data.encode import encode_images, encode_texts
 from difftrain.data.epoch import EpochRules, draw_visit
+from difftrain.data.extras import SampleExtras
 from difftrain.data.loader import BatchReader, Remake
 from difftrain.data.stream import BatchStream
 from difftrain.model.attention import choose_attention
@@ -58,6 +59,8 @@ def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, report
     config = plan.config
     checkpoint, state = ready.resumed or (None, None)
     encoders = Encoders(plan, ready.location, accelerator.device)
+    extras = SampleExtras(plan.data, plan.family, plan.loss)
+    extras.check([*ready.prepared.samples, *ready.prepared.held_out])
     _say_what_is_not_drawn(ready.scenes, plan, reporter)
     with first_process_first():
         _fill_caches(plan, ready, encoders, reporter)
@@ -71,13 +74,15 @@ def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, report
         image_encoder=encoders.image, text_encoder=encoders.text, let_go=encoders.make_room, in_use=encoders.in_use
     )
     sample_latents = config.vae_cache_sample == "sample"
-    reader = BatchReader(ready.caches, plan.family, remake, seed=config.seed, sample_latents=sample_latents)
+    reader = BatchReader(
+        ready.caches, plan.family, remake, seed=config.seed, sample_latents=sample_latents, extras=extras
+    )
     samples = ready.prepared.samples
     rounds = rounds_of(plan, samples, start=trainee.position, processes=accelerator.num_processes)
     pin_memory = accelerator.device.type == "cuda"
     stream = BatchStream(rounds, reader, process=accelerator.process_index, pin_memory=pin_memory)
     trainee.total_steps = total_steps(plan, rounds, trainee.step)
-    trainee.data = data_facts(samples, rounds.rules)
+    trainee.data = data_facts(samples, rounds.rules, {dataset.id: dataset.asked for dataset in plan.data.edit_sets})
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=list(ready.scenes),

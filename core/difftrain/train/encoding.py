@@ -60,7 +60,7 @@ def open_caches(plan: RunPlan, location: ModelLocation) -> SampleCaches:
         plan.data,
         image_identity=image_identity(plan, location),
         text_identity=text_identity(plan, location),
-        text_sees_references=plan.family.text_sees_references,
+        text_view=plan.family.text_view if plan.family.text_sees_references else None,
     )
 
 

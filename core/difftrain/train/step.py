@@ -16,6 +16,7 @@ from difftrain.contracts import NoiseProcess
 from difftrain.data.rounds import Position
 from difftrain.data.seeding import derive_seed
 from difftrain.data.stream import MicroBatch
+from difftrain.errors import PluginError
 from difftrain.train.noise import shift_sigma
 from difftrain.train.not_finite import leave_out
 from difftrain.train.optimizer_state import Settings
@@ -175,7 +176,13 @@ def loss_at(run: Trainee, denoiser: nn.Module, batch: Batch, sigma: Tensor, nois
     batch = batch.to(device, run.compute_dtype)
     noisy = run.noise_process.add_noise(batch.latents, sigma.to(device), noise.to(device))
     prediction = predict(run, denoiser, noisy, batch)
-    return run.plan.loss.compute(prediction, noisy)
+    losses = run.plan.loss.compute(prediction, noisy, batch)
+    if losses.shape != (len(prediction),):
+        raise PluginError(
+            f"loss {run.plan.loss.name!r} gave the shape {tuple(losses.shape)} for a batch of {len(prediction)}\n"
+            "hint: compute() must return one number a sample, [B]"
+        )
+    return losses
 
 
 def predict(run: Trainee, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch) -> Tensor:
