@@ -41,7 +41,7 @@ class Seeing(TinyFamily):
     seeing_divisor: int = 2
     """What the edges of the encoded reference are divided by."""
 
-    def text_view(self, size):
+    def text_view(self, size, flavour):
         return size[0] // self.seeing_divisor, size[1] // self.seeing_divisor
 
     def text_bytes(self, location, flavour, value_bytes):

@@ -197,7 +197,7 @@ class ModelFamily(_OfInput[Input], ABC):
         """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say."""
         return 0
 
-    def text_view(self, size: Size) -> Size:
+    def text_view(self, size: Size, flavour: ModelFlavour) -> Size:
         """The size in which the text encoder is handed a reference; used with :attr:`text_sees_references`.
 
         It shows the same part of the reference as the encoded image, resized once from the source image. Whatever

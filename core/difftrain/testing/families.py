@@ -39,7 +39,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     text_encoder = family.load_text_encoder(place, flavour, cpu, torch.float32)
     texts = _check_text(text_encoder.encode(CAPTIONS))
     if family.text_sees_references:
-        _check_seen_references(family, text_encoder)
+        _check_seen_references(family, flavour, text_encoder)
     image_encoder = family.load_image_encoder(place, cpu, torch.float32, tiling=False, slicing=False)
     edge = 4 * family.pixel_multiple
     latents = _check_latents(image_encoder, edge)
@@ -86,10 +86,10 @@ def _differ(first: TextEmbeds, second: TextEmbeds) -> bool:
     return any(first[name].shape != second[name].shape or not torch.equal(first[name], second[name]) for name in first)
 
 
-def _check_seen_references(family: ModelFamily, encoder: TextEncoder) -> None:
+def _check_seen_references(family: ModelFamily, flavour: ModelFlavour, encoder: TextEncoder) -> None:
     """Text embeddings depend on the references, handed over in the family's own view."""
     edge = 4 * family.pixel_multiple
-    view = family.text_view((2 * edge, edge))
+    view = family.text_view((2 * edge, edge), flavour)
     assert all(isinstance(side, int) and side > 0 for side in view), f"text_view() gives {view}, which is no size"
     first, second = encoder.encode([CAPTIONS[0]] * 2, [[draw_picture(view, seed=seed)] for seed in (1, 2)])
     assert _differ(first, second), "text_sees_references is true, but references do not change the text embeddings"

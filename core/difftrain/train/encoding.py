@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from difftrain.config.schema import RunConfig
@@ -60,7 +61,7 @@ def open_caches(plan: RunPlan, location: ModelLocation) -> SampleCaches:
         plan.data,
         image_identity=image_identity(plan, location),
         text_identity=text_identity(plan, location),
-        text_view=plan.family.text_view if plan.family.text_sees_references else None,
+        text_view=partial(plan.family.text_view, flavour=plan.flavour) if plan.family.text_sees_references else None,
     )
 
 
