@@ -44,8 +44,8 @@ class Seeing(TinyFamily):
     def text_view(self, size, flavour):
         return size[0] // self.seeing_divisor, size[1] // self.seeing_divisor
 
-    def text_bytes(self, location, flavour, value_bytes):
-        return 8 * 4
+    def text_bytes(self, location, flavour, value_bytes, views=()):
+        return 8 * 4 + sum(16 * width * height for width, height in views)
 
     def load_text_encoder(self, location, flavour, device, dtype):
         log(load=True)

@@ -114,7 +114,8 @@ def test_what_the_dropouts_can_ask_for_is_encoded_before_the_training(project, d
     assert told["to_encode"]["captions"] == expected.total()
     (text,) = (need for need in told["disk"] if need["what"] == "text embeddings")
     assert text["files"] == expected.total()
-    assert text["bytes"] > 0
+    # 32x32 is what the text encoder sees: 16 KiB more by seeing_family, and a file fills blocks of 4 KiB
+    assert text["bytes"] == 4096 * sum(count * (1 + 4 * seen) for (_, seen), count in expected.items())
     project(**options)
     assert project.counts == expected
 

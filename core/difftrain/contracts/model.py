@@ -193,8 +193,15 @@ class ModelFamily(_OfInput[Input], ABC):
         """
         return 0
 
-    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
-        """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say."""
+    def text_bytes(
+        self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int, views: Sequence[Size] = ()
+    ) -> int:
+        """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say.
+
+        Args:
+            value_bytes: Of one number in the encoder's dtype.
+            views: Sizes in which the text encoder sees the references, with :attr:`text_sees_references`.
+        """
         return 0
 
     def text_view(self, size: Size, flavour: ModelFlavour) -> Size:

@@ -71,6 +71,10 @@ class SampleCaches:
         """What tells the references that the text encoder sees beside a caption; empty where it sees none."""
         return [self._views.identity(image) for image in item.references] if self._views else []
 
+    def sizes_seen(self, item: TextItem) -> list[Size]:
+        """In which sizes the text encoder sees the references beside a caption."""
+        return [self._views.size(image) for image in item.references] if self._views else []
+
     def load_seen(self, item: TextItem) -> list[Image.Image]:
         """The references that the text encoder sees beside a caption, as it is handed them."""
         return [self._views.load(image) for image in item.references] if self._views else []

@@ -37,7 +37,7 @@ class TextViews:
 
     def identity(self, image: PlacedImage) -> str:
         """Content and view of an image: equal texts stand for equal pixels."""
-        size = self._size(image)
+        size = self.size(image)
         if size == image.geometry.bucket:
             return f"{image.record.content_hash}{image.geometry.identity}"
         return f"{image.record.content_hash}{source_box(image.record.size, image.geometry)}{size}"
@@ -48,12 +48,17 @@ class TextViews:
         Raises:
             DataError: If the file cannot be read, naming it.
         """
-        size = self._size(image)
+        size = self.size(image)
         if size == image.geometry.bucket:
             return load_placed(image)
         return load_part(image.record, source_box(image.record.size, image.geometry), size)
 
-    def _size(self, image: PlacedImage) -> Size:
+    def size(self, image: PlacedImage) -> Size:
+        """In which size the text encoder is handed an image.
+
+        Raises:
+            PluginError: If the family gives no size.
+        """
         given = image.geometry.bucket
         match self._text_view(given):
             case (int(width), int(height)) if width > 0 and height > 0:

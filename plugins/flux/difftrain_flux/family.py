@@ -106,7 +106,9 @@ class FluxFamily(ModelFamily["FluxInput"]):
     def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
         return latents_bytes(location, size, value_bytes)
 
-    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
+    def text_bytes(
+        self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int, views: Sequence[Size] = ()
+    ) -> int:
         return text_bytes(location, flavour, value_bytes)
 
     # loading
