@@ -1,13 +1,10 @@
-"""A Qwen-Image-Edit of some ten thousand random weights that every stock class loads; made offline, in a second."""
+"""A Qwen-Image-Edit of 200,000 random weights that every stock class loads: made offline, in a second."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 from diffusers import (
@@ -25,58 +22,50 @@ from transformers import (
     Qwen2VLProcessor,
 )
 
-
-class Processor(Qwen2VLProcessor):
-    """The stock one without a check of its parts, which asks for torchvision because of videos."""
-
-    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        return None
-
-
-STOCK = {"processor": "Qwen2VLProcessor"}
 WIDTH = 16
 """Of the text encoder."""
 SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
-)
+)  # fmt: skip
+
+
+class Processor(Qwen2VLProcessor):
+    """The stock one without the check of its parts, which asks for torchvision because of videos."""
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+        return
 
 
 def make_pipeline(kind: type = QwenImageEditPipeline) -> Any:
-    """The checkpoint in memory, as the stock pipeline of this class."""
+    """The checkpoint in memory, as the stock pipeline of a class; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(7)
         tokenizer = _tokenizer()
-        processor = Processor(Qwen2VLImageProcessor(), tokenizer)
-        parts = {"transformer": _transformer(), "vae": _vae(), "text_encoder": _text_encoder(tokenizer)}
-        for part in parts.values():
-            part.eval().requires_grad_(False)
+        modules = {"transformer": _transformer(), "vae": _vae(), "text_encoder": _text_encoder(tokenizer)}
+    for module in modules.values():
+        module.eval().requires_grad_(False)
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
     )
-    pipeline = kind(scheduler=scheduler, tokenizer=tokenizer, processor=processor, **parts)
+    processor = Processor(Qwen2VLImageProcessor(), tokenizer)
+    pipeline = kind(scheduler=scheduler, tokenizer=tokenizer, processor=processor, **modules)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def save_checkpoint(folder: Path, kind: type = QwenImageEditPipeline) -> Path:
-    """The checkpoint in diffusers layout, its transformer in shards; by hand, since the processor is not the stock one."""
-    pipeline = make_pipeline(kind)
+def save_tiny(folder: Path, kind: type = QwenImageEditPipeline, *, zero_cond_t: bool = False) -> Path:
+    """Write the checkpoint in diffusers layout, its transformer in two shards."""
     index: dict[str, Any] = {"_class_name": kind.__name__}
-    for name, part in pipeline.components.items():
+    for name, part in make_pipeline(kind).components.items():
         saved = part.image_processor if name == "processor" else part
-        more = {"max_shard_size": "200KB"} if name == "transformer" else {}
-        saved.save_pretrained(folder / name, **more)
-        index[name] = [
-            "diffusers" if type(part).__module__.startswith("diffusers") else "transformers",
-            STOCK.get(name, type(part).__name__),
-        ]
+        saved.save_pretrained(folder / name, **({"max_shard_size": "200KB"} if name == "transformer" else {}))
+        index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
+    index["processor"] = ["transformers", "Qwen2VLProcessor"]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    if zero_cond_t:
+        path = folder / "transformer" / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "zero_cond_t": True}))
     return folder
 
 
@@ -93,9 +82,8 @@ def _vae() -> AutoencoderKLQwenImage:
 def _tokenizer() -> Qwen2Tokenizer:
     """Every byte is a token."""
     tokens = [*sorted(ByteLevel.alphabet()), *SPECIAL]
-    return Qwen2Tokenizer(
-        vocab={token: number for number, token in enumerate(tokens)}, merges=[], additional_special_tokens=list(SPECIAL)
-    )
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], additional_special_tokens=list(SPECIAL))
 
 
 def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 import difftrain as dt
-from difftrain_qwen_image_edit.flavours import Edit, Edit2509, QwenInput, image_shape, pack
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-FILES = dt.DiffusersFiles(
-    weighted=("transformer", "vae", "text_encoder"), others=("tokenizer", "processor", "scheduler")
-)
-CELL, CHANNELS, TOKEN = 8, 16, 4
-"""Edge in pixels and channels of a latent cell; cells of a token."""
+QwenInput = dict[str, Any]
+"""The arguments of the transformer's call."""
+Facts = Mapping[str, tuple[str, ...]]
+CHANNELS, CELL, TOKEN, PATCH = 16, 8, 4, 28
+"""Of latents; edge of a latent cell in pixels; cells of a token; edge in pixels of what is a token to Qwen2.5-VL."""
+WEIGHTED, OTHERS = ("transformer", "vae", "text_encoder"), ("tokenizer", "processor", "scheduler")
+FILES = dt.DiffusersFiles(weighted=WEIGHTED, others=OTHERS)
 ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 TARGETS = {"attention": ATTENTION, "attention+ffs": rf"{ATTENTION}|(img|txt)_mlp\.net\.(0\.proj|2)"}
 
@@ -56,8 +57,15 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
     def latents_bytes(self, location: dt.ModelLocation, size: dt.Size, value_bytes: int) -> int:
         return 2 * CHANNELS * (size[0] // CELL) * (size[1] // CELL) * value_bytes
 
+    def text_bytes(
+        self, location: dt.ModelLocation, flavour: dt.ModelFlavour, value_bytes: int, views: Sequence[dt.Size] = ()
+    ) -> int:
+        """Of a caption of 512 tokens, which the pipelines take for the longest; they cut none."""
+        tokens = 512 + sum(round(width / PATCH) * round(height / PATCH) for width, height in views)
+        return tokens * int(FILES.config(location, "transformer")["joint_attention_dim"]) * value_bytes
+
     def text_view(self, size: dt.Size, flavour: dt.ModelFlavour) -> dt.Size:
-        """The area that the pipeline hands its text encoder, on multiples of 32."""
+        """As the pipeline of the flavour sizes them: an area of this aspect on multiples of 32, or as encoded."""
         area, aspect = flavour.settings.get("view"), size[0] / size[1]
         return (round((area * aspect) ** 0.5 / 32) * 32, round((area / aspect) ** 0.5 / 32) * 32) if area else size
 
@@ -110,11 +118,8 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         return self.qwen_schedule_shift or math.exp(0.5 + 0.4 * (tokens - 256) / (8192 - 256))
 
     def tokens(self, batch: dt.Batch) -> Mapping[str, int]:
-        return {
-            "target": batch.latents[0, 0].numel() // TOKEN,
-            "references": sum(reference[0, 0].numel() // TOKEN for reference in batch.references),
-            "text": batch.text["encoder_hidden_states"].shape[1],
-        }
+        target, *references = (latents[0, 0].numel() // TOKEN for latents in (batch.latents, *batch.references))
+        return {"target": target, "references": sum(references), "text": batch.text["encoder_hidden_states"].shape[1]}
 
     def collate_text(self, texts: Sequence[dt.TextEmbeds]) -> dt.TextEmbeds:
         """Padded to the longest, with a mask where one is shorter."""
@@ -128,9 +133,13 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         return batched
 
     def build_input(self, noisy: dt.NoisyBatch, batch: dt.Batch, denoiser: nn.Module) -> QwenInput:
-        tokens = pack(noisy.noisy).to(batch.text["encoder_hidden_states"].dtype)
-        shapes = [[image_shape(noisy.noisy)]] * len(tokens)
-        return {"hidden_states": tokens, "timestep": noisy.timestep, "img_shapes": shapes, **batch.text}
+        tokens, shape = pack(noisy.noisy.to(batch.text["encoder_hidden_states"].dtype))
+        return {
+            "hidden_states": tokens,
+            "timestep": noisy.timestep,
+            "img_shapes": [[shape]] * len(tokens),
+            **batch.text,
+        }
 
     def predict(self, denoiser: nn.Module, model_input: QwenInput) -> Tensor:
         """Of the sequence [B, N, 64] the target's part, as latents [B, 16, 1, h, w]."""
@@ -149,27 +158,56 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         device: torch.device,
         dtype: torch.dtype,
     ) -> dt.Sampler:
-        import copy
-        from functools import partial
+        from difftrain_qwen_image_edit.parts import PipelineSampler
 
-        from diffusers import FlowMatchEulerDiscreteScheduler
+        return PipelineSampler(flavour, denoiser, image_encoder, FILES.folder(location, "scheduler"), device, dtype)
 
-        from difftrain_qwen_image_edit.parts import QwenImageEncoder, draw
 
-        assert isinstance(image_encoder, QwenImageEncoder)
-        # the pipelines hand the VAE tensors of the text's dtype
-        vae = image_encoder.vae if image_encoder.vae.dtype == dtype else copy.deepcopy(image_encoder.vae).to(dtype)
-        folder = FILES.folder(location, "scheduler")
-        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
-        parts = {"transformer": denoiser, "scheduler": scheduler}
-        return partial(draw, flavour=flavour, vae=vae, parts=parts, device=device)
+class Edit(dt.ModelFlavour[QwenInput]):
+    """One reference, which the text encoder sees in the size that the VAE does."""
+
+    family: ClassVar[str] = QwenImageEdit.name
+    name: ClassVar[str] = "edit"
+    hub_id: ClassVar[str] = "Qwen/Qwen-Image-Edit"
+    # what was published after them is conditioned otherwise: zero_cond_t
+    weights: ClassVar[Facts] = {"pipeline": ("QwenImageEditPipeline",), "zero_cond_t": ("false",)}
+    max_references: ClassVar[int] = 1
+    max_pixels: ClassVar[int | None] = 1536 * 1536
+    default_guidance_real: ClassVar[float] = 4.0
+    settings: ClassVar[Mapping[str, Any]] = {"picture": "<|vision_start|><|image_pad|><|vision_end|>"}
+
+    def extend_input(self, family: dt.ModelFamily, model_input: QwenInput, batch: dt.Batch) -> QwenInput:
+        """The sequence [target | reference 1 | reference 2 | ...]."""
+        import torch
+
+        target = model_input["hidden_states"]
+        packed = [pack(reference.to(target)) for reference in batch.references]
+        tokens = torch.cat([target, *(tokens for tokens, _ in packed)], dim=1)
+        shapes = [*model_input["img_shapes"][0], *(shape for _, shape in packed)]
+        return {**model_input, "hidden_states": tokens, "img_shapes": [shapes] * len(tokens)}
+
+
+class Edit2509(Edit):
+    """Up to three references, which the text encoder sees in the area of 384x384."""
+
+    name: ClassVar[str] = "edit-2509"
+    hub_id: ClassVar[str] = "Qwen/Qwen-Image-Edit-2509"
+    weights: ClassVar[Facts] = {**Edit.weights, "pipeline": ("QwenImageEditPlusPipeline",)}
+    max_references: ClassVar[int] = 3
+    settings: ClassVar[Mapping[str, Any]] = {"picture": "Picture {}: " + Edit.settings["picture"], "view": 384 * 384}
+
+
+def pack(latents: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Tokens [B, N, 4C] of latents [B, C, 1, h, w], 2x2 cells each, and (1, rows, columns) of them."""
+    cells = latents.squeeze(2).unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
+    return cells.flatten(1, 2).flatten(2), (1, *cells.shape[1:3])
 
 
 def examine(where: str, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
     """Refuse transformers that this family cannot train; say what tells checkpoints of one pipeline apart."""
-    config = configs["transformer"]
-    if (kind := config.get("_class_name")) != "QwenImageTransformer2DModel":
-        raise dt.ModelError(f"{where}: the transformer is a {kind}, not a QwenImageTransformer2DModel")
+    config, wanted = configs["transformer"], "QwenImageTransformer2DModel"
+    if (kind := config.get("_class_name", wanted)) != wanted:
+        raise dt.ModelError(f"{where}: the transformer is a {kind}, not a {wanted}")
     return {"zero_cond_t": str(config.get("zero_cond_t", False)).lower()}
 
 

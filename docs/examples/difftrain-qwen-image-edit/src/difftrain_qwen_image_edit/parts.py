@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
 import transformers
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 import difftrain as dt
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
@@ -27,6 +25,8 @@ TEMPLATE = (
 DROPPED = 64
 """Tokens at the template's beginning that the transformer is not given."""
 IMAGE_TOKEN = "<|image_pad|>"
+SMALLEST_AREA = 512 * 512
+"""Smaller images are for trying things out; the pipelines would still make a megapixel of each of their references."""
 
 
 class QwenTextEncoder(dt.TextEncoder):
@@ -34,10 +34,11 @@ class QwenTextEncoder(dt.TextEncoder):
 
     def __init__(self, folder: Path, picture: str, device: torch.device, dtype: torch.dtype) -> None:
         """``picture`` is the text that a reference stands in; its number goes into the braces."""
-        model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        transformers.logging.disable_progress_bar()  # the core shows what is being loaded
+        whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder, subfolder="text_encoder", dtype=dtype, device_map={"": device}
         )
-        self._model = model.model.requires_grad_(False).eval()  # nobody reads what the language head says
+        self._model = whole.model.requires_grad_(False).eval()  # nobody reads what the language head says
         self._tokenizer = transformers.Qwen2Tokenizer.from_pretrained(folder, subfolder="tokenizer")
         self._images = transformers.Qwen2VLImageProcessor.from_pretrained(folder, subfolder="processor")
         self._picture = picture
@@ -84,48 +85,50 @@ class QwenImageEncoder(dt.ImageEncoder):
         self.vae.to(device)
 
 
-def draw(
-    request: dt.ValidationRequest, flavour: dt.ModelFlavour, vae: Any, parts: dict[str, Any], device: torch.device
-) -> Image.Image:
-    """The image of one request; noise drawn on the CPU is the same for every device."""
-    arguments: dict[str, Any] = {"true_cfg_scale": 1.0}
-    texts = {"": request.text}
-    if request.negative_text is not None:
-        arguments["true_cfg_scale"] = request.guidance_real
-        texts["negative_"] = request.negative_text
-    for prefix, text in texts.items():
-        embeds = text["prompt_embeds"][None].to(device, vae.dtype)
-        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=device)
-        arguments |= {f"{prefix}prompt_embeds": embeds, f"{prefix}prompt_embeds_mask": mask}
-    kind = diffusers.QwenImagePipeline  # those that edit cannot do without a reference
-    if request.references:
-        arguments["image"] = list(request.references) if flavour.max_references > 1 else request.references[0]
-        kind, parts = getattr(diffusers, flavour.weights["pipeline"][0]), {**parts, "processor": None}
-    pipeline = kind(**parts, vae=vae, text_encoder=None, tokenizer=None)
-    pipeline.set_progress_bar_config(disable=True)
-    home = vae.device
-    vae.to(device)
-    with references_within(request.width * request.height, pipeline):
-        image: Image.Image = pipeline(
-            width=request.width,
-            height=request.height,
-            num_inference_steps=request.steps,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            **arguments,
-        ).images[0]
-    vae.to(home)
-    return image
+class PipelineSampler:
+    """Draws validation images with the stock pipelines and the checkpoint's own scheduler, one a call."""
 
+    def __init__(
+        self, flavour: dt.ModelFlavour, denoiser: nn.Module, encoder: Any, folder: Path, device: Any, dtype: Any
+    ) -> None:
+        # the pipelines hand the VAE tensors of the text's dtype
+        self._vae = encoder.vae if encoder.vae.dtype == dtype else copy.deepcopy(encoder.vae).to(dtype)
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+        parts = {
+            "transformer": denoiser,
+            "scheduler": scheduler,
+            "vae": self._vae,
+            "text_encoder": None,
+            "tokenizer": None,
+        }
+        self._of_text = diffusers.QwenImagePipeline(**parts)
+        self._edit = getattr(diffusers, flavour.weights["pipeline"][0])(**parts, processor=None)
+        self._many, self._device = flavour.max_references > 1, device
 
-@contextmanager
-def references_within(area: int, pipeline: object) -> Iterator[None]:
-    """Within it, a pipeline that draws a small image to try things out makes no megapixel of its references."""
-    module: Any = sys.modules[type(pipeline).__module__]
-    stock = getattr(module, "calculate_dimensions", None)
-    if stock is not None and area < 512 * 512:
-        module.calculate_dimensions = lambda asked, aspect: stock(min(asked, area), aspect)
-    try:
-        yield
-    finally:
-        if stock is not None:
+    def __call__(self, request: dt.ValidationRequest) -> Image.Image:
+        """The image of one request; noise drawn on the CPU is the same for every device."""
+        # the pipelines that edit cannot do without a reference
+        pipeline = self._edit if request.references else self._of_text
+        pipeline.set_progress_bar_config(disable=True)
+        arguments = {"width": request.width, "height": request.height, "num_inference_steps": request.steps}
+        arguments |= {"true_cfg_scale": 1.0, "generator": torch.Generator("cpu").manual_seed(request.seed)}
+        if request.references:
+            arguments["image"] = list(request.references) if self._many else request.references[0]
+        texts = {"": request.text}
+        if request.negative_text is not None:
+            texts["negative_"], arguments["true_cfg_scale"] = request.negative_text, request.guidance_real
+        for prefix, text in texts.items():
+            embeds = text["prompt_embeds"][None].to(self._device, self._vae.dtype)
+            mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=self._device)
+            arguments |= {f"{prefix}prompt_embeds": embeds, f"{prefix}prompt_embeds_mask": mask}
+        module, area = sys.modules[type(pipeline).__module__], request.width * request.height
+        stock, home = getattr(module, "calculate_dimensions", None), self._vae.device
+        if stock is not None and area < SMALLEST_AREA:
+            module.calculate_dimensions = lambda asked, aspect: stock(min(asked, area), aspect)
+        try:
+            self._vae.to(self._device)
+            image: Image.Image = pipeline(**arguments).images[0]
+        finally:
             module.calculate_dimensions = stock
+            self._vae.to(home)
+        return image
