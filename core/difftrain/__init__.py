@@ -35,6 +35,7 @@ from difftrain.errors import (
     PairingError,
     PluginError,
 )
+from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
     Batch,
@@ -96,4 +97,5 @@ __all__ = [
     "because",
     "cover_bucket",
     "hookimpl",
+    "read_weights",
 ]
