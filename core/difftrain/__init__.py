@@ -38,6 +38,7 @@ from difftrain.errors import (
 from difftrain.model.diffusers_files import DiffusersFiles
 from difftrain.model.diffusers_folder import check_complete, fingerprint, read_json
 from difftrain.model.hub import fetch_components, find_snapshot
+from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
     Batch,
@@ -111,4 +112,5 @@ __all__ = [
     "fingerprint",
     "hookimpl",
     "read_json",
+    "read_weights",
 ]

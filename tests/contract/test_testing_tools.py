@@ -10,7 +10,17 @@ import torch
 from PIL import Image, ImageOps
 
 from difftrain import Batch, ConditioningGenerator, FlowMatching, NoisyBatch
-from difftrain.testing import TinyEditFlavour, TinyFamily, TinyFlavour, check_family, check_generator, make_dataset
+from difftrain.testing import (
+    TinyEditFlavour,
+    TinyFamily,
+    TinyFlavour,
+    check_family,
+    check_generator,
+    load_denoiser,
+    make_dataset,
+)
+from difftrain.testing.denoiser import make_denoiser
+from difftrain.testing.tiny import TEXT_WIDTH
 
 
 class Mirror(ConditioningGenerator):
@@ -82,9 +92,9 @@ class WholeSequence(TinyFamily):
         return torch.cat([prediction, prediction], dim=-1)
 
 
-class Thawed(TinyFamily):
-    def load_denoiser(self, location, dtype):
-        return super().load_denoiser(location, dtype).requires_grad_(True)
+class Full(TinyFamily):
+    def empty_denoiser(self, location):
+        return make_denoiser(TEXT_WIDTH)
 
 
 class WrongTargets(TinyFamily):
@@ -111,7 +121,7 @@ class BlindFlavour(TinyEditFlavour):
     ("family", "flavour", "says"),
     [
         (WholeSequence(), TinyFlavour(), "prediction is"),
-        (Thawed(), TinyFlavour(), "must come frozen"),
+        (Full(), TinyFlavour(), "enter.weight and 8 more are not on the meta device"),
         (WrongTargets(), TinyFlavour(), "'exit' is not the name"),
         (DeafToNoise(), TinyFlavour(), "two noise levels give equal latents"),
         (TinyFamily(), BlindFlavour(), "references do not change"),
@@ -125,7 +135,7 @@ def test_bad_family_fails_with_the_reason(family, flavour, says):
 def test_tiny_family_can_learn():
     family, flavour = TinyFamily(), TinyEditFlavour()
     location = family.locate(None, flavour)
-    denoiser = family.load_denoiser(location, torch.float32).requires_grad_(True)
+    denoiser = load_denoiser(family, location).requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 4, 3, 8, 8, generator=generator)
     texts = family.load_text_encoder(location, flavour, torch.device("cpu"), torch.float32).encode(["a", "b", "c", ""])
@@ -146,7 +156,7 @@ def test_tiny_family_can_learn():
 
 def test_tiny_family_has_the_same_weights_each_time_and_disturbs_no_random_state():
     before = torch.random.get_rng_state()
-    first, second = (TinyFamily().load_denoiser(None, torch.float32).state_dict() for _ in range(2))
+    first, second = (load_denoiser(TinyFamily(), None).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.random.get_rng_state(), before)
 

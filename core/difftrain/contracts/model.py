@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
 from typing_extensions import TypeVar
@@ -227,12 +227,34 @@ class ModelFamily(_OfInput[Input], ABC):
     ) -> ImageEncoder: ...
 
     @abstractmethod
-    def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
-        """The module that is trained, on the CPU, frozen, in evaluation mode of its dropouts."""
+    def empty_denoiser(self, location: ModelLocation) -> nn.Module:
+        """The module that is trained, without its weights: parameters on the meta device, buffers with their values.
+
+        Build it under accelerate's ``init_empty_weights()``. The core fills it from :meth:`denoiser_weights`.
+        """
+
+    @abstractmethod
+    def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
+        """Every weight with its name in the module's ``state_dict()``, read as it is asked for.
+
+        :func:`difftrain.read_weights` does this for a folder of safetensors files. The core copies each tensor to the
+        device before it asks for the next, so the host never holds the whole model. Weights that are tied may come
+        under one of their names.
+
+        Raises:
+            ModelError: If the files cannot be read.
+        """
+
+    def keep_in_float32(self) -> tuple[str, ...]:
+        """Name patterns (fnmatch) of modules or weights that stay in float32 when all others take the run's format."""
+        return ()
 
     @abstractmethod
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
-        """Full names of the linear modules that an adapter wraps, by the family's target option."""
+        """Full names of the linear modules that an adapter wraps, by the family's target option.
+
+        The denoiser is loaded by then, and its linear modules may be quantised.
+        """
 
     def fixed(self) -> dict[str, Any]:
         """Options, by name, that a resumed run must keep, since they say which modules have trained weights."""

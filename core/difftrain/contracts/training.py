@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from difftrain.config.options import Options
@@ -81,8 +81,15 @@ class Quantizer(Options, ABC):
         """None when the needed packages and hardware are there, else what is missing and how to get it."""
 
     @abstractmethod
-    def quantize(self, module: nn.Module, device: torch.device, keep: Callable[[str], bool]) -> None:
-        """Quantise the linear weights in place, except modules for whose name ``keep`` is true; all frozen."""
+    def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
+        """The quantised layer that takes the place of a linear one, frozen, on ``device``.
+
+        Called while the model is loaded, layer by layer, as soon as a layer's weights are on the device; the layer
+        handed over is let go afterwards. What it gives must be a linear module for adapters.
+
+        Args:
+            name: The layer's full name in the model.
+        """
 
 
 class TimestepSampler(Options, ABC):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess, TextEncoder
+from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess, Quantizer, TextEncoder
 from difftrain.testing.dataset import draw_picture
 from difftrain.types import Batch, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 CAPTIONS = ("make it blue", "")
@@ -47,8 +48,9 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     assert said in (0, 2 * latents[0].nbytes), f"latents_bytes() says {said}, an entry has {2 * latents[0].nbytes}"
     said, found = family.text_bytes(place, flavour, 4), max(map(_bytes, texts))
     assert said == 0 or said >= found, f"text_bytes() says {said}, but an entry has {found}"
-    denoiser = family.load_denoiser(place, torch.float32)
-    _check_denoiser(family, denoiser)
+    _check_empty(family.empty_denoiser(place))
+    denoiser = load_denoiser(family, place)
+    _check_targets(family, denoiser)
     noisy = _check_noise(family.noise_process(place), latents)
     _check_forward(family, flavour, denoiser, latents, noisy, texts)
 
@@ -114,11 +116,41 @@ def _bytes(text: TextEmbeds) -> int:
     return sum(tensor.nbytes for tensor in text.values())
 
 
-def _check_denoiser(family: ModelFamily, denoiser: nn.Module) -> None:
+def load_denoiser(
+    family: ModelFamily,
+    location: ModelLocation,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    quantizer: Quantizer | None = None,
+) -> nn.Module:
+    """A family's denoiser as a run loads it: with its weights, frozen, in evaluation mode.
+
+    Args:
+        dtype: Default: float32.
+        device: Default: the CPU.
+        quantizer: Default: none.
+
+    Raises:
+        ModelError: If weights are missing, unexpected or of another shape, or the files cannot be read.
+    """
+    import torch
+
+    from difftrain.model import load
+
+    return load.load_denoiser(
+        family, location, dtype=dtype or torch.float32, device=device or torch.device("cpu"), quantizer=quantizer
+    )
+
+
+def _check_empty(denoiser: nn.Module) -> None:
+    real = [name for name, parameter in denoiser.named_parameters() if not parameter.is_meta]
+    assert not real, f"the empty denoiser has values; {real[0]} and {len(real) - 1} more are not on the meta device"
+
+
+def _check_targets(family: ModelFamily, denoiser: nn.Module) -> None:
     from torch import nn
 
-    trainable = [name for name, parameter in denoiser.named_parameters() if parameter.requires_grad]
-    assert not trainable, f"the denoiser must come frozen; {trainable[0]} and {len(trainable) - 1} more are not"
     targets = family.adapter_targets(denoiser)
     modules = dict(denoiser.named_modules())
     assert targets, "there are no adapter targets"

@@ -6,7 +6,7 @@ Latents are 8x8 averages of the pixels, text is hashed to eight numbers, and the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
@@ -110,10 +110,18 @@ class TinyFamily(ModelFamily["TinyInput"]):
     ) -> ImageEncoder:
         return TinyImageEncoder()
 
-    def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
+    def empty_denoiser(self, location: ModelLocation) -> nn.Module:
+        from accelerate import init_empty_weights
+
+        from difftrain.testing.denoiser import TinyDenoiser
+
+        with init_empty_weights():
+            return TinyDenoiser(TEXT_WIDTH)
+
+    def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
         from difftrain.testing.denoiser import make_denoiser
 
-        return make_denoiser(TEXT_WIDTH).to(dtype)
+        yield from make_denoiser(TEXT_WIDTH).state_dict().items()
 
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         return list(TARGETS)

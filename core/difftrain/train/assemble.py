@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from difftrain.data.extras import SampleExtras
 from difftrain.data.loader import BatchReader, Remake
 from difftrain.data.stream import BatchStream
 from difftrain.model.attention import choose_attention
+from difftrain.model.load import load_denoiser
 from difftrain.train.agreement import data_facts
 from difftrain.train.checkpoint import load_checkpoint
 from difftrain.train.encoders import Encoders
@@ -115,12 +115,19 @@ def _load_trainee(
 ) -> Trainee:
     """The denoiser with its adapter and optimizer, on the run's device; nothing is trained yet."""
     choose_attention(plan.config.attention_mechanism, accelerator.device.type)
-    with reporter.phase("load model"):
-        bare = plan.family.load_denoiser(location, encoders.compute_dtype)
-    _prepare_denoiser(plan, bare, accelerator.device, reporter)
+    device = accelerator.device
+    bare = load_denoiser(
+        plan.family,
+        location,
+        dtype=encoders.compute_dtype,
+        device=device,
+        quantizer=plan.quantizer,
+        reporter=reporter,
+    )
+    _attach_adapter(plan, bare, reporter)
     trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
-    with reporter.phase(f"move model to {accelerator.device}"):
+    with reporter.phase(f"set up on {device}"):
         denoiser, optimizer = accelerator.prepare(bare, optimizer)
     return Trainee(
         plan=plan,
@@ -145,17 +152,10 @@ def _fill_caches(plan: RunPlan, ready: PreparedRun, encoders: Encoders, reporter
         reporter.say("caches: complete, nothing to encode")
 
 
-def _prepare_denoiser(plan: RunPlan, denoiser: nn.Module, device: torch.device, reporter: Reporter) -> None:
-    """Quantise, checkpoint, adapt; what is trained is in the optimizer's dtype, all else is frozen."""
+def _attach_adapter(plan: RunPlan, denoiser: nn.Module, reporter: Reporter) -> None:
+    """Checkpoint activations, adapt; what is trained is in the optimizer's dtype, all else is frozen."""
     config = plan.config
-    denoiser.requires_grad_(False)
     targets = plan.family.adapter_targets(denoiser)
-    if plan.quantizer:
-        patterns = plan.family.keep_unquantized()
-        with reporter.phase(f"quantise to {plan.quantizer.name}"):
-            plan.quantizer.quantize(
-                denoiser, device, lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-            )
     if config.gradient_checkpointing:
         plan.family.enable_checkpointing(denoiser)
     torch.manual_seed(config.seed)  # the adapter's initial weights

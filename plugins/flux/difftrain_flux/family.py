@@ -1,12 +1,13 @@
 """FLUX.1 as the core sees it: options, and where each part of the work is. Light: torch is imported when used.
 
-The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `targets.py`, `forward.py`, `sampling.py`.
+The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `transformer.py`, `targets.py`, `forward.py`,
+`sampling.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,6 +24,7 @@ from difftrain import (
     Size,
     TextEmbeds,
     TextEncoder,
+    read_weights,
 )
 from difftrain_flux.disk import latents_bytes, text_bytes
 from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
@@ -33,6 +35,7 @@ from difftrain_flux.text_length import text_length
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import FluxTransformer2DModel
     from torch import Tensor, nn
 
     from difftrain_flux.forward import FluxInput
@@ -126,19 +129,15 @@ class FluxFamily(ModelFamily["FluxInput"]):
 
         return load_image_encoder(location, device, dtype, tiling=tiling, slicing=slicing)
 
-    def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
-        from difftrain_flux.files import local_folder, without_bars
+    def empty_denoiser(self, location: ModelLocation) -> FluxTransformer2DModel:
+        from difftrain_flux.transformer import empty_transformer
 
-        folder = local_folder(location, ("transformer",))
-        from diffusers import FluxTransformer2DModel
+        return empty_transformer(location)
 
-        # shard by shard onto an empty model: peak memory is the model and one shard
-        with without_bars():
-            transformer = FluxTransformer2DModel.from_pretrained(
-                folder, subfolder="transformer", torch_dtype=dtype, low_cpu_mem_usage=True
-            )
-        frozen: nn.Module = transformer.requires_grad_(False).eval()
-        return frozen
+    def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
+        from difftrain_flux.files import local_folder
+
+        return read_weights(local_folder(location, ("transformer",)) / "transformer")
 
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         from difftrain_flux.forward import unwrap
