@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -107,7 +107,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         return "img_in", "txt_in", "time_text_embed.*", "norm_out.*", "proj_out"
 
     def attention_shapes(self, batch: dt.Batch, denoiser: nn.Module) -> Sequence[dt.AttentionShape]:
-        length, config = sum(self.tokens(batch).values()), denoiser.config
+        length, config = sum(self.tokens(batch).values()), cast(Any, denoiser.config)
         shape = len(batch.latents), config.num_attention_heads, length, length, config.attention_head_dim
         return (dt.AttentionShape(*shape, masked="encoder_hidden_states_mask" in batch.text),)
 
@@ -134,19 +134,15 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
 
     def build_input(self, noisy: dt.NoisyBatch, batch: dt.Batch, denoiser: nn.Module) -> QwenInput:
         tokens, shape = pack(noisy.noisy.to(batch.text["encoder_hidden_states"].dtype))
-        return {
-            "hidden_states": tokens,
-            "timestep": noisy.timestep,
-            "img_shapes": [[shape]] * len(tokens),
-            **batch.text,
-        }
+        images = {"hidden_states": tokens, "img_shapes": [[shape]] * len(tokens)}
+        return {**images, "timestep": noisy.timestep, **batch.text}
 
     def predict(self, denoiser: nn.Module, model_input: QwenInput) -> Tensor:
         """Of the sequence [B, N, 64] the target's part, as latents [B, 16, 1, h, w]."""
         _, rows, columns = model_input["img_shapes"][0][0]
         sequence: Tensor = denoiser(**model_input, return_dict=False)[0]
-        tokens = sequence[:, : rows * columns].unflatten(1, (rows, columns)).unflatten(3, (CHANNELS, 2, 2))
-        return tokens.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3).unsqueeze(2)
+        cells = sequence[:, : rows * columns].reshape(-1, rows, columns, CHANNELS, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return cells.reshape(-1, CHANNELS, 1, 2 * rows, 2 * columns)
 
     # validation
     def make_sampler(
@@ -199,8 +195,9 @@ class Edit2509(Edit):
 
 def pack(latents: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """Tokens [B, N, 4C] of latents [B, C, 1, h, w], 2x2 cells each, and (1, rows, columns) of them."""
-    cells = latents.squeeze(2).unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
-    return cells.flatten(1, 2).flatten(2), (1, *cells.shape[1:3])
+    count, channels, _, height, width = latents.shape
+    cells = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(count, -1, 4 * channels), (1, height // 2, width // 2)
 
 
 def examine(where: str, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:

@@ -25,8 +25,6 @@ TEMPLATE = (
 DROPPED = 64
 """Tokens at the template's beginning that the transformer is not given."""
 IMAGE_TOKEN = "<|image_pad|>"
-SMALLEST_AREA = 512 * 512
-"""Smaller images are for trying things out; the pipelines would still make a megapixel of each of their references."""
 
 
 class QwenTextEncoder(dt.TextEncoder):
@@ -94,13 +92,8 @@ class PipelineSampler:
         # the pipelines hand the VAE tensors of the text's dtype
         self._vae = encoder.vae if encoder.vae.dtype == dtype else copy.deepcopy(encoder.vae).to(dtype)
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
-        parts = {
-            "transformer": denoiser,
-            "scheduler": scheduler,
-            "vae": self._vae,
-            "text_encoder": None,
-            "tokenizer": None,
-        }
+        parts = {"transformer": denoiser, "scheduler": scheduler, "vae": self._vae}
+        parts |= dict.fromkeys(("text_encoder", "tokenizer"))
         self._of_text = diffusers.QwenImagePipeline(**parts)
         self._edit = getattr(diffusers, flavour.weights["pipeline"][0])(**parts, processor=None)
         self._many, self._device = flavour.max_references > 1, device
@@ -110,8 +103,8 @@ class PipelineSampler:
         # the pipelines that edit cannot do without a reference
         pipeline = self._edit if request.references else self._of_text
         pipeline.set_progress_bar_config(disable=True)
-        arguments = {"width": request.width, "height": request.height, "num_inference_steps": request.steps}
-        arguments |= {"true_cfg_scale": 1.0, "generator": torch.Generator("cpu").manual_seed(request.seed)}
+        arguments: dict[str, Any] = {"width": request.width, "height": request.height, "true_cfg_scale": 1.0}
+        generator = torch.Generator("cpu").manual_seed(request.seed)
         if request.references:
             arguments["image"] = list(request.references) if self._many else request.references[0]
         texts = {"": request.text}
@@ -121,13 +114,14 @@ class PipelineSampler:
             embeds = text["prompt_embeds"][None].to(self._device, self._vae.dtype)
             mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=self._device)
             arguments |= {f"{prefix}prompt_embeds": embeds, f"{prefix}prompt_embeds_mask": mask}
-        module, area = sys.modules[type(pipeline).__module__], request.width * request.height
+        module: Any = sys.modules[type(pipeline).__module__]
+        area = request.width * request.height
         stock, home = getattr(module, "calculate_dimensions", None), self._vae.device
-        if stock is not None and area < SMALLEST_AREA:
+        if stock is not None and area < 512 * 512:  # to try things out: no megapixel of each reference then
             module.calculate_dimensions = lambda asked, aspect: stock(min(asked, area), aspect)
         try:
             self._vae.to(self._device)
-            image: Image.Image = pipeline(**arguments).images[0]
+            image: Image.Image = pipeline(**arguments, generator=generator, num_inference_steps=request.steps).images[0]
         finally:
             module.calculate_dimensions = stock
             self._vae.to(home)
