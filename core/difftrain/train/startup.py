@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from difftrain.data.audit import check_areas
 from difftrain.data.disk import Need, check_room
 from difftrain.data.encode import SampleCaches, TextItem, every_image, lacking_images, lacking_texts
 from difftrain.data.file_facts import FileFacts
@@ -123,6 +124,8 @@ def _look_ahead(
     measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     encoded = [*paired.samples, *measured]
+    if plan.flavour.max_pixels is not None:
+        check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
         texts = lacking_texts(_texts(plan, caches, paired.samples, measured, scenes), caches, phase)
         images = lacking_images(every_image(encoded), caches, phase)

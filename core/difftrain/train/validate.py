@@ -135,12 +135,10 @@ class Validator:
         guidance, real = config.validation_guidance, config.validation_guidance_real
         guidance = flavour.default_guidance if guidance is None else guidance
         real = flavour.default_guidance_real if real is None else real
-        text, negative = (
-            scene.text(prompt, flavour.pipeline_references)
-            for prompt in (scene.prompt, config.validation_negative_prompt)
-        )
+        most = flavour.pipeline_references
+        negative = scene.text(config.validation_negative_prompt, most)
         return ValidationRequest(
-            text=self.reader.text(text),
+            text=self.reader.text(scene.text(scene.prompt, most)),
             negative_text=self.reader.text(negative) if real > 1 else None,
             references=references,
             width=scene.size[0],
