@@ -38,6 +38,7 @@ from difftrain.errors import (
 from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
+    AttentionShape,
     Batch,
     Geometry,
     GeometryRules,
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "AttentionShape",
     "Batch",
     "CaptionSource",
     "CheckpointError",
