@@ -41,6 +41,7 @@ from difftrain.model.hub import fetch_components, find_snapshot
 from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
+    AttentionShape,
     Batch,
     Geometry,
     GeometryRules,
@@ -61,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "AttentionShape",
     "Batch",
     "CaptionSource",
     "CheckpointError",

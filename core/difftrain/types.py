@@ -193,6 +193,22 @@ class NoisyBatch:
     """What the model should predict, shaped as ``noisy``, float32: the velocity for flow matching."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionShape:
+    """One call of attention in a forward: what a kernel must be able to do."""
+
+    batch: int
+    heads: int
+    queries: int
+    """Tokens that attend."""
+    keys: int
+    """Tokens that are attended to."""
+    head_dim: int
+    """Features of a token in one head."""
+    masked: bool = False
+    """Whether an attention mask is given."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelLocation:
     """Where a model's files are and which content they have; found without loading a weight."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from difftrain import Batch, ConditioningGenerator, FlowMatching, NoisyBatch
+from difftrain import Batch, ConditioningGenerator, FlowMatching, ModelError, NoisyBatch
 from difftrain.testing import (
     TinyEditFlavour,
     TinyFamily,
@@ -112,6 +112,21 @@ class DeafToNoise(TinyFamily):
         return DeafProcess()
 
 
+class ForeignBlocks(TinyFamily):
+    def blocks(self, denoiser):
+        return [torch.nn.Linear(1, 1)]
+
+
+class NoBlocks(TinyFamily):
+    def blocks(self, denoiser):
+        return []
+
+
+class BadCheckpointing(TinyFamily):
+    def enable_checkpointing(self, denoiser):
+        denoiser.middle.forward = lambda hidden: hidden.detach() * 2
+
+
 class BlindFlavour(TinyEditFlavour):
     def extend_input(self, family, model_input, batch):
         return model_input
@@ -124,12 +139,41 @@ class BlindFlavour(TinyEditFlavour):
         (Full(), TinyFlavour(), "enter.weight and 8 more are not on the meta device"),
         (WrongTargets(), TinyFlavour(), "'exit' is not the name"),
         (DeafToNoise(), TinyFlavour(), "two noise levels give equal latents"),
+        (ForeignBlocks(), TinyFlavour(), r"blocks\(\): number 0 \(Linear\) is no module"),
+        (BadCheckpointing(), TinyFlavour(), r"enable_checkpointing\(\) changes the prediction"),
         (TinyFamily(), BlindFlavour(), "references do not change"),
     ],
 )
 def test_bad_family_fails_with_the_reason(family, flavour, says):
     with pytest.raises(AssertionError, match=says):
         check_family(family, flavour)
+
+
+def test_a_family_without_blocks_cannot_recompute():
+    family = NoBlocks()
+    with pytest.raises(ModelError, match=r"names no blocks that could be recomputed\nhint: .*gradient_checkpointing"):
+        family.enable_checkpointing(load_denoiser(family, None))
+
+
+def test_blocks_keep_nothing_but_their_inputs_where_the_model_has_no_way_of_its_own():
+    family = TinyFamily()
+    denoiser = load_denoiser(family, None).requires_grad_(True)
+    family.enable_checkpointing(denoiser)
+    calls = []
+    weight = denoiser.middle.weight
+    linear = torch.nn.functional.linear
+
+    def counted(given, weights, bias=None):
+        calls.append(weights is weight)
+        return linear(given, weights, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", counted)
+        result = denoiser(torch.ones(1, 3, 2, 2), torch.ones(1), torch.ones(1, TEXT_WIDTH), [])
+        assert sum(calls) == 1
+        result.sum().backward()
+    assert sum(calls) == 2
+    assert weight.grad is not None
 
 
 def test_tiny_family_can_learn():

@@ -13,6 +13,7 @@ from difftrain.config.options import Options
 from difftrain.contracts.noise import FlowMatching, NoiseProcess
 from difftrain.errors import ModelError
 from difftrain.types import (
+    AttentionShape,
     Batch,
     ModelLocation,
     NoisyBatch,
@@ -260,9 +261,35 @@ class ModelFamily(_OfInput[Input], ABC):
         """Options, by name, that a resumed run must keep, since they say which modules have trained weights."""
         return {}
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        """The repeated blocks that hold most of the weights, in the order of the forward.
+
+        By default the modules whose class the denoiser names in ``_repeated_blocks``, as diffusers' models do.
+        """
+        names = getattr(denoiser, "_repeated_blocks", None) or ()
+        return [part for part in denoiser.modules() if type(part).__name__ in names]
+
     def enable_checkpointing(self, denoiser: nn.Module) -> None:
-        """Recompute activations in the backward pass instead of keeping them, block by block."""
-        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]  # what diffusers' models have
+        """Recompute activations in the backward pass instead of keeping them, block by block.
+
+        By default through ``enable_gradient_checkpointing()`` where the denoiser has it, as diffusers' models do, else
+        around each of :meth:`blocks`.
+
+        Raises:
+            ModelError: If there are no blocks.
+        """
+        enable = getattr(denoiser, "enable_gradient_checkpointing", None)
+        if enable is not None:
+            enable()
+            return
+        blocks = self.blocks(denoiser)
+        if not blocks:
+            raise ModelError(
+                f"gradient_checkpointing: model family {self.name!r} names no blocks that could be recomputed\n"
+                'hint: set "gradient_checkpointing": false'
+            )
+        for block in blocks:
+            _recompute(block)
 
     def keep_unquantized(self) -> tuple[str, ...]:
         """Name patterns (fnmatch) of modules that stay in full precision under any quantizer."""
@@ -293,6 +320,13 @@ class ModelFamily(_OfInput[Input], ABC):
         """Sequence length of one sample by group (target, references, text): for speed and estimates."""
         return {"target": batch.latents[0, 0].numel()}
 
+    def attention_shapes(self, batch: Batch, denoiser: nn.Module) -> Sequence[AttentionShape]:
+        """The attention calls of one forward over a batch, each shape once; empty where the family cannot say.
+
+        For choosing kernels before the first step. :func:`difftrain.testing.check_family` compares it with a forward.
+        """
+        return ()
+
     @abstractmethod
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
         """One batch of several samples' embeddings."""
@@ -317,3 +351,18 @@ class ModelFamily(_OfInput[Input], ABC):
         dtype: torch.dtype,
     ) -> Sampler:
         """A sampler over the model in training: stock inference, nothing of the training forward."""
+
+
+def _recompute(block: nn.Module) -> None:
+    """Let a block's forward keep nothing but its inputs for the backward pass."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    forward = block.forward
+
+    def recomputed(*arguments: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*arguments, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, **named)
+
+    block.forward = recomputed

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess, Quantizer, TextEncoder
+from difftrain.testing.attention import watched_attention
 from difftrain.testing.dataset import draw_picture
 from difftrain.types import Batch, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
 
@@ -19,8 +20,8 @@ CAPTIONS = ("make it blue", "")
 def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLocation | None = None) -> None:
     """Assert what the core relies on of a family and one flavour: run it with a model small enough for a CPU.
 
-    Walks one batch of two through text and image encoders, the forward with and without references, and one
-    validation picture; in float32 on the CPU.
+    Walks one batch of two through text and image encoders, loading, noise, the forward with and without references, one
+    validation picture and a backward pass with recomputed activations; in float32 on the CPU.
 
     Args:
         location: Default: where the family finds the flavour's own weights.
@@ -50,7 +51,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     assert said == 0 or said >= found, f"text_bytes() says {said}, but an entry has {found}"
     _check_empty(family.empty_denoiser(place))
     denoiser = load_denoiser(family, place)
-    _check_targets(family, denoiser)
+    _check_modules(family, denoiser)
     noisy = _check_noise(family.noise_process(place), latents)
     _check_forward(family, flavour, denoiser, latents, noisy, texts)
 
@@ -70,6 +71,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     picture = sampler(request)
     assert (picture.size, picture.mode) == (size, "RGB"), f"asked for RGB of {size}, got {picture.mode} {picture.size}"
     assert sampler(request).tobytes() == picture.tobytes(), "one seed gives two different validation pictures"
+    _check_checkpointing(family, place, Batch(latents=latents, references=[], text=family.collate_text(texts)), noisy)
 
 
 def _check_text(texts: list[TextEmbeds]) -> list[TextEmbeds]:
@@ -148,8 +150,12 @@ def _check_empty(denoiser: nn.Module) -> None:
     assert not real, f"the empty denoiser has values; {real[0]} and {len(real) - 1} more are not on the meta device"
 
 
-def _check_targets(family: ModelFamily, denoiser: nn.Module) -> None:
+def _check_modules(family: ModelFamily, denoiser: nn.Module) -> None:
     from torch import nn
+
+    own = set(denoiser.modules())
+    for number, block in enumerate(family.blocks(denoiser)):
+        assert block in own, f"blocks(): number {number} ({type(block).__name__}) is no module of the denoiser"
 
     targets = family.adapter_targets(denoiser)
     modules = dict(denoiser.named_modules())
@@ -208,11 +214,32 @@ def _predict(
     model_input = family.build_input(noisy, batch, denoiser)
     if batch.references:
         model_input = flavour.extend_input(family, model_input, batch)
-    with torch.no_grad():
+    with torch.no_grad(), watched_attention() as seen:
         prediction = family.predict(denoiser, model_input)
+    said = family.attention_shapes(batch, denoiser)
+    assert not said or set(said) == seen, f"attention_shapes() says {list(said)}, a forward has {list(seen)}"
     expected = tuple(batch.latents.shape)
     assert tuple(prediction.shape) == expected, f"prediction is {tuple(prediction.shape)}, the target is {expected}"
     assert bool(prediction.isfinite().all()), "the prediction is not finite"
     counts = family.tokens(batch)
     assert all(count >= 0 for count in counts.values()), f"token counts must not be negative, got {dict(counts)}"
     return prediction
+
+
+def _check_checkpointing(family: ModelFamily, place: ModelLocation, batch: Batch, noisy: NoisyBatch) -> None:
+    """Recomputed activations change nothing, and gradients reach the adapter targets."""
+    import torch
+
+    denoiser = load_denoiser(family, place).train()
+    targets = [denoiser.get_submodule(name) for name in family.adapter_targets(denoiser)]
+    for target in targets:
+        target.requires_grad_(True)
+    torch.manual_seed(0)
+    plain = family.predict(denoiser, family.build_input(noisy, batch, denoiser))
+    family.enable_checkpointing(denoiser)
+    torch.manual_seed(0)
+    recomputed = family.predict(denoiser, family.build_input(noisy, batch, denoiser))
+    assert torch.allclose(recomputed, plain, atol=1e-5), "enable_checkpointing() changes the prediction"
+    torch.autograd.backward(recomputed.square().mean())
+    reached = any(parameter.grad is not None for target in targets for parameter in target.parameters())
+    assert reached, "no gradient reaches the adapter targets with activations recomputed"

@@ -126,6 +126,9 @@ class TinyFamily(ModelFamily["TinyInput"]):
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         return list(TARGETS)
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return [denoiser.get_submodule("middle")]
+
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
         import torch
 

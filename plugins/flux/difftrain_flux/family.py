@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from difftrain import (
+    AttentionShape,
     Batch,
     ImageEncoder,
     KnownKeys,
@@ -147,6 +148,12 @@ class FluxFamily(ModelFamily["FluxInput"]):
     def fixed(self) -> dict[str, Any]:
         return {"flux_lora_target": self.flux_lora_target}
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        from difftrain_flux.forward import unwrap
+
+        transformer = unwrap(denoiser)
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+
     def keep_unquantized(self) -> tuple[str, ...]:
         """The input and output layers: a thousandth of the weights, and what every token goes through."""
         return ("x_embedder", "context_embedder", "time_text_embed.*", "norm_out.*", "proj_out")
@@ -163,6 +170,21 @@ class FluxFamily(ModelFamily["FluxInput"]):
             "references": sum(reference[0, 0].numel() // TOKEN_AREA for reference in batch.references),
             "text": batch.text["prompt_embeds"].shape[1],
         }
+
+    def attention_shapes(self, batch: Batch, denoiser: nn.Module) -> Sequence[AttentionShape]:
+        from difftrain_flux.forward import unwrap
+
+        # one sequence of text, target and references, in double and single blocks alike
+        length, config = sum(self.tokens(batch).values()), unwrap(denoiser).config
+        return [
+            AttentionShape(
+                batch=len(batch.latents),
+                heads=config.num_attention_heads,
+                queries=length,
+                keys=length,
+                head_dim=config.attention_head_dim,
+            )
+        ]
 
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
         import torch
