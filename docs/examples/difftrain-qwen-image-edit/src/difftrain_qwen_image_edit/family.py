@@ -108,8 +108,9 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
 
     def attention_shapes(self, batch: dt.Batch, denoiser: nn.Module) -> Sequence[dt.AttentionShape]:
         length, config = sum(self.tokens(batch).values()), cast(Any, denoiser.config)
-        shape = len(batch.latents), config.num_attention_heads, length, length, config.attention_head_dim
-        return (dt.AttentionShape(*shape, masked="encoder_hidden_states_mask" in batch.text),)
+        heads = {"heads": config.num_attention_heads, "head_dim": config.attention_head_dim}
+        same = {"batch": len(batch.latents), "queries": length, "keys": length}
+        return (dt.AttentionShape(**heads, **same, masked="encoder_hidden_states_mask" in batch.text),)
 
     # one step
     def sigma_shift(self, latents: Tensor) -> float:
