@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
-from tiny_checkpoint import make_pipeline
+from tiny_checkpoint import WIDTH, make_pipeline
 from torch import Tensor
 
-from difftrain import Batch, NoisyBatch, ValidationRequest
+from difftrain import Batch, GeometryRules, NoisyBatch, ValidationRequest, assign_bucket
 from difftrain.testing import check_family
 from difftrain_qwen_image_edit.family import Edit, Edit2509, QwenImageEdit
 
@@ -165,6 +166,22 @@ def test_view_is_what_the_pipeline_hands_its_text_encoder(setting):
         assert view == (expected if setting.flavour.name == "edit-2509" else size)
 
 
+def test_buckets_of_1024_are_the_sizes_that_the_pipeline_chooses(setting):
+    rules = GeometryRules(resolution=1024, resolution_type="pixel_area", alignment=32)
+    for size in ((1920, 1080), (4000, 3000), (1080, 1920), (640, 480), (1500, 500)):
+        assert assign_bucket(size, rules).bucket == setting.stock_size(size, FULL)
+
+
+def test_room_of_a_text_counts_the_tokens_of_its_references(setting):
+    patches = setting.text_encoder._images(images=setting.seen, return_tensors="pt")["image_grid_thw"]
+    sizes = [picture.size for picture in setting.seen]
+    with_views, alone = (
+        setting.family.text_bytes(setting.location, setting.flavour, 4, views) for views in (sizes, ())
+    )
+    assert with_views - alone == int(patches.prod(dim=1).sum()) // 4 * WIDTH * 4
+    assert with_views >= max(text["prompt_embeds"].nbytes for text in setting.texts(PROMPT, ""))
+
+
 def test_latents_equal_the_stock_encoding(setting):
     pixels = to_pixels(setting.encoded[0])
     mean, std = setting.image_encoder.encode(pixels)
@@ -225,6 +242,18 @@ def test_sampler_draws_what_the_stock_pipeline_draws_with_a_negative_prompt(sett
     embeds = {"prompt_embeds": text["prompt_embeds"][None], "true_cfg_scale": 1.0}
     expected = pipeline(**embeds, **{name: value for name, value in setting.arguments().items() if name != "image"})
     assert np.abs(np.int16(alone) - np.int16(expected.images[0])).max() <= 1
+
+
+def test_shift_is_what_the_pipelines_scheduler_is_told(setting):
+    # exp(mu) of `calculate_shift` with the published schedulers' config
+    for size, tokens in (((1024, 1024), 4096), ((512, 512), 1024)):
+        config = setting.pipeline.scheduler.config
+        mu = pipeline_qwenimage_edit.calculate_shift(
+            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
+        latents = torch.zeros(1, 16, 1, size[1] // 8, size[0] // 8)
+        assert setting.family.sigma_shift(latents) == pytest.approx(math.exp(mu))
+    assert QwenImageEdit(qwen_schedule_shift=3.0).sigma_shift(latents) == 3.0
 
 
 def test_family_holds_what_every_family_must(setting):
