@@ -86,6 +86,9 @@ class ModelFlavour(Options, ABC):
     distilled_from: ClassVar[str | None] = None
     """Set for a step-distilled model (training it collapses): the base model to train instead."""
     max_references: ClassVar[int] = 0
+    references_fit_target: ClassVar[bool] = False
+    """True when a reference must be encoded at its target's size, as where channels of both are joined: a pair that is
+    sized otherwise is then an error before anything is encoded."""
     pipeline_references: ClassVar[int | None] = None
     """How many references the stock pipeline takes, for validation pictures; None takes all."""
     default_guidance: ClassVar[float] = 3.5
