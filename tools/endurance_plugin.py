@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from difftrain import Loss, NoisyBatch, StepResult, hookimpl
+from difftrain import Batch, Loss, NoisyBatch, StepResult, hookimpl
 from difftrain.train import validate
 from difftrain.train.tally import Tally
 
@@ -47,8 +47,8 @@ class Endurance(Loss):
     name: ClassVar[str] = "endurance"
     step: ClassVar[int] = 0
 
-    def compute(self, prediction: torch.Tensor, noisy: NoisyBatch) -> torch.Tensor:
-        loss = (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+    def compute(self, prediction: torch.Tensor, noisy: NoisyBatch, batch: Batch) -> torch.Tensor:
+        loss = (prediction.float() - noisy.target).square().flatten(1).mean(1)
         is_step = torch.is_grad_enabled()  # weights are also tried, and losses measured
         return loss * float("nan") if is_step and self.step + 1 == int(ACCIDENTS.get("nan", 0)) else loss
 

@@ -73,6 +73,10 @@ def _run_parts(registry: Registry, names: Names) -> Iterator[str]:
 def _dataset_parts(registry: Registry, names: Names) -> Iterator[str]:
     yield _section("Any dataset", DatasetConfig.model_fields, names)
     yield from _plugin_parts(registry, names, DatasetConfig, wanted="dataset_options")
+    for kind, provided, asked in registry.asking_samples():
+        yield _section(
+            f"An edit set, with `{KINDS[kind].key}` of the run: `{provided.name}`", asked.model_fields, names
+        )
 
 
 def _generator_parts(registry: Registry, names: Names) -> Iterator[str]:

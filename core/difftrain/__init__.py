@@ -10,11 +10,13 @@ from difftrain.contracts import (
     CaptionSource,
     ConditioningGenerator,
     DataSource,
+    FlowMatching,
     ImageEncoder,
     Listing,
     Loss,
     ModelFamily,
     ModelFlavour,
+    NoiseProcess,
     OptimizerFactory,
     Pairing,
     Quantizer,
@@ -36,15 +38,19 @@ from difftrain.errors import (
 from difftrain.model.diffusers_files import DiffusersFiles
 from difftrain.model.diffusers_folder import check_complete, fingerprint, read_json
 from difftrain.model.hub import fetch_components, find_snapshot
+from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
+    AttentionShape,
     Batch,
     Geometry,
     GeometryRules,
     ImageRecord,
-    ModelInput,
     ModelLocation,
     NoisyBatch,
+    PlacedImage,
+    ReferenceChoice,
+    Sample,
     Sampler,
     Size,
     StepResult,
@@ -56,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "AttentionShape",
     "Batch",
     "CaptionSource",
     "CheckpointError",
@@ -65,6 +72,7 @@ __all__ = [
     "DataSource",
     "DifftrainError",
     "DiffusersFiles",
+    "FlowMatching",
     "Geometry",
     "GeometryRules",
     "ImageEncoder",
@@ -76,15 +84,18 @@ __all__ = [
     "ModelError",
     "ModelFamily",
     "ModelFlavour",
-    "ModelInput",
     "ModelLocation",
+    "NoiseProcess",
     "NoisyBatch",
     "OptimizerFactory",
     "Options",
     "Pairing",
     "PairingError",
+    "PlacedImage",
     "PluginError",
     "Quantizer",
+    "ReferenceChoice",
+    "Sample",
     "Sampler",
     "Schedule",
     "Size",
@@ -103,4 +114,5 @@ __all__ = [
     "fingerprint",
     "hookimpl",
     "read_json",
+    "read_weights",
 ]

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels of an upright source image; need not be whole."""
 
 TextEmbeds = Mapping[str, "Tensor"]
 """What a family's text encoders give for one caption; only the family knows the names and shapes."""
@@ -154,8 +158,11 @@ class Batch:
     """Batched by the family."""
     keys: tuple[str, ...] = ()
     """``dataset_id/key`` of each sample, for messages and metrics."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the family and the loss asked for of each sample, by name, [B, ...] each; floating point ones are float32.
+    """
 
-    def to(self, device: Any, dtype: Any) -> Batch:
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
 
         def move(tensor: Tensor) -> Tensor:
@@ -167,23 +174,39 @@ class Batch:
             references=[move(reference) for reference in self.references],
             text={name: move(tensor) for name, tensor in self.text.items()},
             keys=self.keys,
+            extras={name: tensor.to(device=device, non_blocking=True) for name, tensor in self.extras.items()},
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyBatch:
-    """Latents on their way to noise: ``noisy = (1 - sigma) * latents + sigma * noise``."""
+    """Noisy latents of a batch and what is to be predicted from them, as the family's noise process makes them."""
 
     noisy: Tensor
-    """[B, C, h, w], float32."""
+    """[B, C, h, w] or of whatever rank the latents have, float32."""
     sigma: Tensor
-    """[B], 0 is clean, 1 is noise."""
-    velocity: Tensor
-    """What the model should predict, ``noise - latents``, [B, C, h, w], float32."""
+    """[B], noise level after the shift, float32; 0 is clean, 1 is noise."""
+    timestep: Tensor
+    """[B], what the model is told of the noise level: sigma itself for flow matching, whole steps for processes that
+    count them."""
+    target: Tensor
+    """What the model should predict, shaped as ``noisy``, float32: the velocity for flow matching."""
 
 
-class ModelInput(Protocol):
-    """What :meth:`ModelFamily.build_input` makes and :meth:`ModelFamily.predict` takes; opaque to the core."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionShape:
+    """One call of attention in a forward: what a kernel must be able to do."""
+
+    batch: int
+    heads: int
+    queries: int
+    """Tokens that attend."""
+    keys: int
+    """Tokens that are attended to."""
+    head_dim: int
+    """Features of a token in one head."""
+    masked: bool = False
+    """Whether an attention mask is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

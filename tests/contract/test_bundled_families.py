@@ -1,8 +1,11 @@
 """The bundled family fulfils the contract with each of its flavours, on the built-in random checkpoint."""
 
+from dataclasses import replace
+
 import pytest
 
-from difftrain.testing import check_family
+from difftrain import ModelFamily
+from difftrain.testing import check_family, load_denoiser
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Krea, Schnell
 from difftrain_flux_kontext.flavour import Kontext
@@ -12,3 +15,21 @@ from difftrain_flux_kontext.flavour import Kontext
 def test_flavour_fulfils_the_contract(flavour):
     family = FluxFamily()
     check_family(family, flavour, family.locate("tiny-random", flavour))
+
+
+def test_blocks_are_those_that_the_transformer_repeats():
+    family, flavour = FluxFamily(), Dev()
+    denoiser = load_denoiser(family, family.locate("tiny-random", flavour))
+    assert family.blocks(denoiser) == ModelFamily.blocks(family, denoiser)
+    assert len(family.blocks(denoiser)) == 4
+
+
+@pytest.mark.parametrize("change", [{"keys": 1}, {"masked": True}, {"head_dim": 8}])
+def test_attention_shapes_that_no_forward_has_are_found(change):
+    class Wrong(FluxFamily):
+        def attention_shapes(self, batch, denoiser):
+            return [replace(shape, **change) for shape in super().attention_shapes(batch, denoiser)]
+
+    family, flavour = Wrong(), Kontext()
+    with pytest.raises(AssertionError, match=r"attention_shapes\(\) says .* a forward has"):
+        check_family(family, flavour, family.locate("tiny-random", flavour))

@@ -9,8 +9,18 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from difftrain import Batch, ConditioningGenerator, NoisyBatch
-from difftrain.testing import TinyEditFlavour, TinyFamily, TinyFlavour, check_family, check_generator, make_dataset
+from difftrain import Batch, ConditioningGenerator, FlowMatching, ModelError, NoisyBatch
+from difftrain.testing import (
+    TinyEditFlavour,
+    TinyFamily,
+    TinyFlavour,
+    check_family,
+    check_generator,
+    load_denoiser,
+    make_dataset,
+)
+from difftrain.testing.denoiser import make_denoiser
+from difftrain.testing.tiny import TEXT_WIDTH
 
 
 class Mirror(ConditioningGenerator):
@@ -82,14 +92,39 @@ class WholeSequence(TinyFamily):
         return torch.cat([prediction, prediction], dim=-1)
 
 
-class Thawed(TinyFamily):
-    def load_denoiser(self, location, dtype):
-        return super().load_denoiser(location, dtype).requires_grad_(True)
+class Full(TinyFamily):
+    def empty_denoiser(self, location):
+        return make_denoiser(TEXT_WIDTH)
 
 
 class WrongTargets(TinyFamily):
     def adapter_targets(self, denoiser):
         return ["enter", "exit"]
+
+
+class DeafProcess(FlowMatching):
+    def add_noise(self, latents, sigma, noise):
+        return super().add_noise(latents, torch.full_like(sigma, 0.5), noise)
+
+
+class DeafToNoise(TinyFamily):
+    def noise_process(self, location):
+        return DeafProcess()
+
+
+class ForeignBlocks(TinyFamily):
+    def blocks(self, denoiser):
+        return [torch.nn.Linear(1, 1)]
+
+
+class NoBlocks(TinyFamily):
+    def blocks(self, denoiser):
+        return []
+
+
+class BadCheckpointing(TinyFamily):
+    def enable_checkpointing(self, denoiser):
+        denoiser.middle.forward = lambda hidden: hidden.detach() * 2
 
 
 class BlindFlavour(TinyEditFlavour):
@@ -101,8 +136,11 @@ class BlindFlavour(TinyEditFlavour):
     ("family", "flavour", "says"),
     [
         (WholeSequence(), TinyFlavour(), "prediction is"),
-        (Thawed(), TinyFlavour(), "must come frozen"),
+        (Full(), TinyFlavour(), "enter.weight and 8 more are not on the meta device"),
         (WrongTargets(), TinyFlavour(), "'exit' is not the name"),
+        (DeafToNoise(), TinyFlavour(), "two noise levels give equal latents"),
+        (ForeignBlocks(), TinyFlavour(), r"blocks\(\): number 0 \(Linear\) is no module"),
+        (BadCheckpointing(), TinyFlavour(), r"enable_checkpointing\(\) changes the prediction"),
         (TinyFamily(), BlindFlavour(), "references do not change"),
     ],
 )
@@ -111,20 +149,48 @@ def test_bad_family_fails_with_the_reason(family, flavour, says):
         check_family(family, flavour)
 
 
+def test_a_family_without_blocks_cannot_recompute():
+    family = NoBlocks()
+    with pytest.raises(ModelError, match=r"names no blocks that could be recomputed\nhint: .*gradient_checkpointing"):
+        family.enable_checkpointing(load_denoiser(family, None))
+
+
+def test_blocks_keep_nothing_but_their_inputs_where_the_model_has_no_way_of_its_own():
+    family = TinyFamily()
+    denoiser = load_denoiser(family, None).requires_grad_(True)
+    family.enable_checkpointing(denoiser)
+    calls = []
+    weight = denoiser.middle.weight
+    linear = torch.nn.functional.linear
+
+    def counted(given, weights, bias=None):
+        calls.append(weights is weight)
+        return linear(given, weights, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", counted)
+        result = denoiser(torch.ones(1, 3, 2, 2), torch.ones(1), torch.ones(1, TEXT_WIDTH), [])
+        assert sum(calls) == 1
+        result.sum().backward()
+    assert sum(calls) == 2
+    assert weight.grad is not None
+
+
 def test_tiny_family_can_learn():
     family, flavour = TinyFamily(), TinyEditFlavour()
     location = family.locate(None, flavour)
-    denoiser = family.load_denoiser(location, torch.float32).requires_grad_(True)
+    denoiser = load_denoiser(family, location).requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 4, 3, 8, 8, generator=generator)
     texts = family.load_text_encoder(location, flavour, torch.device("cpu"), torch.float32).encode(["a", "b", "c", ""])
     batch = Batch(latents=latents, references=[latents[..., ::2, ::2]], text=family.collate_text(texts))
-    noisy = NoisyBatch(noisy=(latents + noise) / 2, sigma=torch.full((4,), 0.5), velocity=noise - latents)
+    level = torch.full((4,), 0.5)
+    noisy = NoisyBatch(noisy=(latents + noise) / 2, sigma=level, timestep=level, target=noise - latents)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
         model_input = flavour.extend_input(family, family.build_input(noisy, batch, denoiser), batch)
-        loss = (family.predict(denoiser, model_input) - noisy.velocity).square().mean()
+        loss = (family.predict(denoiser, model_input) - noisy.target).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -134,7 +200,7 @@ def test_tiny_family_can_learn():
 
 def test_tiny_family_has_the_same_weights_each_time_and_disturbs_no_random_state():
     before = torch.random.get_rng_state()
-    first, second = (TinyFamily().load_denoiser(None, torch.float32).state_dict() for _ in range(2))
+    first, second = (load_denoiser(TinyFamily(), None).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -14,8 +14,8 @@ class Disturbed(Loss):
     name: ClassVar[str] = "disturbed"
     calls: ClassVar[int] = 0
 
-    def compute(self, prediction, noisy):
-        loss = (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+    def compute(self, prediction, noisy, batch):
+        loss = (prediction.float() - noisy.target).square().flatten(1).mean(1)
         if torch.is_grad_enabled():  # not when weights are only tried
             type(self).calls += 1
             if type(self).calls in {steps}:

@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from conftest import EditPairs, run_in
+from difftrain import FlowMatching
 from difftrain.train.assemble import assemble
-from difftrain.train.noise import add_noise
 from difftrain.train.plan import plan_run
 from difftrain.train.report import SilentReporter
 from difftrain.train.startup import prepare_run
@@ -98,7 +98,7 @@ def write_prediction(trainee: Trainee, path: Path) -> None:
     """What the stock transformer takes for the fixed batch, and what training predicts for it."""
     batch = fixed_batch()
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(8))
-    noisy = add_noise(batch.latents, torch.tensor([0.6]), noise)
+    noisy = FlowMatching().add_noise(batch.latents, torch.tensor([0.6]), noise)
     with torch.no_grad():
         prediction = predict(trainee, trainee.bare_denoiser, noisy, batch)
     family, flavour = trainee.plan.family, trainee.plan.flavour

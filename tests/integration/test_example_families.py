@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+
 from example_packages import EXAMPLES, environment_with
 
 
-@pytest.mark.parametrize("example", ["difftrain-instruct-pix2pix"])
+@pytest.mark.parametrize("example", ["difftrain-instruct-pix2pix", "difftrain-qwen-image-edit"])
 def test_the_tests_of_an_example_pass(example, tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(EXAMPLES / example)]
     result = subprocess.run(

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxKontextPipeline, FluxPipeline
+from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
 from difftrain import Batch, ModelFlavour, ModelLocation, NoisyBatch, ValidationRequest
+from difftrain.testing import load_denoiser
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Schnell
 from difftrain_flux.forward import FluxInput
@@ -40,7 +41,7 @@ def family():
 
 @pytest.fixture(scope="module")
 def denoiser(location, family):
-    return family.load_denoiser(location, torch.float32)
+    return load_denoiser(family, location)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,8 @@ def our_input(family, flavour, denoiser, call, text, references=()) -> FluxInput
     """Our input for the latents and the noise level of a stock call."""
     cells = SIZE // 8
     latents = unpack(call.arguments["hidden_states"][:, : cells * cells // 4], cells, cells)
-    noisy = NoisyBatch(noisy=latents, sigma=call.arguments["timestep"].float(), velocity=torch.zeros_like(latents))
+    sigma = call.arguments["timestep"].float()
+    noisy = NoisyBatch(noisy=latents, sigma=sigma, timestep=sigma, target=torch.zeros_like(latents))
     batch = Batch(latents=latents, references=list(references), text=family.collate_text([text]))
     model_input = family.build_input(noisy, batch, denoiser)
     return flavour.extend_input(family, model_input, batch) if batch.references else model_input
@@ -190,7 +192,8 @@ def random_batch(family, texts, references: int = 1, sigmas=(0.3, 0.8)):
     """Two samples with references of another size than the target."""
     generator = torch.Generator().manual_seed(11)
     latents = torch.randn(2, 16, 8, 8, generator=generator)
-    noisy = NoisyBatch(noisy=latents, sigma=torch.tensor(sigmas), velocity=torch.zeros_like(latents))
+    levels = torch.tensor(sigmas)
+    noisy = NoisyBatch(noisy=latents, sigma=levels, timestep=levels, target=torch.zeros_like(latents))
     pictures = [torch.randn(2, 16, 8, 4 + 2 * slot, generator=generator) for slot in range(references)]
     return noisy, Batch(latents=latents, references=pictures, text=family.collate_text(texts))
 
@@ -198,7 +201,12 @@ def random_batch(family, texts, references: int = 1, sigmas=(0.3, 0.8)):
 def one_of(noisy: NoisyBatch, batch: Batch, index: int):
     part = slice(index, index + 1)
     return (
-        NoisyBatch(noisy=noisy.noisy[part], sigma=noisy.sigma[part], velocity=noisy.velocity[part]),
+        NoisyBatch(
+            noisy=noisy.noisy[part],
+            sigma=noisy.sigma[part],
+            timestep=noisy.timestep[part],
+            target=noisy.target[part],
+        ),
         Batch(
             latents=batch.latents[part],
             references=[reference[part] for reference in batch.references],
@@ -263,7 +271,7 @@ def test_wrapped_denoiser_gives_the_same(family, denoiser, texts):
 def test_bfloat16_model_predicts_nearly_what_float32_does(location, denoiser, texts):
     # the transformer embeds 1000 * sigma and 1000 * guidance: numbers that bfloat16 has exactly
     family = FluxFamily(flux_guidance_value=2.0)
-    half = family.load_denoiser(location, torch.bfloat16)
+    half = load_denoiser(family, location, dtype=torch.bfloat16)
     noisy, batch = random_batch(family, texts, sigmas=(0.25, 0.5))
     prediction = predict(family, half, noisy, batch.to(CPU, torch.bfloat16)).float()
     expected = predict(family, denoiser, noisy, batch)
@@ -329,21 +337,35 @@ def test_sampler_leaves_training_modes_and_random_state_alone(sampler, denoiser,
 
 
 def test_sampler_takes_a_vae_of_another_dtype(location, family, image_encoder, texts):
-    half = family.load_denoiser(location, torch.bfloat16)
+    half = load_denoiser(family, location, dtype=torch.bfloat16)
     sampler = family.make_sampler(location, Kontext(), half, image_encoder, CPU, torch.bfloat16)
     assert sampler(request(texts, references=(picture(),))).size == (SIZE, SIZE)
     assert image_encoder.vae.dtype is torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaded_weights_are_those_of_from_pretrained(location, family, dtype, stock):
+    theirs = FluxTransformer2DModel.from_pretrained(location.path, subfolder="transformer", torch_dtype=dtype)
+    ours = load_denoiser(family, location, dtype=dtype)
+    state, wanted = ours.state_dict(), theirs.state_dict()
+    assert list(state) == list(wanted)
+    assert all(
+        state[name].dtype == tensor.dtype and torch.equal(state[name], tensor) for name, tensor in wanted.items()
+    )
+    assert {key: value for key, value in ours.config.items() if key[0] != "_"} == {
+        key: value for key, value in theirs.config.items() if key[0] != "_"
+    }
+
+
 def test_loading_every_part_prints_nothing(tmp_path):
     code = (
-        "import torch; from difftrain_flux.family import FluxFamily;"
+        "import torch; from difftrain.testing import load_denoiser; from difftrain_flux.family import FluxFamily;"
         "from difftrain_flux_kontext.flavour import Kontext;"
         "family, flavour, cpu, kind = FluxFamily(), Kontext(), torch.device('cpu'), torch.float32;"
         "place = family.locate('tiny-random', flavour);"
         "family.load_text_encoder(place, flavour, cpu, kind).encode(['a' * 999]);"
         "vae = family.load_image_encoder(place, cpu, kind, tiling=False, slicing=False);"
-        "family.make_sampler(place, flavour, family.load_denoiser(place, kind), vae, cpu, kind)"
+        "family.make_sampler(place, flavour, load_denoiser(family, place, dtype=kind), vae, cpu, kind)"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

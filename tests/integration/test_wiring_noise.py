@@ -31,7 +31,7 @@ def test_the_model_is_fed_the_noisy_latents_at_their_noise_level(train):
         level = fed.input.sigma.view(-1, 1, 1, 1)
         noisy = (1 - level) * fed.batch.latents + level * fed.noise
         torch.testing.assert_close(fed.input.tokens[:, : fed.input.target_tokens], pack(noisy))
-        torch.testing.assert_close(fed.noisy.velocity, fed.noise - fed.batch.latents)
+        torch.testing.assert_close(fed.noisy.target, fed.noise - fed.batch.latents)
 
 
 def test_flow_schedule_shift_moves_noise_levels_by_three_unless_said_otherwise(train):
@@ -109,11 +109,11 @@ def test_a_reference_is_the_same_at_each_visit(train):
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_noise_is_added_to_latents_that_nothing_has_rounded(train, precision):
     for fed in train(mixed_precision=precision).fed:
-        assert fed.batch.latents.dtype == fed.noisy.noisy.dtype == fed.noisy.velocity.dtype == torch.float32
+        assert fed.batch.latents.dtype == fed.noisy.noisy.dtype == fed.noisy.target.dtype == torch.float32
         assert not torch.equal(fed.batch.latents.bfloat16().float(), fed.batch.latents)
         level = fed.noisy.sigma.view(-1, 1, 1, 1)
         torch.testing.assert_close(fed.noisy.noisy, (1 - level) * fed.batch.latents + level * fed.noise)
-        torch.testing.assert_close(fed.noisy.velocity, fed.noise - fed.batch.latents)
+        torch.testing.assert_close(fed.noisy.target, fed.noise - fed.batch.latents)
 
 
 def test_mixed_precision_is_what_the_forward_runs_in(train):

@@ -61,7 +61,7 @@ def test_accumulated_gradients_are_those_of_one_batch(train):
     """At one noise level the four samples give one gradient, however they are divided."""
     fixed = {**PLAIN, "flow_sigmoid_scale": 1e-6, "vae_cache_sample": "mean", "max_grad_norm": 0, "max_train_steps": 1}
     parts = train(train_batch_size=1, gradient_accumulation_steps=4, **fixed)
-    losses = [(fed.prediction.float() - fed.noisy.velocity).square().mean().item() for fed in parts.fed]
+    losses = [(fed.prediction.float() - fed.noisy.target).square().mean().item() for fed in parts.fed]
     assert parts.results[0].loss == pytest.approx(sum(losses) / 4, rel=1e-5)
     single = [train(train_batch_size=1, **fixed).results[0].grad_norm, parts.results[0].grad_norm]
     assert single[1] < single[0]  # the mean of four directions is shorter than one
@@ -263,8 +263,8 @@ class Tenfold(Loss):
 
     name: ClassVar[str] = "tenfold"
 
-    def compute(self, prediction, noisy):
-        return 10 * (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+    def compute(self, prediction, noisy, batch):
+        return 10 * (prediction.float() - noisy.target).square().flatten(1).mean(1)
 
 
 @hookimpl

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from difftrain import FlowMatching
 from difftrain.data.rounds import Position
 from difftrain.data.stream import MicroBatch
 from difftrain.train import step
@@ -26,7 +27,7 @@ def main():
     run = step.Trainee(
         plan=SimpleNamespace(config=config, family=SimpleNamespace(tokens=lambda batch: {}), schedule=Constant()),
         accelerator=accelerator, denoiser=denoiser, bare_denoiser=bare, optimizer=optimizer, built_with=[],
-        total_steps=1,
+        noise_process=FlowMatching(), total_steps=1,
     )  # fmt: skip
     step.batch_loss = lambda run, batch, generator: run.denoiser(batch.latents).flatten()
     latents = torch.tensor(own).view(-1, 1)

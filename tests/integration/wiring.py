@@ -19,6 +19,7 @@ from long_runs import changed
 
 import difftrain_flux.forward as flux_forward
 from conftest import Ended, run_in
+from difftrain import FlowMatching
 from difftrain.data.loader import BatchReader
 from difftrain.train import loop, session, step
 
@@ -174,7 +175,7 @@ def _watch_steps(patch: pytest.MonkeyPatch, seen: Watched) -> None:
 def _watch_forwards(patch: pytest.MonkeyPatch, seen: Watched) -> None:
     """Only forwards of the training count: not those of validations, nor those that try weights before saving."""
     read, loss_at, batch_loss = BatchReader.read, step.loss_at, step.batch_loss
-    add_noise, predict = step.add_noise, flux_forward.predict
+    add_noise, predict = FlowMatching.add_noise, flux_forward.predict
     visits_of: dict[int, Any] = {}
     inside: list[bool] = []
 
@@ -210,5 +211,5 @@ def _watch_forwards(patch: pytest.MonkeyPatch, seen: Watched) -> None:
     patch.setattr(BatchReader, "read", watched_read)
     patch.setattr(step, "batch_loss", watched_batch_loss)
     patch.setattr(step, "loss_at", watched_loss_at)
-    patch.setattr(step, "add_noise", watched_add_noise)
+    patch.setattr(FlowMatching, "add_noise", watched_add_noise)
     patch.setattr(flux_forward, "predict", watched_predict)

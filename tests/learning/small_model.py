@@ -17,9 +17,8 @@ from diffusers import FluxKontextPipeline
 from PIL import Image
 from torch import Tensor
 
-from difftrain import Batch
+from difftrain import Batch, FlowMatching
 from difftrain.plugins.load import load_plugins
-from difftrain.train.noise import add_noise
 from difftrain.types import ValidationRequest
 
 SIZE = 96
@@ -85,12 +84,12 @@ class SmallModel:
         measured = {}
         for sigma in SIGMAS:
             noise = torch.randn(targets.shape, generator=torch.Generator().manual_seed(1))
-            noisy = add_noise(targets, torch.full((len(targets),), sigma), noise)
+            noisy = FlowMatching().add_noise(targets, torch.full((len(targets),), sigma), noise)
             model_input = self.family.build_input(noisy, batch, self.denoiser)
             if batch.references:
                 model_input = self.flavour.extend_input(self.family, model_input, batch)
             prediction = self.family.predict(self.denoiser, model_input)
-            measured[sigma] = (prediction - noisy.velocity).square().mean().item()
+            measured[sigma] = (prediction - noisy.target).square().mean().item()
         return measured
 
     def loss(self, targets: Tensor, references: Tensor | None, caption: str) -> float:

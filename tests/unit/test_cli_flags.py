@@ -181,7 +181,7 @@ def test_a_plugin_file_of_the_run_file_is_loaded(command, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from difftrain import Loss, hookimpl\n\n\n"
         "class Mine(Loss):\n    name = 'mine'\n    mine_weight: float = 2.0\n\n"
-        "    def compute(self, prediction, noisy): ...\n\n\n"
+        "    def compute(self, prediction, noisy, batch): ...\n\n\n"
         "@hookimpl\ndef difftrain_losses():\n    return [Mine]\n"
     )
     (tmp_path / "config.json").write_text(json.dumps(run_values(plugins=["./mine.py"], mine_weight="heavy")))

@@ -90,6 +90,6 @@ def test_equal_options_have_equal_identity():
         weight: float = 1.0
         kind: Literal["a", "b"] = "a"
 
-        def compute(self, prediction, noisy): ...
+        def compute(self, prediction, noisy, batch): ...
 
     assert Compared(weight=2).identity() == Compared(kind="a", weight=2.0).identity()

@@ -106,7 +106,7 @@ class Weighted(Loss):
     weights: tuple[float, ...] = ()
     weight: float = 1.0
 
-    def compute(self, prediction, noisy): ...
+    def compute(self, prediction, noisy, batch): ...
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])

@@ -46,7 +46,8 @@ def test_target_set_that_the_model_lacks_is_refused(transformer):
 def guidance(family, transformer, count=64):
     latents = torch.zeros(count, 16, 2, 2)
     text = {"prompt_embeds": torch.zeros(count, 1, 32), "pooled_prompt_embeds": torch.zeros(count, 32)}
-    noisy = NoisyBatch(noisy=latents, sigma=torch.full((count,), 0.5), velocity=latents)
+    level = torch.full((count,), 0.5)
+    noisy = NoisyBatch(noisy=latents, sigma=level, timestep=level, target=latents)
     return family.build_input(noisy, Batch(latents=latents, references=[], text=text), transformer).guidance
 
 

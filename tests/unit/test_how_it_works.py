@@ -68,8 +68,8 @@ def test_the_geometry_is_what_the_code_gives():
 def test_the_shapes_are_what_the_code_gives():
     import torch
 
-    from difftrain import Batch
-    from difftrain.train.noise import add_noise, shift_sigma
+    from difftrain import Batch, FlowMatching
+    from difftrain.train.noise import shift_sigma
     from difftrain_flux.family import FluxFamily
     from difftrain_flux.forward import build_input
     from difftrain_flux_kontext.flavour import Kontext
@@ -78,7 +78,7 @@ def test_the_shapes_are_what_the_code_gives():
     latents = torch.zeros(1, 16, 96, 168)
     text = {"prompt_embeds": torch.zeros(1, 512, 8), "pooled_prompt_embeds": torch.zeros(1, 8)}
     batch = Batch(latents=latents, references=[latents], text=text)
-    plain = build_input(add_noise(latents, torch.tensor([0.5]), latents), batch, None)
+    plain = build_input(FlowMatching().add_noise(latents, torch.tensor([0.5]), latents), batch, None)
     extended = Kontext().extend_input(family, plain, batch)
     step = SECTIONS["13. Input, references, prediction"]
     for model_input in (plain, extended):

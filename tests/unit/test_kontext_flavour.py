@@ -61,7 +61,8 @@ def test_sequence_is_target_then_references_in_order():
     references = [torch.ones(1, 16, 4, 8), torch.full((1, 16, 2, 2), 2.0)]
     text = {"prompt_embeds": torch.zeros(1, 3, 8), "pooled_prompt_embeds": torch.zeros(1, 8)}
     batch = Batch(latents=latents, references=references, text=text)
-    noisy = NoisyBatch(noisy=latents, sigma=torch.tensor([0.5]), velocity=latents)
+    level = torch.tensor([0.5])
+    noisy = NoisyBatch(noisy=latents, sigma=level, timestep=level, target=latents)
     model_input = Kontext().extend_input(family, build_input(noisy, batch, None), batch)
     assert model_input.tokens[0, :, 0].tolist() == [0] * 4 + [1] * 8 + [2]
     # the first reference is wider than high, so the second stands below it

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from difftrain import FlowMatching
 from difftrain.train.loss import MeanSquaredError
-from difftrain.train.noise import BetaSampler, SigmoidSampler, UniformSampler, add_noise, shift_sigma
+from difftrain.train.noise import BetaSampler, SigmoidSampler, UniformSampler, shift_sigma
 
 
 def test_static_shift_matches_reference_values():
@@ -29,13 +30,15 @@ def test_shift_and_its_inverse_cancel(sigma, shift):
 
 def test_velocity_leads_from_noisy_back_to_clean():
     latents, noise = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
-    noisy = add_noise(latents, torch.tensor([0.2, 0.5, 0.9]), noise)
-    back = noisy.noisy - noisy.sigma.view(-1, 1, 1, 1) * noisy.velocity
+    noisy = FlowMatching().add_noise(latents, torch.tensor([0.2, 0.5, 0.9]), noise)
+    back = noisy.noisy - noisy.sigma.view(-1, 1, 1, 1) * noisy.target
     torch.testing.assert_close(back, latents)
 
 
 def test_noise_is_added_in_float32_whatever_the_latents_are():
-    noisy = add_noise(torch.ones(1, 1, 1, 1, dtype=torch.bfloat16), torch.tensor([0.3]), torch.zeros(1, 1, 1, 1))
+    noisy = FlowMatching().add_noise(
+        torch.ones(1, 1, 1, 1, dtype=torch.bfloat16), torch.tensor([0.3]), torch.zeros(1, 1, 1, 1)
+    )
     assert noisy.noisy.dtype == torch.float32
     assert noisy.noisy.item() == pytest.approx(0.7)
 
@@ -56,6 +59,6 @@ def test_beta_sampler_has_the_mean_of_its_distribution():
 
 
 def test_mse_is_a_mean_for_each_sample():
-    noisy = add_noise(torch.zeros(2, 1, 2, 2), torch.tensor([0.5, 0.5]), torch.zeros(2, 1, 2, 2))
+    noisy = FlowMatching().add_noise(torch.zeros(2, 1, 2, 2), torch.tensor([0.5, 0.5]), torch.zeros(2, 1, 2, 2))
     prediction = torch.stack([torch.full((1, 2, 2), 2.0), torch.zeros(1, 2, 2)])
-    assert MeanSquaredError().compute(prediction, noisy).tolist() == [4.0, 0.0]
+    assert MeanSquaredError().compute(prediction, noisy, None).tolist() == [4.0, 0.0]

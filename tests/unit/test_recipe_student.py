@@ -7,8 +7,8 @@ import pytest
 import torch
 from recipe_modules import TOKENIZERS, recipe_modules
 
-from difftrain import Batch
-from difftrain.train.noise import add_noise
+from difftrain import Batch, FlowMatching
+from difftrain.testing import load_denoiser
 from difftrain.train.step import predict
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.recipe import TINY, TINY_FOLDER
@@ -61,8 +61,8 @@ def test_the_student_predicts_what_difftrains_training_path_predicts(student, ru
     ids = pool.text(torch.arange(2), LENGTH, dropout=0.0)
     torch.manual_seed(0)
     clean, given = torch.randn(2, 16, 8, 12), [torch.randn(2, 16, 8, 12)] * references
-    noisy = add_noise(clean, torch.tensor([0.3, 0.8]), torch.randn_like(clean))
-    denoiser = run.plan.family.load_denoiser(location, torch.float32)
+    noisy = FlowMatching().add_noise(clean, torch.tensor([0.3, 0.8]), torch.randn_like(clean))
+    denoiser = load_denoiser(run.plan.family, location)
     with torch.no_grad():
         torch.manual_seed(1)  # guidance is drawn at random in both
         ours = student(noisy, given, *ids)

@@ -70,8 +70,13 @@ def project(tmp_path):
     EVENTS.clear()
     plan = two_folders(tmp_path, names=("a", "b"))
     samples = prepare_samples(plan, reporter=SilentReporter()).samples
-    caches = SampleCaches(plan, image_identity="i", text_identity="t", text_sees_references=False)
-    encode_texts(caches.text_items(samples), caches, TinyTextEncoder, reporter=SilentReporter())
+    caches = SampleCaches(plan, image_identity="i", text_identity="t", text_view=None)
+    encode_texts(
+        caches.text_items(samples, caption_dropout=False, reference_dropout=False),
+        caches,
+        TinyTextEncoder,
+        reporter=SilentReporter(),
+    )
     encode_images(every_image(samples), caches, TinyImageEncoder, reporter=SilentReporter())
     config = SimpleNamespace(
         mixed_precision="no", vae_dtype="default", vae_enable_tiling=False, vae_enable_slicing=False

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from difftrain import FlowMatching
 from difftrain.data.rounds import Position
 from difftrain.data.stream import MicroBatch
 from difftrain.errors import NotFinite
@@ -31,6 +32,7 @@ def run():
         accelerator=Accelerator(mixed_precision="no"),
         denoiser=denoiser,
         bare_denoiser=denoiser,
+        noise_process=FlowMatching(),
         optimizer=torch.optim.SGD(denoiser.parameters(), lr=0.1),
         built_with=[],
         total_steps=10,

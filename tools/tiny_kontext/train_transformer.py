@@ -31,8 +31,10 @@ from student import SHIFT, LatentEncoder, Student, encoder_of, encoder_of_state,
 from torch import Tensor, nn
 from training import Average, Budget, build_optimizers, learning_rate, prepare_device, read_state, restore, save_state
 
+from difftrain import FlowMatching
 from difftrain.train.loss import MeanSquaredError
-from difftrain.train.noise import SigmoidSampler, UniformSampler, add_noise, shift_sigma
+from difftrain.train.noise import SigmoidSampler, UniformSampler, shift_sigma
+from difftrain.types import Batch
 
 SIZES = (
     ((128, 128), 9),
@@ -112,10 +114,10 @@ def loss_of_batch(student: nn.Module, teacher: Teacher, accelerator: Accelerator
     """Mean squared error of the velocity for a fresh batch."""
     clean, references, clip_ids, t5_ids, is_edit = teacher.batch(count)
     sigma = teacher.noise_levels(len(clean)).to(clean.device, non_blocking=True)
-    noisy = add_noise(clean, sigma, torch.randn_like(clean))
+    noisy = FlowMatching().add_noise(clean, sigma, torch.randn_like(clean))
     with accelerator.autocast():
         velocity = student(noisy, references, clip_ids, t5_ids)
-    return MeanSquaredError().compute(velocity, noisy).mean(), is_edit
+    return MeanSquaredError().compute(velocity, noisy, Batch(latents=clean, references=[], text={})).mean(), is_edit
 
 
 def build_teacher(arguments: argparse.Namespace, accelerator: Accelerator, first: int) -> Teacher:

@@ -57,10 +57,10 @@ class TrainingOptions(Options):
     """Number format of the forward pass; no is float32."""
     seed: int = Field(42, ge=0, lt=SEED_LIMIT)
     """Equal seeds give equal runs: order, noise, dropouts, the adapter's first weights."""
-    timestep_sampler: str = "sigmoid"
-    """Distribution of the noise levels."""
+    timestep_sampler: str | None = None
+    """Distribution of the noise levels; default: the family's, sigmoid for most."""
     loss_type: str = "mse"
-    """What compares prediction and velocity."""
+    """What compares the prediction with its target."""
     on_nan: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is not finite: save the state before it and stop, or leave the update out and go on."""
     on_nan_limit: int = Field(10, ge=1)
@@ -182,8 +182,9 @@ class ValidationOptions(Options):
     """What to steer away from; used when validation_guidance_real is above 1."""
     validation_guidance: float | None = Field(None, ge=0)
     """Guidance that the model is told; default: the flavour's."""
-    validation_guidance_real: float = Field(1.0, ge=1)
-    """True classifier-free guidance, a second pass with the negative prompt; 1 is off."""
+    validation_guidance_real: float | None = Field(None, ge=1)
+    """True classifier-free guidance, a second pass with the negative prompt; 1 is off. Default: the flavour's, which is
+    1 for most."""
     validation_resolution: str = "1024x1024"
     """WIDTHxHEIGHT in pixels, or one edge; the area is kept, the aspect follows the reference."""
     validation_num_inference_steps: int = Field(28, ge=1)

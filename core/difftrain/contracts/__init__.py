@@ -21,6 +21,7 @@ from difftrain.contracts.model import (
     ModelFlavour,
     TextEncoder,
 )
+from difftrain.contracts.noise import FlowMatching, NoiseProcess
 from difftrain.contracts.training import (
     Adapter,
     Loss,
@@ -35,11 +36,13 @@ __all__ = [
     "CaptionSource",
     "ConditioningGenerator",
     "DataSource",
+    "FlowMatching",
     "ImageEncoder",
     "Listing",
     "Loss",
     "ModelFamily",
     "ModelFlavour",
+    "NoiseProcess",
     "OptimizerFactory",
     "Pairing",
     "Quantizer",

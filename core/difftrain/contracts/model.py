@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
+
+from typing_extensions import TypeVar
 
 from difftrain.config.known_keys import KnownKeys
 from difftrain.config.options import Options
+from difftrain.contracts.noise import FlowMatching, NoiseProcess
 from difftrain.errors import ModelError
 from difftrain.types import (
+    AttentionShape,
     Batch,
-    ModelInput,
     ModelLocation,
     NoisyBatch,
     Sample,
@@ -25,6 +28,18 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor, nn
+
+
+Input = TypeVar("Input", default=Any)
+"""What a family's ``build_input()`` makes, its flavours extend and its ``predict()`` takes; opaque to the core."""
+
+
+class _OfInput(Options, Generic[Input]):
+    """Options that are typed by a family's input. ``ModelFamily["MyInput"]`` is for type checkers: it is the class
+    itself, so that the input's class, and torch with it, need not be imported where a family is defined."""
+
+    def __class_getitem__(cls, _input: object) -> type[Self]:
+        return cls
 
 
 class TextEncoder(ABC):
@@ -45,8 +60,9 @@ class TextEncoder(ABC):
 
         Args:
             captions: Any texts, the empty one included.
-            references: The reference pictures of each caption, for families whose text depends on pixels
-                (:attr:`ModelFamily.text_sees_references`); None otherwise.
+            references: The reference images of each caption, in the size of :meth:`ModelFamily.text_view`, for families
+                whose text depends on pixels (:attr:`ModelFamily.text_sees_references`). All captions of one call have
+                as many, and at least one each; None for captions without references, and for all other families.
         """
 
 
@@ -71,8 +87,11 @@ class ImageEncoder(ABC):
         """Move the weights, to free memory while they are not needed."""
 
 
-class ModelFlavour(Options, ABC):
+class ModelFlavour(_OfInput[Input], ABC):
     """One checkpoint of a family and what it can do: ``model_flavour: NAME``. Fields are run options.
+
+    ``ModelFlavour["MyInput"]`` names what :meth:`extend_input` takes: the input of its family, or a protocol with what
+    the flavour needs of it.
 
     A flavour that takes reference images overrides :meth:`extend_input`, :meth:`pipeline_class` and
     :meth:`pipeline_arguments`. It need not import its family: it is handed the family object.
@@ -93,6 +112,8 @@ class ModelFlavour(Options, ABC):
     """How many references the stock pipeline takes, for validation pictures; None takes all."""
     default_guidance: ClassVar[float] = 3.5
     """Guidance of validation pictures when the config gives none."""
+    default_guidance_real: ClassVar[float] = 1.0
+    """True classifier-free guidance of validation pictures when the config gives none; 1 is off."""
     preferred_sizes: ClassVar[tuple[Size, ...]] = ()
     """Sizes that the pipeline puts references on; empty when any size will do."""
     max_pixels: ClassVar[int | None] = None
@@ -104,7 +125,7 @@ class ModelFlavour(Options, ABC):
     settings: ClassVar[Mapping[str, Any]] = {}
     """Facts that only the family reads, such as the number of text tokens."""
 
-    def extend_input(self, family: ModelFamily, model_input: ModelInput, batch: Batch) -> ModelInput:
+    def extend_input(self, family: ModelFamily, model_input: Input, batch: Batch) -> Input:
         """Adds the references of a batch to the model's input; the core calls it only when there are some."""
         raise ModelError(f"flavour {self.name!r} of {self.family!r} takes no reference images")
 
@@ -117,11 +138,13 @@ class ModelFlavour(Options, ABC):
         return {}
 
 
-class ModelFamily(Options, ABC):
+class ModelFamily(_OfInput[Input], ABC):
     """An architecture: how its parts are loaded and what its forward takes. Fields are run options.
 
-    Shapes below are those of picture models, [B, C, h, w]. The core only stacks latents along B, adds noise and takes
-    means, so a family may use any rank and channel count; packing into tokens is its own affair.
+    ``ModelFamily["MyInput"]`` names what :meth:`build_input` makes and :meth:`predict` takes.
+
+    Shapes below are those of picture models, [B, C, h, w]. The core only stacks latents along B and takes means, so a
+    family may use any rank and channel count; packing into tokens is its own affair.
 
     The object holds options only; loaded modules are passed in. The methods are in the order of a run.
     """
@@ -131,11 +154,15 @@ class ModelFamily(Options, ABC):
     """Edges of encoded pictures are multiples of this, in pixels."""
     text_sees_references: ClassVar[bool] = False
     """True when the text embeddings depend on the reference's pixels; they are then part of its cache key.
-    The text encoder is handed the pictures that the VAE sees, and makes its own view of them."""
+    The text encoder is handed them as :meth:`text_view` says."""
     default_flavour: ClassVar[str | None] = None
     """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
+    dataset_options: ClassVar[type[Options] | None] = None
+    """Its fields become keys of edit sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
     known_keys: ClassVar[KnownKeys] = KnownKeys()
     """Keys of the run file that users of this architecture carry from other programs, and no option has."""
+    usual_timestep_sampler: ClassVar[str] = "sigmoid"
+    """Distribution of noise levels when the config names none."""
     lora_prefix: ClassVar[str] = "transformer"
     """What adapter keys start with in files that other programs load."""
 
@@ -170,9 +197,27 @@ class ModelFamily(Options, ABC):
         """
         return 0
 
-    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
-        """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say."""
+    def text_bytes(
+        self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int, views: Sequence[Size] = ()
+    ) -> int:
+        """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say.
+
+        Args:
+            value_bytes: Of one number in the encoder's dtype.
+            views: Sizes in which the text encoder sees the references, with :attr:`text_sees_references`.
+        """
         return 0
+
+    def text_view(self, size: Size, flavour: ModelFlavour) -> Size:
+        """The size in which the text encoder is handed a reference; used with :attr:`text_sees_references`.
+
+        It shows the same part of the reference as the encoded image, resized once from the source image. Whatever
+        changes the answer for one size is found by the cache key; no other identity is needed for it.
+
+        Args:
+            size: Of the encoded reference.
+        """
+        return size
 
     # loading, in this order; each part is let go before the next
     @abstractmethod
@@ -186,48 +231,115 @@ class ModelFamily(Options, ABC):
     ) -> ImageEncoder: ...
 
     @abstractmethod
-    def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
-        """The module that is trained, on the CPU, frozen, in evaluation mode of its dropouts."""
+    def empty_denoiser(self, location: ModelLocation) -> nn.Module:
+        """The module that is trained, without its weights: parameters on the meta device, buffers with their values.
+
+        Build it under accelerate's ``init_empty_weights()``. The core fills it from :meth:`denoiser_weights`.
+        """
+
+    @abstractmethod
+    def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
+        """Every weight with its name in the module's ``state_dict()``, read as it is asked for.
+
+        :func:`difftrain.read_weights` does this for a folder of safetensors files. The core copies each tensor to the
+        device before it asks for the next, so the host never holds the whole model. Weights that are tied may come
+        under one of their names.
+
+        Raises:
+            ModelError: If the files cannot be read.
+        """
+
+    def keep_in_float32(self) -> tuple[str, ...]:
+        """Name patterns (fnmatch) of modules or weights that stay in float32 when all others take the run's format."""
+        return ()
 
     @abstractmethod
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
-        """Full names of the linear modules that an adapter wraps, by the family's target option."""
+        """Full names of the linear modules that an adapter wraps, by the family's target option.
+
+        The denoiser is loaded by then, and its linear modules may be quantised.
+        """
 
     def fixed(self) -> dict[str, Any]:
         """Options, by name, that a resumed run must keep, since they say which modules have trained weights."""
         return {}
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        """The repeated blocks that hold most of the weights, in the order of the forward.
+
+        By default the modules whose class the denoiser names in ``_repeated_blocks``, as diffusers' models do.
+        """
+        names = getattr(denoiser, "_repeated_blocks", None) or ()
+        return [part for part in denoiser.modules() if type(part).__name__ in names]
+
     def enable_checkpointing(self, denoiser: nn.Module) -> None:
-        """Recompute activations in the backward pass instead of keeping them, block by block."""
-        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]  # what diffusers' models have
+        """Recompute activations in the backward pass instead of keeping them, block by block.
+
+        By default through ``enable_gradient_checkpointing()`` where the denoiser has it, as diffusers' models do, else
+        around each of :meth:`blocks`.
+
+        Raises:
+            ModelError: If there are no blocks.
+        """
+        enable = getattr(denoiser, "enable_gradient_checkpointing", None)
+        if enable is not None:
+            enable()
+            return
+        blocks = self.blocks(denoiser)
+        if not blocks:
+            raise ModelError(
+                f"gradient_checkpointing: model family {self.name!r} names no blocks that could be recomputed\n"
+                'hint: set "gradient_checkpointing": false'
+            )
+        for block in blocks:
+            _recompute(block)
 
     def keep_unquantized(self) -> tuple[str, ...]:
         """Name patterns (fnmatch) of modules that stay in full precision under any quantizer."""
         return ()
 
     # one step
-    @abstractmethod
+    def noise_process(self, location: ModelLocation) -> NoiseProcess:
+        """How latents become noisy and what is predicted then; made once, before the first step.
+
+        Args:
+            location: For processes whose noise levels a file of the model lists.
+        """
+        return FlowMatching()
+
     def sigma_shift(self, latents: Tensor) -> float:
         """Factor s of ``s*sigma / (1 + (s - 1)*sigma)`` for target latents of this shape; 1 is no shift."""
+        return 1.0
 
     def batch_key(self, sample: Sample) -> Hashable:
         """Samples share a batch only if this is equal, beside the sizes of target and references."""
         return ()
 
+    def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
+        """What the model's input needs of one sample beside latents and text; see :meth:`Loss.extras`."""
+        return {}
+
     def tokens(self, batch: Batch) -> Mapping[str, int]:
         """Sequence length of one sample by group (target, references, text): for speed and estimates."""
         return {"target": batch.latents[0, 0].numel()}
+
+    def attention_shapes(self, batch: Batch, denoiser: nn.Module) -> Sequence[AttentionShape]:
+        """The attention calls of one forward over a batch, each shape once; empty where the family cannot say.
+
+        For choosing kernels before the first step. :func:`difftrain.testing.check_family` compares it with a forward.
+        """
+        return ()
 
     @abstractmethod
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
         """One batch of several samples' embeddings."""
 
     @abstractmethod
-    def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> ModelInput:
+    def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> Input:
         """What :meth:`predict` takes, of the target and the text alone; the flavour adds references."""
 
     @abstractmethod
-    def predict(self, denoiser: nn.Module, model_input: ModelInput) -> Tensor:
+    def predict(self, denoiser: nn.Module, model_input: Input) -> Tensor:
         """The prediction for the target only, [B, C, h, w]."""
 
     # validation
@@ -242,3 +354,18 @@ class ModelFamily(Options, ABC):
         dtype: torch.dtype,
     ) -> Sampler:
         """A sampler over the model in training: stock inference, nothing of the training forward."""
+
+
+def _recompute(block: nn.Module) -> None:
+    """Let a block's forward keep nothing but its inputs for the backward pass."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    forward = block.forward
+
+    def recomputed(*arguments: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*arguments, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, **named)
+
+    block.forward = recomputed

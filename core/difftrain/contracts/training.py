@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from difftrain.config.options import Options
-from difftrain.types import NoisyBatch
+from difftrain.types import Batch, NoisyBatch, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -81,8 +81,15 @@ class Quantizer(Options, ABC):
         """None when the needed packages and hardware are there, else what is missing and how to get it."""
 
     @abstractmethod
-    def quantize(self, module: nn.Module, device: torch.device, keep: Callable[[str], bool]) -> None:
-        """Quantise the linear weights in place, except modules for whose name ``keep`` is true; all frozen."""
+    def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
+        """The quantised layer that takes the place of a linear one, frozen, on ``device``.
+
+        Called while the model is loaded, layer by layer, as soon as a layer's weights are on the device; the layer
+        handed over is let go afterwards. What it gives must be a linear module for adapters.
+
+        Args:
+            name: The layer's full name in the model.
+        """
 
 
 class TimestepSampler(Options, ABC):
@@ -96,10 +103,32 @@ class TimestepSampler(Options, ABC):
 
 
 class Loss(Options, ABC):
-    """Compares prediction and velocity. Fields are run options."""
+    """Compares the prediction with its target. Fields are run options."""
 
     name: ClassVar[str]
+    dataset_options: ClassVar[type[Options] | None] = None
+    """Its fields become keys of edit sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
+
+    def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
+        """What :meth:`compute` needs of one sample beside its latents, by name: a weight, a mask.
+
+        The core stacks them into :attr:`Batch.extras`. Called each time that a sample is read, from several threads;
+        equal samples and options must give equal tensors, so that a resumed run repeats them.
+
+        Args:
+            options: Those of :attr:`dataset_options` in the sample's dataset entry.
+
+        Returns:
+            Tensors without a batch dimension, of one shape for all samples of a bucket. Integers and truths keep their
+            number format, all else becomes float32. The family must not give the same names.
+        """
+        return {}
 
     @abstractmethod
-    def compute(self, prediction: Tensor, noisy: NoisyBatch) -> Tensor:
-        """Loss of each sample, [B], float32."""
+    def compute(self, prediction: Tensor, noisy: NoisyBatch, batch: Batch) -> Tensor:
+        """Loss of each sample, [B], float32.
+
+        Args:
+            prediction: The model's, in the shape of the latents.
+            batch: On the device of the prediction, with what :meth:`extras` gave.
+        """

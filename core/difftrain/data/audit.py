@@ -15,7 +15,7 @@ from difftrain.data.near_captions import near_captions
 from difftrain.data.pair import Matching
 from difftrain.data.scan import Scan
 from difftrain.errors import DataError, first_few
-from difftrain.types import ImageRecord, Sample
+from difftrain.types import ImageRecord, Sample, Size
 
 
 @dataclass
@@ -218,6 +218,35 @@ def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: I
             f"dataset {dataset!r}: {len(names)} of {counts[dataset]} held-out pictures are trained on too, so they "
             f"show nothing about unseen pictures: {first_few(names)}"
         )
+
+
+def check_areas(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
+    """Make sure that no image is encoded larger than the model can take.
+
+    Args:
+        samples: Those that are trained on or measured.
+        most: Pixels of the largest image, as :attr:`~difftrain.contracts.ModelFlavour.max_pixels`.
+        flavour: Whose limit it is.
+
+    Raises:
+        DataError: Naming the images of each dataset.
+    """
+    images: dict[str, dict[str, Size]] = defaultdict(dict)
+    for sample in samples:
+        for image in (sample.target, *(image for choice in sample.choices for image in choice.references)):
+            images[image.record.dataset_id][_name(image.record)] = image.geometry.bucket
+    problems = []
+    for dataset_id, sizes in images.items():
+        large = {name: (width, height) for name, (width, height) in sizes.items() if width * height > most}
+        if large:
+            names = first_few(f"{name} ({width}x{height})" for name, (width, height) in large.items())
+            problems.append(
+                f"dataset {dataset_id!r}: {len(large)} of {len(sizes)} images would be encoded larger than flavour "
+                f"{flavour!r} can take, {most:,} pixels: {names}\n"
+                "hint: lower its resolution, or that of the edits where references follow them"
+            )
+    if problems:
+        raise DataError(*problems)
 
 
 def _name(record: ImageRecord) -> str:

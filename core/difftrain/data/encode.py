@@ -16,10 +16,12 @@ from difftrain.contracts import ImageEncoder, TextEncoder
 from difftrain.data.cache import TensorCache, cache_key
 from difftrain.data.image import load_placed, to_pixels
 from difftrain.data.plan import DataPlan
+from difftrain.data.views import TextViews
 from difftrain.errors import first_few
 from difftrain.types import Phase, PlacedImage, Reporter, Sample, Size, TextEmbeds
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 
@@ -38,11 +40,17 @@ class TextItem:
 class SampleCaches:
     """Where the encoded form of every picture and caption of a run lies."""
 
-    def __init__(self, plan: DataPlan, *, image_identity: str, text_identity: str, text_sees_references: bool) -> None:
-        """Identities are what the family says changes its latents and text embeddings, dtype included."""
+    def __init__(
+        self, plan: DataPlan, *, image_identity: str, text_identity: str, text_view: Callable[[Size], Size] | None
+    ) -> None:
+        """Identities are what the family says changes its latents and text embeddings, dtype included.
+
+        Args:
+            text_view: In which size the text encoder is handed a reference; None where it sees none.
+        """
         self._image_identity = image_identity
         self._text_identity = text_identity
-        self._text_sees_references = text_sees_references
+        self._views = TextViews(text_view) if text_view is not None else None
         self._text = TensorCache(plan.text_folder)
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
@@ -57,20 +65,37 @@ class SampleCaches:
 
     def text(self, item: TextItem) -> tuple[TensorCache, str]:
         """Cache and key of a caption's embeddings."""
-        seen = item.references if self._text_sees_references else ()
-        pictures = [f"{image.record.content_hash}{image.geometry.identity}" for image in seen]
-        return self._text, cache_key(self._text_identity, item.caption, *pictures)
+        return self._text, cache_key(self._text_identity, item.caption, *self.seen(item))
 
-    def text_items(self, samples: Iterable[Sample]) -> Iterator[TextItem]:
-        """Every caption that training may ask for, the empty one of dropouts included."""
+    def seen(self, item: TextItem) -> list[str]:
+        """What tells the references that the text encoder sees beside a caption; empty where it sees none."""
+        return [self._views.identity(image) for image in item.references] if self._views else []
+
+    def sizes_seen(self, item: TextItem) -> list[Size]:
+        """In which sizes the text encoder sees the references beside a caption."""
+        return [self._views.size(image) for image in item.references] if self._views else []
+
+    def load_seen(self, item: TextItem) -> list[Image.Image]:
+        """The references that the text encoder sees beside a caption, as it is handed them."""
+        return [self._views.load(image) for image in item.references] if self._views else []
+
+    def text_items(
+        self, samples: Iterable[Sample], *, caption_dropout: bool, reference_dropout: bool
+    ) -> Iterator[TextItem]:
+        """Every caption that training may ask for, beside every set of references that it may be asked for with.
+
+        Args:
+            caption_dropout: Whether a visit may lose its caption.
+            reference_dropout: Whether a visit may lose its references.
+        """
         yield TextItem(caption="")
         for sample in samples:
             for choice in sample.choices:
-                seen = choice.references if self._text_sees_references else ()
-                for caption in sample.captions if choice.captions is None else choice.captions:
-                    yield TextItem(caption=caption, references=seen)
-                if seen:
-                    yield TextItem(caption="", references=seen)
+                captions = sample.captions if choice.captions is None else choice.captions
+                beside = choice.references if self._views else ()
+                for references in (beside, ()) if beside and reference_dropout else (beside,):
+                    for caption in (*captions, "") if caption_dropout else captions:
+                        yield TextItem(caption=caption, references=references)
 
     @property
     def folders(self) -> set[Path]:
@@ -100,13 +125,21 @@ def encode_texts(
         encoder = load()
     _note_cut_captions([item.caption for item in waiting], encoder, reporter)
     with reporter.phase("encode captions", len(waiting)) as phase:
-        for start in range(0, len(waiting), batch_size):
-            group = waiting[start : start + batch_size]
-            for item, embeds in zip(group, embed_texts(group, encoder), strict=True):
+        for group in _alike(waiting, caches, batch_size):
+            for item, embeds in zip(group, embed_texts(group, caches, encoder), strict=True):
                 cache, key = caches.text(item)
                 cache.write(key, embeds)
                 phase.advance(item=item.caption[:60])
     return len(waiting)
+
+
+def _alike(items: Sequence[TextItem], caches: SampleCaches, batch_size: int) -> Iterator[list[TextItem]]:
+    """Groups of captions beside which the text encoder sees equally many references."""
+    by_count: dict[int, list[TextItem]] = defaultdict(list)
+    for item in items:
+        by_count[len(caches.seen(item))].append(item)
+    for group in by_count.values():
+        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
 
 
 def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: Reporter) -> None:
@@ -132,10 +165,10 @@ def lacking_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase 
     return [item for item in known.values() if item is not None]
 
 
-def embed_texts(items: Sequence[TextItem], encoder: TextEncoder) -> list[TextEmbeds]:
-    """Embeddings of captions; loads their reference pictures where an item names some."""
-    pictures = [[load_placed(image) for image in item.references] for item in items]
-    return encoder.encode([item.caption for item in items], pictures if any(pictures) else None)
+def embed_texts(items: Sequence[TextItem], caches: SampleCaches, encoder: TextEncoder) -> list[TextEmbeds]:
+    """Embeddings of captions, beside which the encoder sees equally many references; those are loaded."""
+    images = [caches.load_seen(item) for item in items]
+    return encoder.encode([item.caption for item in items], images if any(images) else None)
 
 
 def encode_images(

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from difftrain.data.decoders import readable_formats
 from difftrain.data.open_file import open_file
 from difftrain.errors import DataError, PluginError, printable
-from difftrain.types import PlacedImage, Recipe, Size
+from difftrain.types import Box, ImageRecord, PlacedImage, Recipe, Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,14 +121,30 @@ def load_placed(placed: PlacedImage) -> Image.Image:
     Raises:
         DataError: If the file cannot be read, naming it.
     """
-    record, geometry = placed.record, placed.geometry
-    if record.recipe is None:
-        image = open_upright(record.path)
-    else:
-        image = make_picture(record.path, record.recipe, record.content_hash)
+    geometry = placed.geometry
+    image = _open_or_make(placed.record)
     if image.size != geometry.resize:
         image = image.resize(geometry.resize, Image.Resampling.LANCZOS)
     return image.crop(geometry.box)
+
+
+def load_part(record: ImageRecord, box: Box, size: Size) -> Image.Image:
+    """A part of an image in another size: opened or made, resized once (LANCZOS).
+
+    Args:
+        box: The part, in pixels of the upright image.
+        size: Of the result.
+
+    Raises:
+        DataError: If the file cannot be read, naming it.
+    """
+    return _open_or_make(record).resize(size, Image.Resampling.LANCZOS, box=box)
+
+
+def _open_or_make(record: ImageRecord) -> Image.Image:
+    if record.recipe is None:
+        return open_upright(record.path)
+    return make_picture(record.path, record.recipe, record.content_hash)
 
 
 def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -12,6 +12,7 @@ from difftrain.contracts import ImageEncoder, ModelFamily, TextEncoder
 from difftrain.data.cache import AbsentEntry
 from difftrain.data.encode import LATENTS, SampleCaches, TextItem, embed_texts, load_pixels
 from difftrain.data.epoch import Visit
+from difftrain.data.extras import SampleExtras, stack_extras
 from difftrain.data.seeding import derive_seed
 from difftrain.types import Batch, PlacedImage
 
@@ -35,7 +36,14 @@ class BatchReader:
     """Turns visits into a batch of cached tensors."""
 
     def __init__(
-        self, caches: SampleCaches, family: ModelFamily, remake: Remake, *, seed: int, sample_latents: bool
+        self,
+        caches: SampleCaches,
+        family: ModelFamily,
+        remake: Remake,
+        *,
+        seed: int,
+        sample_latents: bool,
+        extras: SampleExtras | None = None,
     ) -> None:
         """With ``sample_latents`` a target is drawn from its posterior each visit; references use the mean."""
         self._caches = caches
@@ -43,6 +51,7 @@ class BatchReader:
         self._remake = remake
         self._seed = seed
         self._sample_latents = sample_latents
+        self._extras = extras
         self._remade = False
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read-cache")
 
@@ -53,6 +62,7 @@ class BatchReader:
 
         Raises:
             DataError: If an entry is there but cannot be read, or a picture that is to be encoded again cannot.
+            PluginError: If what the family and the loss ask of the samples cannot be had.
         """
         try:
             return self._read(visits)
@@ -66,6 +76,10 @@ class BatchReader:
         finally:
             self._let_go()
 
+    def extras_identity(self, visit: Visit) -> str:
+        """Tells what the family and the loss are given of a visit from other values; empty where that is nothing."""
+        return self._extras.identity(visit.sample) if self._extras else ""
+
     def _read(self, visits: Sequence[Visit]) -> Batch:
         import torch
 
@@ -75,11 +89,14 @@ class BatchReader:
         moments = self._pool.map(self._latents, targets)
         references = [self._pool.map(self._latents, [visit.references[slot] for visit in visits]) for slot in slots]
         embeds = self._pool.map(self._text, texts)
+        extras = self._pool.map(self._extras.of, [visit.sample for visit in visits]) if self._extras else ()
+        keys = tuple(visit.name for visit in visits)
         return Batch(
             latents=torch.stack([self._draw(entry, visit) for entry, visit in zip(moments, visits, strict=True)]),
             references=[torch.stack([entry["mean"] for entry in slot]) for slot in references],
             text=self._family.collate_text(list(embeds)),
-            keys=tuple(visit.name for visit in visits),
+            keys=keys,
+            extras=stack_extras(list(extras), keys) if self._extras else {},
         )
 
     def _draw(self, moments: dict[str, Tensor], visit: Visit) -> Tensor:
@@ -110,7 +127,7 @@ class BatchReader:
         except AbsentEntry:
             with self._remake.in_use:
                 self._remade = True
-                embeds = embed_texts([item], self._remake.text_encoder())[0]
+                embeds = embed_texts([item], self._caches, self._remake.text_encoder())[0]
             cache.write(key, embeds)
             return cache.read(key)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from difftrain.contracts import CaptionSource, ConditioningGenerator, DataSource, Pairing
 from difftrain.types import GeometryRules
 
 if TYPE_CHECKING:
+    from difftrain.config.options import Options
     from difftrain.config.schema import DatasetConfig
 
 
@@ -44,12 +45,22 @@ class DatasetPlan:
     """Ids of the reference sets of an edit set, in listed order."""
     generators: tuple[GeneratorPlan, ...]
     latents_folder: Path
+    family_options: Options | None = None
+    """What the run's family asks of an edit set, see :attr:`~difftrain.contracts.ModelFamily.dataset_options`."""
+    loss_options: Options | None = None
+    """What the run's loss asks of an edit set."""
     held_out: bool = False
     """An edit set that is never trained on, only measured and drawn in validations."""
 
     @property
     def id(self) -> str:
         return self.config.id
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Values, by key, of what the family and the loss ask of this dataset."""
+        asked = [options for options in (self.family_options, self.loss_options) if options is not None]
+        return {key: value for options in asked for key, value in options.model_dump(mode="json").items()}
 
     @property
     def is_reference(self) -> bool:

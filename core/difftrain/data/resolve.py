@@ -15,6 +15,7 @@ from difftrain.config.known_keys import NOT_BUILT_VALUES
 from difftrain.config.messages import explain, nearest
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
+from difftrain.config.run import OptionsT
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.contracts import CaptionSource, DataSource, Pairing
 from difftrain.data.generators import plan_generators
@@ -90,7 +91,9 @@ class _Resolver:
         pairing = self._pairing(entry)
         rules = self._rules(entry)
         generators = plan_generators(self.run, entry, self.registry, self.problems)
-        self._note_unused_keys(source, captions, pairing)
+        family_options = self._asked("family", self.run.model_family)
+        loss_options = self._asked("loss", self.run.loss_type)
+        self._note_unused_keys(source, captions, pairing, family_options, loss_options)
         if len(self.problems) > before or source is None:
             return None
         return DatasetPlan(
@@ -102,6 +105,8 @@ class _Resolver:
             references=entry.conditioning_data,
             generators=generators,
             latents_folder=entry.cache_dir_vae or self.run.cache_dir / "vae" / entry.id,
+            family_options=family_options,
+            loss_options=loss_options,
             held_out=self.held_out,
         )
 
@@ -136,11 +141,22 @@ class _Resolver:
             else:
                 self.problems.add(f"{self.who}{key}: {error}")
             return None
+        return self._built(found, f"{key} {name!r}")
+
+    def _asked(self, kind: str, name: str) -> Options | None:
+        """What the run's family or loss asks of an edit set; a reference set has no samples of its own."""
+        chosen = self.registry.all(kind).get(name)  # a name that is none is told of the run
+        if chosen is None or chosen.dataset_options is None or self.entry.is_reference:
+            return None
+        return self._built(chosen.dataset_options, f"{KINDS[kind].key} {name!r}")
+
+    def _built(self, kind: type[OptionsT], asked_by: str) -> OptionsT | None:
+        """The entry's options of a class; None after a problem."""
         try:
-            return self.entry.build(found)
+            return self.entry.build(kind)
         except ValidationError as error:
             for sentence in explain(error, self.entry.model_dump(mode="json")).values():
-                self.problems.add(f"{self.who}{sentence} (asked for by {key} {name!r})")
+                self.problems.add(f"{self.who}{sentence} (asked for by {asked_by})")
             return None
 
     def _pairing(self, entry: DatasetConfig) -> Pairing | None:
@@ -205,9 +221,19 @@ class _Resolver:
     def _note_unused_keys(self, *chosen: Options | None) -> None:
         used = {key for options in chosen if options is not None for key in type(options).model_fields}
         for key in sorted(self.entry.model_fields_set - set(DatasetConfig.model_fields) - used):
-            self.problems.note(f"{self.who}{key}: no effect with the type, captions and pairing of this dataset")
+            self.problems.note(f"{self.who}{key}: no effect{self._why_unused(key)}")
         if self.entry.cache_dir is not None:
             self.problems.note(f"{self.who}cache_dir: no effect here; latents go to cache_dir_vae")
+
+    def _why_unused(self, key: str) -> str:
+        owners = [(kind, cls) for kind, cls, asked in self.registry.asking_samples() if key in asked.model_fields]
+        chosen = {"family": self.run.model_family, "loss": self.run.loss_type}
+        if any(cls.name == chosen[kind] for kind, cls in owners):
+            return " on a reference set; it belongs on the edit set"
+        if owners:
+            named = " or ".join(f"{kind} {cls.name!r}" for kind, cls in owners)
+            return f", it is an option of {named}, which this run does not use"
+        return " with the type, captions and pairing of this dataset"
 
 
 def _check_ids(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> None:

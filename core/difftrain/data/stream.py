@@ -95,4 +95,5 @@ def _pinned(batch: Batch) -> Batch:
         references=[reference.pin_memory() for reference in batch.references],
         text={name: tensor.pin_memory() for name, tensor in batch.text.items()},
         keys=batch.keys,
+        extras={name: tensor.pin_memory() for name, tensor in batch.extras.items()},
     )

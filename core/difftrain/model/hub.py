@@ -74,10 +74,10 @@ def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: st
 @contextmanager
 def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[None]:
     """Turns every refusal of the hub into one message that says what to do."""
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of the HTTP library it uses
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of whichever httpx it uses
         GatedRepoError,
         HFValidationError,
-        HTTPError,
+        HTTPError,  # type: ignore[attr-defined]  # of the HTTP library that this version uses
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )

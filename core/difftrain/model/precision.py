@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.contracts import Quantizer
@@ -23,15 +22,11 @@ class QuantoInt8(Quantizer):
             return f"{self.name} needs the package optimum-quanto; install it with `pip install optimum-quanto`"
         return None
 
-    def quantize(self, module: nn.Module, device: torch.device, keep: Callable[[str], bool]) -> None:
-        """Layer by layer, so that no more than one layer lies on ``device`` unquantised."""
-        from optimum.quanto import qint8, quantize
-        from torch import nn
+    def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
+        from optimum.quanto import QLinear, qint8
 
-        linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and not keep(name)]
-        for name in linears:
-            module.get_submodule(name).to(device)
-            quantize(module, weights=qint8, include=name)
-            module.get_submodule(name).freeze()  # type: ignore[operator]  # a quanto module now
+        layer: nn.Module = QLinear.from_module(module.to(device), weights=qint8)
+        layer.name = name  # type: ignore[assignment]  # as quanto's own quantize() does, for its messages
+        layer.freeze()  # type: ignore[operator]  # quanto's: keeps the integers instead of the weight
         # freezing turns requires_grad on again
-        module.requires_grad_(False)
+        return layer.requires_grad_(False).train(module.training)

@@ -6,7 +6,7 @@ Choice is by name in the config and never by load order: two objects of one kind
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +28,17 @@ class Kind:
     """True when the fields are keys of the run file."""
     dataset_options: bool = False
     """True when the fields are keys of a dataset entry."""
+    asks_samples: bool = False
+    """True when the fields of ``dataset_options`` of a class are keys of a dataset entry."""
 
 
 KINDS: Mapping[str, Kind] = {
     "family": Kind(
-        hook="difftrain_model_families", contract=contracts.ModelFamily, key="model_family", run_options=True
+        hook="difftrain_model_families",
+        contract=contracts.ModelFamily,
+        key="model_family",
+        run_options=True,
+        asks_samples=True,
     ),
     "flavour": Kind(
         hook="difftrain_model_flavours", contract=contracts.ModelFlavour, key="model_flavour", run_options=True
@@ -47,7 +53,9 @@ KINDS: Mapping[str, Kind] = {
         key="timestep_sampler",
         run_options=True,
     ),
-    "loss": Kind(hook="difftrain_losses", contract=contracts.Loss, key="loss_type", run_options=True),
+    "loss": Kind(
+        hook="difftrain_losses", contract=contracts.Loss, key="loss_type", run_options=True, asks_samples=True
+    ),
     "data source": Kind(hook="difftrain_data_sources", contract=contracts.DataSource, key="type", dataset_options=True),
     "caption source": Kind(
         hook="difftrain_caption_sources",
@@ -156,7 +164,15 @@ class Registry:
 
     def dataset_option_classes(self) -> tuple[type[Options], ...]:
         """Classes whose fields are keys of a dataset entry."""
-        return tuple(cls for kind, facts in KINDS.items() if facts.dataset_options for cls in self.classes(kind))
+        own = [cls for kind, facts in KINDS.items() if facts.dataset_options for cls in self.classes(kind)]
+        return (*own, *dict.fromkeys(asked for _, _, asked in self.asking_samples()))
+
+    def asking_samples(self) -> Iterator[tuple[str, type[Any], type[Options]]]:
+        """(kind, class, its ``dataset_options``) of every class that asks something of samples."""
+        for kind, facts in KINDS.items():
+            for cls in self.classes(kind) if facts.asks_samples else ():
+                if cls.dataset_options is not None:
+                    yield kind, cls, cls.dataset_options
 
 
 def _advice(name: str, choices: Iterable[str]) -> str:
@@ -189,4 +205,9 @@ def check_provided(kind: str, provided: object) -> type[Options]:
     for fact in ("family", "name", "hub_id") if kind == "flavour" else ("name",):
         if not (isinstance(getattr(provided, fact, None), str) and getattr(provided, fact)):
             raise PluginError(f"{hook}: {provided.__qualname__} needs a class attribute {fact!r}, a text")
+    asked = getattr(provided, "dataset_options", None) if KINDS[kind].asks_samples else None
+    if asked is not None and not (isinstance(asked, type) and issubclass(asked, Options)):
+        raise PluginError(
+            f"{hook}: dataset_options of {provided.__qualname__} must be a subclass of difftrain.Options, got {asked!r}"
+        )
     return provided

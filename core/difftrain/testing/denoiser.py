@@ -35,10 +35,10 @@ class TinyDenoiser(nn.Module):
 
 
 def make_denoiser(text_width: int) -> TinyDenoiser:
-    """Frozen, with the same weights each time; the caller's random state is left as it was."""
+    """With the same weights each time; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return TinyDenoiser(text_width).requires_grad_(False).eval()
+        return TinyDenoiser(text_width)
 
 
 def _last(latents: Tensor) -> Tensor:

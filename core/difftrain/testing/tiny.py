@@ -6,13 +6,13 @@ Latents are 8x8 averages of the pixels, text is hashed to eight numbers, and the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, TextEncoder
-from difftrain.types import Batch, ModelInput, ModelLocation, NoisyBatch, Sampler, TextEmbeds, ValidationRequest
+from difftrain.types import Batch, ModelLocation, NoisyBatch, Sampler, TextEmbeds, ValidationRequest
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class TinyInput:
     """Each [B, 3, h', w']."""
 
 
-class TinyFlavour(ModelFlavour):
+class TinyFlavour(ModelFlavour["TinyInput"]):
     """Takes no references."""
 
     family: ClassVar[str] = "tiny-test"
@@ -55,8 +55,7 @@ class TinyEditFlavour(TinyFlavour):
     name: ClassVar[str] = "edit"
     max_references: ClassVar[int] = 4
 
-    def extend_input(self, family: ModelFamily, model_input: ModelInput, batch: Batch) -> ModelInput:
-        assert isinstance(model_input, TinyInput)
+    def extend_input(self, family: ModelFamily, model_input: TinyInput, batch: Batch) -> TinyInput:
         return replace(model_input, references=(*model_input.references, *batch.references))
 
 
@@ -86,7 +85,7 @@ class TinyImageEncoder(ImageEncoder):
         """Nothing to do."""
 
 
-class TinyFamily(ModelFamily):
+class TinyFamily(ModelFamily["TinyInput"]):
     """The family; every location is good, and the weights are the same everywhere."""
 
     name: ClassVar[str] = "tiny-test"
@@ -111,16 +110,24 @@ class TinyFamily(ModelFamily):
     ) -> ImageEncoder:
         return TinyImageEncoder()
 
-    def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
+    def empty_denoiser(self, location: ModelLocation) -> nn.Module:
+        from accelerate import init_empty_weights
+
+        from difftrain.testing.denoiser import TinyDenoiser
+
+        with init_empty_weights():
+            return TinyDenoiser(TEXT_WIDTH)
+
+    def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
         from difftrain.testing.denoiser import make_denoiser
 
-        return make_denoiser(TEXT_WIDTH).to(dtype)
+        yield from make_denoiser(TEXT_WIDTH).state_dict().items()
 
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         return list(TARGETS)
 
-    def sigma_shift(self, latents: Tensor) -> float:
-        return 1.0
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return [denoiser.get_submodule("middle")]
 
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
         import torch
@@ -129,10 +136,9 @@ class TinyFamily(ModelFamily):
 
     def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> TinyInput:
         words = batch.text["words"]
-        return TinyInput(noisy=noisy.noisy.to(words.dtype), sigma=noisy.sigma, text=words)
+        return TinyInput(noisy=noisy.noisy.to(words.dtype), sigma=noisy.timestep, text=words)
 
-    def predict(self, denoiser: nn.Module, model_input: ModelInput) -> Tensor:
-        assert isinstance(model_input, TinyInput)
+    def predict(self, denoiser: nn.Module, model_input: TinyInput) -> Tensor:
         prediction: Tensor = denoiser(model_input.noisy, model_input.sigma, model_input.text, model_input.references)
         return prediction
 
@@ -189,8 +195,9 @@ class TinySampler:
             references=[self._encode(picture) for picture in request.references],
             text=self._family.collate_text([request.text]),
         ).to(self._device, self._dtype)
-        noisy = NoisyBatch(noisy=latents, sigma=sigma[None], velocity=latents.new_zeros(latents.shape))
-        model_input: ModelInput = self._family.build_input(noisy, batch, self._denoiser)
+        level = sigma[None]
+        noisy = NoisyBatch(noisy=latents, sigma=level, timestep=level, target=latents.new_zeros(latents.shape))
+        model_input = self._family.build_input(noisy, batch, self._denoiser)
         if batch.references:
             model_input = self._flavour.extend_input(self._family, model_input, batch)
         return self._family.predict(self._denoiser, model_input)

@@ -15,19 +15,28 @@ if TYPE_CHECKING:
     from difftrain.train.step import Trainee
 
 
-def data_facts(samples: Iterable[Sample], rules: EpochRules) -> dict[str, str]:
+def data_facts(
+    samples: Iterable[Sample], rules: EpochRules, asked: Mapping[str, Mapping[str, object]] | None = None
+) -> dict[str, str]:
     """What each dataset shows, by its id: ``100 samples, repeats 0, probability 1 (3f2a...)``.
 
     The hash is over all that training reads of the samples.
+
+    Args:
+        asked: By dataset id, values of what the family and the loss ask of it; they stand behind the probability.
     """
+    more = {
+        name: "".join(f", {key} {json.dumps(value)}" for key, value in own.items())
+        for name, own in (asked or {}).items()
+    }
     counts: dict[str, int] = {}
     digests: dict[str, hashlib._Hash] = {}
     for sample in samples:
         counts[sample.dataset_id] = counts.get(sample.dataset_id, 0) + 1
         digests.setdefault(sample.dataset_id, hashlib.sha256()).update(repr(_facts(sample)).encode())
     return {
-        name: f"{count} samples, repeats {rules.repeats.get(name, 0)}, probability {rules.probability.get(name, 1):g} "
-        f"({digests[name].hexdigest()[:16]})"
+        name: f"{count} samples, repeats {rules.repeats.get(name, 0)}, probability {rules.probability.get(name, 1):g}"
+        f"{more.get(name, '')} ({digests[name].hexdigest()[:16]})"
         for name, count in counts.items()
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ from torch import nn
 
 from difftrain.data.encode import encode_images, encode_texts
 from difftrain.data.epoch import EpochRules, draw_visit
+from difftrain.data.extras import SampleExtras
 from difftrain.data.loader import BatchReader, Remake
 from difftrain.data.stream import BatchStream
 from difftrain.model.attention import choose_attention
+from difftrain.model.load import load_denoiser
 from difftrain.train.agreement import data_facts
 from difftrain.train.checkpoint import load_checkpoint
 from difftrain.train.encoders import Encoders
@@ -58,6 +59,8 @@ def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, report
     config = plan.config
     checkpoint, state = ready.resumed or (None, None)
     encoders = Encoders(plan, ready.location, accelerator.device)
+    extras = SampleExtras(plan.data, plan.family, plan.loss)
+    extras.check([*ready.prepared.samples, *ready.prepared.held_out])
     _say_what_is_not_drawn(ready.scenes, plan, reporter)
     with first_process_first():
         _fill_caches(plan, ready, encoders, reporter)
@@ -71,13 +74,15 @@ def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, report
         image_encoder=encoders.image, text_encoder=encoders.text, let_go=encoders.make_room, in_use=encoders.in_use
     )
     sample_latents = config.vae_cache_sample == "sample"
-    reader = BatchReader(ready.caches, plan.family, remake, seed=config.seed, sample_latents=sample_latents)
+    reader = BatchReader(
+        ready.caches, plan.family, remake, seed=config.seed, sample_latents=sample_latents, extras=extras
+    )
     samples = ready.prepared.samples
     rounds = rounds_of(plan, samples, start=trainee.position, processes=accelerator.num_processes)
     pin_memory = accelerator.device.type == "cuda"
     stream = BatchStream(rounds, reader, process=accelerator.process_index, pin_memory=pin_memory)
     trainee.total_steps = total_steps(plan, rounds, trainee.step)
-    trainee.data = data_facts(samples, rounds.rules)
+    trainee.data = data_facts(samples, rounds.rules, {dataset.id: dataset.asked for dataset in plan.data.edit_sets})
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=list(ready.scenes),
@@ -110,18 +115,26 @@ def _load_trainee(
 ) -> Trainee:
     """The denoiser with its adapter and optimizer, on the run's device; nothing is trained yet."""
     choose_attention(plan.config.attention_mechanism, accelerator.device.type)
-    with reporter.phase("load model"):
-        bare = plan.family.load_denoiser(location, encoders.compute_dtype)
-    _prepare_denoiser(plan, bare, accelerator.device, reporter)
+    device = accelerator.device
+    bare = load_denoiser(
+        plan.family,
+        location,
+        dtype=encoders.compute_dtype,
+        device=device,
+        quantizer=plan.quantizer,
+        reporter=reporter,
+    )
+    _attach_adapter(plan, bare, reporter)
     trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
-    with reporter.phase(f"move model to {accelerator.device}"):
+    with reporter.phase(f"set up on {device}"):
         denoiser, optimizer = accelerator.prepare(bare, optimizer)
     return Trainee(
         plan=plan,
         accelerator=accelerator,
         denoiser=denoiser,
         bare_denoiser=bare,
+        noise_process=plan.family.noise_process(location),
         optimizer=optimizer,
         built_with=settings_of(optimizer),
         total_steps=0,
@@ -139,17 +152,10 @@ def _fill_caches(plan: RunPlan, ready: PreparedRun, encoders: Encoders, reporter
         reporter.say("caches: complete, nothing to encode")
 
 
-def _prepare_denoiser(plan: RunPlan, denoiser: nn.Module, device: torch.device, reporter: Reporter) -> None:
-    """Quantise, checkpoint, adapt; what is trained is in the optimizer's dtype, all else is frozen."""
+def _attach_adapter(plan: RunPlan, denoiser: nn.Module, reporter: Reporter) -> None:
+    """Checkpoint activations, adapt; what is trained is in the optimizer's dtype, all else is frozen."""
     config = plan.config
-    denoiser.requires_grad_(False)
     targets = plan.family.adapter_targets(denoiser)
-    if plan.quantizer:
-        patterns = plan.family.keep_unquantized()
-        with reporter.phase(f"quantise to {plan.quantizer.name}"):
-            plan.quantizer.quantize(
-                denoiser, device, lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-            )
     if config.gradient_checkpointing:
         plan.family.enable_checkpointing(denoiser)
     torch.manual_seed(config.seed)  # the adapter's initial weights

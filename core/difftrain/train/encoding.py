@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from difftrain.config.schema import RunConfig
@@ -60,7 +61,7 @@ def open_caches(plan: RunPlan, location: ModelLocation) -> SampleCaches:
         plan.data,
         image_identity=image_identity(plan, location),
         text_identity=text_identity(plan, location),
-        text_sees_references=plan.family.text_sees_references,
+        text_view=partial(plan.family.text_view, flavour=plan.flavour) if plan.family.text_sees_references else None,
     )
 
 
@@ -74,8 +75,10 @@ def room_needed(
 ) -> list[Need]:
     """Room that the entries of these captions and pictures will take."""
     config, family = plan.config, plan.family
-    each = family.text_bytes(location, plan.flavour, _value_bytes(compute_dtype(config)))
-    needs = [_need("text embeddings", plan.data.text_folder, len(texts), _entries_bytes(len(texts), each))]
+    seen = Counter(tuple(caches.sizes_seen(item)) for item in texts)
+    text_bytes = partial(family.text_bytes, location, plan.flavour, _value_bytes(compute_dtype(config)))
+    total = sum(_entries_bytes(count, text_bytes(views)) for views, count in seen.items())
+    needs = [_need("text embeddings", plan.data.text_folder, len(texts), total)]
     owners = {dataset.latents_folder: dataset.id for dataset in plan.data.datasets}
     counts: Counter[Path] = Counter()
     sizes: Counter[Path] = Counter()

@@ -1,11 +1,11 @@
-"""Losses on the predicted velocity."""
+"""Losses: how far a prediction is from its target."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.contracts import Loss
-from difftrain.types import NoisyBatch
+from difftrain.types import Batch, NoisyBatch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,5 +16,5 @@ class MeanSquaredError(Loss):
 
     name: ClassVar[str] = "mse"
 
-    def compute(self, prediction: Tensor, noisy: NoisyBatch) -> Tensor:
-        return (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+    def compute(self, prediction: Tensor, noisy: NoisyBatch, batch: Batch) -> Tensor:
+        return (prediction.float() - noisy.target).square().flatten(1).mean(1)

@@ -1,7 +1,4 @@
-"""Flow matching: noise levels and noisy latents. Pure functions and the samplers of noise levels.
-
-Source: Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, sections 2 and 3.1.
-"""
+"""Noise levels: the samplers that draw them, and the shift. What is made of them is the family's affair."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from difftrain.contracts import TimestepSampler
-from difftrain.types import NoisyBatch
 
 if TYPE_CHECKING:
     import torch
@@ -29,21 +25,11 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def add_noise(latents: Tensor, sigma: Tensor, noise: Tensor) -> NoisyBatch:
-    """``x_t = (1 - sigma) x_0 + sigma n`` with the velocity ``n - x_0``, all in float32.
-
-    Args:
-        latents: Clean latents, [B, ...].
-        sigma: [B], 0 is clean, 1 is noise.
-        noise: N(0, 1), shaped as ``latents``.
-    """
-    clean, noise = latents.float(), noise.float()
-    level = sigma.float().view(-1, *[1] * (clean.ndim - 1))
-    return NoisyBatch(noisy=(1 - level) * clean + level * noise, sigma=sigma.float(), velocity=noise - clean)
-
-
 class SigmoidSampler(TimestepSampler):
-    """``sigmoid(scale * N(0, 1))``: most steps at middling noise levels."""
+    """``sigmoid(scale * N(0, 1))``: most steps at middling noise levels.
+
+    Source: Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, section 3.1.
+    """
 
     name: ClassVar[str] = "sigmoid"
 

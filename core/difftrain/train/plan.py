@@ -121,7 +121,7 @@ def build_plan(
     optimizer = chosen.optimizer()
     schedule = chosen.named("schedule", run.lr_scheduler)
     quantizer = chosen.quantizer()
-    timestep_sampler = chosen.named("timestep sampler", run.timestep_sampler)
+    timestep_sampler = chosen.timestep_sampler(family)
     loss = chosen.named("loss", run.loss_type)
     data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
     _check_run(run, family, plugins, problems)
@@ -190,6 +190,11 @@ class _Chooser:
         if found is None:
             return None
         return optimizer_options(self.run, found, self.problems)
+
+    def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
+        """The one asked for, or the family's usual one."""
+        name = self.run.timestep_sampler or (family.usual_timestep_sampler if family else None)
+        return self.named("timestep sampler", name) if name else None
 
     def quantizer(self) -> Any:
         """None for ``no_change`` too."""

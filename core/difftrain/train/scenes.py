@@ -29,9 +29,13 @@ class Scene:
     """Shown beside the result; None when the prompt is not the sample's own."""
     size: Size
 
-    @property
-    def text(self) -> TextItem:
-        return TextItem(caption=self.prompt, references=self.references)
+    def drawn_with(self, most: int | None) -> tuple[PlacedImage, ...]:
+        """The references that the stock pipeline is given: the first ``most``, all for None. Training sees all."""
+        return self.references[:most]
+
+    def text(self, prompt: str, most: int | None) -> TextItem:
+        """A prompt or a negative prompt, to be encoded beside what the pipeline is given."""
+        return TextItem(caption=prompt, references=self.drawn_with(most))
 
     def identity(self, config: RunConfig, model: str) -> str:
         """Tells pictures of this scene that are drawn alike from others of its name; a hash in hexadecimal digits.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from difftrain.data.audit import check_areas
 from difftrain.data.disk import Need, check_room
 from difftrain.data.encode import SampleCaches, TextItem, every_image, lacking_images, lacking_texts
 from difftrain.data.file_facts import FileFacts
@@ -123,8 +124,10 @@ def _look_ahead(
     measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     encoded = [*paired.samples, *measured]
+    if plan.flavour.max_pixels is not None:
+        check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
-        texts = lacking_texts(_texts(plan, caches, encoded, scenes), caches, phase)
+        texts = lacking_texts(_texts(plan, caches, paired.samples, measured, scenes), caches, phase)
         images = lacking_images(every_image(encoded), caches, phase)
     needs = [*room_needed(plan, location, caches, texts=texts, images=images)]
     needs += [need for need in paired.made if need.files]
@@ -132,13 +135,23 @@ def _look_ahead(
 
 
 def _texts(
-    plan: RunPlan, caches: SampleCaches, samples: Sequence[Sample], scenes: Sequence[Scene]
+    plan: RunPlan,
+    caches: SampleCaches,
+    trained: Sequence[Sample],
+    measured: Sequence[Sample],
+    scenes: Sequence[Scene],
 ) -> Iterator[TextItem]:
     """Every caption that training and validations ask for."""
-    yield from caches.text_items(samples)
+    config = plan.config
+    yield from caches.text_items(
+        trained,
+        caption_dropout=config.caption_dropout_probability > 0,
+        reference_dropout=config.reference_dropout_probability > 0,
+    )
+    yield from caches.text_items(measured, caption_dropout=False, reference_dropout=False)
     for scene in scenes:
-        yield scene.text
-        yield TextItem(caption=plan.config.validation_negative_prompt, references=scene.references)
+        for prompt in (scene.prompt, config.validation_negative_prompt):
+            yield scene.text(prompt, plan.flavour.pipeline_references)
 
 
 def _check_disk(needs: Sequence[Need]) -> None:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from difftrain.contracts import NoiseProcess
 from difftrain.data.rounds import Position
 from difftrain.data.seeding import derive_seed
 from difftrain.data.stream import MicroBatch
-from difftrain.train.noise import add_noise, shift_sigma
+from difftrain.errors import PluginError
+from difftrain.train.noise import shift_sigma
 from difftrain.train.not_finite import leave_out
 from difftrain.train.optimizer_state import Settings
 from difftrain.train.tally import Tally
@@ -37,6 +39,7 @@ class Trainee:
     """As wrapped by accelerate; only this one is called in training."""
     bare_denoiser: nn.Module
     """The same weights without a wrapper."""
+    noise_process: NoiseProcess
     optimizer: torch.optim.Optimizer
     built_with: Settings
     """What the optimizer's groups said before the first step of this process."""
@@ -168,16 +171,22 @@ def batch_loss(run: Trainee, batch: Batch, generator: torch.Generator) -> Tensor
 
 
 def loss_at(run: Trainee, denoiser: nn.Module, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Loss of each sample, [B], at given noise levels [B] and noise [B, C, h, w]."""
+    """Loss of each sample, [B], at given noise levels [B] and noise shaped as the latents."""
     device = run.accelerator.device
     batch = batch.to(device, run.compute_dtype)
-    noisy = add_noise(batch.latents, sigma.to(device), noise.to(device))
+    noisy = run.noise_process.add_noise(batch.latents, sigma.to(device), noise.to(device))
     prediction = predict(run, denoiser, noisy, batch)
-    return run.plan.loss.compute(prediction, noisy)
+    losses = run.plan.loss.compute(prediction, noisy, batch)
+    if losses.shape != (len(prediction),):
+        raise PluginError(
+            f"loss {run.plan.loss.name!r} gave the shape {tuple(losses.shape)} for a batch of {len(prediction)}\n"
+            "hint: compute() must return one number a sample, [B]"
+        )
+    return losses
 
 
 def predict(run: Trainee, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch) -> Tensor:
-    """The model's velocity for the target, [B, C, h, w]: family, then the flavour's references, then forward."""
+    """The model's prediction for the target, shaped as it: family, then the flavour's references, then forward."""
     family, flavour = run.plan.family, run.plan.flavour
     model_input = family.build_input(noisy, batch, denoiser)
     if batch.references:

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from difftrain.config.run import SEED_LIMIT
-from difftrain.data.encode import TextItem
 from difftrain.data.epoch import Visit
 from difftrain.data.image import load_placed
 from difftrain.data.loader import BatchReader
@@ -26,7 +25,7 @@ from difftrain.train.psnr import Scores, psnr
 from difftrain.train.scenes import Scene, image_identity
 from difftrain.train.sheet import Row, Shown, draw_sheet
 from difftrain.train.step import Trainee, loss_at
-from difftrain.types import PlacedImage, Reporter, Sampler, ValidationRequest
+from difftrain.types import Reporter, Sampler, ValidationRequest
 
 FIXED_SIGMAS = (0.25, 0.5, 0.75)
 """Noise levels of the fixed-sample loss: little, middling and strong noise."""
@@ -79,7 +78,8 @@ class Validator:
         total = len(self.scenes) * self.seeds
         with _evaluating(run), self.reporter.phase(f"validation at step {run.step}", total) as phase:
             for scene in self.scenes:
-                references = tuple(load_placed(image) for image in self._drawn_with(scene, run))
+                drawn_with = scene.drawn_with(run.plan.flavour.pipeline_references)
+                references = tuple(map(load_placed, drawn_with))
                 pictures = []
                 for number in range(1, self.seeds + 1):
                     pictures.append(self.sampler(self._request(scene, references, run, number)))
@@ -120,6 +120,7 @@ class Validator:
         samples = [
             (visit.caption, *map(image_identity, (visit.sample.target, *visit.references))) for visit in self.fixed
         ]
+        asked += [extras for visit in self.fixed if (extras := self.reader.extras_identity(visit))]
         return _digest(samples, asked, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
 
     def pictures_identity(self, run: Trainee) -> str:
@@ -127,25 +128,24 @@ class Validator:
         judged = [(self._identity(scene, run), image_identity(scene.target)) for scene in self.scenes if scene.target]
         return _digest(judged, self.seeds)
 
-    def _drawn_with(self, scene: Scene, run: Trainee) -> tuple[PlacedImage, ...]:
-        """The references that the stock pipeline can take; training sees all of them."""
-        return scene.references[: run.plan.flavour.pipeline_references]
-
     def _request(
         self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee, seed_number: int
     ) -> ValidationRequest:
-        config = run.plan.config
-        guidance = config.validation_guidance
-        negative = TextItem(caption=config.validation_negative_prompt, references=scene.references)
+        config, flavour = run.plan.config, run.plan.flavour
+        guidance, real = config.validation_guidance, config.validation_guidance_real
+        guidance = flavour.default_guidance if guidance is None else guidance
+        real = flavour.default_guidance_real if real is None else real
+        most = flavour.pipeline_references
+        negative = scene.text(config.validation_negative_prompt, most)
         return ValidationRequest(
-            text=self.reader.text(scene.text),
-            negative_text=self.reader.text(negative) if config.validation_guidance_real > 1 else None,
+            text=self.reader.text(scene.text(scene.prompt, most)),
+            negative_text=self.reader.text(negative) if real > 1 else None,
             references=references,
             width=scene.size[0],
             height=scene.size[1],
             steps=config.validation_num_inference_steps,
-            guidance=run.plan.flavour.default_guidance if guidance is None else guidance,
-            guidance_real=config.validation_guidance_real,
+            guidance=guidance,
+            guidance_real=real,
             seed=(config.validation_seed + seed_number - 1) % SEED_LIMIT,
         )
 

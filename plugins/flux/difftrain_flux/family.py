@@ -1,17 +1,19 @@
 """FLUX.1 as the core sees it: options, and where each part of the work is. Light: torch is imported when used.
 
-The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `targets.py`, `forward.py`, `sampling.py`.
+The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `transformer.py`, `targets.py`, `forward.py`,
+`sampling.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from difftrain import (
+    AttentionShape,
     Batch,
     ImageEncoder,
     KnownKeys,
@@ -23,6 +25,7 @@ from difftrain import (
     Size,
     TextEmbeds,
     TextEncoder,
+    read_weights,
 )
 from difftrain_flux.disk import latents_bytes, text_bytes
 from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
@@ -33,6 +36,7 @@ from difftrain_flux.text_length import text_length
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import FluxTransformer2DModel
     from torch import Tensor, nn
 
     from difftrain_flux.forward import FluxInput
@@ -54,7 +58,7 @@ def auto_shift(tokens: int) -> float:
     return math.exp(0.5 + slope * (tokens - 256))
 
 
-class FluxFamily(ModelFamily):
+class FluxFamily(ModelFamily["FluxInput"]):
     """FLUX.1: a transformer over image and text tokens, CLIP and T5 text encoders, a 16-channel VAE."""
 
     name: ClassVar[str] = "flux"
@@ -106,7 +110,9 @@ class FluxFamily(ModelFamily):
     def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
         return latents_bytes(location, size, value_bytes)
 
-    def text_bytes(self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
+    def text_bytes(
+        self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int, views: Sequence[Size] = ()
+    ) -> int:
         return text_bytes(location, flavour, value_bytes)
 
     # loading
@@ -124,18 +130,15 @@ class FluxFamily(ModelFamily):
 
         return load_image_encoder(location, device, dtype, tiling=tiling, slicing=slicing)
 
-    def load_denoiser(self, location: ModelLocation, dtype: torch.dtype) -> nn.Module:
-        from difftrain_flux.files import local_folder, without_bars
+    def empty_denoiser(self, location: ModelLocation) -> FluxTransformer2DModel:
+        from difftrain_flux.transformer import empty_transformer
 
-        folder = local_folder(location, ("transformer",))
-        from diffusers import FluxTransformer2DModel
+        return empty_transformer(location)
 
-        # shard by shard onto an empty model: peak memory is the model and one shard
-        with without_bars():
-            transformer = FluxTransformer2DModel.from_pretrained(
-                folder, subfolder="transformer", torch_dtype=dtype, low_cpu_mem_usage=True
-            )
-        return transformer.requires_grad_(False).eval()
+    def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
+        from difftrain_flux.files import local_folder
+
+        return read_weights(local_folder(location, ("transformer",)) / "transformer")
 
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         from difftrain_flux.forward import unwrap
@@ -144,6 +147,12 @@ class FluxFamily(ModelFamily):
 
     def fixed(self) -> dict[str, Any]:
         return {"flux_lora_target": self.flux_lora_target}
+
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        from difftrain_flux.forward import unwrap
+
+        transformer = unwrap(denoiser)
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
 
     def keep_unquantized(self) -> tuple[str, ...]:
         """The input and output layers: a thousandth of the weights, and what every token goes through."""
@@ -161,6 +170,21 @@ class FluxFamily(ModelFamily):
             "references": sum(reference[0, 0].numel() // TOKEN_AREA for reference in batch.references),
             "text": batch.text["prompt_embeds"].shape[1],
         }
+
+    def attention_shapes(self, batch: Batch, denoiser: nn.Module) -> Sequence[AttentionShape]:
+        from difftrain_flux.forward import unwrap
+
+        # one sequence of text, target and references, in double and single blocks alike
+        length, config = sum(self.tokens(batch).values()), unwrap(denoiser).config
+        return [
+            AttentionShape(
+                batch=len(batch.latents),
+                heads=config.num_attention_heads,
+                queries=length,
+                keys=length,
+                head_dim=config.attention_head_dim,
+            )
+        ]
 
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
         import torch
@@ -186,24 +210,6 @@ class FluxFamily(ModelFamily):
             return torch.full_like(sigma, self.flux_guidance_value)
         span = self.flux_guidance_max - self.flux_guidance_min
         return (self.flux_guidance_min + span * torch.rand(sigma.shape)).to(sigma)
-
-    # for flavours that add pictures to the input
-    def pack(self, latents: Tensor) -> Tensor:
-        """Tokens [B, h/2 * w/2, 4C] of latents [B, C, h, w]."""
-        from difftrain_flux.packing import pack
-
-        return pack(latents)
-
-    def position_ids(
-        self, rows: int, cols: int, *, index: int, top: int, left: int, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Positions [rows * cols, 3] of a picture's tokens: its index, rows from ``top``, columns from ``left``.
-
-        All in tokens (2x2 latent cells).
-        """
-        from difftrain_flux.packing import position_ids
-
-        return position_ids(rows, cols, index=index, top=top, left=left, device=device)
 
     # validation
     def make_sampler(

@@ -25,7 +25,8 @@ class TextToImage(ModelFlavour):
     def pipeline_class(self) -> type:
         from diffusers import FluxPipeline
 
-        return FluxPipeline
+        pipeline: type = FluxPipeline
+        return pipeline
 
 
 class Dev(TextToImage):

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from difftrain import Batch, NoisyBatch
-from difftrain_flux.packing import pack, position_ids, unpack
+from difftrain_flux.packing import PATCH, pack, position_ids, unpack
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +41,25 @@ class FluxInput:
         height, width = self.latent_size
         return height * width // 4
 
-    def append(self, tokens: Tensor, ids: Tensor) -> FluxInput:
-        """This input with more tokens at the end, for instance those of a reference.
+    def append(self, latents: Tensor, *, index: int, top: int, left: int) -> FluxInput:
+        """This input with the tokens of one more image at the end, for instance a reference.
 
         Args:
-            tokens: [B, M, 64].
-            ids: [M, 3].
+            latents: [B, 16, h, w], h and w even.
+            index: First component of the position ids; 0 is the target.
+            top: Latent cells above the image in position space, even.
+            left: Latent cells left of it, even.
         """
+        rows, columns = latents.shape[-2] // PATCH, latents.shape[-1] // PATCH
+        ids = position_ids(rows, columns, index=index, top=top // PATCH, left=left // PATCH, device=self.ids.device)
         return replace(
             self,
-            tokens=torch.cat([self.tokens, tokens.to(self.tokens)], dim=1),
-            ids=torch.cat([self.ids, ids.to(self.ids)], dim=0),
+            tokens=torch.cat([self.tokens, pack(latents).to(self.tokens)], dim=1),
+            ids=torch.cat([self.ids, ids], dim=0),
         )
 
 
-def unwrap(denoiser: nn.Module) -> nn.Module:
+def unwrap(denoiser: nn.Module) -> FluxTransformer2DModel:
     """The transformer itself, out of what DDP (``module``) and torch.compile (``_orig_mod``) put around it."""
     while True:
         inner = getattr(denoiser, "_orig_mod", None) or getattr(denoiser, "module", None)
@@ -66,8 +74,8 @@ def build_input(noisy: NoisyBatch, batch: Batch, guidance: Tensor | None) -> Flu
     height, width = noisy.noisy.shape[-2:]
     return FluxInput(
         tokens=pack(noisy.noisy).to(prompt_embeds.dtype),
-        ids=position_ids(height // 2, width // 2, device=noisy.noisy.device),
-        sigma=noisy.sigma,
+        ids=position_ids(height // PATCH, width // PATCH, device=noisy.noisy.device),
+        sigma=noisy.timestep,
         guidance=guidance,
         prompt_embeds=prompt_embeds,
         pooled=batch.text["pooled_prompt_embeds"],
@@ -97,7 +105,7 @@ def predict(denoiser: nn.Module, model_input: FluxInput) -> Tensor:
 
 
 @contextmanager
-def _target_only(transformer: nn.Module, model_input: FluxInput) -> Iterator[None]:
+def _target_only(transformer: FluxTransformer2DModel, model_input: FluxInput) -> Iterator[None]:
     """Within it, the output layers see the target's tokens only."""
     count = model_input.target_tokens
     if model_input.tokens.shape[1] == count:

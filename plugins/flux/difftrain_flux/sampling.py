@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from difftrain import ModelFlavour, ModelLocation, TextEmbeds, ValidationRequest
+from difftrain import ImageEncoder, ModelFlavour, ModelLocation, TextEmbeds, ValidationRequest
 from difftrain_flux.files import local_folder
 from difftrain_flux.forward import unwrap
 from difftrain_flux.text_length import text_length
@@ -57,7 +57,8 @@ class FluxSampler:
         """The picture of one request; equal seeds give equal starting noise on every device."""
         arguments = {**self._arguments(request), **self._flavour.pipeline_arguments(request)}
         with evaluating(self._transformer), visiting(self._vae, self._device):
-            return self._pipeline(**arguments).images[0]
+            picture: Image.Image = self._pipeline(**arguments).images[0]
+        return picture
 
     def _arguments(self, request: ValidationRequest) -> dict[str, Any]:
         arguments = {
@@ -84,7 +85,7 @@ def make_sampler(
     location: ModelLocation,
     flavour: ModelFlavour,
     denoiser: nn.Module,
-    image_encoder: FluxImageEncoder,
+    image_encoder: ImageEncoder,
     device: torch.device,
     dtype: torch.dtype,
 ) -> FluxSampler:
@@ -92,6 +93,7 @@ def make_sampler(
 
     The pipeline hands the VAE tensors of the text's dtype, so a VAE of another dtype is copied into it.
     """
+    assert isinstance(image_encoder, FluxImageEncoder), "the encoder is this family's own"
     folder = local_folder(location, ("scheduler",))
     from diffusers import FlowMatchEulerDiscreteScheduler
 

@@ -36,7 +36,7 @@ class FluxTextEncoder(TextEncoder):
         self._clip_tokenizer = clip_tokenizer
         self._t5 = t5
         self._t5_tokenizer = t5_tokenizer
-        self.max_tokens = t5_tokens
+        self._t5_tokens = self.max_tokens = t5_tokens
 
     def cut_captions(self, captions: Sequence[str]) -> list[str]:
         """By T5 alone; that CLIP reads 77 tokens is no loss, see :meth:`encode`."""
@@ -44,7 +44,7 @@ class FluxTextEncoder(TextEncoder):
             return []
         # without verbose=False the tokenizer would warn of a long text that it is only to count
         tokens = self._t5_tokenizer(list(captions), truncation=False, verbose=False).input_ids
-        return [caption for caption, own in zip(captions, tokens, strict=True) if len(own) > self.max_tokens]
+        return [caption for caption, own in zip(captions, tokens, strict=True) if len(own) > self._t5_tokens]
 
     @torch.no_grad()
     def encode(
@@ -61,7 +61,7 @@ class FluxTextEncoder(TextEncoder):
 
     def _encode(self, caption: str) -> TextEmbeds:
         clip_ids = _token_ids(self._clip_tokenizer, caption, CLIP_TOKENS).to(self._clip.device)
-        t5_ids = _token_ids(self._t5_tokenizer, caption, self.max_tokens).to(self._t5.device)
+        t5_ids = _token_ids(self._t5_tokenizer, caption, self._t5_tokens).to(self._t5.device)
         return {
             "prompt_embeds": self._t5(t5_ids, output_hidden_states=False)[0][0].cpu(),
             "pooled_prompt_embeds": self._clip(clip_ids, output_hidden_states=False).pooler_output[0].cpu(),
@@ -71,7 +71,8 @@ class FluxTextEncoder(TextEncoder):
 def _token_ids(tokenizer: CLIPTokenizer | T5TokenizerFast, caption: str, length: int) -> Tensor:
     """[1, length], padded or cut."""
     tokens = tokenizer([caption], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return tokens.input_ids
+    ids: Tensor = tokens.input_ids
+    return ids
 
 
 def load_text_encoder(

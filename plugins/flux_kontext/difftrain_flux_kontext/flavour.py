@@ -1,7 +1,7 @@
 """FLUX.1 Kontext: the checkpoint that edits a picture by an instruction. Light: torch is imported when used.
 
-It is a flavour of the family ``flux`` and knows of it only what the core hands over: the family object that
-packs latents and makes position ids, and the model input that takes more tokens.
+It is a flavour of the family ``flux`` and knows of it only what the core hands over: the model input, which takes more
+images at the end.
 """
 
 from __future__ import annotations
@@ -9,35 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from difftrain import Batch, ModelFlavour, Size, ValidationRequest
+from difftrain import Batch, ModelFamily, ModelFlavour, Size, ValidationRequest
 from difftrain_flux_kontext.reference_ids import Rule, place_references
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-PATCH = 2
-"""Latent cells along the edge of a token."""
 PIXEL_MULTIPLE = 16
 SMALLEST_AUTO_RESIZE = 512 * 512
 """Below this many pixels the pipeline's own sizing would blow a reference up to a megapixel."""
 
 
-class TokenFamily(Protocol):
-    """What this flavour needs of its family."""
-
-    def pack(self, latents: Tensor) -> Tensor: ...
-
-    def position_ids(self, rows: int, cols: int, *, index: int, top: int, left: int, device: Any) -> Tensor: ...
-
-
-class TokenInput(Protocol):
+class SequenceInput(Protocol):
     """What this flavour needs of the family's model input."""
 
-    def append(self, tokens: Tensor, ids: Tensor) -> TokenInput: ...
+    def append(self, latents: Tensor, *, index: int, top: int, left: int) -> SequenceInput:
+        """The input with one more image at the end of its sequence, at a place in position space (latent cells)."""
 
 
-class Kontext(ModelFlavour):
+class Kontext(ModelFlavour["SequenceInput"]):
     """Image editing: reference pictures stand behind the target in the token sequence."""
 
     family: ClassVar[str] = "flux"
@@ -75,25 +66,18 @@ class Kontext(ModelFlavour):
     """How several references are told apart: offset (side by side in position space) or index (numbered);
     with one reference both are the same. Use the rule of the program that will draw: ComfyUI's default is offset."""
 
-    def extend_input(self, family: TokenFamily, model_input: TokenInput, batch: Batch) -> TokenInput:
+    def extend_input(self, family: ModelFamily, model_input: SequenceInput, batch: Batch) -> SequenceInput:
         """The sequence [target | reference 1 | reference 2 | ...]."""
         sizes = [(reference.shape[-2], reference.shape[-1]) for reference in batch.references]
         for reference, place in zip(batch.references, place_references(sizes, self.reference_ids), strict=True):
-            ids = family.position_ids(
-                reference.shape[-2] // PATCH,
-                reference.shape[-1] // PATCH,
-                index=place.index,
-                top=place.top // PATCH,
-                left=place.left // PATCH,
-                device=reference.device,
-            )
-            model_input = model_input.append(family.pack(reference), ids)
+            model_input = model_input.append(reference, index=place.index, top=place.top, left=place.left)
         return model_input
 
     def pipeline_class(self) -> type:
         from diffusers import FluxKontextPipeline
 
-        return FluxKontextPipeline
+        pipeline: type = FluxKontextPipeline
+        return pipeline
 
     def pipeline_arguments(self, request: ValidationRequest) -> dict[str, Any]:
         """The first reference, at the size that the pipeline chooses for it.

@@ -61,7 +61,9 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
     def latents_bytes(self, location: dt.ModelLocation, size: dt.Size, value_bytes: int) -> int:
         return 2 * CHANNELS * (size[0] // CELL) * (size[1] // CELL) * value_bytes
 
-    def text_bytes(self, location: dt.ModelLocation, flavour: dt.ModelFlavour[UNetInput], value_bytes: int) -> int:
+    def text_bytes(
+        self, location: dt.ModelLocation, flavour: dt.ModelFlavour, value_bytes: int, views: Sequence[dt.Size] = ()
+    ) -> int:
         config = FILES.config(location, "text_encoder")
         return int(config["max_position_embeddings"] * config["hidden_size"]) * value_bytes
 

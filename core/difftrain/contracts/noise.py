@@ -1,0 +1,43 @@
+"""The contract of what a model is trained against: how its latents become noisy, and what it then predicts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from difftrain.types import NoisyBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NoiseProcess(ABC):
+    """Makes noisy latents and the target that belongs to them; a family names it in ``noise_process()``.
+
+    The core draws a noise level for each sample, shifts it by ``sigma_shift()`` of the family and hands it over. A
+    process with discrete steps takes the step next to that level.
+    """
+
+    @abstractmethod
+    def add_noise(self, latents: Tensor, sigma: Tensor, noise: Tensor) -> NoisyBatch:
+        """The noisy latents, what the model is told of their noise, and what it is to predict.
+
+        Args:
+            latents: Clean latents, [B, ...].
+            sigma: [B], noise levels in [0, 1] after the shift; 0 is clean, 1 is noise.
+            noise: N(0, 1), shaped as ``latents`` and on the same device.
+        """
+
+
+class FlowMatching(NoiseProcess):
+    """``x_t = (1 - sigma) x_0 + sigma n`` with the velocity ``n - x_0`` as target, all in float32.
+
+    The timestep is sigma itself; a model that counts to 1000 multiplies it.
+
+    Source: Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, sections 2 and 3.1.
+    """
+
+    def add_noise(self, latents: Tensor, sigma: Tensor, noise: Tensor) -> NoisyBatch:
+        clean, noise, sigma = latents.float(), noise.float(), sigma.float()
+        level = sigma.view(-1, *[1] * (clean.ndim - 1))
+        return NoisyBatch(noisy=(1 - level) * clean + level * noise, sigma=sigma, timestep=sigma, target=noise - clean)

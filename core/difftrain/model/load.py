@@ -1,0 +1,181 @@
+"""Loads a family's denoiser tensor by tensor, each straight to where and what it stays.
+
+The host holds one tensor at a time: a model that is quantised on a GPU never lies whole in its memory.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from difftrain.contracts import ModelFamily, Quantizer
+from difftrain.errors import ModelError, PluginError, first_few
+from difftrain.types import ModelLocation, Reporter
+
+
+def load_denoiser(
+    family: ModelFamily,
+    location: ModelLocation,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantizer: Quantizer | None = None,
+    reporter: Reporter | None = None,
+) -> nn.Module:
+    """The module that is trained, with its weights, on ``device``, frozen, in evaluation mode.
+
+    Floating point weights become ``dtype``, but those that the family keeps in float32. Linear layers are converted by
+    the quantizer as soon as their weights are there, but those that the family keeps unquantized.
+
+    Raises:
+        ModelError: If weights are missing, unexpected or of another shape, or the files cannot be read.
+        PluginError: If the family leaves tensors without values that no file has.
+    """
+    with reporter.phase("open model") if reporter else nullcontext():
+        denoiser = family.empty_denoiser(location).requires_grad_(False).eval()
+        filling = _Filling(denoiser, family, dtype, device, quantizer)
+    told = f"load model, quantised to {quantizer.name}" if quantizer else "load model"
+    with reporter.phase(told, filling.total) if reporter else nullcontext() as phase:
+        for name, tensor in family.denoiser_weights(location):
+            filling.take(name, tensor)
+            if phase:
+                phase.advance(item=name)
+    filling.check(location)
+    _settle_buffers(denoiser, family, device)
+    return denoiser.requires_grad_(False)
+
+
+class _Filling:
+    """An empty module on its way to a loaded one.
+
+    Tied weights are one tensor under several names; any of these will do.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        family: ModelFamily,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantizer: Quantizer | None,
+    ) -> None:
+        self._denoiser, self._dtype, self._device, self._quantizer = denoiser, dtype, device, quantizer
+        self._in_float32 = family.keep_in_float32()
+        self._wanted = {
+            name: tensor for name, tensor in denoiser.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)
+        }
+        self._alike: dict[int, list[str]] = defaultdict(list)
+        """Names of each tensor."""
+        for name, tensor in self._wanted.items():
+            self._alike[id(tensor)].append(name)
+        self._missing = {names[0]: names for names in self._alike.values()}
+        self._incomplete = self._to_convert(family) if quantizer else {}
+        """By name of each layer to convert, its tensors that are still to come."""
+        self._unexpected: list[str] = []
+        self._misshapen: list[str] = []
+
+    @property
+    def total(self) -> int:
+        return len(self._alike)
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor of the files in its place. Once something is wrong, only names and shapes are looked at."""
+        wanted = self._wanted.get(name)
+        if wanted is None:
+            self._unexpected.append(name)
+            return
+        if wanted.shape != tensor.shape:
+            self._misshapen.append(f"{name} {list(tensor.shape)}, not {list(wanted.shape)}")
+        names = self._alike[id(wanted)]
+        if self._missing.pop(names[0], None) is None or self._unexpected or self._misshapen:
+            return
+        value = self._settled(name, tensor)
+        if isinstance(wanted, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=False)
+        for each in names:
+            owner, _, leaf = each.rpartition(".")
+            setattr(self._denoiser.get_submodule(owner), leaf, value)
+        for each in names:
+            self._convert_if_complete(each)
+
+    def check(self, location: ModelLocation) -> None:
+        """Make sure that the files had the module's weights, all and no others.
+
+        Raises:
+            ModelError: Naming the first few of each kind.
+        """
+        missing = list(self._missing)
+        wrong = [
+            f"{len(names)} {what}: {first_few(names)}"
+            for what, names in (
+                ("are missing", missing),
+                ("have another shape", self._misshapen),
+                ("are none of this model", self._unexpected),
+            )
+            if names
+        ]
+        if wrong:
+            raise ModelError(
+                f"model {location.name!r}: its weights are not those that its config describes ({self.total}); "
+                f"{'; '.join(wrong)}\nhint: download or save the model again, config and weights together"
+            )
+
+    def _settled(self, name: str, tensor: Tensor) -> Tensor:
+        """A copy in its own number format on the device."""
+        dtype = tensor.dtype
+        if tensor.is_floating_point():
+            owner = name.rpartition(".")[0]
+            dtype = torch.float32 if _matches((owner, name), self._in_float32) else self._dtype
+        return tensor.to(device=self._device, dtype=dtype, copy=True)
+
+    def _to_convert(self, family: ModelFamily) -> dict[str, set[str]]:
+        kept = family.keep_unquantized()
+        linears = [
+            name
+            for name, part in self._denoiser.named_modules()
+            if isinstance(part, nn.Linear) and not _matches((name,), kept)
+        ]
+        tensors: dict[str, set[str]] = defaultdict(set)
+        for name in self._wanted:
+            tensors[name.rpartition(".")[0]].add(name)
+        return {name: tensors[name] for name in linears}
+
+    def _convert_if_complete(self, arrived: str) -> None:
+        owner = arrived.rpartition(".")[0]
+        waiting = self._incomplete.get(owner)
+        if waiting is None:
+            return
+        waiting.discard(arrived)
+        if waiting:
+            return
+        assert self._quantizer is not None, "without one nothing is to be converted"
+        del self._incomplete[owner]
+        linear = self._denoiser.get_submodule(owner)
+        assert isinstance(linear, nn.Linear), "only linear layers are converted"
+        converted = self._quantizer.convert(owner, linear, self._device).requires_grad_(False)
+        places = [name for name, part in self._denoiser.named_modules(remove_duplicate=False) if part is linear]
+        for place in places:
+            self._denoiser.set_submodule(place, converted)
+
+
+def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    patterns = tuple(patterns)
+    return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
+
+
+def _settle_buffers(denoiser: nn.Module, family: ModelFamily, device: torch.device) -> None:
+    """What no file has, tables that the module computes for itself, goes to the device as it is."""
+    empty = [name for name, tensor in denoiser.named_buffers() if tensor.is_meta]
+    if empty:
+        raise PluginError(
+            f"model family {family.name!r}: empty_denoiser() leaves {len(empty)} buffers without values that no weight "
+            f"file has: {first_few(empty)}\nhint: make buffers on the CPU, as accelerate's init_empty_weights() does"
+        )
+    for name, tensor in list(denoiser.named_buffers(remove_duplicate=False)):
+        owner, _, leaf = name.rpartition(".")
+        setattr(denoiser.get_submodule(owner), leaf, tensor.to(device))

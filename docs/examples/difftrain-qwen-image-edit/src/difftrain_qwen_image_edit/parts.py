@@ -1,0 +1,128 @@
+"""Encoders and sampler around the classes of transformers and diffusers."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+
+import difftrain as dt
+
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
+    "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
+    "that meets the user's requirements while maintaining consistency with the original input where appropriate."
+    "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+DROPPED = 64
+"""Tokens at the template's beginning that the transformer is not given."""
+IMAGE_TOKEN = "<|image_pad|>"
+
+
+class QwenTextEncoder(dt.TextEncoder):
+    """Qwen2.5-VL reads a caption beside the references that it is about."""
+
+    def __init__(self, folder: Path, picture: str, device: torch.device, dtype: torch.dtype) -> None:
+        """``picture`` is the text that a reference stands in; its number goes into the braces."""
+        transformers.logging.disable_progress_bar()  # the core shows what is being loaded
+        whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder, subfolder="text_encoder", dtype=dtype, device_map={"": device}
+        )
+        self._model = whole.model.requires_grad_(False).eval()  # nobody reads what the language head says
+        self._tokenizer = transformers.Qwen2Tokenizer.from_pretrained(folder, subfolder="tokenizer")
+        self._images = transformers.Qwen2VLImageProcessor.from_pretrained(folder, subfolder="processor")
+        self._picture = picture
+
+    @torch.no_grad()
+    def encode(
+        self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
+    ) -> list[dt.TextEmbeds]:
+        """``prompt_embeds`` [T, D] of each, one by one: T depends on the caption and the sizes of its references."""
+        return [self._encode(*pair) for pair in zip(captions, references or [()] * len(captions), strict=True)]
+
+    def _encode(self, caption: str, images: Sequence[Image.Image]) -> dt.TextEmbeds:
+        # as Qwen2VLProcessor does, which asks for torchvision because of videos
+        seen = dict(self._images(images=list(images), return_tensors="pt")) if images else {}
+        pictures = ""
+        for number, patches in enumerate(seen.get("image_grid_thw", ()), start=1):
+            count = int(patches.prod()) // self._images.merge_size**2
+            pictures += self._picture.format(number).replace(IMAGE_TOKEN, IMAGE_TOKEN * count)
+        tokens = self._tokenizer(TEMPLATE.format(pictures + caption), return_tensors="pt")
+        inputs = {name: tensor.to(self._model.device) for name, tensor in {**tokens, **seen}.items()}
+        return {"prompt_embeds": self._model(**inputs).last_hidden_state[0, DROPPED:].cpu()}
+
+
+class QwenImageEncoder(dt.ImageEncoder):
+    """The VAE, of one frame; latents are normalised by a mean and a standard deviation of each channel."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
+        vae = diffusers.AutoencoderKLQwenImage.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+        self.vae = vae.to(device).requires_grad_(False).eval()
+        self.vae.use_tiling, self.vae.use_slicing = tiling, slicing
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, each [B, 16, 1, H/8, W/8]."""
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype).unsqueeze(2)).latent_dist
+        config, mode = self.vae.config, posterior.mode()
+        shift, scale = (torch.tensor(by).view(-1, 1, 1, 1).to(mode) for by in (config.latents_mean, config.latents_std))
+        mean, std = ((mode - shift) / scale).cpu(), (posterior.std / scale).cpu()
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise dt.ModelError(f'latents in {self.vae.dtype} are not finite\nhint: set vae_dtype to "bf16" or "fp32"')
+        return mean, std
+
+    def move(self, device: torch.device) -> None:
+        self.vae.to(device)
+
+
+class PipelineSampler:
+    """Draws validation images with the stock pipelines and the checkpoint's own scheduler, one a call."""
+
+    def __init__(
+        self, flavour: dt.ModelFlavour, denoiser: nn.Module, encoder: Any, folder: Path, device: Any, dtype: Any
+    ) -> None:
+        # the pipelines hand the VAE tensors of the text's dtype
+        self._vae = encoder.vae if encoder.vae.dtype == dtype else copy.deepcopy(encoder.vae).to(dtype)
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+        parts = {"transformer": denoiser, "scheduler": scheduler, "vae": self._vae}
+        parts |= dict.fromkeys(("text_encoder", "tokenizer"))
+        self._of_text = diffusers.QwenImagePipeline(**parts)
+        self._edit = getattr(diffusers, flavour.weights["pipeline"][0])(**parts, processor=None)
+        self._many, self._device = flavour.max_references > 1, device
+
+    def __call__(self, request: dt.ValidationRequest) -> Image.Image:
+        """The image of one request; noise drawn on the CPU is the same for every device."""
+        # the pipelines that edit cannot do without a reference
+        pipeline = self._edit if request.references else self._of_text
+        pipeline.set_progress_bar_config(disable=True)
+        arguments: dict[str, Any] = {"width": request.width, "height": request.height, "true_cfg_scale": 1.0}
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        if request.references:
+            arguments["image"] = list(request.references) if self._many else request.references[0]
+        texts = {"": request.text}
+        if request.negative_text is not None:
+            texts["negative_"], arguments["true_cfg_scale"] = request.negative_text, request.guidance_real
+        for prefix, text in texts.items():
+            embeds = text["prompt_embeds"][None].to(self._device, self._vae.dtype)
+            mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=self._device)
+            arguments |= {f"{prefix}prompt_embeds": embeds, f"{prefix}prompt_embeds_mask": mask}
+        module: Any = sys.modules[type(pipeline).__module__]
+        area = request.width * request.height
+        stock, home = getattr(module, "calculate_dimensions", None), self._vae.device
+        if stock is not None and area < 512 * 512:  # to try things out: no megapixel of each reference then
+            module.calculate_dimensions = lambda asked, aspect: stock(min(asked, area), aspect)
+        try:
+            self._vae.to(self._device)
+            image: Image.Image = pipeline(**arguments, generator=generator, num_inference_steps=request.steps).images[0]
+        finally:
+            module.calculate_dimensions = stock
+            self._vae.to(home)
+        return image

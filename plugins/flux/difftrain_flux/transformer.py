@@ -1,0 +1,27 @@
+"""The stock transformer, built from a model's config without its weights; the core fills it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from accelerate import init_empty_weights
+
+from difftrain import ModelLocation
+from difftrain_flux.files import local_folder
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+
+def empty_transformer(location: ModelLocation) -> FluxTransformer2DModel:
+    """Parameters on the meta device.
+
+    Raises:
+        ModelError: If a hub model can be neither downloaded nor found in the cache.
+    """
+    folder = local_folder(location, ("transformer",))
+    from diffusers import FluxTransformer2DModel
+
+    config = FluxTransformer2DModel.load_config(folder, subfolder="transformer")
+    with init_empty_weights():
+        return FluxTransformer2DModel.from_config(config)
