@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,15 @@ TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 IMAGE_COMPONENTS = ("vae",)
 COMPONENTS = ("transformer", *IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler")
 WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2")
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "transformer/config.json": ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim"),
+    "vae/config.json": ("block_out_channels", "latent_channels", "scaling_factor", "shift_factor"),
+    "text_encoder/config.json": ("hidden_size", "num_hidden_layers"),
+    "text_encoder_2/config.json": ("d_model", "num_layers"),
+    "scheduler/scheduler_config.json": ("_class_name",),
+}
+"""What a config that anyone saved says. The stock classes take their own defaults for what it does not, and then the
+weights do not fit, or pictures are drawn otherwise."""
 EDGE_BYTES = 1 << 20
 LARGEST_HEADER = 100 << 20
 """The limit of the safetensors format."""
@@ -127,16 +136,25 @@ def _component_problems(component: Path) -> Iterator[str]:
         yield f"{name} (no such folder)"
         return
     if name == "scheduler":
-        if not (component / "scheduler_config.json").is_file():
-            yield f"{name} (no scheduler_config.json)"
+        yield from _config_problems(component / "scheduler_config.json")
     elif name in WEIGHTED:
-        if not (component / "config.json").is_file():
-            yield f"{name} (no config.json)"
+        yield from _config_problems(component / "config.json")
         missing = [file.name for file in _weight_files(component) if not file.is_file()]
         if missing:
             yield f"{name} (no {', '.join(missing)})"
     elif not any(component.iterdir()):
         yield f"{name} (empty folder)"
+
+
+def _config_problems(config: Path) -> Iterator[str]:
+    name = config.parent.name
+    if not config.is_file():
+        yield f"{name} (no {config.name})"
+        return
+    said = read_json(config)
+    lacking = [key for key in NEEDED[f"{name}/{config.name}"] if said.get(key) is None]
+    if lacking:
+        yield f"{name} ({config.name} has no {', '.join(lacking)})"
 
 
 def _weight_files(component: Path) -> list[Path]:
