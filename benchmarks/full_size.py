@@ -2,8 +2,9 @@
 
 usage: python benchmarks/full_size.py WORK_FOLDER [--steps 10] [--precisions int8-quanto no_change]
 
-Makes the model (random weights, once) and eight 1024 px pairs from the demo photographs, then trains with
-`difftrain` and with `bare_step.py` in turn and prints their ratio, peak memory of both, and host memory.
+Makes the model (random weights, once) and eight 1024 px pairs from the demo photographs. Then for each precision: loads
+the model alone (`load_model.py`), trains with `bare_step.py` and with `difftrain`, and prints seconds and peak host
+memory of loading, the ratio of the steps, and peak memory of both.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ def train(work: Path, precision: str, steps: int, datasets: Path, extra: list[st
     }
 
 
-def bare(work: Path, precision: str, steps: int) -> dict[str, float]:
-    """The baseline in a process of its own."""
-    command = [sys.executable, str(HERE / "bare_step.py"), str(work / "model"), precision, str(steps)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def alone(program: str, *arguments: object) -> dict[str, float]:
+    """One of the programs beside this one, in a process of its own; gives the JSON line that it prints last."""
+    command = [sys.executable, str(HERE / program), *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -87,18 +88,24 @@ def main() -> None:
     datasets = make_pairs(work / "pairs")
     rows = []
     for precision in arguments.precisions:
-        base = bare(work, precision, arguments.steps)
+        loading = alone("load_model.py", work / "model", precision)
+        print(precision, "loading", loading, flush=True)
+        base = alone("bare_step.py", work / "model", precision, arguments.steps)
         ours = train(work, precision, arguments.steps, datasets, extra)
-        rows.append((precision, base, ours))
+        rows.append((precision, loading, base, ours))
         print(precision, "bare", base, "difftrain", ours, flush=True)
     import torch
 
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, 1024 + 1024 px, LoRA 16, checkpointing")
-    print("| base weights | bare s/step | difftrain s/step | ratio | bare GiB | difftrain GiB | whole run s |")
-    for precision, base, ours in rows:
+    print(
+        "| base weights | load s | host GiB of loading | bare s/step | difftrain s/step | ratio | bare GiB "
+        "| difftrain GiB | whole run s |"
+    )
+    for precision, loading, base, ours in rows:
+        ratio = ours["seconds"] / base["seconds"]
         print(
-            f"| {precision} | {base['seconds']:.3f} | {ours['seconds']:.3f} | {ours['seconds'] / base['seconds']:.3f} "
-            f"| {base['peak_gib']} | {ours['peak_gib']:.1f} | {ours['wall']} |"
+            f"| {precision} | {loading['seconds']} | {loading['host_gib']} | {base['seconds']:.3f} "
+            f"| {ours['seconds']:.3f} | {ratio:.3f} | {base['peak_gib']} | {ours['peak_gib']:.1f} | {ours['wall']} |"
         )
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"largest host memory of a process: {children:.1f} GiB")

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from optimum.quanto import QTensor
 
 from conftest import read_metrics
+from difftrain.model.precision import QuantoInt8
+from difftrain.testing import load_denoiser
+from difftrain_flux.family import FluxFamily
+from difftrain_flux_kontext.flavour import Kontext
 
 pytestmark = pytest.mark.gpu
 
@@ -69,6 +74,23 @@ def test_a_resumed_run_goes_on_with_its_optimizer_on_the_device(command, edit_pa
     assert parts == pytest.approx(whole, rel=2e-2)
     state = torch.load(edit_pairs.folder / "parts/checkpoint-12/resume/optimizer.pt", weights_only=True)["state"]
     assert {entry["exp_avg"].device.type for entry in state["state"].values()} == {"cuda"}
+
+
+def as_floats(weight):
+    plain = weight.dequantize() if isinstance(weight, QTensor) else weight
+    return plain.detach().cpu().float()
+
+
+@pytest.mark.parametrize("quantizer", [None, QuantoInt8()])
+def test_the_model_is_loaded_onto_the_card(quantizer):
+    family, flavour, card = FluxFamily(), Kontext(), torch.device("cuda")
+    place = family.locate("tiny", flavour)
+    denoiser = load_denoiser(family, place, dtype=torch.bfloat16, device=card, quantizer=quantizer)
+    assert {tensor.device.type for tensor in (*denoiser.parameters(), *denoiser.buffers())} == {"cuda"}
+    on_cpu = load_denoiser(family, place, dtype=torch.bfloat16, quantizer=quantizer)
+    for (name, ours), theirs in zip(denoiser.named_parameters(), on_cpu.parameters(), strict=True):
+        # rounded on another device an integer may be one off
+        assert torch.allclose(as_floats(ours), as_floats(theirs), atol=2e-2 if quantizer else 0), name
 
 
 def test_a_card_that_is_full_saves_and_ends_with_one_error(command, edit_pairs, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from model_runs import CARD, DEV, KONTEXT, check_model
 
+from difftrain_flux.folder import NEEDED
 from difftrain_flux.recipe import TINY_FOLDER
 
 
@@ -213,6 +214,46 @@ def test_a_damaged_file_is_named(checked, model, tmp_path, file, content, said):
     is_no_file = content is None and file.endswith("config.json")
     assert ("transformer (no config.json)" if is_no_file else said) in ended.err
     assert is_no_file or f"{name}/{file}" in ended.err
+
+
+@pytest.mark.parametrize(("file", "lacks"), [(file, keys[0]) for file, keys in NEEDED.items()])
+def test_a_config_that_says_nothing_is_told_by_check(checked, model, tmp_path, file, lacks):
+    name = model()
+    (tmp_path / name / file).write_text("{}")
+    ended = checked("kontext", name)
+    assert ended.status == 2
+    part, _, config = file.partition("/")
+    assert f"model folder {name}: 1 of 7 parts cannot be used: {part} ({config} has no {lacks}" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("vae/config.json", {"latent_channels": 4}),
+        ("vae/config.json", {"block_out_channels": "many"}),
+        ("text_encoder/config.json", {"hidden_size": 64}),
+        ("text_encoder_2/config.json", {"d_model": 64}),
+        ("transformer/config.json", {"num_layers": "two"}),
+    ],
+)
+def test_a_config_that_does_not_fit_its_weights_is_one_error_that_names_the_part(
+    checked, model, tmp_path, file, changes
+):
+    name = model()
+    change_json(tmp_path / name / file, changes)
+    ended = checked("kontext", name, program=None)
+    assert ended.status == 2
+    assert f"error: {tmp_path / name / file.partition('/')[0]} cannot be loaded: " in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_transformer_with_more_blocks_than_its_weights_is_one_error_that_names_them(checked, model, tmp_path):
+    name = model()
+    change_json(tmp_path / name / "transformer" / "config.json", {"num_layers": 3})
+    ended = checked("kontext", name, program=None)
+    assert ended.status == 2
+    assert f"error: model '{name}': its weights are not those that its config describes" in ended.err
+    assert "are missing: transformer_blocks.2." in ended.err
 
 
 @pytest.mark.parametrize("name", ["~nobody/model", "x" * 5000, "o/" + "x" * 300])

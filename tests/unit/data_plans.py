@@ -94,10 +94,11 @@ def generator_plan(root: Path, generator, *, on_demand=False, captions=None, see
     )
 
 
-def data_plan(root: Path, *datasets, combined=False):
+def data_plan(root: Path, *datasets, combined=False, references_fit_target=False):
     return DataPlan(
         datasets=datasets,
         combined=combined,
+        references_fit_target=references_fit_target,
         index_path=root / "cache" / "index.sqlite",
         text_folder=root / "cache" / "text",
         written_folders=written_folders(datasets, {"cache_dir": root / "cache"}),

@@ -105,6 +105,9 @@ class ModelFlavour(_OfInput[Input], ABC):
     distilled_from: ClassVar[str | None] = None
     """Set for a step-distilled model (training it collapses): the base model to train instead."""
     max_references: ClassVar[int] = 0
+    references_fit_target: ClassVar[bool] = False
+    """True when a reference must be encoded at its target's size, as where channels of both are joined: a pair that is
+    sized otherwise is then an error before anything is encoded."""
     pipeline_references: ClassVar[int | None] = None
     """How many references the stock pipeline takes, for validation pictures; None takes all."""
     default_guidance: ClassVar[float] = 3.5
@@ -119,7 +122,7 @@ class ModelFlavour(_OfInput[Input], ABC):
     """What tells this checkpoint's weights from those of other flavours: for each of some facts the values that
     :attr:`ModelLocation.facts` may have, such as {"pipeline": ("EditPipeline",)}. Weights of another flavour, also by
     its :attr:`hub_id`, are an error unless the user allows them."""
-    settings: ClassVar[Mapping[str, Any]] = {}
+    settings: ClassVar[Mapping[str, object]] = {}
     """Facts that only the family reads, such as the number of text tokens."""
 
     def extend_input(self, family: ModelFamily, model_input: Input, batch: Batch) -> Input:
@@ -130,7 +133,7 @@ class ModelFlavour(_OfInput[Input], ABC):
         """The stock inference pipeline that validation pictures go through."""
         raise ModelError(f"flavour {self.name!r} of {self.family!r} names no pipeline")
 
-    def pipeline_arguments(self, request: ValidationRequest) -> dict[str, Any]:
+    def pipeline_arguments(self, request: ValidationRequest) -> dict[str, object]:
         """Arguments of the pipeline's call beyond those of the family, for instance the reference image."""
         return {}
 
@@ -257,7 +260,7 @@ class ModelFamily(_OfInput[Input], ABC):
         The denoiser is loaded by then, and its linear modules may be quantised.
         """
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, object]:
         """Options, by name, that a resumed run must keep, since they say which modules have trained weights."""
         return {}
 

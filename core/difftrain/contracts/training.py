@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.config.options import Options
 from difftrain.types import Batch, NoisyBatch, Sample
@@ -19,7 +19,7 @@ class Adapter(Options, ABC):
 
     name: ClassVar[str]
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, object]:
         """Options, by name, that a resumed run must keep, since they say what the trained weights mean."""
         return self.model_dump(mode="json")
 

@@ -94,14 +94,18 @@ def _missing_hint(matching: Matching) -> str:
     )
 
 
-def audit_misfits(findings: Findings, *, edits: str, references: str, total: int, misfits: Sequence[str]) -> None:
-    """References that the pairing refused, with its messages."""
+def audit_misfits(
+    findings: Findings, *, edits: str, references: str, total: int, misfits: Sequence[str], one_size: bool
+) -> None:
+    """References that the pairing refused, with its messages, or that the flavour cannot take in their size."""
     if misfits:
+        kind = "reference_strict" if one_size else "reference_loose"
+        conjunction = "and" if one_size else "or"
         findings.problems.append(
             f"dataset {edits!r}: {len(misfits)} of {total} references in {references!r} do not fit: "
             + "; ".join(misfits[:3])
             + ("; ..." if len(misfits) > 3 else "")
-            + '\nhint: crop both pictures of a pair alike, or use "conditioning_type": "reference_loose"'
+            + f'\nhint: crop both pictures of a pair alike, {conjunction} use "conditioning_type": "{kind}"'
         )
 
 

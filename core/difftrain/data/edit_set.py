@@ -95,7 +95,14 @@ class EditSet:
     def _audit(self, misfits: Mapping[str, Sequence[str]], uncaptioned: Sequence[ImageRecord]) -> None:
         total = len(self.records)
         for reference_id, messages in misfits.items():
-            audit_misfits(self._findings, edits=self.dataset.id, references=reference_id, total=total, misfits=messages)
+            audit_misfits(
+                self._findings,
+                edits=self.dataset.id,
+                references=reference_id,
+                total=total,
+                misfits=messages,
+                one_size=self._plan.references_fit_target,
+            )
         others = self._scans[self.dataset.id].others
         audit_uncaptioned(self._findings, dataset=self.dataset.id, total=total, records=uncaptioned, others=others)
 
@@ -155,6 +162,12 @@ class EditSet:
             )
         except PairingError as error:
             misfits[reference_set.id].append(str(error))
+            return None
+        if self._plan.references_fit_target and geometry.bucket != target.geometry.bucket:
+            (width, height), (own_width, own_height) = geometry.bucket, target.geometry.bucket
+            misfits[reference_set.id].append(
+                f"{reference.key} would be encoded at {width}x{height}, but its edit image at {own_width}x{own_height}"
+            )
             return None
         return PlacedImage(record=reference, geometry=geometry)
 

@@ -74,6 +74,8 @@ class DataPlan:
     datasets: tuple[DatasetPlan, ...]
     combined: bool
     """``conditioning_multidataset_sampling: combined``: all references at once; else one drawn per sample and epoch."""
+    references_fit_target: bool
+    """Whether the flavour takes references at their target's size only."""
     index_path: Path
     """SQLite file of what scans found."""
     text_folder: Path

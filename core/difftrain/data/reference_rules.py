@@ -53,12 +53,17 @@ def _check_captions(images: Sequence[DatasetConfig], problems: Problems) -> None
             )
 
 
-def _check_counts(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
-    flavours = registry.flavours(run.model_family)
+def chosen_flavour(run: RunConfig, registry: Registry) -> type[ModelFlavour] | None:
+    """What is trained; None for a name that means nothing, which is told elsewhere."""
     name = run.model_flavour or registry.default_flavour(run.model_family)
-    if name not in flavours:
+    return registry.flavours(run.model_family).get(name or "")
+
+
+def _check_counts(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
+    flavours, flavour = registry.flavours(run.model_family), chosen_flavour(run, registry)
+    if flavour is None:
         return
-    flavour: type[ModelFlavour] = flavours[name]
+    name = flavour.name
     for entry in images:
         total = len(entry.conditioning_data) + len(entry.conditioning)
         at_once = total if run.conditioning_multidataset_sampling == "combined" else min(total, 1)

@@ -21,7 +21,7 @@ from difftrain.contracts import CaptionSource, DataSource, Pairing
 from difftrain.data.generators import plan_generators
 from difftrain.data.held_out import choose_held_out
 from difftrain.data.plan import DataPlan, DatasetPlan
-from difftrain.data.reference_rules import check_references
+from difftrain.data.reference_rules import check_references, chosen_flavour
 from difftrain.data.text_entries import text_folder_of
 from difftrain.data.written_folders import planned_folders
 from difftrain.errors import PluginError
@@ -56,9 +56,11 @@ def resolve_datasets(
     check_references(run, images, registry, problems)
     if len(problems) > before:
         return None
+    flavour = chosen_flavour(run, registry)
     return DataPlan(
         datasets=tuple(plans),
         combined=run.conditioning_multidataset_sampling == "combined",
+        references_fit_target=flavour is not None and flavour.references_fit_target,
         index_path=run.cache_dir / "index.sqlite",
         text_folder=text_folder,
         written_folders=planned_folders(run, datasets, plans, text_folder, registry),

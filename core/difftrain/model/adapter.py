@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -36,7 +36,7 @@ class Lora(Adapter):
         """What ``B @ A`` is multiplied with."""
         return (self.lora_rank if self.lora_alpha is None else self.lora_alpha) / self.lora_rank
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, object]:
         return {"lora_rank": self.lora_rank, "lora_alpha": self.scale * self.lora_rank}
 
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:

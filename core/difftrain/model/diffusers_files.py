@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class DiffusersFiles:
     """Components with weights: folders with a config.json and safetensors files."""
     others: tuple[str, ...] = ("scheduler",)
     """Components without: schedulers, tokenizers, processors."""
+    needed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Keys that the configs of these components must have, see :func:`check_complete`."""
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ class DiffusersFiles:
                 "hint: name weights of the flavour, or set model_family to the family of these (`difftrain plugins`)"
             )
         if complete:
-            check_complete(folder, self.components, self.weighted)
+            check_complete(folder, self.components, self.weighted, self.needed)
         files = {name: folder / name / config_name(name) for name in self.components}
         configs = {name: read_json(file) for name, file in files.items() if file.is_file()}
         return ({"pipeline": pipeline} if index else {}) | dict(examine(where, configs))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,25 @@ def config_name(component: str) -> str:
     return "scheduler_config.json" if component == SCHEDULER else "config.json"
 
 
-def check_complete(folder: Path, components: Collection[str], weighted: Collection[str]) -> None:
+def check_complete(
+    folder: Path, components: Collection[str], weighted: Collection[str], needed: Mapping[str, Collection[str]]
+) -> None:
     """Make sure that every component is there before anything is loaded.
 
     Args:
         components: Names of all.
         weighted: Those that have a config and safetensors files.
+        needed: Keys that the config of a component says, where anyone saved it. The stock classes take their own
+            defaults for what it does not, and then the weights do not fit, or images are drawn otherwise.
 
     Raises:
         ModelError: Naming every missing component or file.
     """
-    problems = [problem for name in components for problem in _problems(folder / name, weighted=name in weighted)]
+    problems = [
+        problem
+        for name in components
+        for problem in _problems(folder / name, weighted=name in weighted, needed=needed.get(name, ()))
+    ]
     if problems:
         raise ModelError(
             f"model folder {folder}: {len(problems)} of {len(components)} parts cannot be used: {'; '.join(problems)}\n"
@@ -92,19 +100,30 @@ def _incomplete_hint(folder: Path) -> str:
     )
 
 
-def _problems(component: Path, *, weighted: bool) -> Iterator[str]:
+def _problems(component: Path, *, weighted: bool, needed: Collection[str]) -> Iterator[str]:
     name = component.name
     if not component.is_dir():
         yield f"{name} (no such folder)"
         return
-    if (weighted or name == SCHEDULER) and not (component / config_name(name)).is_file():
-        yield f"{name} (no {config_name(name)})"
+    if weighted or name == SCHEDULER:
+        yield from _config_problems(component / config_name(name), needed)
     if weighted:
         missing = [file.name for file in _weight_files(component) if not file.is_file()]
         if missing:
             yield f"{name} (no {', '.join(missing)})"
     elif name != SCHEDULER and not any(component.iterdir()):
         yield f"{name} (empty folder)"
+
+
+def _config_problems(config: Path, needed: Collection[str]) -> Iterator[str]:
+    name = config.parent.name
+    if not config.is_file():
+        yield f"{name} (no {config.name})"
+        return
+    said = read_json(config)
+    lacking = [key for key in needed if said.get(key) is None]
+    if lacking:
+        yield f"{name} ({config.name} has no {', '.join(lacking)})"
 
 
 def _weight_files(component: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -145,7 +145,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
 
         return select_targets((name for name, _ in unwrap(denoiser).named_modules()), self.flux_lora_target)
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, object]:
         return {"flux_lora_target": self.flux_lora_target}
 
     def blocks(self, denoiser: nn.Module) -> list[nn.Module]:

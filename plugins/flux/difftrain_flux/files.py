@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from difftrain import ModelLocation, fetch_components
+from difftrain import ModelError, ModelLocation, fetch_components
 from difftrain_flux.recipe import OFFLINE, TINY_RANDOM
 
 
@@ -46,3 +46,24 @@ def without_bars() -> Iterator[None]:
     finally:
         for library in shown:
             library.enable_progress_bar()
+
+
+@contextmanager
+def loading(part: Path) -> Iterator[None]:
+    """Around the stock classes' own loading of a part: quiet, and what they raise becomes one message.
+
+    Raises:
+        ModelError: If the part's config and weights do not go together, or a file cannot be read.
+    """
+    import torch
+
+    dtype = torch.get_default_dtype()
+    try:
+        with without_bars():
+            yield
+    except (ValueError, OSError, RuntimeError, LookupError, TypeError) as error:
+        torch.set_default_dtype(dtype)  # the stock classes change it, and not back when they fail
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"{part} cannot be loaded: {reason}\nhint: download or save this part again, config and weights together"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from difftrain import ModelFlavour
 from difftrain_flux.identify import TEXT_PIPELINES
@@ -13,7 +13,9 @@ T5_TOKENS = 512
 
 def max_sequence_length(flavour: ModelFlavour) -> int:
     """T5 tokens of a prompt: shorter ones are padded, longer cut. A tokenizer may allow fewer (`text_length.py`)."""
-    return int(flavour.settings.get("max_sequence_length", T5_TOKENS))
+    tokens = flavour.settings.get("max_sequence_length", T5_TOKENS)
+    assert isinstance(tokens, int), "flavours of this family give a number"
+    return tokens
 
 
 class TextToImage(ModelFlavour):
@@ -55,4 +57,4 @@ class Schnell(TextToImage):
     distilled_from: ClassVar[str | None] = "black-forest-labs/FLUX.1-dev"
     default_guidance: ClassVar[float] = 0.0
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {"pipeline": TEXT_PIPELINES, "guidance_embeds": ("false",)}
-    settings: ClassVar[Mapping[str, Any]] = {"max_sequence_length": 256}
+    settings: ClassVar[Mapping[str, object]] = {"max_sequence_length": 256}

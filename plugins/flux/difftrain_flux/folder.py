@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from difftrain import ModelError, check_complete, read_json
@@ -19,6 +20,15 @@ TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 IMAGE_COMPONENTS = ("vae",)
 COMPONENTS = ("transformer", *IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler")
 WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2")
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "transformer": ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim"),
+    "vae": ("block_out_channels", "latent_channels", "scaling_factor", "shift_factor"),
+    "text_encoder": ("hidden_size", "num_hidden_layers"),
+    "text_encoder_2": ("d_model", "num_layers"),
+    "scheduler": ("_class_name",),
+}
+"""What a config that anyone saved says. The stock classes take their own defaults for what it does not, and then the
+weights do not fit, or pictures are drawn otherwise."""
 
 
 def identify_folder(folder: Path) -> Identity:
@@ -30,7 +40,7 @@ def identify_folder(folder: Path) -> Identity:
     where = f"model folder {folder}"
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     check_index(where, index)  # the parts of another model are other ones, and nobody misses these
-    check_complete(folder, COMPONENTS, WEIGHTED)
+    check_complete(folder, COMPONENTS, WEIGHTED, NEEDED)
     config = read_json(folder / TRANSFORMER_CONFIG)
     kind = config.get("_class_name", TRANSFORMER_CLASS)
     if kind != TRANSFORMER_CLASS:

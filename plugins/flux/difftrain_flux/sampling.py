@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from difftrain import ImageEncoder, ModelFlavour, ModelLocation, TextEmbeds, ValidationRequest
-from difftrain_flux.files import local_folder
+from difftrain_flux.files import loading, local_folder
 from difftrain_flux.forward import unwrap
 from difftrain_flux.text_length import text_length
 from difftrain_flux.vae import FluxImageEncoder
@@ -97,13 +97,15 @@ def make_sampler(
     folder = local_folder(location, ("scheduler",))
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    with loading(folder / "scheduler"):
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     vae = image_encoder.vae
     return FluxSampler(
         flavour=flavour,
         text_length=text_length(location, flavour),
         denoiser=denoiser,
         vae=vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+        scheduler=scheduler,
         device=device,
         dtype=dtype,
     )

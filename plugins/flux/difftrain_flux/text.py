@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from difftrain import ModelFlavour, ModelLocation, TextEmbeds, TextEncoder
-from difftrain_flux.files import local_folder, without_bars
+from difftrain_flux.files import loading, local_folder
 from difftrain_flux.folder import TEXT_COMPONENTS
 from difftrain_flux.text_length import text_length
 
@@ -82,14 +82,19 @@ def load_text_encoder(
     folder = local_folder(location, TEXT_COMPONENTS)
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-    with without_bars():
+    with loading(folder / "text_encoder"):
         clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
+    with loading(folder / "text_encoder_2"):
         t5 = T5EncoderModel.from_pretrained(folder, subfolder="text_encoder_2", dtype=dtype)
+    with loading(folder / "tokenizer"):
+        clip_tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+    with loading(folder / "tokenizer_2"):
+        t5_tokenizer = T5TokenizerFast.from_pretrained(folder, subfolder="tokenizer_2")
     return FluxTextEncoder(
         clip=_frozen(clip, device),
-        clip_tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+        clip_tokenizer=clip_tokenizer,
         t5=_frozen(t5, device),
-        t5_tokenizer=T5TokenizerFast.from_pretrained(folder, subfolder="tokenizer_2"),
+        t5_tokenizer=t5_tokenizer,
         t5_tokens=text_length(location, flavour),
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from accelerate import init_empty_weights
 
 from difftrain import ModelLocation
-from difftrain_flux.files import local_folder
+from difftrain_flux.files import loading, local_folder
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -17,11 +17,11 @@ def empty_transformer(location: ModelLocation) -> FluxTransformer2DModel:
     """Parameters on the meta device.
 
     Raises:
-        ModelError: If a hub model can be neither downloaded nor found in the cache.
+        ModelError: If a hub model can be neither downloaded nor found in the cache, or its config is not of this class.
     """
     folder = local_folder(location, ("transformer",))
     from diffusers import FluxTransformer2DModel
 
-    config = FluxTransformer2DModel.load_config(folder, subfolder="transformer")
-    with init_empty_weights():
+    with loading(folder / "transformer"), init_empty_weights():
+        config = FluxTransformer2DModel.load_config(folder, subfolder="transformer")
         return FluxTransformer2DModel.from_config(config)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from difftrain import ImageEncoder, ModelError, ModelLocation
-from difftrain_flux.files import local_folder, without_bars
+from difftrain_flux.files import loading, local_folder
 from difftrain_flux.folder import IMAGE_COMPONENTS
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def load_image_encoder(
     folder = local_folder(location, IMAGE_COMPONENTS)
     from diffusers import AutoencoderKL
 
-    with without_bars():
+    with loading(folder / "vae"):
         vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
     if tiling:
         vae.enable_tiling()

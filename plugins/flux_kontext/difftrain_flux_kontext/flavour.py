@@ -7,7 +7,7 @@ images at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from difftrain import Batch, ModelFamily, ModelFlavour, Size, ValidationRequest
 from difftrain_flux_kontext.reference_ids import Rule, place_references
@@ -79,20 +79,19 @@ class Kontext(ModelFlavour["SequenceInput"]):
         pipeline: type = FluxKontextPipeline
         return pipeline
 
-    def pipeline_arguments(self, request: ValidationRequest) -> dict[str, Any]:
+    def pipeline_arguments(self, request: ValidationRequest) -> dict[str, object]:
         """The first reference, at the size that the pipeline chooses for it.
 
         Pictures of less than 512x512 are for trying things out: there the reference keeps its own size, reduced
         to the picture's area where it is larger, because the pipeline would make it a megapixel.
         """
-        arguments: dict[str, Any] = {
-            # without it the pipeline rescales the asked size to a megapixel
-            "max_area": request.width * request.height,
-            "_auto_resize": request.width * request.height >= SMALLEST_AUTO_RESIZE,
-        }
+        area = request.width * request.height
+        auto_resize = area >= SMALLEST_AUTO_RESIZE
+        # without max_area the pipeline rescales the asked size to a megapixel
+        arguments: dict[str, object] = {"max_area": area, "_auto_resize": auto_resize}
         if request.references:
             first = request.references[0]
-            arguments["image"] = first if arguments["_auto_resize"] else _within(first, arguments["max_area"])
+            arguments["image"] = first if auto_resize else _within(first, area)
         return arguments
 
 

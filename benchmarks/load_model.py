@@ -1,0 +1,53 @@
+"""Loading alone: the denoiser of a full-size model as a run loads it, and what the host holds at most meanwhile.
+
+usage: python benchmarks/load_model.py MODEL_FOLDER no_change|int8-quanto      prints one JSON line
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from difftrain.model.load import load_denoiser
+from difftrain.model.precision import QuantoInt8
+from difftrain_flux.family import FluxFamily
+from difftrain_flux_kontext.flavour import Kontext
+
+
+def peak_host_gib() -> float:
+    """Largest resident memory of this process. Not ru_maxrss, which begins at what the parent process held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def main(folder: str, precision: str) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.zeros(1, device=device)  # what CUDA itself takes is no part of loading
+    if precision == "int8-quanto":
+        QuantoInt8().convert("first", torch.nn.Linear(8, 8), device)
+    before = peak_host_gib()
+    family, flavour = FluxFamily(), Kontext()
+    location = family.locate(folder, flavour)
+    started = time.monotonic()
+    quantizer = QuantoInt8() if precision == "int8-quanto" else None
+    denoiser = load_denoiser(family, location, dtype=torch.bfloat16, device=device, quantizer=quantizer)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    result = {
+        "seconds": round(time.monotonic() - started, 1),
+        "host_gib": round(peak_host_gib(), 2),
+        "host_gib_before": round(before, 2),
+        "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
+    }
+    if device.type == "cuda":
+        result["device_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        result["device_gib"] = round(torch.cuda.memory_allocated() / 2**30, 1)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
