@@ -91,6 +91,13 @@ def test_a_damaged_config(check, model):
     assert "config.json is not valid JSON" in check(model)
 
 
+@pytest.mark.parametrize(("component", "key"), [("transformer", "num_layers"), ("vae", "latents_mean")])
+def test_a_config_that_says_nothing(check, model, component, key):
+    (model / component / "config.json").write_text("{}")
+    assert f"{component} (config.json" in check(model)
+    assert key in check(model)
+
+
 def test_the_weights_of_the_other_flavour(check, checkpoints):
     told = check(checkpoints["edit-2509"])
     assert "has the weights of flavour 'edit-2509' (pipeline QwenImageEditPlusPipeline" in told
