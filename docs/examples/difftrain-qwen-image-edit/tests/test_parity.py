@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from types import MappingProxyType
@@ -177,13 +178,13 @@ def test_buckets_of_1024_are_the_sizes_that_the_pipeline_chooses(setting):
 
 
 def test_room_of_a_text_counts_the_tokens_of_its_references(setting):
-    patches = setting.text_encoder._images(images=setting.seen, return_tensors="pt")["image_grid_thw"]
-    sizes = [picture.size for picture in setting.seen]
-    with_views, alone = (
-        setting.family.text_bytes(setting.location, setting.flavour, 4, views) for views in (sizes, ())
-    )
-    assert with_views - alone == int(patches.prod(dim=1).sum()) // 4 * WIDTH * 4
-    assert with_views >= max(text["prompt_embeds"].nbytes for text in setting.texts(PROMPT, ""))
+    sizes = [(1056, 768), (640, 480)]
+    images = [Image.new("RGB", size) for size in sizes]
+    patches = setting.text_encoder._images(images=images, return_tensors="pt")["image_grid_thw"].prod(dim=1).sum()
+    place = (setting.location, setting.flavour, 4)
+    with_views, alone = (setting.family.text_bytes(*place, views) for views in (sizes, ()))
+    assert with_views - alone == int(patches) // 4 * WIDTH * 4
+    assert alone >= max(text["prompt_embeds"].nbytes for text in setting.texts(PROMPT, "", references=False))
 
 
 def test_latents_equal_the_stock_encoding(setting):
@@ -259,6 +260,11 @@ def test_shift_is_what_the_pipelines_scheduler_is_told(setting):
         latents = torch.zeros(1, 16, 1, size[1] // 8, size[0] // 8)
         assert setting.family.sigma_shift(latents) == pytest.approx(math.exp(mu))
     assert QwenImageEdit(qwen_schedule_shift=3.0).sigma_shift(latents) == 3.0
+
+
+def test_true_guidance_is_the_pipelines_own(setting):
+    arguments = inspect.signature(type(setting.pipeline).__call__).parameters
+    assert setting.flavour.default_guidance_real == arguments["true_cfg_scale"].default
 
 
 def test_family_holds_what_every_family_must(setting):

@@ -67,7 +67,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
 
     def text_view(self, size: dt.Size, flavour: dt.ModelFlavour) -> dt.Size:
         """As the pipeline of the flavour sizes them: an area of this aspect on multiples of 32, or as encoded."""
-        area, aspect = flavour.settings.get("view"), size[0] / size[1]
+        area, aspect = cast(int, flavour.settings.get("view", 0)), size[0] / size[1]
         return (round((area * aspect) ** 0.5 / 32) * 32, round((area / aspect) ** 0.5 / 32) * 32) if area else size
 
     # loading
@@ -77,7 +77,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         from difftrain_qwen_image_edit.parts import QwenTextEncoder
 
         folder = FILES.folder(location, "text_encoder", "tokenizer", "processor")
-        return QwenTextEncoder(folder, flavour.settings["picture"], device, dtype)
+        return QwenTextEncoder(folder, str(flavour.settings["picture"]), device, dtype)
 
     def load_image_encoder(
         self, location: dt.ModelLocation, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool
