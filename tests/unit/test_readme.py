@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 PLUGIN_FILES = {"grey.py": ROOT / "README.md", "posterize.py": ROOT / "docs" / "plugins.md"}
 """Plugins that a page shows in full, in its first Python block."""
-EDGES = ROOT / "docs" / "examples" / "difftrain-edges" / "src" / "difftrain_edges" / "plugin.py"
 BASE = {"model_family": "flux", "model_flavour": "kontext", "max_train_steps": 1}
 PHOTOS = [{"id": "photos", "instance_data_dir": "photos"}]
 
@@ -64,7 +64,16 @@ def plugin_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, page in PLUGIN_FILES.items():
         Path(name).write_text(blocks(page, "python")[0], encoding="utf-8")
-    return [*PLUGIN_FILES, str(EDGES)]
+    return list(PLUGIN_FILES)
+
+
+def package_of(page: str) -> list[str]:
+    """The module that a page's own package names as its entry point, if the page belongs to one."""
+    project = (ROOT / page).parent / "pyproject.toml"
+    if not project.is_file() or project.parent == ROOT:
+        return []
+    points = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["entry-points"]["difftrain"]
+    return [str(project.parent / "src" / Path(*module.split("."))) + ".py" for module in points.values()]
 
 
 def test_there_are_snippets_to_check():
@@ -72,14 +81,15 @@ def test_there_are_snippets_to_check():
 
 
 @pytest.mark.parametrize("snippet", snippets(), ids=str)
-def test_every_config_snippet_can_be_planned(snippet, plugin_files):
+def test_every_config_snippet_can_be_planned(snippet, plugin_files, monkeypatch):
+    monkeypatch.syspath_prepend((ROOT / snippet.page).parent / "src")
     value = snippet.value
     is_run = isinstance(value, dict) and "id" not in value
     run = BASE | value if is_run else BASE
     entries = PHOTOS if is_run else [value] if isinstance(value, dict) else value
     Path("run.json").write_text(json5.dumps(run))
     Path("datasets.json").write_text(json5.dumps([{"instance_data_dir": "photos", **entry} for entry in entries]))
-    flags = {"data_backend_config": "datasets.json", "plugins": plugin_files}
+    flags = {"data_backend_config": "datasets.json", "plugins": [*plugin_files, *package_of(snippet.page)]}
     assert plan_run(Path("run.json"), flags).data.datasets
 
 
