@@ -5,6 +5,7 @@ Importing this package does not import torch.
 
 from difftrain.config.known_keys import KnownKeys, because
 from difftrain.config.options import Options
+from difftrain.config.run import RunConfig
 from difftrain.contracts import (
     Adapter,
     CaptionSource,
@@ -95,6 +96,7 @@ __all__ = [
     "PluginError",
     "Quantizer",
     "ReferenceChoice",
+    "RunConfig",
     "Sample",
     "Sampler",
     "Schedule",

@@ -77,7 +77,7 @@ def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[N
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of whichever httpx it uses
         GatedRepoError,
         HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]  # of the HTTP library that this version uses
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
