@@ -21,7 +21,7 @@ def check(tmp_path, difftrain_in):
     """Check a model of flavour edit on four pairs; gives status and messages."""
     folders = make_dataset(tmp_path / "pairs")
 
-    def run(model, *, status=2, reference_sets=1, resolution=64, **options):
+    def run(model, *command, status=2, reference_sets=1, resolution=64, **options):
         names = [f"references-{number}" for number in range(reference_sets)]
         edits = {"id": "edits", "type": "local", "instance_data_dir": str(folders.edits), "resolution": resolution}
         edits |= {"caption_strategy": "textfile", "conditioning_data": names}
@@ -33,11 +33,12 @@ def check(tmp_path, difftrain_in):
         given |= {"data_backend_config": "datasets.json", "conditioning_multidataset_sampling": "combined", **options}
         if model is not None:
             given["pretrained_model_name_or_path"] = model
-        ended = difftrain_in(tmp_path, "check", **given)
+        ended = difftrain_in(tmp_path, "check", *command, **given)
         assert ended.status == status, ended.err
         assert "Traceback" not in ended.err
-        return ended.out + ended.err
+        return ended.out if command else ended.out + ended.err
 
+    run.captions = sorted(folders.edits.glob("*.txt"))
     return run
 
 
@@ -47,6 +48,13 @@ def edit_json(path, **changes):
 
 def test_a_good_model_is_ready_and_recognised(check, model):
     assert "(weights of edit)" in check(model, status=0)
+
+
+def test_one_caption_is_encoded_beside_every_reference(check, model):
+    for path in check.captions:
+        path.write_text("sharpen it")
+    told = json.loads(check(model, "--json", status=0, validation_steps=0))
+    assert told["to_encode"]["captions"] == 4 + 1  # and the empty one without a reference
 
 
 def test_a_missing_folder(check, tmp_path):
@@ -81,6 +89,13 @@ def test_a_cut_shard(check, model, component):
 def test_a_damaged_config(check, model):
     (model / "transformer" / "config.json").write_text("{")
     assert "config.json is not valid JSON" in check(model)
+
+
+@pytest.mark.parametrize(("component", "key"), [("transformer", "num_layers"), ("vae", "latents_mean")])
+def test_a_config_that_says_nothing(check, model, component, key):
+    (model / component / "config.json").write_text("{}")
+    assert f"{component} (config.json" in check(model)
+    assert key in check(model)
 
 
 def test_the_weights_of_the_other_flavour(check, checkpoints):

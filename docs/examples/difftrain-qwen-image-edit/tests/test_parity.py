@@ -159,6 +159,10 @@ def test_text_depends_on_the_reference_and_can_do_without(setting):
     assert not torch.allclose(with_references[0]["prompt_embeds"], other[0]["prompt_embeds"], atol=1e-3)
 
 
+def test_texts_of_the_flavours_have_keys_of_their_own(setting):
+    assert len({setting.family.text_identity(setting.location, flavour) for flavour in FLAVOURS.values()}) == 2
+
+
 def test_view_is_what_the_pipeline_hands_its_text_encoder(setting):
     for size in ((1024, 1024), (1344, 768), (544, 1920)):
         expected = setting.stock_size(size, pipeline_qwenimage_edit_plus.CONDITION_IMAGE_SIZE)
@@ -233,6 +237,7 @@ def test_sampler_draws_what_the_stock_pipeline_draws_with_a_negative_prompt(sett
     plain = sampler(request_for(setting, negative_text=None))
     assert np.abs(np.int16(plain) - np.int16(setting.stock(true_cfg_scale=1.0))).max() <= 1
     assert ours.tobytes() != plain.tobytes()
+    assert MODULES[setting.flavour.name].calculate_dimensions is STOCK_SIZES[setting.flavour.name]
     # and of text alone, as the text-to-image pipeline of the same weights
     (text,) = setting.texts(PROMPT, references=False)
     alone = sampler(request_for(setting, text=text, negative_text=None, references=()))

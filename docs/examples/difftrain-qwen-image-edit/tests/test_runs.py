@@ -29,10 +29,10 @@ def demo(request, checkpoints, folder, difftrain_in):
     name = request.param
     model = {"flavour": name, "pretrained_model_name_or_path": checkpoints[name]}
 
-    def run(output: str, **options: object):
+    def run(output: str, *, status: int = 0, **options: object):
         given = {**SMALL, **model, "validation_on_startup": "false", "validation_steps": 4, **options}
         ended = difftrain_in(folder, "--demo", **given, output_dir=f"{name}/{output}", cache_dir="cache")
-        assert ended.status == 0, ended.err
+        assert ended.status == status, ended.err
         return ended
 
     run.outputs = folder / name
@@ -51,6 +51,8 @@ def test_a_run_on_the_demos_pairs_resumes_bit_equal_and_draws_its_validation(dem
     (drawn,) = (path for path in (whole / "validation" / "step-000004").glob("*.png") if path.stem != "sheet")
     assert Image.open(drawn).size == (128, 128)
     assert drawn.read_bytes() == (resumed / "validation" / "step-000004" / drawn.name).read_bytes()
+    refused = demo("whole", max_train_steps=5, qwen_lora_target="attention+ffs", status=2)
+    assert "qwen_lora_target" in refused.err
     assert any("psnr" in line for line in (whole / "metrics.jsonl").read_text().splitlines())
 
 

@@ -24,7 +24,8 @@ Facts = Mapping[str, tuple[str, ...]]
 CHANNELS, CELL, TOKEN, PATCH = 16, 8, 4, 28
 """Of latents; edge of a latent cell in pixels; cells of a token; edge in pixels of what is a token to Qwen2.5-VL."""
 WEIGHTED, OTHERS = ("transformer", "vae", "text_encoder"), ("tokenizer", "processor", "scheduler")
-FILES = dt.DiffusersFiles(weighted=WEIGHTED, others=OTHERS)
+NEEDED = {"transformer": ("num_layers", "joint_attention_dim"), "vae": ("latents_mean",), "scheduler": ("_class_name",)}
+FILES = dt.DiffusersFiles(weighted=WEIGHTED, others=OTHERS, needed=NEEDED)
 ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 TARGETS = {"attention": ATTENTION, "attention+ffs": rf"{ATTENTION}|(img|txt)_mlp\.net\.(0\.proj|2)"}
 
@@ -203,7 +204,7 @@ def pack(latents: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 def examine(where: str, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
     """Refuse transformers that this family cannot train; say what tells checkpoints of one pipeline apart."""
-    config, wanted = configs["transformer"], "QwenImageTransformer2DModel"
+    config, wanted = configs.get("transformer", {}), "QwenImageTransformer2DModel"
     if (kind := config.get("_class_name", wanted)) != wanted:
         raise dt.ModelError(f"{where}: the transformer is a {kind}, not a {wanted}")
     return {"zero_cond_t": str(config.get("zero_cond_t", False)).lower()}
