@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-FLAVOUR = '''
+FLAVOUR = """
 from typing import ClassVar
 
 from difftrain import hookimpl
@@ -24,7 +24,7 @@ def difftrain_model_families():
 @hookimpl
 def difftrain_model_flavours():
     return (Small,)
-'''
+"""
 
 
 @pytest.fixture

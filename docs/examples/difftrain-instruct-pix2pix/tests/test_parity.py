@@ -1,4 +1,4 @@
-"""Our encoders, noise, forward and sampler against the stock pipeline and scheduler, float32, tiny random checkpoint."""
+"""Our encoders, noise, forward and sampler against the stock pipeline and scheduler: float32, random checkpoint."""
 
 from __future__ import annotations
 
@@ -190,9 +190,9 @@ def test_sampler_draws_what_the_stock_pipeline_draws(location, pipeline, unet, i
 
 def test_targets_are_linear_modules_that_the_option_chooses(unet):
     attention, more = (InstructPix2Pix(pix2pix_lora_target=kind) for kind in ("attention", "attention+ffs"))
-    # two blocks at this size (down and up, twice): 8 layers of attention and 2 of feed-forward each
-    assert len(attention.adapter_targets(unet)) == 24
-    assert len(more.adapter_targets(unet)) == 30
+    # four blocks, one down, one in the middle and two up: 8 layers of attention and 2 of feed-forward each
+    assert len(attention.adapter_targets(unet)) == 32
+    assert len(more.adapter_targets(unet)) == 40
     assert attention.fixed() != more.fixed()
 
 
@@ -203,4 +203,6 @@ def test_blocks_hold_nearly_all_weights(unet):
 
 def test_family_holds_what_every_family_must(location, tmp_path):
     check_family(FAMILY, FLAVOUR, location)
-    check_family(FAMILY, FLAVOUR, FAMILY.locate(str(save_tiny(tmp_path / "v", prediction_type="v_prediction")), FLAVOUR))
+    check_family(
+        FAMILY, FLAVOUR, FAMILY.locate(str(save_tiny(tmp_path / "v", prediction_type="v_prediction")), FLAVOUR)
+    )

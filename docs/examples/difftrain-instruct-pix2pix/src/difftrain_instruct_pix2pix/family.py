@@ -94,7 +94,7 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
         from accelerate import init_empty_weights
         from diffusers import UNet2DConditionModel
 
-        with init_empty_weights():
+        with dt.loading(FILES.folder(location, "unet") / "unet"), init_empty_weights():
             unet: Any = UNet2DConditionModel.from_config(FILES.config(location, "unet"))
         # what the module's input is depends on it, and its config is what travels with it
         unet.register_to_config(image_scaling_factor=FILES.config(location, "vae")["scaling_factor"])

@@ -22,8 +22,9 @@ class ClipTextEncoder(dt.TextEncoder):
     """CLIP and its tokenizer."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-        self.clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device).eval()
+        with dt.loading(folder / "text_encoder"):
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+            self.clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device).eval()
         self.max_tokens = self.tokenizer.model_max_length
 
     def cut_captions(self, captions: Sequence[str]) -> list[str]:
@@ -49,7 +50,8 @@ class VaeImageEncoder(dt.ImageEncoder):
     """The VAE; normalised latents are ``scaling_factor`` times its own."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
-        vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+        with dt.loading(folder / "vae"):
+            vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
         self.vae = vae.to(device).requires_grad_(False).eval()
         self.vae.use_tiling, self.vae.use_slicing = tiling, slicing
 
