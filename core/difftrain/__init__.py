@@ -5,6 +5,7 @@ Importing this package does not import torch.
 
 from difftrain.config.known_keys import KnownKeys, because
 from difftrain.config.options import Options
+from difftrain.config.run import RunConfig
 from difftrain.contracts import (
     Adapter,
     CaptionSource,
@@ -38,6 +39,7 @@ from difftrain.errors import (
 from difftrain.model.diffusers_files import DiffusersFiles
 from difftrain.model.diffusers_folder import check_complete, fingerprint, read_json
 from difftrain.model.hub import fetch_components, find_snapshot
+from difftrain.model.loading import loading, without_bars
 from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
@@ -95,6 +97,7 @@ __all__ = [
     "PluginError",
     "Quantizer",
     "ReferenceChoice",
+    "RunConfig",
     "Sample",
     "Sampler",
     "Schedule",
@@ -113,6 +116,8 @@ __all__ = [
     "find_snapshot",
     "fingerprint",
     "hookimpl",
+    "loading",
     "read_json",
     "read_weights",
+    "without_bars",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from model_runs import CARD, DEV, KONTEXT, check_model
 
+from difftrain.model.diffusers_folder import config_name
 from difftrain_flux.folder import NEEDED
 from difftrain_flux.recipe import TINY_FOLDER
 
@@ -216,7 +217,7 @@ def test_a_damaged_file_is_named(checked, model, tmp_path, file, content, said):
     assert is_no_file or f"{name}/{file}" in ended.err
 
 
-@pytest.mark.parametrize(("file", "lacks"), [(file, keys[0]) for file, keys in NEEDED.items()])
+@pytest.mark.parametrize(("file", "lacks"), [(f"{part}/{config_name(part)}", keys[0]) for part, keys in NEEDED.items()])
 def test_a_config_that_says_nothing_is_told_by_check(checked, model, tmp_path, file, lacks):
     name = model()
     (tmp_path / name / file).write_text("{}")

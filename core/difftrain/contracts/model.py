@@ -336,7 +336,11 @@ class ModelFamily(_OfInput[Input], ABC):
 
     @abstractmethod
     def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> Input:
-        """What :meth:`predict` takes, of the target and the text alone; the flavour adds references."""
+        """What :meth:`predict` takes, of the target and the text alone; the flavour adds references.
+
+        Args:
+            denoiser: The module that :meth:`empty_denoiser` made, out of any wrapper: for what its config says.
+        """
 
     @abstractmethod
     def predict(self, denoiser: nn.Module, model_input: Input) -> Tensor:

@@ -188,7 +188,7 @@ def loss_at(run: Trainee, denoiser: nn.Module, batch: Batch, sigma: Tensor, nois
 def predict(run: Trainee, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch) -> Tensor:
     """The model's prediction for the target, shaped as it: family, then the flavour's references, then forward."""
     family, flavour = run.plan.family, run.plan.flavour
-    model_input = family.build_input(noisy, batch, denoiser)
+    model_input = family.build_input(noisy, batch, run.bare_denoiser)
     if batch.references:
         model_input = flavour.extend_input(family, model_input, batch)
     with run.autocast():

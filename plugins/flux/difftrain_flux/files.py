@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from difftrain import ModelError, ModelLocation, fetch_components
+from difftrain import ModelLocation, fetch_components
 from difftrain_flux.recipe import OFFLINE, TINY_RANDOM
 
 
@@ -30,40 +28,3 @@ def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
 def quiet_libraries() -> None:
     """Before their first import: transformers warns of image libraries that nothing here uses."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """No bars of components and shards within it: the core shows what is being loaded. Downloads keep theirs."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
-    for library in shown:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()
-
-
-@contextmanager
-def loading(part: Path) -> Iterator[None]:
-    """Around the stock classes' own loading of a part: quiet, and what they raise becomes one message.
-
-    Raises:
-        ModelError: If the part's config and weights do not go together, or a file cannot be read.
-    """
-    import torch
-
-    dtype = torch.get_default_dtype()
-    try:
-        with without_bars():
-            yield
-    except (ValueError, OSError, RuntimeError, LookupError, TypeError) as error:
-        torch.set_default_dtype(dtype)  # the stock classes change it, and not back when they fail
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(
-            f"{part} cannot be loaded: {reason}\nhint: download or save this part again, config and weights together"
-        ) from error

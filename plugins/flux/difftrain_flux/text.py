@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from difftrain import ModelFlavour, ModelLocation, TextEmbeds, TextEncoder
-from difftrain_flux.files import loading, local_folder
+from difftrain import ModelFlavour, ModelLocation, TextEmbeds, TextEncoder, loading
+from difftrain_flux.files import local_folder
 from difftrain_flux.folder import TEXT_COMPONENTS
 from difftrain_flux.text_length import text_length
 

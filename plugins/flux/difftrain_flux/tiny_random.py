@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from difftrain import ModelError
-from difftrain_flux.files import quiet_libraries, without_bars
+from difftrain import ModelError, without_bars
+from difftrain_flux.files import quiet_libraries
 from difftrain_flux.flavours import T5_TOKENS
 from difftrain_flux.recipe import TINY_RANDOM, TINY_RANDOM_WIDTH
 

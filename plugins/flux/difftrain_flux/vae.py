@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from difftrain import ImageEncoder, ModelError, ModelLocation
-from difftrain_flux.files import loading, local_folder
+from difftrain import ImageEncoder, ModelError, ModelLocation, loading
+from difftrain_flux.files import local_folder
 from difftrain_flux.folder import IMAGE_COMPONENTS
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ Source: Brooks et al., InstructPix2Pix, arXiv:2211.09800, and diffusers' `Stable
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -21,7 +22,14 @@ CELL, CHANNELS = 8, 4
 """Edge in pixels and channels of a latent cell."""
 ATTENTION, FEED_FORWARD = (".to_q", ".to_k", ".to_v", ".to_out.0"), (".net.0.proj", ".net.2")
 """How the names of linear modules end."""
-FILES = dt.DiffusersFiles(weighted=("unet", "vae", "text_encoder"), others=("tokenizer", "scheduler"))
+WEIGHTED, OTHERS = ("unet", "vae", "text_encoder"), ("tokenizer", "scheduler")
+NEEDED = {
+    "unet": ("in_channels", "block_out_channels", "cross_attention_dim"),
+    "vae": ("block_out_channels", "scaling_factor"),
+    "text_encoder": ("hidden_size", "max_position_embeddings"),
+    "scheduler": ("_class_name", "num_train_timesteps", "beta_schedule"),
+}
+FILES = dt.DiffusersFiles(weighted=WEIGHTED, others=OTHERS, needed=NEEDED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +57,10 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
     """Modules that an adapter wraps: the attention of all blocks, or their feed-forward layers too."""
 
     # before any weight
-    def locate(self, model: str | None, flavour: dt.ModelFlavour[UNetInput]) -> dt.ModelLocation:
+    def locate(self, model: str | None, flavour: dt.ModelFlavour) -> dt.ModelLocation:
         return FILES.locate(model, flavour, examine)
 
-    def text_identity(self, location: dt.ModelLocation, flavour: dt.ModelFlavour[UNetInput]) -> str:
+    def text_identity(self, location: dt.ModelLocation, flavour: dt.ModelFlavour) -> str:
         return f"pix2pix-text-1|{FILES.identity(location, 'text_encoder', 'tokenizer')}"
 
     def image_identity(self, location: dt.ModelLocation) -> str:
@@ -69,7 +77,7 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
 
     # loading
     def load_text_encoder(
-        self, location: dt.ModelLocation, flavour: dt.ModelFlavour[UNetInput], device: torch.device, dtype: torch.dtype
+        self, location: dt.ModelLocation, flavour: dt.ModelFlavour, device: torch.device, dtype: torch.dtype
     ) -> dt.TextEncoder:
         from difftrain_instruct_pix2pix.parts import ClipTextEncoder
 
@@ -86,11 +94,11 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
         from accelerate import init_empty_weights
         from diffusers import UNet2DConditionModel
 
-        with init_empty_weights():
-            unet: nn.Module = UNet2DConditionModel.from_config(FILES.config(location, "unet"))
+        with dt.loading(FILES.folder(location, "unet") / "unet"), init_empty_weights():
+            unet: Any = UNet2DConditionModel.from_config(FILES.config(location, "unet"))
         # what the module's input is depends on it, and its config is what travels with it
         unet.register_to_config(image_scaling_factor=FILES.config(location, "vae")["scaling_factor"])
-        return unet
+        return cast("nn.Module", unet)
 
     def denoiser_weights(self, location: dt.ModelLocation) -> Iterator[tuple[str, Tensor]]:
         return dt.read_weights(FILES.folder(location, "unet") / "unet")
@@ -104,28 +112,27 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
         ends = ATTENTION + (FEED_FORWARD if self.pix2pix_lora_target == "attention+ffs" else ())
         return [name for name, _ in denoiser.named_modules() if ".transformer_blocks." in name and name.endswith(ends)]
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, object]:
         return {"pix2pix_lora_target": self.pix2pix_lora_target}
 
     def keep_unquantized(self) -> tuple[str, ...]:
         return ("time_embedding.*",)
 
-    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+    def blocks(self, denoiser: Any) -> list[nn.Module]:
         """The levels of the U-Net: with its residual layers, which diffusers' own list of blocks leaves out."""
         return [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]
 
-    def attention_shapes(self, batch: dt.Batch, denoiser: nn.Module) -> Sequence[dt.AttentionShape]:
+    def attention_shapes(self, batch: dt.Batch, denoiser: Any) -> Sequence[dt.AttentionShape]:
         """Of each level over itself and over the text."""
-        shapes, deepest = {}, len(denoiser.down_blocks) - 1
+        shapes, deepest, (count, _, *edges) = [], len(denoiser.down_blocks) - 1, batch.latents.shape
         for level, part in enumerate((*denoiser.down_blocks, denoiser.mid_block)):
-            height, width = (-(-edge // 2 ** min(level, deepest)) for edge in batch.latents.shape[2:])
+            height, width = (math.ceil(edge / 2 ** min(level, deepest)) for edge in edges)
             for name, module in part.named_modules():
                 if name.endswith((".attn1", ".attn2")):
                     keys = height * width if name.endswith(".attn1") else batch.text["prompt_embeds"].shape[1]
-                    head_dim = module.to_q.out_features // module.heads
-                    shape = len(batch.latents), module.heads, height * width, keys, head_dim
-                    shapes[shape] = dt.AttentionShape(*shape)
-        return list(shapes.values())
+                    each = {"heads": module.heads, "head_dim": module.to_q.out_features // module.heads}
+                    shapes.append(dt.AttentionShape(batch=count, queries=height * width, keys=keys, **each))
+        return list(dict.fromkeys(shapes))
 
     # one step
     def tokens(self, batch: dt.Batch) -> Mapping[str, int]:
@@ -136,7 +143,7 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
 
         return {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
 
-    def build_input(self, noisy: dt.NoisyBatch, batch: dt.Batch, denoiser: nn.Module) -> UNetInput:
+    def build_input(self, noisy: dt.NoisyBatch, batch: dt.Batch, denoiser: Any) -> UNetInput:
         text = batch.text["prompt_embeds"]
         target, factor = noisy.noisy.to(text.dtype), denoiser.config.image_scaling_factor
         empty = target.new_zeros(target.shape)
@@ -145,24 +152,25 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
     def predict(self, denoiser: nn.Module, model_input: UNetInput) -> Tensor:
         import torch
 
-        sample, text = torch.cat([model_input.noisy, model_input.image], dim=1), model_input.prompt_embeds
-        prediction: Tensor = denoiser(sample, model_input.timestep, encoder_hidden_states=text, return_dict=False)[0]
-        return prediction
+        sample = torch.cat([model_input.noisy, model_input.image], dim=1)
+        (prediction,) = denoiser(sample, model_input.timestep, model_input.prompt_embeds, return_dict=False)
+        return cast("Tensor", prediction)
 
     # validation
     def make_sampler(
         self,
         location: dt.ModelLocation,
-        flavour: dt.ModelFlavour[UNetInput],
+        flavour: dt.ModelFlavour,
         denoiser: nn.Module,
         image_encoder: dt.ImageEncoder,
         device: torch.device,
         dtype: torch.dtype,
     ) -> dt.Sampler:
-        from difftrain_instruct_pix2pix.parts import PipelineSampler
+        from difftrain_instruct_pix2pix.parts import VaeImageEncoder, pipeline_sampler
 
+        assert isinstance(image_encoder, VaeImageEncoder)
         scheduler = FILES.folder(location, "scheduler") / "scheduler"
-        return PipelineSampler(flavour, denoiser, image_encoder, scheduler, device, dtype)
+        return pipeline_sampler(flavour, denoiser, image_encoder.vae, scheduler, device, dtype)
 
 
 class Original(dt.ModelFlavour[UNetInput]):
@@ -179,17 +187,12 @@ class Original(dt.ModelFlavour[UNetInput]):
     pix2pix_image_guidance: float = Field(1.5, ge=1)
     """How much a validation image holds to its reference; used where validation_guidance_real is above 1."""
 
-    def extend_input(self, family: Any, model_input: UNetInput, batch: dt.Batch) -> UNetInput:
+    def extend_input(self, family: dt.ModelFamily, model_input: UNetInput, batch: dt.Batch) -> UNetInput:
         """The reference where the zeros were, without the normalisation: the pipeline does not scale it either."""
         (reference,) = batch.references
         return replace(model_input, image=(reference / model_input.scaling_factor).to(model_input.image))
 
-    def pipeline_class(self) -> type:
-        from diffusers import StableDiffusionInstructPix2PixPipeline
-
-        return StableDiffusionInstructPix2PixPipeline
-
-    def pipeline_arguments(self, request: dt.ValidationRequest) -> dict[str, Any]:
+    def pipeline_arguments(self, request: dt.ValidationRequest) -> dict[str, object]:
         """The image decides the size of the result; without one, empty latents stand for it as in training."""
         import torch
 
@@ -212,3 +215,20 @@ def examine(where: str, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str
     if kind not in ("epsilon", "v_prediction"):
         raise dt.ModelError(f"{where}: its scheduler's prediction_type {kind!r} is neither epsilon nor v_prediction")
     return {}
+
+
+@dt.hookimpl
+def difftrain_model_families() -> Iterable[type[dt.ModelFamily]]:
+    return (InstructPix2Pix,)
+
+
+@dt.hookimpl
+def difftrain_model_flavours() -> Iterable[type[dt.ModelFlavour]]:
+    return (Original,)
+
+
+@dt.hookimpl
+def difftrain_check_config(config: dt.RunConfig) -> Iterable[str]:
+    if config.model_family == InstructPix2Pix.name and config.validation_guidance is not None:
+        hint = "set validation_guidance_real for the text's guidance, pix2pix_image_guidance for the image's"
+        yield f"validation_guidance: {InstructPix2Pix.name} has no guidance embedding to feed it to\nhint: {hint}"

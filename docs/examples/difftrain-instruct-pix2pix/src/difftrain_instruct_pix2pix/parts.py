@@ -22,12 +22,14 @@ class ClipTextEncoder(dt.TextEncoder):
     """CLIP and its tokenizer."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-        self.clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device).eval()
+        with dt.loading(folder / "text_encoder"):
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+            self.clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device).eval()
         self.max_tokens = self.tokenizer.model_max_length
 
     def cut_captions(self, captions: Sequence[str]) -> list[str]:
-        return [text for text in captions if len(self.tokenizer(text, verbose=False).input_ids) > self.max_tokens]
+        most = self.tokenizer.model_max_length
+        return [caption for caption in captions if len(self.tokenizer(caption, verbose=False).input_ids) > most]
 
     @torch.no_grad()
     def encode(
@@ -48,7 +50,8 @@ class VaeImageEncoder(dt.ImageEncoder):
     """The VAE; normalised latents are ``scaling_factor`` times its own."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
-        vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+        with dt.loading(folder / "vae"):
+            vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
         self.vae = vae.to(device).requires_grad_(False).eval()
         self.vae.use_tiling, self.vae.use_slicing = tiling, slicing
 
@@ -82,43 +85,29 @@ class DiscreteNoise(dt.NoiseProcess):
         return dt.NoisyBatch(noisy=noisy, sigma=sigma.float(), timestep=timestep, target=target)
 
 
-class PipelineSampler:
-    """Draws validation images with the stock pipeline and the checkpoint's own scheduler, one a call."""
+def pipeline_sampler(
+    flavour: dt.ModelFlavour, unet: nn.Module, vae: Any, scheduler: Path, device: torch.device, dtype: torch.dtype
+) -> dt.Sampler:
+    """The stock pipeline around the U-Net that is in training, with the checkpoint's own scheduler."""
+    # the pipeline hands the VAE tensors of the text's dtype
+    vae = vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype)
+    kind = getattr(diffusers, dt.read_json(scheduler / "scheduler_config.json")["_class_name"])
+    absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    parts = {"vae": vae, "unet": unet, "scheduler": kind.from_pretrained(scheduler), **absent}
+    pipeline = diffusers.StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
 
-    def __init__(
-        self,
-        flavour: dt.ModelFlavour[Any],
-        denoiser: nn.Module,
-        image_encoder: dt.ImageEncoder,
-        scheduler: Path,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        assert isinstance(image_encoder, VaeImageEncoder)
-        vae = image_encoder.vae
-        self._flavour, self._device, self._dtype = flavour, device, dtype
-        # the pipeline hands the VAE tensors of the text's dtype
-        self._vae = vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype)
-        kind = getattr(diffusers, dt.read_json(scheduler / "scheduler_config.json")["_class_name"])
-        absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-        parts = {"vae": self._vae, "unet": denoiser, "scheduler": kind.from_pretrained(scheduler), **absent}
-        self._pipeline = flavour.pipeline_class()(**parts, requires_safety_checker=False)
-        self._pipeline.set_progress_bar_config(disable=True)
-
-    def __call__(self, request: dt.ValidationRequest) -> Image.Image:
-        """The image of one request; noise drawn on the CPU is the same for every device."""
-        home = self._vae.device
-        self._vae.to(self._device)
-        image: Image.Image = self._pipeline(
+    def draw(request: dt.ValidationRequest) -> Image.Image:
+        home, texts = vae.device, {"prompt_embeds": request.text, "negative_prompt_embeds": request.negative_text}
+        vae.to(device)
+        image: Image.Image = pipeline(
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_real,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            prompt_embeds=self._batched(request.text),
-            negative_prompt_embeds=self._batched(request.negative_text),
-            **self._flavour.pipeline_arguments(request),
+            generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
+            **{name: text["prompt_embeds"][None].to(device, dtype) for name, text in texts.items() if text},
+            **flavour.pipeline_arguments(request),
         ).images[0]
-        self._vae.to(home)
+        vae.to(home)
         return image
 
-    def _batched(self, text: dt.TextEmbeds | None) -> Tensor | None:
-        return None if text is None else text["prompt_embeds"][None].to(self._device, self._dtype)
+    return draw
