@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-learning endurance mutants lint format clean
+.PHONY: help install demo test test-learning endurance mutants wheel lint format clean
 
 help:
 	@echo 'make demo           train the tiny offline model on the shipped photographs (installs first)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test-learning  trainings of a small model: do they learn what they should? about 3 minutes'
 	@echo 'make endurance      one long run with accidents: is every sample trained as often as it should? 6 minutes'
 	@echo 'make mutants        plant known faults, one at a time: do the tests catch them? about 20 minutes; ARGS="--only NAME"'
+	@echo 'make wheel          build dist/*.whl and try it in an environment of its own'
 	@echo 'make lint           ruff, mypy and the import rules'
 	@echo 'make format         let ruff rewrite the sources'
 	@echo 'make clean          remove $(VENV) and what tools left; output/ and cache/ stay'
@@ -45,9 +46,13 @@ test-learning: $(DEV)
 # A SIGHUP, a full disk at a preview, a NaN and two resumes with other batch sizes within 5,000 steps.
 endurance: $(DEV)
 	@$(BIN)/python tools/endurance.py
+
 # In copies of the tree: the working tree is never touched.
 mutants: $(DEV)
 	@$(BIN)/python tools/mutants.py $(ARGS)
+
+wheel: $(DEV)
+	@$(BIN)/python tools/try_wheel.py --keep dist $(ARGS)
 
 # All four run even if the first fails, so that one run tells all.
 lint: $(DEV)
