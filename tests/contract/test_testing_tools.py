@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from difftrain import Batch, ConditioningGenerator, NoisyBatch
 from difftrain.testing import TinyEditFlavour, TinyFamily, TinyFlavour, check_family, check_generator, make_dataset
+from difftrain.testing.tiny import TinyTextEncoder
 
 
 class Mirror(ConditioningGenerator):
@@ -92,6 +93,31 @@ class WrongTargets(TinyFamily):
         return ["enter", "exit"]
 
 
+class BlindText(TinyFamily):
+    text_sees_references = True
+
+
+class NoView(BlindText):
+    def text_view(self, size):
+        return 0, 0
+
+
+class SeeingText(TinyTextEncoder):
+    def encode(self, captions, references=None):
+        levels = [sum(image.getpixel((0, 0))[0] for image in seen) for seen in references or [[]] * len(captions)]
+        texts = super().encode(captions)
+        return [{"words": text["words"] + level} for text, level in zip(texts, levels, strict=True)]
+
+
+class SeeingFamily(BlindText):
+    def load_text_encoder(self, location, flavour, device, dtype):
+        return SeeingText()
+
+
+def test_a_family_whose_text_sees_references_fulfils_the_contract():
+    check_family(SeeingFamily(), TinyEditFlavour())
+
+
 class BlindFlavour(TinyEditFlavour):
     def extend_input(self, family, model_input, batch):
         return model_input
@@ -104,6 +130,8 @@ class BlindFlavour(TinyEditFlavour):
         (Thawed(), TinyFlavour(), "must come frozen"),
         (WrongTargets(), TinyFlavour(), "'exit' is not the name"),
         (TinyFamily(), BlindFlavour(), "references do not change"),
+        (BlindText(), TinyFlavour(), "references do not change the text embeddings"),
+        (NoView(), TinyFlavour(), "which is no size"),
     ],
 )
 def test_bad_family_fails_with_the_reason(family, flavour, says):
