@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from difftrain import Loss, Options, hookimpl
+from difftrain.testing.tiny import TinyFamily, TinyFlavour
 
 
 class Weight(Options):
@@ -61,7 +62,54 @@ class Masked(Loss):
         return error.flatten(1).sum(1) / cells.expand_as(error).flatten(1).sum(1)
 
 
+class Level(Options):
+    """What the family wants of a dataset."""
+
+    level: int
+    """Added to the words."""
+
+
+class Asking(TinyFamily):
+    """Adds the level of a sample's dataset to its words."""
+
+    name: ClassVar[str] = "asking"
+    dataset_options: ClassVar[type[Options]] = Level
+
+    def extras(self, sample, options):
+        return {"level": torch.tensor(options.level)}
+
+    def build_input(self, noisy, batch, denoiser):
+        levels.append(batch.extras["level"].tolist())
+        return super().build_input(noisy, batch, denoiser)
+
+
+class AskingFlavour(TinyFlavour):
+    family: ClassVar[str] = "asking"
+
+
+class Clashing(Weighted):
+    """Gives what the family gives."""
+
+    name: ClassVar[str] = "clashing"
+
+    def extras(self, sample, options):
+        return {"level": torch.tensor(1)}
+
+
+levels = []
+
+
 @hookimpl
 def difftrain_losses():
-    return (Weighted, Masked)
+    return (Weighted, Masked, Clashing)
+
+
+@hookimpl
+def difftrain_model_families():
+    return (Asking,)
+
+
+@hookimpl
+def difftrain_model_flavours():
+    return (AskingFlavour,)
 '''

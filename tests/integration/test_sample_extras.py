@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -123,6 +124,33 @@ def test_a_weight_that_changed_since_the_checkpoint_is_told(train):
     assert "'others' had" not in ended.err
 
 
+OWN_FAMILY = {"model_family": "asking", "model_flavour": "base", "pretrained_model_name_or_path": "tiny-test"}
+
+
+def of_the_family(arguments, **options):
+    """Arguments of a run of the plugin's own family."""
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    rest = {key: value for key, value in given.items() if key not in ("--model", "--flavour")}
+    return changed(tuple(part for pair in rest.items() for part in pair), **OWN_FAMILY, **options)
+
+
+def test_a_family_asks_samples_too(train):
+    sets = [{**entry, "level": number} for number, entry in enumerate(entries(**WEIGHTS), 4)]
+    arguments = arguments_of(train, "asking", *sets)
+    ended = run_in(train.folder, *of_the_family(arguments, train_batch_size=6))
+    assert ended.status == 0, ended.err
+    levels = sys.modules["difftrain_file_asking"].levels
+    assert sorted(levels[0]) == [4, 4, 4, 5, 5, 5]
+
+
+def test_a_family_and_a_loss_that_give_one_name_are_told_before_anything_is_encoded(train):
+    arguments = arguments_of(train, "clash", {**EDITS, "level": 1})
+    ended = run_in(train.folder, *of_the_family(arguments, loss_type="clashing", cache_dir="cache-of-clash"))
+    assert ended.status == 2
+    assert "model family 'asking' and loss 'clashing' both give 'level'" in ended.err
+    assert "encode" not in ended.err
+
+
 # what is told before anything is read
 
 
@@ -131,7 +159,7 @@ def test_a_weight_that_changed_since_the_checkpoint_is_told(train):
     [
         ({"loss_wieght": 2}, {}, "unknown key 'loss_wieght'; did you mean 'loss_weight'?"),
         ({"loss_weight": -1}, {}, "loss_weight"),
-        ({}, {"loss_type": "masked"}, "(asked for by loss_type 'masked')"),
+        ({}, {"loss_type": "masked"}, "mask_folder is missing (asked for by loss_type 'masked')"),
     ],
 )
 def test_a_wrong_key_of_a_loss_is_an_error_of_the_entry(train, entry, options, says):
@@ -145,7 +173,8 @@ def test_a_wrong_key_of_a_loss_is_an_error_of_the_entry(train, entry, options, s
 def test_a_key_without_its_loss_is_noted(train):
     arguments = arguments_of(train, "unused", {**EDITS, "loss_weight": 2})
     ended = run_in(train.folder, "check", *changed(arguments, loss_type="mse"))
-    said = "dataset 'edits': loss_weight: no effect, it is an option of loss 'weighted', which this run does not use"
+    owners = "loss 'weighted' or loss 'clashing'"
+    said = f"dataset 'edits': loss_weight: no effect, it is an option of {owners}, which this run does not use"
     assert said in ended.out
 
 
