@@ -20,7 +20,9 @@ from difftrain.testing import (
     make_dataset,
 )
 from difftrain.testing.denoiser import make_denoiser
-from difftrain.testing.tiny import TEXT_WIDTH
+from difftrain.testing.tiny import TEXT_WIDTH, TinyTextEncoder
+
+
 
 
 class Mirror(ConditioningGenerator):
@@ -127,6 +129,31 @@ class BadCheckpointing(TinyFamily):
         denoiser.middle.forward = lambda hidden: hidden.detach() * 2
 
 
+class BlindText(TinyFamily):
+    text_sees_references = True
+
+
+class NoView(BlindText):
+    def text_view(self, size):
+        return 0, 0
+
+
+class SeeingText(TinyTextEncoder):
+    def encode(self, captions, references=None):
+        levels = [sum(image.getpixel((0, 0))[0] for image in seen) for seen in references or [[]] * len(captions)]
+        texts = super().encode(captions)
+        return [{"words": text["words"] + level} for text, level in zip(texts, levels, strict=True)]
+
+
+class SeeingFamily(BlindText):
+    def load_text_encoder(self, location, flavour, device, dtype):
+        return SeeingText()
+
+
+def test_a_family_whose_text_sees_references_fulfils_the_contract():
+    check_family(SeeingFamily(), TinyEditFlavour())
+
+
 class BlindFlavour(TinyEditFlavour):
     def extend_input(self, family, model_input, batch):
         return model_input
@@ -142,6 +169,8 @@ class BlindFlavour(TinyEditFlavour):
         (ForeignBlocks(), TinyFlavour(), r"blocks\(\): number 0 \(Linear\) is no module"),
         (BadCheckpointing(), TinyFlavour(), r"enable_checkpointing\(\) changes the prediction"),
         (TinyFamily(), BlindFlavour(), "references do not change"),
+        (BlindText(), TinyFlavour(), "references do not change the text embeddings"),
+        (NoView(), TinyFlavour(), "which is no size"),
     ],
 )
 def test_bad_family_fails_with_the_reason(family, flavour, says):

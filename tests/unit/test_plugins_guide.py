@@ -6,11 +6,14 @@ import inspect
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from difftrain import contracts
+from difftrain.data.extras import stack_extras
 from difftrain.plugins import hookspecs
 from difftrain.plugins.load import load_plugins
 from difftrain.testing import check_generator
@@ -33,6 +36,23 @@ def test_the_example_holds_what_every_generator_must(posterize):
 def test_the_example_draws_what_it_says(posterize):
     drawn = posterize(bits=1).generate(Image.new("RGB", (4, 4), (200, 100, 0)), random.Random(0))
     assert drawn.getpixel((0, 0)) == (128, 0, 0)
+
+
+@pytest.fixture
+def weighted_loss(tmp_path):
+    """The loss of the guide, loaded from a file."""
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "class WeightedLoss" in text)
+    path = tmp_path / "weighted.py"
+    path.write_text(block, encoding="utf-8")
+    return load_plugins(files=[path]).registry.find("loss", "weighted")
+
+
+def test_the_guides_loss_weights_samples_as_it_says(weighted_loss):
+    loss, prediction = weighted_loss(), torch.ones(2, 1, 2, 2)
+    given = [loss.extras(None, weighted_loss.dataset_options(loss_weight=weight)) for weight in (2.0, 0.5)]
+    extras = stack_extras(given, ["a", "b"])
+    noisy = SimpleNamespace(velocity=torch.zeros(2, 1, 2, 2), target=torch.zeros(2, 1, 2, 2))
+    assert loss.compute(prediction, noisy, SimpleNamespace(extras=extras)).tolist() == [2.0, 0.5]
 
 
 def test_the_table_lists_exactly_the_hooks_that_exist():
