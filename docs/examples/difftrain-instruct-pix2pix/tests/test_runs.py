@@ -54,6 +54,13 @@ def test_a_run_on_the_demos_pairs_resumes_bit_equal_and_draws_its_validation(dem
     assert any("psnr" in line for line in (whole / "metrics.jsonl").read_text().splitlines())
 
 
+def test_images_of_another_image_guidance_are_not_compared(demo):
+    less = {"validation_steps": 1, "validation_on_startup": "true"}
+    demo("guided", max_train_steps=1, **less)
+    ended = demo("guided", max_train_steps=2, pix2pix_image_guidance=3, **less)
+    assert "1 of 1 pictures of step 0 are not shown as base" in ended.out + ended.err
+
+
 def test_noise_levels_are_uniform_unless_the_config_says_otherwise(demo):
     demo("uniform", max_train_steps=1, validation_steps=0, timestep_sampler="uniform")
     demo("sigmoid", max_train_steps=1, validation_steps=0, timestep_sampler="sigmoid")
