@@ -48,8 +48,14 @@ def locate(name, examine=lambda where, configs: {}):
 
 
 def test_a_folder_is_found_with_its_facts(folder):
-    location = locate(folder, lambda where, configs: {"width": str(configs["unet"]["width"])})
-    assert (location.path, location.facts) == (folder, {"pipeline": "SomePipeline", "width": "8"})
+    change = json.loads((folder / "model_index.json").read_text()) | {"is_distilled": True}
+    (folder / "model_index.json").write_text(json.dumps(change))
+
+    def examine(where, configs):
+        return {"width": str(configs["unet"]["width"]), "distilled": str(configs["model_index"]["is_distilled"])}
+
+    location = locate(folder, examine)
+    assert (location.path, location.facts) == (folder, {"pipeline": "SomePipeline", "width": "8", "distilled": "True"})
     assert FILES.folder(location, "unet") == folder
     assert FILES.config(location, "scheduler") == {"steps": 1000}
 

@@ -20,7 +20,7 @@ from difftrain.types import ModelLocation
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 Configs = Mapping[str, Mapping[str, Any]]
-"""The small config file of each component, by its name; of tokenizers nothing."""
+"""The small config file of each component by its name, of tokenizers nothing; the pipeline's own as "model_index"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,5 +110,5 @@ class DiffusersFiles:
         told = [name for name in self.components if name in self.weighted or name == SCHEDULER]
         if lacking := [f"{name}/{config_name(name)}" for name in told if not files[name].is_file()]:
             raise ModelError(f"{where} has no {', '.join(lacking)}, so it is no complete model in diffusers layout")
-        configs = {name: read_json(file) for name, file in files.items() if file.is_file()}
+        configs = {"model_index": index} | {name: read_json(file) for name, file in files.items() if file.is_file()}
         return ({"pipeline": pipeline} if index else {}) | dict(examine(where, configs))
