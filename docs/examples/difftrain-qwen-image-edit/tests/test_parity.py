@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import shutil
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +20,7 @@ from PIL import Image
 from tiny_checkpoint import WIDTH, make_pipeline
 from torch import Tensor
 
-from difftrain import Batch, GeometryRules, NoisyBatch, ValidationRequest, assign_bucket
+from difftrain import Batch, GeometryRules, ModelError, NoisyBatch, ValidationRequest, assign_bucket
 from difftrain.testing import check_family
 from difftrain_qwen_image_edit.family import Edit, Edit2509, QwenImageEdit
 
@@ -248,6 +251,22 @@ def test_sampler_draws_what_the_stock_pipeline_draws_with_a_negative_prompt(sett
     embeds = {"prompt_embeds": text["prompt_embeds"][None], "true_cfg_scale": 1.0}
     expected = pipeline(**embeds, **{name: value for name, value in setting.arguments().items() if name != "image"})
     assert np.abs(np.int16(alone) - np.int16(expected.images[0])).max() <= 1
+
+
+@pytest.mark.parametrize(("component", "key"), [("vae", "base_dim"), ("text_encoder", "vision_config")])
+def test_a_part_whose_config_and_weights_do_not_fit_is_one_error(checkpoints, tmp_path, component, key):
+    folder = shutil.copytree(checkpoints["edit"], tmp_path / "model")
+    config = json.loads((folder / component / "config.json").read_text())
+    config[key] = {**config[key], "hidden_size": 24} if isinstance(config[key], dict) else 2 * config[key]
+    (folder / component / "config.json").write_text(json.dumps(config))
+    family, flavour = QwenImageEdit(), Edit()
+    location = family.locate(str(folder), flavour)
+    load = {
+        "vae": partial(family.load_image_encoder, location, tiling=False, slicing=False),
+        "text_encoder": partial(family.load_text_encoder, location, flavour),
+    }
+    with pytest.raises(ModelError, match=f"{component} cannot be loaded: .*"):
+        load[component](device=CPU, dtype=torch.float32)
 
 
 def test_shift_is_what_the_pipelines_scheduler_is_told(setting):

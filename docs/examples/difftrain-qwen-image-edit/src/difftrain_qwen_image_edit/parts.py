@@ -32,14 +32,13 @@ class QwenTextEncoder(dt.TextEncoder):
 
     def __init__(self, folder: Path, picture: str, device: torch.device, dtype: torch.dtype) -> None:
         """``picture`` is the text that a reference stands in; its number goes into the braces."""
-        transformers.logging.disable_progress_bar()  # the core shows what is being loaded
-        whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder, subfolder="text_encoder", dtype=dtype, device_map={"": device}
-        )
-        self._model = whole.model.requires_grad_(False).eval()  # nobody reads what the language head says
+        with dt.loading(folder / "text_encoder"):
+            whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                folder, subfolder="text_encoder", dtype=dtype, device_map={"": device}
+            )
+        self._model, self._picture = whole.model.requires_grad_(False).eval(), picture  # no language head
         self._tokenizer = transformers.Qwen2Tokenizer.from_pretrained(folder, subfolder="tokenizer")
         self._images = transformers.Qwen2VLImageProcessor.from_pretrained(folder, subfolder="processor")
-        self._picture = picture
 
     @torch.no_grad()
     def encode(
@@ -64,7 +63,8 @@ class QwenImageEncoder(dt.ImageEncoder):
     """The VAE, of one frame; latents are normalised by a mean and a standard deviation of each channel."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
-        vae = diffusers.AutoencoderKLQwenImage.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+        with dt.loading(folder / "vae"):
+            vae = diffusers.AutoencoderKLQwenImage.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
         self.vae = vae.to(device).requires_grad_(False).eval()
         self.vae.use_tiling, self.vae.use_slicing = tiling, slicing
 
