@@ -19,6 +19,7 @@ from difftrain import DataError, MachineError
 from difftrain.data.prepare import prepare_samples
 from difftrain_conditioning_generators.jpeg_artifacts import JpegArtifacts
 from difftrain_conditioning_generators.superresolution import Superresolution
+from difftrain_flux_kontext.pairing import ReferenceLoose
 
 
 def prepare(plan):
@@ -169,6 +170,17 @@ def test_random_gives_one_choice_a_set_with_its_own_captions(tmp_path):
         ("sketches", ("colour a",)),
         ("references", None),
     ]
+
+
+def test_references_that_must_fit_their_targets_are_named_where_they_do_not(tmp_path):
+    two_folders(tmp_path, names="ab")
+    small = reference_set(tmp_path, pairing=ReferenceLoose(), own_rules=rules(resolution=64))
+    edits = edit_set(tmp_path, references=["references"])
+    assert len(prepare(data_plan(tmp_path, edits, small)).samples) == 2
+    with pytest.raises(DataError) as told:
+        prepare(data_plan(tmp_path, edits, small, references_fit_target=True))
+    assert "2 of 2 references in 'references' do not fit: a would be encoded at 64x64, but its edit" in str(told.value)
+    assert 'and use "conditioning_type": "reference_strict"' in str(told.value)
 
 
 def test_captions_of_the_only_reference_set_are_used(tmp_path):

@@ -14,13 +14,13 @@ from typing import Any
 
 from difftrain.contracts import ModelFlavour
 from difftrain.errors import ModelError
-from difftrain.model.diffusers_folder import INDEX, check_complete, config_name, fingerprint, read_json
+from difftrain.model.diffusers_folder import INDEX, SCHEDULER, check_complete, config_name, fingerprint, read_json
 from difftrain.model.hub import fetch_components, fetch_files, find_snapshot
 from difftrain.types import ModelLocation
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 Configs = Mapping[str, Mapping[str, Any]]
-"""The small config file of each component, by its name; of tokenizers nothing."""
+"""The small config file of each component by its name, of tokenizers nothing; the pipeline's own as "model_index"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,5 +107,8 @@ class DiffusersFiles:
         if complete:
             check_complete(folder, self.components, self.weighted, self.needed)
         files = {name: folder / name / config_name(name) for name in self.components}
-        configs = {name: read_json(file) for name, file in files.items() if file.is_file()}
+        told = [name for name in self.components if name in self.weighted or name == SCHEDULER]
+        if lacking := [f"{name}/{config_name(name)}" for name in told if not files[name].is_file()]:
+            raise ModelError(f"{where} has no {', '.join(lacking)}, so it is no complete model in diffusers layout")
+        configs = {"model_index": index} | {name: read_json(file) for name, file in files.items() if file.is_file()}
         return ({"pipeline": pipeline} if index else {}) | dict(examine(where, configs))

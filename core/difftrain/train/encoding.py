@@ -47,6 +47,7 @@ def model_identity(plan: RunPlan, location: ModelLocation) -> str:
     parts = (
         location.identity,
         plan.flavour.name,
+        *map(str, plan.flavour.model_dump(mode="json", exclude_defaults=True).items()),
         plan.config.base_model_precision,
         compute_dtype(plan.config),
         image_identity(plan, location),

@@ -42,14 +42,23 @@ def demo(checkpoint, tmp_path_factory, difftrain_in):
 
 def test_a_run_on_the_demos_pairs_resumes_bit_equal_and_draws_its_validation(demo):
     whole, resumed = demo.folder / "whole", demo.folder / "resumed"
-    ended = demo("resumed", max_train_steps=4, resume_from_checkpoint=whole / "checkpoint-2")
+    same = {"validation_guidance_real": 7.5}  # the default of the flavour
+    ended = demo("resumed", max_train_steps=4, resume_from_checkpoint=whole / "checkpoint-2", **same)
     assert "checkpoint-2 at step 2" in ended.err
     assert "Loading weights" not in ended.err, "bars of the libraries"
     assert (whole / ADAPTER).read_bytes() == (resumed / ADAPTER).read_bytes()
     (drawn,) = (path for path in (whole / "validation" / "step-000004").glob("*.png") if path.stem != "sheet")
     assert min(Image.open(drawn).size) >= 64
-    assert drawn.read_bytes() == (resumed / "validation" / "step-000004" / drawn.name).read_bytes()
+    again = resumed / "validation" / "step-000004" / drawn.name
+    assert Image.open(drawn).tobytes() == Image.open(again).tobytes()
     assert any("psnr" in line for line in (whole / "metrics.jsonl").read_text().splitlines())
+
+
+def test_images_of_another_image_guidance_are_not_compared(demo):
+    less = {"validation_steps": 1, "validation_on_startup": "true"}
+    demo("guided", max_train_steps=1, **less)
+    ended = demo("guided", max_train_steps=2, pix2pix_image_guidance=3, **less)
+    assert "1 of 1 pictures of step 0 are not shown as base" in ended.out + ended.err
 
 
 def test_noise_levels_are_uniform_unless_the_config_says_otherwise(demo):
@@ -94,11 +103,14 @@ def test_the_adapter_gives_the_same_prediction_in_the_stock_pipeline(demo, check
 
 
 def test_the_real_command_lists_the_package_and_imports_no_torch_for_it(tmp_path):
-    command = [sys.executable, "-X", "importtime", "-m", "difftrain", "plugins", "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "difftrain_instruct_pix2pix.family" in imported
-    assert not {"torch", "diffusers", "transformers"} & imported
+    code = (
+        "import atexit, runpy, sys; sys.argv = ['difftrain', 'plugins', '--json']\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "runpy.run_module('difftrain', run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "difftrain_instruct_pix2pix.family" in result.stderr.split()
+    assert not {"torch", "diffusers", "transformers"} & set(result.stderr.split())
     plugin = next(one for one in json.loads(result.stdout) if one["name"] == "instruct_pix2pix")
     assert (plugin["distribution"], plugin["status"]) == ("difftrain-instruct-pix2pix", "ok")
     assert plugin["provides"] == {"family": ["instruct-pix2pix"], "flavour": ["instruct-pix2pix/original"]}
