@@ -47,9 +47,9 @@ def gather_exported(run: Trainee) -> dict[str, Tensor]:
 
 
 def gather_weights(run: Trainee) -> dict[str, Tensor]:
-    """The trained weights as they are now; nothing but in the main process."""
+    """Copies of the trained weights as they are now; nothing but in the main process."""
     keep = run.accelerator.is_main_process
-    return {name: tensor.cpu() for name, tensor in _whole_weights(run) if keep}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in _whole_weights(run) if keep}
 
 
 def gather_optimizer_of(run: Trainee) -> dict[str, Any]:

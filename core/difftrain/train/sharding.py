@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_sharded(value: object) -> bool:
@@ -36,3 +36,17 @@ def placed_like(tensor: Tensor, model: Tensor) -> Tensor:
     alike = tensor.shape == model.shape
     placements = model.placements if alike else [Replicate()] * model.device_mesh.ndim
     return distribute_tensor(tensor.to(model.device), model.device_mesh, placements, src_data_rank=None)
+
+
+def let_go_of_whole_weights(model: nn.Module) -> None:
+    """Leave each process with its parts again, after forwards that no backward followed.
+
+    torch puts a sharded model's weights together for a forward, and takes them apart in the backward. In between, the
+    model's parameters are others than the optimizer's.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None:
+        return
+    for module in model.modules():
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()

@@ -20,7 +20,7 @@ from difftrain.errors import DataError
 from difftrain.train.noise import add_noise, shift_sigma
 from difftrain.train.not_finite import leave_out
 from difftrain.train.optimizer_state import Settings, bare
-from difftrain.train.sharding import whole
+from difftrain.train.sharding import let_go_of_whole_weights, whole
 from difftrain.train.tally import Tally
 from difftrain.types import Batch, NoisyBatch, StepResult
 
@@ -77,16 +77,15 @@ class Trainee:
         Whatever rounding the optimizer's way there and back has: a run must not change with how often it validates,
         and only the main process does.
         """
-        if not self.evaluates_others:
-            yield
-            return
-        before = [parameter.detach().clone() for parameter in self.trained]
+        trained = self.trained if self.evaluates_others else []
+        before = [parameter.detach().clone() for parameter in trained]
         try:
             with self.plan.optimizer.evaluating(bare(self.optimizer)):
                 yield
         finally:
+            let_go_of_whole_weights(self.bare_denoiser)
             with torch.no_grad():
-                for parameter, kept in zip(self.trained, before, strict=True):
+                for parameter, kept in zip(trained, before, strict=True):
                     parameter.copy_(kept)
 
     @property
