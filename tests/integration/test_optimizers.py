@@ -63,7 +63,9 @@ def test_the_schedule_multiplies_the_rate_of_each_group(train):
 
 
 def test_groups_keep_their_ratio_when_the_learning_rate_is_changed_on_the_way(train):
-    output = train("lora-plus", "faster", learning_rate=2e-3, resume_from_checkpoint=train("lora-plus") / "checkpoint-3")
+    output = train(
+        "lora-plus", "faster", learning_rate=2e-3, resume_from_checkpoint=train("lora-plus") / "checkpoint-3"
+    )
     a, b = groups_of(output / "checkpoint-6")
     assert (a["lr"], b["lr"]) == (2e-3, 32e-3)
     assert rates_of(output) == [2e-3] * 3
