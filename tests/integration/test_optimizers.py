@@ -1,5 +1,6 @@
 """Optimizers of plugins with rates of their own and weights of their own, through the whole run."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_rate_that_the_optimizer_finds_is_reported_and_goes_on_growing_after_a
     whole = train("growing")
     rates = rates_of(whole)
     assert rates[0] == 50.0 * 1e-3
-    assert all(1.2 < after / before < 1.6 for before, after in zip(rates, rates[1:], strict=False))
+    assert all(1.2 < after / before < 1.6 for before, after in pairwise(rates))
 
 
 def test_weights_that_are_arrived_at_are_saved_and_exported_and_those_in_training_are_kept_to_go_on(train):
