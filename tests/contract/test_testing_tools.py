@@ -23,8 +23,6 @@ from difftrain.testing.denoiser import make_denoiser
 from difftrain.testing.tiny import TEXT_WIDTH, TinyTextEncoder
 
 
-
-
 class Mirror(ConditioningGenerator):
     """A good generator."""
 

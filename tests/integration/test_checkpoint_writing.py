@@ -9,6 +9,7 @@ from long_runs import checkpoints
 
 from difftrain.train import checkpoint as module
 from difftrain.train import resume_state, saver
+from difftrain.train.gather import gather_state
 
 
 class Killed(BaseException):
@@ -25,18 +26,18 @@ def trainee(command, edit_pairs, monkeypatch):
     """What a run of one step saves."""
     caught = []
 
-    def catch(run, output_dir):
+    def catch(run, gathered, output_dir):
         caught.append(run)
-        return module.save_checkpoint(run, output_dir)
+        return module.write_checkpoint(run, gathered, output_dir)
 
-    monkeypatch.setattr(saver, "save_checkpoint", catch)
+    monkeypatch.setattr(saver, "write_checkpoint", catch)
     ended = command(*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1)
     assert ended.status == 0, ended.err
     return caught[0]
 
 
 def save(trainee, output):
-    module.save_checkpoint(trainee, output)
+    module.write_checkpoint(trainee, gather_state(trainee), output)
     module.rotate(output, keep=1)
 
 
@@ -57,7 +58,7 @@ def killed_before(number, monkeypatch, action):
     with monkeypatch.context() as patch:
         for owner, name in DISK:
             patch.setattr(owner, name, counted(getattr(owner, name)))
-        patch.setattr(module, "save_optimizer", counted(module.save_optimizer))
+        patch.setattr(module, "write_optimizer", counted(module.write_optimizer))
         try:
             action()
         except Killed:

@@ -51,7 +51,7 @@ class WatchedAdamW(OptimizerFactory):
         optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
 
         def watch(optimizer, arguments, options):
-            sums = [parameter.double().abs().sum().item() for parameter in parameters]
+            sums = [parameter.double().abs().sum().item() for _, parameter in parameters]
             with open(f"weights-{os.environ.get('RANK', 0)}.jsonl", "a") as file:
                 file.write(json.dumps(sums) + "\\n")
 

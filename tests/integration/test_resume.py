@@ -237,7 +237,8 @@ def settings_in(checkpoint):
     """The settings of the optimizer's groups in a checkpoint."""
     import torch
 
-    return torch.load(checkpoint / "resume" / "optimizer.pt", weights_only=True)["state"]["param_groups"]
+    groups = torch.load(checkpoint / "resume" / "optimizer.pt", weights_only=True)["groups"]
+    return [group["settings"] for group in groups]
 
 
 def test_an_optimizer_setting_that_was_changed_is_taken_over(again, six_steps):
@@ -311,13 +312,14 @@ def test_fewer_steps_than_the_newest_checkpoint_has_change_nothing(again):
 
 
 @pytest.mark.parametrize("program", [(), ("check",)])
-def test_a_checkpoint_of_another_version_is_called_so(again, program):
+@pytest.mark.parametrize("other", [2, 99])
+def test_a_checkpoint_of_another_version_is_called_so(again, program, other):
     path = again.output / "checkpoint-4" / "resume" / "state.json"
     state = json.loads(path.read_text())
-    path.write_text(json.dumps({**state, "format": 99}))
+    path.write_text(json.dumps({**state, "format": other}))
     ended = again(program=program)
     assert ended.status == 2
-    assert "checkpoint-4 has the format 99 of another version of difftrain" in ended.err
+    assert f"checkpoint-4 has the format {other} of another version of difftrain" in ended.err
     assert "damaged" not in ended.err
 
 
@@ -390,7 +392,7 @@ def test_a_state_of_odd_content_is_one_clear_error(again, program, change):
     assert next(iter(change)) in ended.err
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "[" * 100_000, '{"format": 2}'], ids=len)
+@pytest.mark.parametrize("content", ["[]", "null", "[" * 100_000, '{"format": 3}'], ids=len)
 def test_a_state_that_is_no_state_is_one_clear_error(again, content):
     (again.output / "checkpoint-4" / "resume" / "state.json").write_text(content)
     ended = again()

@@ -9,6 +9,7 @@ from difftrain import FlowMatching
 from difftrain.data.rounds import Position
 from difftrain.data.stream import MicroBatch
 from difftrain.train import step
+from difftrain.train.optim import AdamWBf16
 from difftrain.train.processes import start_accelerator
 from difftrain.train.schedule import Constant
 from difftrain.types import Batch
@@ -21,11 +22,14 @@ def main():
     bare = nn.Linear(1, 1, bias=False)
     nn.init.ones_(bare.weight)
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.0)
+    step.remember_rates(optimizer)
     denoiser, optimizer = accelerator.prepare(bare, optimizer)
     own = LOSSES[accelerator.process_index]
     config = SimpleNamespace(seed=1, max_grad_norm=0, learning_rate=0.0, lr_warmup_steps=0, mixed_precision="no")
     run = step.Trainee(
-        plan=SimpleNamespace(config=config, family=SimpleNamespace(tokens=lambda batch: {}), schedule=Constant()),
+        plan=SimpleNamespace(
+            config=config, family=SimpleNamespace(tokens=lambda batch: {}), schedule=Constant(), optimizer=AdamWBf16()
+        ),
         accelerator=accelerator, denoiser=denoiser, bare_denoiser=bare, optimizer=optimizer, built_with=[],
         noise_process=FlowMatching(), total_steps=1,
     )  # fmt: skip

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from difftrain.errors import CheckpointError, ConfigError
-from difftrain.model.adapter import Lora
+from difftrain.model.adapter import ADAPTER_FILE, Lora
 
 
 def model():
@@ -23,6 +25,13 @@ def adapted(lora, seed=1):
         if parameter.requires_grad:
             nn.init.normal_(parameter)
     return adapted
+
+
+def written(lora, wrapped, folder):
+    """Tensors and header of the file that other programs load."""
+    lora.write(lora.state(wrapped), folder, "transformer")
+    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
 def test_only_the_adapter_is_trained_and_it_starts_without_effect():
@@ -43,10 +52,10 @@ def test_trained_weights_have_the_asked_dtype():
 
 
 @pytest.mark.parametrize("alpha", [1.0, 8.0, None])
-def test_exported_file_applies_the_true_delta_without_alpha(alpha):
+def test_exported_file_applies_the_true_delta_without_alpha(alpha, tmp_path):
     lora = Lora(lora_rank=4, lora_alpha=alpha)
     wrapped = adapted(lora)
-    tensors, _ = lora.export(wrapped, "transformer")
+    tensors, _ = written(lora, wrapped, tmp_path)
     merged = model()
     for index in (0, 2):
         delta = tensors[f"transformer.{index}.lora_B.weight"] @ tensors[f"transformer.{index}.lora_A.weight"]
@@ -55,25 +64,69 @@ def test_exported_file_applies_the_true_delta_without_alpha(alpha):
     torch.testing.assert_close(merged(x), wrapped(x), atol=1e-5, rtol=1e-5)
 
 
-def test_exported_delta_is_exact_for_bfloat16_weights_too():
+def test_exported_delta_is_exact_for_bfloat16_weights_too(tmp_path):
     # alpha / rank = 1.5 times a bfloat16 weight is no bfloat16 number: folding in that dtype was off by 2e-3
     lora = Lora(lora_rank=4, lora_alpha=6)
     wrapped = adapted(lora)
     for parameter in wrapped.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
-    tensors, _ = lora.export(wrapped, "transformer")
+    tensors, _ = written(lora, wrapped, tmp_path)
     raw = lora.state(wrapped)
     for index in (0, 2):
         wanted = raw[f"{index}.lora_B.weight"].double() * 1.5
         torch.testing.assert_close(tensors[f"transformer.{index}.lora_B.weight"].double(), wanted, rtol=1e-7, atol=0)
 
 
-def test_header_says_alpha_equals_rank():
+def test_header_says_alpha_equals_rank(tmp_path):
     lora = Lora(lora_rank=4, lora_alpha=16)
-    _, header = lora.export(adapted(lora), "transformer")
+    _, header = written(lora, adapted(lora), tmp_path)
     settings = json.loads(header["lora_adapter_metadata"])
     assert settings["transformer.r"] == settings["transformer.lora_alpha"] == 4
     assert settings["transformer.target_modules"] == ["0", "2"]
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+@pytest.mark.parametrize("alpha", [6.0, 4.0])
+def test_what_was_written_is_read_by_the_names_of_the_state_with_alpha_folded_in(alpha, place, tmp_path):
+    lora = Lora(lora_rank=4, lora_alpha=alpha)
+    wrapped = adapted(lora)
+    written(lora, wrapped, tmp_path)
+    found = lora.read(tmp_path / ADAPTER_FILE if place == "file" else tmp_path, "transformer")
+    state = lora.state(wrapped)
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(found[name], tensor * (alpha / 4 if "lora_B" in name else 1)), name
+    plain = Lora(lora_rank=4)
+    again = adapted(plain, seed=3)
+    plain.load_state(again, found)
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(again(x), wrapped(x), atol=1e-5, rtol=1e-5)
+
+
+def test_an_alpha_that_a_file_keeps_beside_its_weights_is_folded_in_on_reading(tmp_path):
+    lora = Lora(lora_rank=4)
+    tensors, _ = written(lora, adapted(lora), tmp_path)
+    settings = json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})
+    save_file(tensors, tmp_path / "of-another-program.safetensors", {"lora_adapter_metadata": settings})
+    found = lora.read(tmp_path / "of-another-program.safetensors", "transformer")
+    assert torch.equal(found["0.lora_B.weight"], tensors["transformer.0.lora_B.weight"] / 2)
+    assert torch.equal(found["0.lora_A.weight"], tensors["transformer.0.lora_A.weight"])
+
+
+@pytest.mark.parametrize("content", ["another prefix", "no lora", "damaged", "empty"])
+def test_a_file_that_holds_no_such_adapter_is_refused_by_name(content, tmp_path):
+    lora, path = Lora(lora_rank=4), tmp_path / ADAPTER_FILE
+    written(lora, adapted(lora), tmp_path)
+    if content == "another prefix":
+        lora.write(lora.state(adapted(lora)), tmp_path, "unet")
+    elif content == "no lora":
+        save_file({**load_file(path), "transformer.0.weight": torch.ones(2)}, path)
+    elif content == "empty":
+        save_file({}, path)
+    else:
+        path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=ADAPTER_FILE):
+        lora.read(tmp_path, "transformer")
 
 
 def test_raw_state_comes_back_bit_equal():

@@ -12,15 +12,19 @@ from torch import nn
 from difftrain.errors import CheckpointError
 from difftrain.train import optimizer_state
 from difftrain.train.optim import AdamWBf16, OptimiLion
-from difftrain.train.optimizer_state import check_storable, settings_of
+from difftrain.train.optimizer_state import check_storable, gather_optimizer, settings_of, write_optimizer
+
+
+def named(parameters):
+    return [(f"layer.{number}", parameter) for number, parameter in enumerate(parameters)]
 
 
 def adamw_bf16(parameters):
-    return AdamWBf16().build(parameters, 1e-3)
+    return AdamWBf16().build(named(parameters), 1e-3)
 
 
 def optimi_lion(parameters):
-    return OptimiLion(weight_decay=0.01).build(parameters, 1e-3)
+    return OptimiLion(weight_decay=0.01).build(named(parameters), 1e-3)
 
 
 def torch_adamw(parameters):
@@ -44,13 +48,21 @@ CASES = [
 ]
 
 
-def save_optimizer(optimizer, folder, built_with=None):
+def names_of(optimizer):
+    return named(parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def gathered(optimizer, built_with=None):
     built_with = built_with or getattr(optimizer, "built_with", settings_of(optimizer))
-    optimizer_state.save_optimizer(optimizer, built_with, folder / "optimizer.pt")
+    return gather_optimizer(optimizer, names_of(optimizer), built_with)
 
 
-def load_optimizer(optimizer, folder):
-    optimizer_state.load_optimizer(optimizer, folder / "optimizer.pt")
+def save_optimizer(optimizer, folder, built_with=None):
+    write_optimizer(gathered(optimizer, built_with), folder / "optimizer.pt")
+
+
+def load_optimizer(optimizer, folder, names=None):
+    optimizer_state.load_optimizer(optimizer, names or names_of(optimizer), folder / "optimizer.pt")
 
 
 def make_parameters(dtype, seed=0, shapes=((4, 3), (3,), (2, 2))):
@@ -158,14 +170,14 @@ def test_what_torch_cannot_read_back_safely_is_refused_when_it_is_tried(tmp_path
     optimizer = torch_adamw(make_parameters(torch.float32))
     optimizer.param_groups[0]["schedule"] = stranger
     with pytest.raises(CheckpointError, match=r"adamw\.AdamW keeps what a checkpoint cannot hold: .+\nhint"):
-        check_storable(optimizer, [], tmp_path / "trial")
+        check_storable(gathered(optimizer), tmp_path / "trial")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("build", "dtype"), CASES)
 def test_what_can_be_stored_passes_the_trial_and_leaves_nothing(build, dtype, tmp_path):
     optimizer, _ = trained(build, dtype)
-    check_storable(optimizer, settings_of(optimizer), tmp_path / "trial")
+    check_storable(gathered(optimizer), tmp_path / "trial")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -186,7 +198,7 @@ def test_a_file_that_would_run_code_is_not_run(tmp_path):
 )
 def test_a_setting_that_the_user_changed_is_this_runs_and_all_else_is_the_checkpoints(tmp_path, before, now, expected):
     def build(options):
-        return lambda parameters: AdamWBf16(**options).build(parameters, 1e-3)
+        return lambda parameters: AdamWBf16(**options).build(named(parameters), 1e-3)
 
     parameters = make_parameters(torch.float32)
     optimizer = build(before)(parameters)
@@ -242,6 +254,45 @@ def test_another_division_into_groups_is_refused(tmp_path):
     save_optimizer(optimizer, tmp_path)
     with pytest.raises(CheckpointError, match="group"):
         resumed(lambda parameters: torch.optim.AdamW(parameters), parameters, tmp_path)
+
+
+def test_state_comes_back_by_name_whatever_the_order_of_the_parameters(tmp_path):
+    optimizer, parameters = trained(torch_adamw, torch.float32)
+    write_optimizer(gather_optimizer(optimizer, named(parameters), settings_of(optimizer)), tmp_path / "optimizer.pt")
+    copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    shuffled = torch.optim.AdamW(
+        [{"params": copies[:1]}, {"params": [copies[2], copies[1]], "lr": 3e-4}], lr=1e-3, amsgrad=True
+    )
+    load_optimizer(shuffled, tmp_path, named(copies))
+    for before, after in zip(parameters, copies, strict=True):
+        assert same(shuffled.state[after], optimizer.state[before])
+
+
+def test_another_parameter_of_equal_shape_is_refused_by_name(tmp_path):
+    optimizer, parameters = trained(torch_adamw, torch.float32)
+    save_optimizer(optimizer, tmp_path)
+    others = [("another", parameters[0]), *named(parameters)[1:]]
+    with pytest.raises(CheckpointError, match=r"layer\.0 was float32\[4, 3\] and is not there now"):
+        load_optimizer(torch_adamw(parameters), tmp_path, others)
+
+
+def test_parameters_that_have_changed_their_group_are_refused(tmp_path):
+    optimizer, parameters = trained(torch_adamw, torch.float32)
+    save_optimizer(optimizer, tmp_path)
+    other = torch.optim.AdamW([{"params": parameters[:2]}, {"params": parameters[2:]}], amsgrad=True)
+    with pytest.raises(CheckpointError, match="divides them otherwise"):
+        load_optimizer(other, tmp_path, named(parameters))
+
+
+def test_names_that_torch_keeps_in_the_groups_are_this_runs(tmp_path):
+    first, second = (make_parameters(torch.float32) for _ in range(2))
+    optimizer = torch.optim.SGD(named(first), lr=0.1, momentum=0.9)
+    step(optimizer, first, 1)
+    save_optimizer(optimizer, tmp_path)
+    again = torch.optim.SGD(named(second)[::-1], lr=0.1, momentum=0.9)
+    load_optimizer(again, tmp_path, named(second))
+    assert again.param_groups[0]["param_names"] == ["layer.2", "layer.1", "layer.0"]
+    assert torch.equal(again.state[second[2]]["momentum_buffer"], optimizer.state[first[2]]["momentum_buffer"])
 
 
 def test_state_that_belongs_to_no_parameter_comes_back(tmp_path):

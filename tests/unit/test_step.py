@@ -14,6 +14,7 @@ from difftrain.data.rounds import Position
 from difftrain.data.stream import MicroBatch
 from difftrain.errors import NotFinite
 from difftrain.train import step
+from difftrain.train.optim import AdamWBf16
 from difftrain.train.schedule import Constant
 from difftrain.types import Batch
 
@@ -27,13 +28,15 @@ def run():
         mixed_precision="no", on_nan="stop", on_nan_limit=3,
     )  # fmt: skip
     family = SimpleNamespace(tokens=lambda batch: {"target": 4})
+    optimizer = torch.optim.SGD(denoiser.parameters(), lr=0.1)
+    step.remember_rates(optimizer)
     return step.Trainee(
-        plan=SimpleNamespace(config=config, family=family, schedule=Constant()),
+        plan=SimpleNamespace(config=config, family=family, schedule=Constant(), optimizer=AdamWBf16()),
         accelerator=Accelerator(mixed_precision="no"),
         denoiser=denoiser,
         bare_denoiser=denoiser,
         noise_process=FlowMatching(),
-        optimizer=torch.optim.SGD(denoiser.parameters(), lr=0.1),
+        optimizer=optimizer,
         built_with=[],
         total_steps=10,
     )

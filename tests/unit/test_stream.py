@@ -7,7 +7,7 @@ import pytest
 from test_epoch import SIZES, rules, sample
 
 from difftrain.data.rounds import Position, Rounds
-from difftrain.data.stream import BatchStream
+from difftrain.data.stream import CachedStream
 
 
 class NamingReader:
@@ -20,7 +20,7 @@ class NamingReader:
 def stream(count, *, process=0, processes=1, batch_size=2, reader=None, sizes=SIZES, **facts):
     samples = [sample(index, sizes[index % len(sizes)]) for index in range(count)]
     planned = Rounds(samples=samples, rules=rules(batch_size=batch_size), processes=processes, **facts)
-    return BatchStream(planned, reader or NamingReader(), process=process)
+    return CachedStream(planned, reader or NamingReader(), process=process)
 
 
 def test_batches_and_positions_are_those_of_the_rounds():

@@ -1,5 +1,6 @@
 """What one validation draws, writes and measures; the model is a painter of plain grey."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -54,7 +55,7 @@ def trainee(step, **changes):
     }  # fmt: skip
     flavour = SimpleNamespace(default_guidance=2.5, pipeline_references=1)
     plan = SimpleNamespace(config=SimpleNamespace(**values), flavour=flavour)
-    return SimpleNamespace(step=step, plan=plan, bare_denoiser=torch.nn.Identity())
+    return SimpleNamespace(step=step, plan=plan, bare_denoiser=torch.nn.Identity(), evaluating=nullcontext)
 
 
 @pytest.fixture

@@ -61,14 +61,14 @@ def _removed(ready: PreparedRun) -> list[str]:
 def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
     """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
     from difftrain.data.epoch import plan_epoch
-    from difftrain.train.length import rounds_of, total_steps
+    from difftrain.train.length import rounds_of, steps_left, total_steps
 
     rounds = rounds_of(plan, prepared.samples)
     batches = len(plan_epoch(prepared.samples, 0, rounds.rules))
     return {
         "batches_per_epoch": batches,
         "steps_per_epoch": -(-batches // plan.config.gradient_accumulation_steps),
-        "total_steps": total_steps(plan, rounds),
+        "total_steps": total_steps(plan, steps_left(rounds)),
     }
 
 

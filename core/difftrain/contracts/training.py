@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.config.options import Options
@@ -44,8 +46,32 @@ class Adapter(Options, ABC):
         """
 
     @abstractmethod
-    def export(self, denoiser: nn.Module, prefix: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors and header metadata of the file that other programs load."""
+    def write(self, weights: Mapping[str, Tensor], folder: Path, prefix: str) -> None:
+        """Write what other programs load into a folder that exists. Called in the main process alone.
+
+        Args:
+            weights: By the names of :meth:`state`; each whole and on the CPU, however the model is sharded.
+            prefix: What the names of tensors begin with in the file, the family's
+                :attr:`~difftrain.contracts.ModelFamily.lora_prefix`.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+
+    @abstractmethod
+    def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
+        """The weights in what :meth:`write` made, by the names of :meth:`state`.
+
+        Their effect is that of the weights that were written; the values may differ where a file keeps them otherwise,
+        as with a strength that was folded in.
+
+        Args:
+            path: The folder, or the file in it.
+
+        Raises:
+            CheckpointError: If it holds no such adapter or is damaged.
+            OSError: If it cannot be read.
+        """
 
 
 class OptimizerFactory(Options, ABC):
@@ -58,7 +84,35 @@ class OptimizerFactory(Options, ABC):
     """Lowest and highest rate that is usual for adapters; outside it the user is warned."""
 
     @abstractmethod
-    def build(self, parameters: Sequence[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer: ...
+    def build(self, parameters: Sequence[tuple[str, nn.Parameter]], learning_rate: float) -> torch.optim.Optimizer:
+        """The optimizer, ready for its first step; it may make its own groups with rates of their own.
+
+        In each step the core sets every group's ``lr`` to the schedule's factor times what it is here.
+
+        Args:
+            parameters: The trained weights, with their names in the model.
+        """
+
+    def evaluating(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Within it the trained weights are those to validate, to save and to export.
+
+        For optimizers that train other weights than they arrive at, such as schedule-free ones or averages. On leaving
+        it the optimizer must be ready to train on; the core itself puts the weights back as they were, bit for bit.
+
+        Args:
+            optimizer: What :meth:`build` gave.
+        """
+        return nullcontext()
+
+    def rate(self, optimizer: torch.optim.Optimizer) -> float | None:
+        """The learning rate to report for the step that is about to be taken; None reports the first group's.
+
+        For optimizers that find their rate themselves.
+
+        Args:
+            optimizer: What :meth:`build` gave.
+        """
+        return None
 
 
 class Schedule(Options, ABC):

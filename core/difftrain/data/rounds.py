@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from difftrain.data.epoch import EpochRules, Visit, epochs_vary, plan_epoch
+from difftrain.errors import CheckpointError
 from difftrain.types import Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +29,31 @@ class Position:
     def taken(self) -> Sequence[int]:
         """Numbers of the visits of this epoch that were taken, see :func:`difftrain.data.epoch.visit_number`."""
         return self.order[: self.samples]
+
+    def state(self) -> dict[str, Tensor]:
+        """``taken`` [samples], all that is needed to go on."""
+        import torch
+
+        return {"taken": torch.tensor(list(self.taken), dtype=torch.int64)}
+
+    @classmethod
+    def restored(cls, epoch: int, state: Mapping[str, Tensor]) -> Position:
+        """Where a run goes on.
+
+        Args:
+            state: What :meth:`state` gave.
+
+        Raises:
+            CheckpointError: If something else gave it.
+        """
+        if state.keys() != {"taken"}:
+            raise CheckpointError(
+                "the checkpoint's place in the data is that of another kind of data: it has "
+                f"{', '.join(sorted(state)) or 'nothing'} where this run needs the visits that were taken\n"
+                "hint: go on with the datasets that the checkpoint was made with"
+            )
+        order = state["taken"].tolist()
+        return cls(epoch=epoch, samples=len(order), order=order)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,16 +1,52 @@
-"""The micro-batches of one process: read ahead, pinned for the GPU, each with its part in the optimizer step."""
+"""The micro-batches of one process, each with its part in the optimizer step.
+
+:class:`BatchStream` is what training asks of one; :class:`CachedStream` reads those of samples whose encoded form is
+cached, ahead and pinned for the GPU.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from difftrain.data.epoch import Visit
 from difftrain.data.loader import BatchReader
 from difftrain.data.rounds import Position, Rounds
 from difftrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StreamPosition(Protocol):
+    """How far a stream has come, the same in every process; what it goes on from."""
+
+    @property
+    def epoch(self) -> int:
+        """Counts from 0, to be told; always 0 in a stream that knows of none."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of this epoch that all processes together have taken, to be told."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the stream needs to go on from here. A checkpoint keeps it; only the stream looks into it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedPosition:
+    """The :class:`StreamPosition` that a checkpoint has kept."""
+
+    epoch: int
+    samples: int
+    tensors: Mapping[str, Tensor]
+
+    def state(self) -> Mapping[str, Tensor]:
+        """As the stream gave it."""
+        return self.tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +58,7 @@ class MicroBatch:
     """What the loss of each sample is multiplied by, so that the sum over the step is the mean over its samples: those
     of all micro-batches and processes. 0 for a batch that is there only to keep this process in step, where an epoch
     ends with less batches than processes."""
-    position: Position
+    position: StreamPosition
     """After this micro-batch of every process."""
     ends_step: bool
 
@@ -37,8 +73,21 @@ class _Planned:
     ends_step: bool
 
 
-class BatchStream:
-    """Micro-batches from where the run stands, for one of its processes."""
+class BatchStream(Protocol):
+    """Micro-batches from where the run stands, for one of its processes; as many of them in each.
+
+    One that is opened where another one stood goes on as that one would have, bit for bit.
+    """
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        """The micro-batches; without end, or up to that of the run's last epoch."""
+
+    def close(self) -> None:
+        """Let go of threads and files; nobody iterates any more."""
+
+
+class CachedStream:
+    """The :class:`BatchStream` of samples in caches."""
 
     def __init__(
         self, rounds: Rounds, reader: BatchReader, *, process: int = 0, pin_memory: bool = False, ahead: int = 3

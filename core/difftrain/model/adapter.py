@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from difftrain.contracts import Adapter
 from difftrain.errors import CheckpointError, ConfigError, first_few
+from difftrain.model.tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""The name that diffusers looks for in a folder."""
+_HEADER = "lora_adapter_metadata"
+"""Entry of a file's header in which diffusers looks for an adapter's settings."""
 
 
 class Lora(Adapter):
@@ -83,19 +90,45 @@ class Lora(Adapter):
             for name, parameter in own.items():
                 parameter.copy_(state[name])
 
-    def export(self, denoiser: nn.Module, prefix: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors with alpha folded into B, so that programs that ignore alpha apply the true delta.
+    def write(self, weights: Mapping[str, Tensor], folder: Path, prefix: str) -> None:
+        """One file, with alpha folded into B, so that programs that ignore alpha apply the true change.
 
         diffusers reads the adapter's settings from the header; without them it assumes alpha = rank, which
         is what the folded tensors have. The header holds nothing else: safetensors writes several entries in
         random order, and equal adapters shall be equal files.
         """
         tensors = {}
-        for name, tensor in self.state(denoiser).items():
+        for name, tensor in weights.items():
             # float32, since alpha / rank may not be exact in the trained dtype: a bfloat16 B is off by up to 2e-3
             folded = tensor.float() * self.scale if ".lora_B." in name and self.scale != 1 else tensor
-            tensors[f"{prefix}.{name}"] = folded.cpu().contiguous()
-        targets = sorted({name.split(".lora_")[0] for name in self.state(denoiser)})
+            tensors[f"{prefix}.{name}"] = folded
+        targets = sorted({name.split(".lora_")[0] for name in weights})
         settings = {"r": self.lora_rank, "lora_alpha": self.lora_rank, "target_modules": targets, "bias": "none"}
         header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)
-        return tensors, {"lora_adapter_metadata": header}
+        write_tensors(folder / ADAPTER_FILE, tensors, {_HEADER: header})
+
+    def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
+        """The weights of a file, or of the one in a folder; alpha stays folded into B, for a strength of 1."""
+        file = path / ADAPTER_FILE if path.is_dir() else path
+        tensors, header = read_tensors(file)
+        strange = [name for name in tensors if not name.startswith(f"{prefix}.") or ".lora_" not in name]
+        if strange or not tensors:
+            raise CheckpointError(
+                f"{file} is no LoRA file of this model: {len(strange)} of its {len(tensors)} tensors are not named "
+                f"{prefix}.MODULE.lora_A.weight or .lora_B.weight: {first_few(strange)}"
+            )
+        scale = _strength(header, prefix)
+        named = {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
+        return {
+            name: tensor.float() * scale if ".lora_B." in name and scale != 1 else tensor
+            for name, tensor in named.items()
+        }
+
+
+def _strength(header: Mapping[str, str], prefix: str) -> float:
+    """alpha / rank by the settings in a file's header; 1 where it has none, as diffusers takes it."""
+    try:
+        settings = json.loads(header[_HEADER])
+        return float(settings[f"{prefix}.lora_alpha"] / settings[f"{prefix}.r"])
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return 1.0

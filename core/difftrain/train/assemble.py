@@ -17,11 +17,11 @@ from difftrain.data.loader import BatchReader, Remake
 from difftrain.data.stream import BatchStream
 from difftrain.model.attention import choose_attention
 from difftrain.model.load import load_denoiser
-from difftrain.train.agreement import data_facts
 from difftrain.train.checkpoint import load_checkpoint
 from difftrain.train.encoders import Encoders
 from difftrain.train.encoding import model_identity
-from difftrain.train.length import rounds_of, total_steps
+from difftrain.train.length import total_steps
+from difftrain.train.open_stream import open_stream
 from difftrain.train.optimizer_state import settings_of
 from difftrain.train.output_dir import PICTURES_FOLDER
 from difftrain.train.plan import RunPlan
@@ -29,7 +29,7 @@ from difftrain.train.processes import first_process_first
 from difftrain.train.resume_state import ResumeState, trained_dtype
 from difftrain.train.scenes import Scene
 from difftrain.train.startup import PreparedRun
-from difftrain.train.step import Trainee
+from difftrain.train.step import Trainee, remember_rates
 from difftrain.train.validate import Validator
 from difftrain.types import ModelLocation, Reporter, Sampler, ValidationRequest
 
@@ -77,12 +77,9 @@ def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, report
     reader = BatchReader(
         ready.caches, plan.family, remake, seed=config.seed, sample_latents=sample_latents, extras=extras
     )
-    samples = ready.prepared.samples
-    rounds = rounds_of(plan, samples, start=trainee.position, processes=accelerator.num_processes)
-    pin_memory = accelerator.device.type == "cuda"
-    stream = BatchStream(rounds, reader, process=accelerator.process_index, pin_memory=pin_memory)
-    trainee.total_steps = total_steps(plan, rounds, trainee.step)
-    trainee.data = data_facts(samples, rounds.rules, {dataset.id: dataset.asked for dataset in plan.data.edit_sets})
+    opened = open_stream(plan, ready.prepared.samples, reader, accelerator, trainee.position if checkpoint else None)
+    trainee.position, trainee.data = opened.position, opened.facts
+    trainee.total_steps = total_steps(plan, opened.steps_left, trainee.step)
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
         scenes=list(ready.scenes),
@@ -96,7 +93,7 @@ def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, report
         reporter=reporter,
     )
     return AssembledRun(
-        trainee=trainee, stream=stream, validator=validator, resumed_from=checkpoint, resumed_state=state
+        trainee=trainee, stream=opened.batches, validator=validator, resumed_from=checkpoint, resumed_state=state
     )
 
 
@@ -125,8 +122,9 @@ def _load_trainee(
         reporter=reporter,
     )
     _attach_adapter(plan, bare, reporter)
-    trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+    trained = [named for named in bare.named_parameters() if named[1].requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
+    remember_rates(optimizer)
     with reporter.phase(f"set up on {device}"):
         denoiser, optimizer = accelerator.prepare(bare, optimizer)
     return Trainee(

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from difftrain.data.patience import refusal
-from difftrain.data.rounds import Position
+from difftrain.data.stream import SavedPosition
 from difftrain.errors import CheckpointError, MachineError, NotFinite
-from difftrain.train.optimizer_state import DamagedState, check_storable, load_optimizer, save_optimizer
-from difftrain.train.output_dir import ADAPTER_FILE, RESUME_FOLDER, list_checkpoints
+from difftrain.model.tensor_file import write_tensors
+from difftrain.train.gather import GatheredState, gather_exported, gather_optimizer_of
+from difftrain.train.optimizer_state import DamagedState, check_storable, load_optimizer, write_optimizer
+from difftrain.train.output_dir import EXPORT_FOLDER, RESUME_FOLDER, list_checkpoints
 from difftrain.train.resume_state import (
     OPTIMIZER_FILE,
     STATE_FILE,
@@ -32,25 +34,30 @@ from difftrain.train.resume_state import (
     sha256_of,
     trained_dtype,
 )
-from difftrain.train.step import Trainee
+from difftrain.train.sharding import placed_like
+
+if TYPE_CHECKING:
+    from difftrain.train.step import Trainee
 
 
-def save_checkpoint(run: Trainee, output_dir: Path) -> Path:
-    """Write ``checkpoint-N`` beside its final name, flush, rename.
+def write_checkpoint(run: Trainee, gathered: GatheredState, output_dir: Path) -> Path:
+    """Write ``checkpoint-N`` beside its final name, flush, rename. For the main process alone.
 
-    Only the first process writes: the others have the same weights and optimizer.
+    Args:
+        gathered: What all processes have put together, see :func:`~difftrain.train.gather.gather_state`.
 
     Raises:
         NotFinite: If a weight is NaN or infinite; nothing is written.
         MachineError: If it cannot be written; what was written of it is taken away, earlier ones are whole.
     """
     final = output_dir / f"checkpoint-{run.step}"
-    check_finite(run)
+    for weights in (gathered.weights, gathered.exported):
+        check_finite((name for name, tensor in weights.items() if not tensor.isfinite().all()), run.step)
     temporary = output_dir / f".{final.name}.partial"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / RESUME_FOLDER).mkdir(parents=True)
-        _write_parts(run, temporary)
+        _write_parts(run, gathered, temporary)
         _flush(temporary)
         _remove(final)
         temporary.rename(final)
@@ -61,16 +68,19 @@ def save_checkpoint(run: Trainee, output_dir: Path) -> Path:
     return final
 
 
-def check_finite(run: Trainee) -> None:
-    """Make sure that every trained weight is a finite number.
+def check_finite(broken: Iterable[str], step: int) -> None:
+    """Make sure that no trained weight is broken.
+
+    Args:
+        broken: Names of those that are NaN or infinite.
 
     Raises:
         NotFinite: With how many are not.
     """
-    broken = [name for name, tensor in run.plan.adapter.state(run.bare_denoiser).items() if not tensor.isfinite().all()]
-    if broken:
+    names = list(broken)
+    if names:
         raise NotFinite(
-            f"{len(broken)} trained weights are not finite after step {run.step}, {broken[0]} among them\n"
+            f"{len(names)} trained weights are not finite after step {step}, {names[0]} among them\n"
             "hint: lower learning_rate"
         )
 
@@ -78,13 +88,18 @@ def check_finite(run: Trainee) -> None:
 def rehearse(run: Trainee, output_dir: Path) -> None:
     """Write and read the optimizer's state once, so that what cannot be saved is known after the first step.
 
+    For every process; the main one writes.
+
     Raises:
         CheckpointError: If the optimizer keeps what cannot be saved.
         MachineError: If nothing can be written.
     """
+    gathered = gather_optimizer_of(run)
+    if not run.accelerator.is_main_process:
+        return
     trial = output_dir / f".checkpoint-{run.step}.trial"
     try:
-        check_storable(run.optimizer, run.built_with, trial)
+        check_storable(gathered, trial)
     except OSError as error:
         raise _not_written(trial, error) from error
 
@@ -96,24 +111,51 @@ def rotate(output_dir: Path, keep: int | None) -> None:
             _remove(old)
 
 
-def export_adapter(run: Trainee, path: Path) -> None:
-    """Write the adapter as other programs load it, complete or not at all.
+def export_adapter(run: Trainee, output_dir: Path) -> None:
+    """Put the adapter as other programs load it into the output folder. For every process; the main one writes.
 
     Raises:
         MachineError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    weights = gather_exported(run)
+    if run.accelerator.is_main_process:
+        write_adapter(run, weights, output_dir, output_dir)
+
+
+def write_adapter(run: Trainee, weights: Mapping[str, Tensor], output_dir: Path, place: Path) -> Path:
+    """Let the adapter write its files; each is there complete or not at all. Gives where they are.
+
+    Args:
+        weights: All of them, whole.
+        place: A folder that is there, for the files; or a name without extension, for the only file or a new folder.
+
+    Raises:
+        MachineError: If they cannot be written.
+    """
+    temporary = output_dir / EXPORT_FOLDER
     try:
-        _write_adapter(run, temporary)
-        _flush_one(temporary)
-        temporary.replace(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        run.plan.adapter.write(weights, temporary, run.plan.family.lora_prefix)
+        _flush(temporary)
+        written = sorted(temporary.iterdir())
+        if place.is_dir():
+            for path in written:
+                path.replace(place / path.name)
+        elif len(written) == 1:
+            place = place.with_name(f"{place.name}{written[0].suffix}")
+            written[0].replace(place)
+        else:
+            temporary.rename(place)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _not_written(path, error) from error
+        raise _not_written(f"the adapter in {output_dir}", error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return place
 
 
 def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
-    """Put adapter, optimizer, step and position back into ``run``.
+    """Put adapter, optimizer, step and position back into ``run``, however they were sharded and are now.
 
     Raises:
         CheckpointError: If a file is damaged or does not fit the run's adapter or optimizer.
@@ -121,21 +163,23 @@ def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
     folder = checkpoint / RESUME_FOLDER
     try:
         weights = load((folder / WEIGHTS_FILE).read_bytes())
-        order = load((folder / VISITS_FILE).read_bytes())["taken"].tolist()
-        run.plan.adapter.load_state(run.bare_denoiser, weights)
-        load_optimizer(run.optimizer, folder / OPTIMIZER_FILE)
+        position = load((folder / VISITS_FILE).read_bytes())
+        own = run.plan.adapter.state(run.bare_denoiser)
+        placed = {name: placed_like(tensor, own[name]) if name in own else tensor for name, tensor in weights.items()}
+        run.plan.adapter.load_state(run.bare_denoiser, placed)
+        load_optimizer(run.optimizer, run.named_trained, folder / OPTIMIZER_FILE)
     except (OSError, ValueError, LookupError, SafetensorError, DamagedState) as error:
         raise damaged(checkpoint, error) from error
     run.step, run.skipped = state.step, state.skipped
-    run.position = Position(epoch=state.epoch, samples=len(order), order=order)
+    run.position = SavedPosition(epoch=state.epoch, samples=state.samples, tensors=position)
 
 
-def _write_parts(run: Trainee, folder: Path) -> None:
-    _write_adapter(run, folder / ADAPTER_FILE)
+def _write_parts(run: Trainee, gathered: GatheredState, folder: Path) -> None:
+    run.plan.adapter.write(gathered.exported, folder, run.plan.family.lora_prefix)
     resume = folder / RESUME_FOLDER
-    _write_tensors(resume / WEIGHTS_FILE, run.plan.adapter.state(run.bare_denoiser))
-    _write_tensors(resume / VISITS_FILE, {"taken": torch.tensor(list(run.position.taken), dtype=torch.int64)})
-    save_optimizer(run.optimizer, run.built_with, resume / OPTIMIZER_FILE)
+    write_tensors(resume / WEIGHTS_FILE, gathered.weights)
+    write_tensors(resume / VISITS_FILE, run.position.state())
+    write_optimizer(gathered.optimizer, resume / OPTIMIZER_FILE)
     state = ResumeState(
         step=run.step,
         epoch=run.position.epoch,
@@ -151,18 +195,8 @@ def _write_parts(run: Trainee, folder: Path) -> None:
     (resume / STATE_FILE).write_text(state.model_dump_json(indent=1), encoding="utf-8")
 
 
-def _write_adapter(run: Trainee, path: Path) -> None:
-    tensors, header = run.plan.adapter.export(run.bare_denoiser, run.plan.family.lora_prefix)
-    _write_tensors(path, tensors, header)
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
-    """As safetensors. Written by us, since the library's own files are for their owner alone, whatever the umask."""
-    path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=header))
-
-
-def _not_written(path: Path, error: OSError) -> MachineError:
-    return MachineError(refusal(f"{path} cannot be written, what was saved before is whole", error))
+def _not_written(what: object, error: OSError) -> MachineError:
+    return MachineError(refusal(f"{what} cannot be written, what was saved before is whole", error))
 
 
 def _remove(folder: Path) -> None:

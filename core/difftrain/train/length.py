@@ -40,20 +40,32 @@ def rounds_of(plan: RunPlan, samples: Sequence[Sample], *, start: Position | Non
     )
 
 
-def total_steps(plan: RunPlan, rounds: Rounds, step: int = 0) -> int:
+def steps_left(rounds: Rounds) -> int | None:
+    """Optimizer steps to the end of the last epoch; None for a run that ends after so many steps.
+
+    Raises:
+        DataError: If the epochs hardly ever have a sample.
+    """
+    _check_epochs_show_something(rounds)
+    return rounds.steps_left()
+
+
+def total_steps(plan: RunPlan, left: int | None, step: int = 0) -> int:
     """Optimizer steps of the whole run; one in epochs ends with its last epoch, wherever it goes on.
 
     Args:
-        rounds: From where the run stands.
+        left: Steps from where the run stands to the end of its data; None if that has none, or none that is known.
         step: Steps that it has done.
 
     Raises:
-        DataError: If the epochs have no sample, or hardly ever one.
+        DataError: If the epochs have no sample, or nobody knows how long they are.
     """
-    _check_epochs_show_something(rounds)
-    left = rounds.steps_left()
     if left is None:
-        assert plan.config.max_train_steps, "the config check asks for one of the two"
+        if not plan.config.max_train_steps:
+            raise DataError(
+                f"num_train_epochs {plan.config.num_train_epochs}: this data does not tell how long an epoch is\n"
+                "hint: set max_train_steps instead"
+            )
         return plan.config.max_train_steps
     if left == step == 0:
         raise DataError(

@@ -32,13 +32,13 @@ class AdamWBf16(OptimizerFactory):
     eps: float = Field(1e-8, gt=0)
     """Added to the denominator."""
 
-    def build(self, parameters: Sequence[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    def build(self, parameters: Sequence[tuple[str, nn.Parameter]], learning_rate: float) -> torch.optim.Optimizer:
         from optimi import AdamW
 
         # foreach by hand: optimi turns its Triton kernels on by itself where it finds them, and a run must not
         # change its arithmetic with the packages that happen to be installed
         optimizer: torch.optim.Optimizer = AdamW(
-            parameters,
+            [parameter for _, parameter in parameters],
             lr=learning_rate,
             betas=self.betas,
             weight_decay=self.weight_decay,
@@ -63,11 +63,11 @@ class OptimiLion(OptimizerFactory):
     weight_decay: float = Field(0.0, ge=0)
     """Pull of the weights towards zero, times the learning rate."""
 
-    def build(self, parameters: Sequence[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    def build(self, parameters: Sequence[tuple[str, nn.Parameter]], learning_rate: float) -> torch.optim.Optimizer:
         from optimi import Lion
 
         optimizer: torch.optim.Optimizer = Lion(
-            parameters,
+            [parameter for _, parameter in parameters],
             lr=learning_rate,
             betas=self.betas,
             weight_decay=self.weight_decay,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from difftrain.data.patience import refusal
 from difftrain.errors import MachineError
+from difftrain.model.adapter import ADAPTER_FILE
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""The name that diffusers looks for in a folder."""
 METRICS_FILE = "metrics.jsonl"
 PICTURES_FOLDER = "validation"
 RESUME_FOLDER = "resume"
 """In a checkpoint: what only difftrain reads. Checkpoints of other programs have none."""
+EXPORT_FOLDER = ".adapter.partial"
+"""Where an adapter is written before its files get their place."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PICTURED = re.compile(r"step-(\d+)")
 
@@ -35,6 +36,18 @@ def _checkpoint_folders(output_dir: Path) -> list[Path]:
     if not output_dir.is_dir():
         return []
     return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
+
+
+def exported_files(output_dir: Path) -> list[Path]:
+    """The files of the finished run's adapter: those that diffusers looks for, or that a checkpoint has too."""
+    kinds = {path.name for folder in list_checkpoints(output_dir) for path in folder.iterdir()} - {RESUME_FOLDER}
+    return [path for name in sorted({ADAPTER_FILE} | kinds) if (path := output_dir / name).exists()]
+
+
+def exported_adapter(output_dir: Path) -> Path:
+    """What to name to the user as the finished run's adapter: its file, or the folder if it has several."""
+    files = exported_files(output_dir)
+    return files[0] if len(files) == 1 else output_dir
 
 
 def newest_sheet(output_dir: Path) -> Path | None:
@@ -56,7 +69,7 @@ def step_of(checkpoint: Path) -> int:
 
 def remove_leftovers(output_dir: Path) -> None:
     """Take away what a kill left of checkpoints that were being written or removed."""
-    for pattern in (".checkpoint-*.partial", ".checkpoint-*.removing", ".checkpoint-*.trial"):
+    for pattern in (EXPORT_FOLDER, ".checkpoint-*.partial", ".checkpoint-*.removing", ".checkpoint-*.trial"):
         for leftover in output_dir.glob(pattern):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -67,8 +80,9 @@ def remove_leftovers(output_dir: Path) -> None:
 
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
-    others = [output_dir / name for name in (ADAPTER_FILE, METRICS_FILE, PICTURES_FOLDER)]
-    results = [path for path in (*_checkpoint_folders(output_dir), *others) if path.exists()]
+    others = [output_dir / name for name in (METRICS_FILE, PICTURES_FOLDER)]
+    results = [*_checkpoint_folders(output_dir), *exported_files(output_dir), *others]
+    results = [path for path in results if path.exists()]
     return _move_aside(output_dir, results) if results else None
 
 
@@ -82,7 +96,7 @@ def set_newer_aside(output_dir: Path, step: int) -> Path | None:
     pictures = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
     if not newer and not pictures:
         return None
-    folder = _move_aside(output_dir, [*newer, *([output_dir / ADAPTER_FILE] if newer else []), *pictures])
+    folder = _move_aside(output_dir, [*newer, *(exported_files(output_dir) if newer else []), *pictures])
     metrics = output_dir / METRICS_FILE
     try:
         if metrics.exists():

@@ -24,8 +24,11 @@ from difftrain.train.output_dir import (
 if TYPE_CHECKING:
     from difftrain.train.plan import RunPlan
 
-FORMAT = 2
-"""Of the files of a checkpoint. 1 kept the optimizer in two files, and no visits."""
+FORMAT = 3
+"""Of the files of a checkpoint.
+
+1 kept the optimizer in two files, and no visits; 2 had its state by the parameters' numbers, not by their names.
+"""
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "adapter.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -47,11 +50,11 @@ class ResumeState(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     step: int = Field(ge=0)
     epoch: int = Field(ge=0)
     samples: int = Field(ge=0)
-    """Samples of that epoch that were taken."""
+    """Samples of that epoch that were taken, to be told; where exactly the data goes on, only its stream knows."""
     processes: int = Field(ge=1)
     config: dict[str, Any]
     plugins: dict[str, str]

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from difftrain.errors import CheckpointError, DifftrainError, NotFinite
-from difftrain.train.checkpoint import check_finite, export_adapter, rehearse, rotate, save_checkpoint
+from difftrain.train.checkpoint import check_finite, export_adapter, rehearse, rotate, write_adapter, write_checkpoint
+from difftrain.train.gather import GatheredState, gather_state, holds_parts, not_finite_weights
 from difftrain.train.interrupt import Interrupts
 from difftrain.train.observers import Observers
-from difftrain.train.output_dir import ADAPTER_FILE
 from difftrain.train.processes import greatest
 from difftrain.train.step import Trainee, loss_at
 from difftrain.types import Reporter
@@ -19,7 +19,10 @@ _PROOF_SIGMA = 0.5
 
 
 class Saver:
-    """Saves on the first process; the others wait, so that none trains on while files are written."""
+    """Saves in the main process what all have put together; the others wait, so that none trains on meanwhile.
+
+    Every method is called in every process.
+    """
 
     def __init__(self, run: Trainee, observers: Observers, interrupts: Interrupts, reporter: Reporter) -> None:
         self._run = run
@@ -36,10 +39,9 @@ class Saver:
         """After the first update, once: find out what could not be saved."""
         if self._rehearsed or self._run.proven_with is None:
             return
-        if self._run.accelerator.is_main_process:
-            self._failed = True
-            rehearse(self._run, self._folder)
-            self._failed = False
+        self._failed = True
+        rehearse(self._run, self._folder)
+        self._failed = False
         self._rehearsed = True
 
     def save(self) -> None:
@@ -50,7 +52,7 @@ class Saver:
         """
         if self._saved_at == self._run.step:
             return
-        if greatest(self._run.accelerator, 0 if self._weights_work() else 1):
+        if self._broken(together=True):
             self._failed = True
             raise self._ruined()
         self._write()
@@ -58,15 +60,23 @@ class Saver:
         self._run.accelerator.wait_for_everyone()
 
     def rescue(self, error: BaseException) -> None:
-        """The run ends by an error: keep what was trained, if it is whole and works. Waits for no other process."""
+        """The run ends by an error: keep what was trained, if it is whole and works.
+
+        Waits for no other process, since the error may be of this one alone. Where each has only a part, nothing can
+        be saved then; but what is not finite is so in all of them, at once.
+        """
         run = self._run
-        if self._failed or self._saved_at == run.step or not run.accelerator.is_main_process:
+        together = holds_parts(run) and isinstance(error, NotFinite)
+        if self._failed or self._saved_at == run.step or not (together or run.accelerator.is_main_process):
+            return
+        if holds_parts(run) and not together:
+            self._reporter.say(f"step {run.step} is not saved: each process has only a part of its weights")
             return
         if run.updating:
             self._reporter.say(f"step {run.step + 1} ended while its weights were written; they are not saved")
             return
         try:
-            if isinstance(error, NotFinite) and not self._weights_work():
+            if isinstance(error, NotFinite) and self._broken(together):
                 raise self._ruined()
             self._write()
             self._reporter.say(f"saved {self._folder / f'checkpoint-{run.step}'}")
@@ -75,26 +85,26 @@ class Saver:
 
     def export(self) -> None:
         """Write the adapter of the finished run."""
-        if self._run.accelerator.is_main_process:
-            export_adapter(self._run, self._folder / ADAPTER_FILE)
+        export_adapter(self._run, self._folder)
 
     def _write(self) -> None:
         run = self._run
-        if run.accelerator.is_main_process:
-            self._failed = True
-            path = self._write_or_keep_adapter()
-            self._failed = False
-            self._saved_at, self._interrupts.saved = run.step, True
-            self._observers.checkpoint_saved(step=run.step, path=path)
+        self._failed = True
+        gathered = gather_state(run)
+        path = None if gathered is None else self._write_or_keep_adapter(gathered)
+        self._failed = False
         self._saved_at, self._interrupts.saved = run.step, True
+        if path is not None:
+            self._observers.checkpoint_saved(step=run.step, path=path)
 
-    def _write_or_keep_adapter(self) -> Path:
+    def _write_or_keep_adapter(self, gathered: GatheredState) -> Path:
         """The checkpoint; where only the optimizer's state cannot be stored, what was trained is kept all the same."""
         try:
-            return save_checkpoint(self._run, self._folder)
+            return write_checkpoint(self._run, gathered, self._folder)
         except CheckpointError:
-            kept = self._folder / f"adapter-of-step-{self._run.step}.safetensors"
-            export_adapter(self._run, kept)
+            kept = write_adapter(
+                self._run, gathered.exported, self._folder, self._folder / f"adapter-of-step-{self._run.step}"
+            )
             self._reporter.say(f"the adapter of step {self._run.step} is kept as {kept}")
             raise
 
@@ -106,6 +116,11 @@ class Saver:
         except OSError as error:
             self._reporter.say(f"note: an old checkpoint cannot be removed ({error.strerror}: {error.filename})")
 
+    def _broken(self, together: bool) -> bool:
+        """Whether the weights do not work: in any process, or in this one if the others are not asked."""
+        own = 0 if self._weights_work() else 1
+        return bool(greatest(self._run.accelerator, own) if together else own)
+
     def _weights_work(self) -> bool:
         """Whether a batch that gave a finite loss still does: an update may have ruined the weights meanwhile."""
         micro = self._run.proven_with
@@ -114,11 +129,11 @@ class Saver:
         latents = micro.batch.latents
         sigma = torch.full((len(latents),), _PROOF_SIGMA)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
+        with self._run.evaluating(), torch.no_grad():
             return bool(loss_at(self._run, self._run.bare_denoiser, micro.batch, sigma, noise).isfinite().all())
 
     def _ruined(self) -> NotFinite:
-        check_finite(self._run)
+        check_finite(not_finite_weights(self._run), self._run.step)
         return NotFinite(
             f"the weights after step {self._run.step} give no finite loss any more; they are not saved\n"
             f"hint: lower learning_rate, {self._run.plan.config.learning_rate:g} now"

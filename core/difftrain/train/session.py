@@ -21,8 +21,8 @@ from difftrain.train.loop import train
 from difftrain.train.metrics import MetricsFile, validations
 from difftrain.train.observers import Observers
 from difftrain.train.output_dir import (
-    ADAPTER_FILE,
     METRICS_FILE,
+    exported_adapter,
     list_checkpoints,
     newest_sheet,
     remove_leftovers,
@@ -171,15 +171,14 @@ def _settle_resumed(run: AssembledRun, reporter: Reporter) -> None:
 def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
     """A run that has all its steps; a kill may have come before its adapter was written."""
     output_dir = run.trainee.plan.config.output_dir
-    adapter = output_dir / ADAPTER_FILE
     steps, total = run.trainee.step, run.trainee.total_steps
     epochs = run.trainee.plan.config.num_train_epochs
     length = f"the run is to have {total}" if epochs is None else f"num_train_epochs is {epochs}"
     reporter.say(f"{run.resumed_from} has {steps} steps, and {length}: nothing is left to train")
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > steps]
     # what is there may be of an earlier step: a kill may have come before this one's was written
-    if not newer and run.trainee.accelerator.is_main_process:
-        export_adapter(run.trainee, adapter)
+    if not newer:
+        export_adapter(run.trainee, output_dir)
     reporter.say(
         "hint: a larger max_train_steps or num_train_epochs trains on; --resume_from_checkpoint none starts anew "
         "(nothing is deleted)"
@@ -187,7 +186,7 @@ def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
     if newer:
         reporter.say(f"adapter of step {steps}: {run.resumed_from}; the output folder's own is left as it is")
     else:
-        reporter.say(f"adapter: {adapter}")
+        reporter.say(f"adapter: {exported_adapter(output_dir)}")
 
 
 def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
@@ -201,7 +200,7 @@ def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
         return
     reporter.say(f"finished {run.trainee.total_steps} steps")
     _say_measured(run, output_dir / METRICS_FILE, reporter)
-    reporter.say(f"adapter:     {output_dir / ADAPTER_FILE}")
+    reporter.say(f"adapter:     {exported_adapter(output_dir)}")
     for checkpoint in list_checkpoints(output_dir)[-1:]:
         reporter.say(f"checkpoints: {checkpoint}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")

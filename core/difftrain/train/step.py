@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from difftrain.contracts import NoiseProcess
+from difftrain.contracts import NoiseProcess, OptimizerFactory
 from difftrain.data.rounds import Position
 from difftrain.data.seeding import derive_seed
-from difftrain.data.stream import MicroBatch
-from difftrain.errors import PluginError
+from difftrain.data.stream import MicroBatch, StreamPosition
+from difftrain.errors import DataError, PluginError
 from difftrain.train.noise import shift_sigma
 from difftrain.train.not_finite import leave_out
-from difftrain.train.optimizer_state import Settings
+from difftrain.train.optimizer_state import Settings, bare
+from difftrain.train.sharding import let_go_of_whole_weights, whole
 from difftrain.train.tally import Tally
 from difftrain.types import Batch, NoisyBatch, StepResult
 
@@ -48,7 +49,7 @@ class Trainee:
     """What each dataset holds, see :func:`difftrain.train.agreement.data_facts`."""
     step: int = 0
     """Optimizer steps done."""
-    position: Position = field(default_factory=Position)
+    position: StreamPosition = field(default_factory=Position)
     skipped: int = 0
     """Updates of the whole run that were left out, since they were not finite."""
     skipped_in_a_row: int = 0
@@ -59,7 +60,34 @@ class Trainee:
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.bare_denoiser.parameters() if parameter.requires_grad]
+        return [parameter for _, parameter in self.named_trained]
+
+    @property
+    def named_trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [named for named in self.bare_denoiser.named_parameters() if named[1].requires_grad]
+
+    @property
+    def evaluates_others(self) -> bool:
+        """Whether the optimizer arrives at other weights than those that it trains."""
+        return type(self.plan.optimizer).evaluating is not OptimizerFactory.evaluating
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the trained weights are those to validate and to save; afterwards they are as before, bit for bit.
+
+        Whatever rounding the optimizer's way there and back has: a run must not change with how often it validates,
+        and only the main process does.
+        """
+        trained = self.trained if self.evaluates_others else []
+        before = [parameter.detach().clone() for parameter in trained]
+        try:
+            with self.plan.optimizer.evaluating(bare(self.optimizer)):
+                yield
+        finally:
+            let_go_of_whole_weights(self.bare_denoiser)
+            with torch.no_grad():
+                for parameter, kept in zip(trained, before, strict=True):
+                    parameter.copy_(kept)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -81,15 +109,19 @@ def take_step(run: Trainee, micro_batches: Iterator[MicroBatch]) -> StepResult:
     Raises:
         NotFinite: If the loss or the gradient is NaN or infinite, unless ``on_nan`` skips such updates. The weights,
             the step and the position are as before.
+        DataError: If there is no micro-batch left.
     """
     started = time.perf_counter()
-    learning_rate = _set_learning_rate(run)
+    learning_rate = _set_learning_rates(run)
     tally = Tally()
+    micro = None
     for number, micro in enumerate(micro_batches):
         losses = _forward_backward(run, micro, number)
         tally.add(micro, losses, run.plan.family.tokens(micro.batch))
         if micro.ends_step:
             break
+    if micro is None:
+        raise DataError(f"the data ends after step {run.step}, and the run is to have {run.total_steps}")
     grad_norm = _clip_gradients(run)
     loss, samples, tokens = tally.over_processes(run.accelerator)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -141,9 +173,9 @@ def _clip_gradients(run: Trainee) -> float:
     """Norm of all gradients before they are scaled down to ``max_grad_norm``; 0 leaves them as they are."""
     limit = run.plan.config.max_grad_norm
     if limit > 0:
-        return float(run.accelerator.clip_grad_norm_(run.trained, limit))
+        return float(whole(run.accelerator.clip_grad_norm_(run.trained, limit)))
     gradients = [parameter.grad for parameter in run.trained if parameter.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    return float(whole(torch.nn.utils.get_total_norm(gradients)))
 
 
 def _update(run: Trainee) -> None:
@@ -195,10 +227,17 @@ def predict(run: Trainee, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch) 
         return family.predict(denoiser, model_input)
 
 
-def _set_learning_rate(run: Trainee) -> float:
+def remember_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Keep in each group the rate that it was built with, under the name that torch's own schedulers use."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+
+
+def _set_learning_rates(run: Trainee) -> float:
+    """Give every group its rate for the coming step; gives the one to report."""
     config = run.plan.config
     factor = run.plan.schedule.factor(run.step, config.lr_warmup_steps, run.total_steps)
-    rate = float(config.learning_rate * factor)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+        group["lr"] = float(group["initial_lr"] * factor)
+    own = run.plan.optimizer.rate(bare(run.optimizer))
+    return float(run.optimizer.param_groups[0]["lr"] if own is None else own)

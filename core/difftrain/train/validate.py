@@ -226,10 +226,11 @@ def _shown(picture: Image.Image, decibel: float | None) -> Shown:
 
 @contextmanager
 def _evaluating(run: Trainee) -> Iterator[None]:
-    """Without dropout and gradients; the model is in training mode again afterwards, also after an interrupt."""
+    """Without dropout and gradients, with the weights that the optimizer arrives at; the model is in training mode
+    again afterwards, also after an interrupt."""
     run.bare_denoiser.eval()
     try:
-        with torch.no_grad():
+        with run.evaluating(), torch.no_grad():
             yield
     finally:
         run.bare_denoiser.train()
