@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from difftrain import Batch, Loss, NoisyBatch, StepResult, hookimpl
+from difftrain import Batch, Loss, NoisyBatch, Observer, RunStart, StepResult, hookimpl
 from difftrain.train import validate
 from difftrain.train.tally import Tally
 
@@ -58,16 +58,23 @@ def difftrain_losses() -> Iterable[type[Loss]]:
     return (Endurance,)
 
 
-@hookimpl
-def difftrain_run_start(first_step: int) -> None:
-    Endurance.step = first_step
+class Accidents(Observer):
+    """Writes down the samples of each step; hangs up after one."""
+
+    name: ClassVar[str] = "accidents"
+
+    def run_start(self, run: RunStart) -> None:
+        Endurance.step = run.first_step
+
+    def step_end(self, result: StepResult) -> None:
+        Endurance.step = result.step
+        with Path("trained.jsonl").open("a") as file:
+            file.write(json.dumps({"step": result.step, "samples": trained}) + "\n")
+        trained.clear()
+        if result.step == int(ACCIDENTS.get("hangup", 0)):
+            os.kill(os.getpid(), signal.SIGHUP)
 
 
 @hookimpl
-def difftrain_step_end(result: StepResult) -> None:
-    Endurance.step = result.step
-    with Path("trained.jsonl").open("a") as file:
-        file.write(json.dumps({"step": result.step, "samples": trained}) + "\n")
-    trained.clear()
-    if result.step == int(ACCIDENTS.get("hangup", 0)):
-        os.kill(os.getpid(), signal.SIGHUP)
+def difftrain_observers() -> Iterable[type[Observer]]:
+    return (Accidents,)

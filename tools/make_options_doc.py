@@ -94,7 +94,10 @@ def _plugin_parts(registry: Registry, names: Names, base: type[Options], *, want
             fields = {key: field for key, field in provided.model_fields.items() if key not in base.model_fields}
             if fields:
                 of_family = f" of `{provided.family}`" if kind == "flavour" else ""
-                yield _section(f"`{facts.key}`: `{provided.name}`{of_family}", fields, names)
+                title = (
+                    f"`{facts.key}`: `{provided.name}`{of_family}" if facts.is_chosen else f"{kind} `{provided.name}`"
+                )
+                yield _section(title, fields, names)
 
 
 def _known_key_parts(registry: Registry) -> Iterator[str]:

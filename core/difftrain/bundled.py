@@ -14,6 +14,7 @@ from difftrain.model.adapter import Lora
 from difftrain.model.precision import QuantoInt8
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.train.loss import MeanSquaredError
+from difftrain.train.metrics import MetricsFile
 from difftrain.train.noise import BetaSampler, SigmoidSampler, UniformSampler
 from difftrain.train.optim import AdamWBf16, OptimiLion
 from difftrain.train.schedule import Constant, ConstantWithWarmup, Cosine, Linear, Sine
@@ -57,3 +58,8 @@ def difftrain_data_sources() -> Iterable[type[contracts.DataSource]]:
 @hookimpl
 def difftrain_caption_sources() -> Iterable[type[contracts.CaptionSource]]:
     return (TextfileCaptions, FilenameCaptions, InstancePrompt)
+
+
+@hookimpl
+def difftrain_observers() -> Iterable[type[contracts.Observer]]:
+    return (MetricsFile,)

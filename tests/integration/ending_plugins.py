@@ -28,19 +28,28 @@ def difftrain_losses():
     return (Disturbed,)
 '''
 
-OBSERVER = """
+OBSERVER = '''
 import os
 import shutil
 import signal
 
-from difftrain import hookimpl
+from difftrain import Observer, hookimpl
+
+
+class Disturbing(Observer):
+    """Does something after known steps."""
+
+    name = "disturbing"
+
+    def step_end(self, result):
+        if result.step in {steps}:
+            {action}
 
 
 @hookimpl
-def difftrain_step_end(result):
-    if result.step in {steps}:
-        {action}
-"""
+def difftrain_observers():
+    return (Disturbing,)
+'''
 
 
 def disturb_loss(folder, arguments, steps, action):

@@ -142,7 +142,7 @@ def test_an_observer_that_fails_is_named_once_and_the_run_goes_on(run, raising):
     folder, arguments, output = run
     ended = run_in(folder, *observe(folder, arguments, [2, 3, 4], raising))
     assert ended.status == 0, ended.err
-    assert ended.err.count("warning: difftrain_step_end of plugin") == 1
+    assert ended.err.count("warning: observer 'disturbing' of file observing.py failed in step_end") == 1
     assert "observing.py" in ended.err
     assert len(steps_of(output)) == 6
     assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
@@ -265,7 +265,7 @@ def test_an_observer_whose_error_has_no_text_is_named_too(run):
     raising = "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})()"
     ended = run_in(folder, *observe(folder, arguments, [2], raising))
     assert ended.status == 0, ended.err
-    assert ended.err.count("warning: difftrain_step_end of plugin") == 1
+    assert ended.err.count("warning: observer 'disturbing' of file observing.py failed in step_end") == 1
 
 
 @pytest.mark.parametrize("raising", ["raise RuntimeError('no')", "raise SystemExit(7)"])

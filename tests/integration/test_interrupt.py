@@ -11,21 +11,30 @@ from pathlib import Path
 import pytest
 from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
 
-from conftest import EditPairs, run_in
+from conftest import EditPairs, read_metrics, run_in
 
-STOPPING_PLUGIN = """
+STOPPING_PLUGIN = '''
 import os
 
-from difftrain import hookimpl
+from difftrain import Observer, hookimpl
+
+
+class Stopping(Observer):
+    """Sends signals after one step, once."""
+
+    name = "stopping"
+
+    def step_end(self, result):
+        if result.step == {step} and not os.path.exists("stopped"):
+            open("stopped", "w").close()
+            for number in {numbers}:
+                os.kill(os.getpid(), number)
 
 
 @hookimpl
-def difftrain_step_end(result):
-    if result.step == {step} and not os.path.exists("stopped"):
-        open("stopped", "w").close()
-        for number in {numbers}:
-            os.kill(os.getpid(), number)
-"""
+def difftrain_observers():
+    return (Stopping,)
+'''
 """A plugin file that sends its own process real signals, once, at a known step."""
 
 
@@ -211,6 +220,9 @@ def test_signal_in_validation_draws_no_more_and_loses_no_step(whole, monkeypatch
     assert stopped.status == 143
     assert len(calls) == 2
     assert len(list((output / "validation" / "step-000003").iterdir())) == 1
+    (measured,) = [line for line in read_metrics(output) if "fixed_loss" in line]
+    assert measured["step"] == 3
+    assert "psnr" not in measured
     assert checkpoints(output) == ["checkpoint-3"]
     resumed = run_in(folder, *typed(printed_command(stopped.err)))
     assert resumed.status == 0, resumed.err

@@ -19,7 +19,7 @@ import os
 
 import torch
 
-from difftrain import OptimizerFactory, hookimpl
+from difftrain import Observer, OptimizerFactory, hookimpl
 from difftrain.data import generate, index
 from difftrain.data.cache import TensorCache
 
@@ -64,10 +64,19 @@ def difftrain_optimizers():
     return (WatchedAdamW,)
 
 
+class Saved(Observer):
+    """Writes down in which process it is told of a checkpoint."""
+
+    name = "saved"
+
+    def checkpoint_saved(self, step, path):
+        with open("saved.txt", "a") as file:
+            file.write(f"{os.environ.get('RANK', 0)} {step}\\n")
+
+
 @hookimpl
-def difftrain_checkpoint_saved(step, path):
-    with open("saved.txt", "a") as file:
-        file.write(f"{os.environ.get('RANK', 0)} {step}\\n")
+def difftrain_observers():
+    return (Saved,)
 '''
 
 

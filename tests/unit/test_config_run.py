@@ -223,11 +223,6 @@ def test_nothing_but_the_two_files_is_read(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "datasets.json"]
 
 
-def test_the_resume_command_repeats_the_run():
-    command = plan(lora_rank="8", resume_from_checkpoint="none").resume_command
-    assert command.endswith("difftrain --config config.json --lora_rank=8 --resume_from_checkpoint latest")
-
-
 def test_a_missing_dataset_file_is_named_with_its_key():
     message = error_of(run_values(data_backend_config="nowhere.json"))
     assert message.startswith("data_backend_config: nowhere.json does not exist")

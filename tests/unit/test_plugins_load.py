@@ -111,8 +111,8 @@ def test_a_hook_that_does_not_exist_fails_its_plugin_only(installed):
     assert "difftrain_conditioning_generatorz" in plugins.statuses[1].error
 
 
-def test_a_failed_plugin_observes_nothing(installed):
-    observed = []
+def test_a_failed_plugin_is_not_asked_about_the_config(installed):
+    asked = []
 
     class Fails:
         @hookimpl
@@ -120,12 +120,12 @@ def test_a_failed_plugin_observes_nothing(installed):
             raise RuntimeError("no")
 
         @hookimpl
-        def difftrain_run_end(self, step, status):
-            observed.append(step)
+        def difftrain_check_config(self, config):
+            asked.append(config)
 
     installed(Point("fails", Fails()))
-    load_plugins().hook.difftrain_run_end(step=1, status="finished")
-    assert observed == []
+    assert list(load_plugins().check_config(None)) == []
+    assert asked == []
 
 
 def test_what_is_not_of_the_contract_fails_its_plugin_only(installed):

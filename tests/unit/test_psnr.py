@@ -51,11 +51,8 @@ def test_both_are_compared_at_a_size_that_is_given():
 
 def test_means_are_over_the_scenes():
     scores = Scores(pictures={"a": 20.0, "b": 24.0}, references={"a": 21.0, "b": 22.0})
-    assert scores.as_metrics() == {
-        "psnr": 22.0,
-        "psnr_reference": 21.5,
-        "psnr_by_picture": {"a": 20.0, "b": 24.0},
-    }
+    assert scores.as_metrics() == {"psnr": 22.0, "psnr_reference": 21.5}
+    assert scores.by_image() == {"psnr": {"a": 20.0, "b": 24.0}}
 
 
 def test_references_of_some_pictures_are_not_compared_with_the_results_of_all():
@@ -65,7 +62,7 @@ def test_references_of_some_pictures_are_not_compared_with_the_results_of_all():
 
 
 def test_scenes_without_targets_measure_nothing():
-    assert Scores().as_metrics() == {}
+    assert Scores().as_metrics() == Scores().by_image() == {}
 
 
 def test_scores_of_equal_pictures_are_json():

@@ -6,6 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
+from difftrain import RunStart
 from difftrain.train import report
 from difftrain.types import StepResult
 
@@ -21,6 +22,12 @@ def shown(reporter):
 
 def step(number, loss=1.0):
     return StepResult(step=number, loss=loss, learning_rate=1e-4, grad_norm=1.0, seconds=2.0, samples=1, epoch=0)
+
+
+def training_bar(reporter):
+    bar = report.TrainingBar(reporter)
+    bar.run_start(RunStart(config=None, output_dir=None, total_steps=10, first_step=0))
+    return bar
 
 
 def test_phase_says_its_name_count_and_time(reporter):
@@ -51,8 +58,8 @@ def test_phase_in_which_nothing_moves_says_after_what_it_waits(reporter, monkeyp
 
 
 def test_training_line_has_loss_rate_and_time_left(reporter):
-    bar = report.TrainingBar(reporter, total_steps=10, first_step=0)
-    bar.difftrain_step_end(result=step(1, loss=0.5))
+    bar = training_bar(reporter)
+    bar.step_end(step(1, loss=0.5))
     line = shown(reporter)
     for part in ("step 1/10", "loss 0.5000", "2.00 s/step", "eta 0:18"):
         assert part in line
@@ -60,10 +67,10 @@ def test_training_line_has_loss_rate_and_time_left(reporter):
 
 def test_slow_first_step_does_not_spoil_the_time_left(reporter, monkeypatch):
     monkeypatch.setattr(report, "LINE_SECONDS", 0.0)
-    bar = report.TrainingBar(reporter, total_steps=10, first_step=0)
+    bar = training_bar(reporter)
     first = StepResult(step=1, loss=1, learning_rate=1e-4, grad_norm=1, seconds=60.0, samples=1, epoch=0)
-    bar.difftrain_step_end(result=first)
-    bar.difftrain_step_end(result=step(2))
+    bar.step_end(first)
+    bar.step_end(step(2))
     assert "2.00 s/step  eta 0:16" in shown(reporter).splitlines()[-1]
 
 

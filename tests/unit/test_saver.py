@@ -25,7 +25,7 @@ def rescued(monkeypatch, tmp_path):
             step=0, updating=False, accelerator=SimpleNamespace(is_main_process=main),
             plan=SimpleNamespace(config=SimpleNamespace(output_dir=tmp_path, learning_rate=1.0)),
         )  # fmt: skip
-        observers = SimpleNamespace(checkpoint_saved=lambda **facts: None)
+        observers = SimpleNamespace(checkpoint_saved=lambda step, path: None)
         saver = Saver(run, observers, SimpleNamespace(saved=False), SimpleNamespace(say=done.append))
         run.step = 3
         saver.rescue(error)

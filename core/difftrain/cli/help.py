@@ -64,7 +64,8 @@ def _plugin_groups(registry: Registry) -> Iterator[tuple[str, type[Options]]]:
         if facts.run_options:
             for options in registry.classes(kind):
                 of_family = f" of {options.family}" if kind == "flavour" else ""
-                yield f"{facts.key} = {options.name}{of_family}", options
+                title = f"{facts.key} = {options.name}{of_family}" if facts.is_chosen else f"{kind} {options.name}"
+                yield title, options
 
 
 def _group(title: str, lines: Sequence[tuple[str, str]], width: int) -> str:

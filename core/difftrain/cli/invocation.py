@@ -46,5 +46,4 @@ class Invocation:
             from difftrain.cli.demo import demo_config
 
             config, flags = demo_config(flags)
-        typed = [argument for argument in self.arguments if argument not in ("train", "check", "--json")]
-        return plan_run(config, flags, command=typed, plugins=self.plugins)
+        return plan_run(config, flags, plugins=self.plugins)

@@ -106,7 +106,18 @@ def run(arguments: Sequence[str]) -> int:
         the standard output; 1 for a training whose numbers are not finite; 128 and its number after a signal.
     """
     try:
-        return _dispatch(arguments)
+        if "--version" in arguments:
+            print(f"difftrain {__version__}")
+            return 0
+        asks_help = "--help" in arguments or "-h" in arguments
+        plugins = load_plugins_for(arguments, file_may_be_wrong=asks_help or arguments[:1] == ["plugins"])
+        if asks_help:
+            from difftrain.cli.help import help_text
+
+            print(help_text(plugins.registry))
+            return 0
+        command, given = read_command_line(arguments, plugins.run_schema, COMMANDS, tables=plugins.run_tables)
+        return command(_invocation(given, arguments, plugins))
     except DifftrainError as error:
         if _asks_json_of_check(arguments):
             print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
@@ -133,21 +144,6 @@ def _say(text: str) -> None:
 def _asks_json_of_check(arguments: Sequence[str]) -> bool:
     """Looked up in the raw words, as the command line itself may be what is wrong."""
     return arguments[:1] == ["check"] and not {"--json", "--json=true"}.isdisjoint(arguments)
-
-
-def _dispatch(arguments: Sequence[str]) -> int:
-    if "--version" in arguments:
-        print(f"difftrain {__version__}")
-        return 0
-    asks_help = "--help" in arguments or "-h" in arguments
-    plugins = load_plugins_for(arguments, file_may_be_wrong=asks_help or arguments[:1] == ["plugins"])
-    if asks_help:
-        from difftrain.cli.help import help_text
-
-        print(help_text(plugins.registry))
-        return 0
-    command, given = read_command_line(arguments, plugins.run_schema, COMMANDS, tables=plugins.run_tables)
-    return command(_invocation(given, arguments, plugins))
 
 
 def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: LoadedPlugins) -> Invocation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from difftrain.cli.commands import resume_command, same_command
 from difftrain.cli.demo import OPENING, closing
 from difftrain.cli.invocation import Invocation
 from difftrain.errors import ConfigError
@@ -22,10 +23,12 @@ def train(invocation: Invocation) -> int:
     if invocation.demo:
         print(OPENING, file=sys.stderr)
     # only now torch: everything that the config can have wrong is known, and was known fast
-    from difftrain.train.run import run_training
+    from difftrain.train.run import RunAgain, run_training
 
-    status = run_training(plan, fast=invocation.fast)
+    typed = [argument for argument in invocation.arguments if argument != "train"]
+    again = RunAgain(same=same_command(typed), resuming=resume_command(typed))
+    status = run_training(plan, again, fast=invocation.fast)
     if invocation.demo and status == 0:
-        typed = f"--model {plan.family.name} --flavour {plan.flavour.name}"
-        print(closing(typed, newest_sheet(plan.config.output_dir)), file=sys.stderr)
+        chosen = f"--model {plan.family.name} --flavour {plan.flavour.name}"
+        print(closing(chosen, newest_sheet(plan.config.output_dir)), file=sys.stderr)
     return status

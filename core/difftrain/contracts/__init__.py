@@ -22,6 +22,7 @@ from difftrain.contracts.model import (
     TextEncoder,
 )
 from difftrain.contracts.noise import FlowMatching, NoiseProcess
+from difftrain.contracts.observer import Observer, RunStart, ValidationResult
 from difftrain.contracts.training import (
     Adapter,
     Loss,
@@ -43,10 +44,13 @@ __all__ = [
     "ModelFamily",
     "ModelFlavour",
     "NoiseProcess",
+    "Observer",
     "OptimizerFactory",
     "Pairing",
     "Quantizer",
+    "RunStart",
     "Schedule",
     "TextEncoder",
     "TimestepSampler",
+    "ValidationResult",
 ]

@@ -1,22 +1,18 @@
-"""The hooks: what a plugin may register and observe.
+"""The hooks: what a plugin may register.
 
-Registering hooks are called once at start-up, before any config is checked; results of all plugins are
-merged, choice is by name in the config and never by load order, and two objects of one kind with one name
-raise :class:`PluginError` naming both distributions. A hook returns classes, not instances: the core
-builds them from the user's config. Observers are called in every run, with keyword arguments; they may not
-change the run.
+They are called once at start-up, before any config is checked; results of all plugins are merged, choice is by name in
+the config and never by load order, and two objects of one kind with one name raise :class:`PluginError` naming both
+distributions. A hook returns classes, not instances: the core builds them from the user's config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import pluggy
 
 from difftrain import contracts
-from difftrain.types import StepResult
+from difftrain.config.run import RunConfig
 
 hookspec = pluggy.HookspecMarker("difftrain")
 hookimpl = pluggy.HookimplMarker("difftrain")
@@ -123,53 +119,21 @@ def difftrain_timestep_samplers() -> Iterable[type[contracts.TimestepSampler]]: 
 
 
 @hookspec
-def difftrain_check_config(config: Any) -> Iterable[str]:  # type: ignore[empty-body]
+def difftrain_observers() -> Iterable[type[contracts.Observer]]:  # type: ignore[empty-body]
+    """Register what watches runs; every run has all of them.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def difftrain_check_config(config: RunConfig) -> Iterable[str]:  # type: ignore[empty-body]
     """Report problems of a validated run config, before any file is read.
 
     All plugins' problems are collected and raised together with the core's.
 
     Args:
-        config: The run's :class:`difftrain.config.schema.RunConfig`.
-
-    .. versionadded:: 0.1
-    """
-
-
-@hookspec
-def difftrain_run_start(config: Any, output_dir: Path, total_steps: int, first_step: int) -> None:
-    """Observe that training begins; ``first_step`` is 0, or the step that was resumed.
-
-    .. versionadded:: 0.1
-    """
-
-
-@hookspec
-def difftrain_step_end(result: StepResult) -> None:
-    """Observe one optimizer step. Called on the main process only.
-
-    .. versionadded:: 0.1
-    """
-
-
-@hookspec
-def difftrain_checkpoint_saved(step: int, path: Path) -> None:
-    """Observe that a checkpoint is complete on disk.
-
-    .. versionadded:: 0.1
-    """
-
-
-@hookspec
-def difftrain_validation_end(step: int, sheets: Mapping[str, Path]) -> None:
-    """Observe that validation pictures are written, by short prompt name.
-
-    .. versionadded:: 0.1
-    """
-
-
-@hookspec
-def difftrain_run_end(step: int, status: str) -> None:
-    """Observe the end: ``status`` is ``finished``, ``interrupted`` or ``failed``.
+        config: All options, those of plugins included: ``getattr(config, "my_option")``.
 
     .. versionadded:: 0.1
     """

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -64,11 +65,6 @@ class LoadedPlugins:
     manager: pluggy.PluginManager
     statuses: tuple[PluginStatus, ...]
 
-    @property
-    def hook(self) -> Any:
-        """Calls every plugin's hook of a name, with keyword arguments: ``plugins.hook.difftrain_step_end(...)``."""
-        return self.manager.hook
-
     @cached_property
     def run_schema(self) -> type[RunConfig]:
         """The core's run options and those of every loaded class."""
@@ -83,6 +79,16 @@ class LoadedPlugins:
     def run_tables(self) -> KnownKeys:
         """Keys of the run file that no class has, the core's and those of every family."""
         return RUN_TABLES.with_more(family.known_keys for family in self.registry.classes("family"))
+
+    def check_config(self, config: RunConfig) -> Iterator[str]:
+        """What plugins find wrong with a config; one that cannot check it is a problem too, and named."""
+        for implementation in self.manager.hook.difftrain_check_config.get_hookimpls():
+            try:
+                check = cast(Callable[..., Iterable[str] | None], implementation.function)
+                yield from check(*(config for _ in implementation.argnames)) or ()
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+                told = "".join(traceback.format_exception_only(error)).strip()
+                yield f"plugin {implementation.plugin_name!r} cannot check the config: {told}"
 
     def versions(self) -> dict[str, str]:
         """Version by name of every loaded plugin; checkpoints record it."""

@@ -30,6 +30,8 @@ class Kind:
     """True when the fields are keys of a dataset entry."""
     asks_samples: bool = False
     """True when the fields of ``dataset_options`` of a class are keys of a dataset entry."""
+    is_chosen: bool = True
+    """False when every run has all of the kind; the key is then only for messages."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -68,6 +70,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "generator": Kind(
         hook="difftrain_conditioning_generators", contract=contracts.ConditioningGenerator, key="conditioning.type"
+    ),
+    "observer": Kind(
+        hook="difftrain_observers", contract=contracts.Observer, key="observer", run_options=True, is_chosen=False
     ),
 }
 """Every kind by its name; the order is that of lists shown to users."""
@@ -156,6 +161,7 @@ class Registry:
         return {
             facts.key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind))
             for kind, facts in KINDS.items()
+            if facts.is_chosen
         }
 
     def run_option_classes(self) -> tuple[type[Options], ...]:

@@ -26,7 +26,7 @@ from difftrain.train.optimizer_state import settings_of
 from difftrain.train.output_dir import PICTURES_FOLDER
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
-from difftrain.train.resume_state import ResumeState, trained_dtype
+from difftrain.train.resume_state import Resumed, ResumeState, trained_dtype
 from difftrain.train.scenes import Scene
 from difftrain.train.startup import PreparedRun
 from difftrain.train.step import Trainee, remember_rates
@@ -50,14 +50,16 @@ class AssembledRun:
     """What that checkpoint says of its run."""
 
 
-def assemble(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, reporter: Reporter) -> AssembledRun:
+def assemble(
+    plan: RunPlan, ready: PreparedRun, resumed: Resumed | None, accelerator: Accelerator, reporter: Reporter
+) -> AssembledRun:
     """Fill the caches, load and adapt the denoiser, resume.
 
     Raises:
         DifftrainError: Whatever a user can mend; caches that were filled stay.
     """
     config = plan.config
-    checkpoint, state = ready.resumed or (None, None)
+    checkpoint, state = resumed or (None, None)
     encoders = Encoders(plan, ready.location, accelerator.device)
     extras = SampleExtras(plan.data, plan.family, plan.loss)
     extras.check([*ready.prepared.samples, *ready.prepared.held_out])

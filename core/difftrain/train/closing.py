@@ -16,8 +16,7 @@ def told_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: bool, s
     """What doing nothing scores, and the first, the best and the last validation.
 
     Args:
-        validations: Lines of the metrics file by step, see :meth:`difftrain.train.psnr.Scores.as_metrics`; all of the
-            same pictures, drawn alike.
+        validations: Lines of the metrics file by step, all of the same pictures, drawn alike.
         held_out: Whether the pictures are of held-out samples.
         seeds: With how many seeds each picture is drawn.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 ONE_REQUEST_SECONDS = 1.0
@@ -23,10 +24,6 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
-    @property
-    def exit_status(self) -> int:
-        return 128 + self.number
-
 
 class Interrupts:
     """Catches the signals while entered; ``number`` is the one that came, or None.
@@ -39,8 +36,6 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.elsewhere: int | None = None
-        """A signal that another process of the run caught."""
         self.saved = False
         """Whether the run has saved a checkpoint of its own, to go on from."""
         self._came_at = 0.0
@@ -81,22 +76,20 @@ class Interrupts:
             if not self._deferred and threading.current_thread() is threading.main_thread():
                 raise Interrupted(signal.SIGPIPE)
 
-    def cut_short(self, action: Callable[[], None]) -> None:
-        """Do what may be left half done: a signal ends it at once, and stays noted for the loop."""
+    @contextmanager
+    def cut_short(self) -> Iterator[None]:
+        """What may be left half done: a signal ends the block at once, and stays noted for the loop.
+
+        One that came before ends it at its first :meth:`ask`.
+        """
         deferred, self._deferred = self._deferred, False
         try:
-            self._raise_noted()
-            action()
+            yield
         except Interrupted:
             if not deferred:
                 raise
         finally:
             self._deferred = deferred
-
-    @property
-    def exit_status(self) -> int:
-        number = self.number or self.elsewhere
-        return 0 if number is None else 128 + number
 
     def _raise_noted(self) -> None:
         if self.number is not None:

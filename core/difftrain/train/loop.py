@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from difftrain.data.stream import MicroBatch
 from difftrain.train.interrupt import Interrupted, Interrupts
@@ -10,28 +10,30 @@ from difftrain.train.observers import Observers
 from difftrain.train.processes import greatest
 from difftrain.train.saver import Saver
 from difftrain.train.step import Trainee, take_step
+from difftrain.train.validate import Validations
 
 
 def train(
     run: Trainee,
     micro_batches: Iterator[MicroBatch],
     saver: Saver,
-    validate: Callable[[], None],
+    validations: Validations,
     observers: Observers,
     interrupts: Interrupts,
-) -> str:
-    """Train to the last step or to an interrupt; whatever ends it, what was trained is saved.
+) -> int | None:
+    """Train to the last step or to a signal; whatever ends it, what was trained is saved.
 
     Returns:
-        ``finished`` or ``interrupted``.
+        The number of the signal; None when the run has all of its steps.
 
     Raises:
         NotFinite: If a loss, a gradient or the trained weights are NaN or infinite.
     """
     config = run.plan.config
+    stopped_by = None
     run.denoiser.train()
     try:
-        while run.step < run.total_steps and not _interrupted(run, interrupts):
+        while run.step < run.total_steps and not (stopped_by := _signal_anywhere(run, interrupts)):
             result = take_step(run, micro_batches)
             saver.rehearse()
             observers.step_end(result)
@@ -40,21 +42,20 @@ def train(
             if is_last or _due(run.step, config.checkpoint_step_interval):
                 saver.save()
             if config.validation_steps and (is_last or _due(run.step, config.validation_steps)):
-                validate()
+                validations.validate()
         saver.save()
     except Interrupted:
         raise  # a second signal: at once
     except BaseException as error:
         saver.rescue(error)
         raise
-    return "finished" if run.step >= run.total_steps else "interrupted"
+    return stopped_by
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _interrupted(run: Trainee, interrupts: Interrupts) -> bool:
-    """All processes must leave the loop at the same step, whichever of them the signal reached."""
-    interrupts.elsewhere = greatest(run.accelerator, interrupts.number or 0) or None
-    return interrupts.elsewhere is not None
+def _signal_anywhere(run: Trainee, interrupts: Interrupts) -> int | None:
+    """The signal that reached any process, so that all of them leave the loop at the same step."""
+    return greatest(run.accelerator, interrupts.number or 0) or None

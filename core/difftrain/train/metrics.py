@@ -1,4 +1,4 @@
-"""Every step as one line of JSON, for plots and scripts."""
+"""Every step and every validation as one line of JSON, for plots and scripts."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import PrivateAttr
+
+from difftrain.contracts import Observer, RunStart, ValidationResult
 from difftrain.data.patience import refusal
 from difftrain.errors import MachineError
-from difftrain.plugins.hookspecs import hookimpl
+from difftrain.train.output_dir import METRICS_FILE
 from difftrain.types import StepResult
 
 
-class MetricsFile:
-    """Observer that appends to ``metrics.jsonl``; a line is an object with at least ``step``."""
+class MetricsFile(Observer):
+    """Appends to ``metrics.jsonl`` in the output folder; a line is an object with at least ``step``."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    name: ClassVar[str] = "metrics"
+    _path: Path = PrivateAttr()
 
-    @hookimpl
-    def difftrain_run_start(self, first_step: int) -> None:
+    def run_start(self, run: RunStart) -> None:
         """Drop the lines of steps that will be done again, so that each step stands once."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
+        self._path = run.output_dir / METRICS_FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first_step]
-        temporary = self.path.with_name(f".{self.path.name}.partial")
+        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= run.first_step]
+        temporary = self._path.with_name(f".{self._path.name}.partial")
         try:
             temporary.write_text("".join(f"{line}\n" for line in kept))
-            temporary.replace(self.path)
+            temporary.replace(self._path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise MachineError(refusal(f"{self.path} cannot be written", error)) from error
+            raise MachineError(refusal(f"{self._path} cannot be written", error)) from error
 
-    @hookimpl
-    def difftrain_step_end(self, result: StepResult) -> None:
-        self.write(
+    def step_end(self, result: StepResult) -> None:
+        self._write(
             step=result.step,
             loss=result.loss,
             learning_rate=result.learning_rate,
@@ -50,7 +52,15 @@ class MetricsFile:
             **{name: round(value, 4) for name, value in result.metrics.items()},
         )
 
-    def write(self, **values: Any) -> None:
+    def validation_end(self, result: ValidationResult) -> None:
+        self._write(
+            step=result.step,
+            **result.metrics,
+            **{f"{name}_by_picture": dict(values) for name, values in result.by_image.items()},
+            **{f"{name}_on": identity for name, identity in result.measured_on.items()},
+        )
+
+    def _write(self, **values: Any) -> None:
         """Append one line, whole or not at all; a number that is not finite is null, as JSON has none such.
 
         Raises:
@@ -59,21 +69,21 @@ class MetricsFile:
         line = json.dumps({name: _finite(value) for name, value in values.items()}, allow_nan=False) + "\n"
         length = None
         try:
-            with self.path.open("ab") as file:
+            with self._path.open("ab") as file:
                 length = file.tell()
                 file.write(line.encode())
         except OSError as error:
             if length is not None:
                 with suppress(OSError):
-                    os.truncate(self.path, length)
-            raise MachineError(refusal(f"{self.path} cannot be written", error)) from error
+                    os.truncate(self._path, length)
+            raise MachineError(refusal(f"{self._path} cannot be written", error)) from error
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def validations(path: Path, measured: str, identity: str) -> dict[int, dict[str, Any]]:
+def measured_alike(path: Path, measured: str, identity: str) -> dict[int, dict[str, Any]]:
     """The lines, by step, of those validations that measured this value alike.
 
     Args:

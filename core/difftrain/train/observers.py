@@ -1,58 +1,59 @@
-"""The plugins that watch a run, each behind a fence: one that fails is named once, and the run goes on."""
+"""The observers of a run, each behind a fence: one that fails is named, and the run goes on."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from difftrain.config.schema import RunConfig
+from difftrain.contracts import Observer, RunStart, ValidationResult
 from difftrain.errors import DifftrainError
-from difftrain.plugins.load import LoadedPlugins
+from difftrain.plugins.registry import Registry
 from difftrain.types import Reporter, StepResult
 
 
 class Observers:
-    """Calls the observing hooks, on the main process only."""
+    """Tells all observers of a run what happens, in the main process only."""
 
-    def __init__(self, plugins: LoadedPlugins, reporter: Reporter, *, is_main: bool) -> None:
-        self._manager = plugins.manager
+    def __init__(self, observers: Sequence[Observer], registry: Registry, reporter: Reporter, *, is_main: bool) -> None:
+        self._observers = tuple(observers) if is_main else ()
+        self._givers = {cls: registry.giver("observer", cls) for cls in registry.classes("observer")}
         self._reporter = reporter
-        self._is_main = is_main
-        self._told: set[tuple[str, str]] = set()
+        self._said: set[tuple[str, str]] = set()
 
-    def run_start(self, *, config: RunConfig, output_dir: Path, total_steps: int, first_step: int) -> None:
-        facts = {"config": config, "output_dir": output_dir, "total_steps": total_steps, "first_step": first_step}
-        self._call("difftrain_run_start", facts)
+    def run_start(self, run: RunStart) -> None:
+        self._tell("run_start", lambda observer: observer.run_start(run))
 
     def step_end(self, result: StepResult) -> None:
-        self._call("difftrain_step_end", {"result": result})
+        self._tell("step_end", lambda observer: observer.step_end(result))
 
-    def checkpoint_saved(self, *, step: int, path: Path) -> None:
-        self._call("difftrain_checkpoint_saved", {"step": step, "path": path})
+    def checkpoint_saved(self, step: int, path: Path) -> None:
+        self._tell("checkpoint_saved", lambda observer: observer.checkpoint_saved(step, path))
 
-    def validation_end(self, *, step: int, sheets: dict[str, Path]) -> None:
-        self._call("difftrain_validation_end", {"step": step, "sheets": sheets})
+    def validation_end(self, result: ValidationResult) -> None:
+        self._tell("validation_end", lambda observer: observer.validation_end(result))
 
-    def run_end(self, *, step: int, status: str) -> None:
-        self._call("difftrain_run_end", {"step": step, "status": status})
+    def run_end(self, step: int, status: str) -> None:
+        self._tell("run_end", lambda observer: observer.run_end(step, status))
 
-    def failed(self, who: str, error: BaseException) -> None:
-        """Say once that something which only watches has failed."""
-        kind = type(error).__name__
-        if (who, kind) not in self._told:
-            self._told.add((who, kind))
+    @contextmanager
+    def fence(self, who: str, *, doing: str = "") -> Iterator[None]:
+        """What only watches may fail in here; each kind of error of ``who`` is said once."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+            kind = type(error).__name__
+            if (who, kind) in self._said:
+                return
+            self._said.add((who, kind))
             # a stranger's exception may raise again where it is asked for its text
             told = "".join(traceback.format_exception_only(error)).strip()
             text = str(error) if isinstance(error, DifftrainError) else told
-            self._reporter.say(f"warning: {who} failed, and the run goes on without it: {text}")
+            self._reporter.say(f"warning: {who} failed{doing}, and the run goes on without it: {text}")
 
-    def _call(self, hook: str, facts: dict[str, Any]) -> None:
-        if not self._is_main:
-            return
-        # one by one, where pluggy would stop at the first that raises; in its order, the last registered first
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            try:
-                implementation.function(*(facts[name] for name in implementation.argnames))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
-                self.failed(f"{hook} of plugin {implementation.plugin_name!r}", error)
+    def _tell(self, event: str, call: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            giver = self._givers.get(type(observer))
+            with self.fence(f"observer {observer.name!r}{f' of {giver}' if giver else ''}", doing=f" in {event}"):
+                call(observer)

@@ -24,7 +24,6 @@ from difftrain.errors import PluginError
 from difftrain.model.weights import check_name
 from difftrain.plugins.load import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import KINDS, Registry
-from difftrain.train.commands import resume_command, same_command
 from difftrain.train.prompts import validation_prompts
 
 
@@ -43,22 +42,19 @@ class RunPlan:
     """None for ``base_model_precision: no_change``."""
     timestep_sampler: contracts.TimestepSampler
     loss: contracts.Loss
+    observers: tuple[contracts.Observer, ...]
+    """All that are registered."""
     prompts: Mapping[str, str]
     """Validation prompts by short name."""
     plugins: LoadedPlugins
     notes: tuple[str, ...]
     """Said once at start-up."""
-    resume_command: str
-    """What to type to go on with this run from its newest checkpoint."""
-    same_command: str
-    """What to type to do as the user typed."""
 
 
 def plan_run(
     path: Path | None,
     flags: Mapping[str, FlagValue],
     *,
-    command: Sequence[str] | None = None,
     plugins: LoadedPlugins | None = None,
 ) -> RunPlan:
     """Read the config files, load the plugins, resolve everything.
@@ -66,7 +62,6 @@ def plan_run(
     Args:
         path: The run file; None takes ``config/config.json`` if there is one.
         flags: Run options by plain key, texts as typed; they win over the file.
-        command: What the user typed after the program's name; None is put together from path and flags.
         plugins: Loaded before, with the switches of this file and these flags; None loads them.
 
     Raises:
@@ -91,9 +86,7 @@ def plan_run(
         problems.raise_all()
     assert run is not None, "no config without a problem"
     datasets = load_datasets(run, plugins.dataset_schema, names, problems)
-    if command is None:
-        command = [*(["--config", str(path)] if path else []), *_as_arguments(flags)]
-    return build_plan(run, datasets, plugins, problems, command=command)
+    return build_plan(run, datasets, plugins, problems)
 
 
 def build_plan(
@@ -101,15 +94,12 @@ def build_plan(
     datasets: Sequence[DatasetConfig] | None,
     plugins: LoadedPlugins,
     problems: Problems,
-    *,
-    command: Sequence[str],
 ) -> RunPlan:
     """Every object of a run, built from its options.
 
     Args:
         datasets: Enabled entries; None when they had problems, which are kept already.
         problems: What was found so far; all of it is raised together.
-        command: What the user typed after the program's name.
 
     Raises:
         ConfigError: With every problem there is.
@@ -123,6 +113,7 @@ def build_plan(
     quantizer = chosen.quantizer()
     timestep_sampler = chosen.timestep_sampler(family)
     loss = chosen.named("loss", run.loss_type)
+    observers = chosen.observers()
     data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
     _check_run(run, family, plugins, problems)
     if flavour is not None:
@@ -134,7 +125,9 @@ def build_plan(
     problems.raise_all()
     assert data is not None, "no plan of the data without a problem"
     _note_doubts(run, flavour, optimizer, problems)
-    _note_unused_options(run, plugins.registry, (family, flavour, adapter, timestep_sampler, loss), problems)
+    _note_unused_options(
+        run, plugins.registry, (family, flavour, adapter, timestep_sampler, loss, *observers), problems
+    )
     return RunPlan(
         config=run,
         data=data,
@@ -146,11 +139,10 @@ def build_plan(
         quantizer=quantizer,
         timestep_sampler=timestep_sampler,
         loss=loss,
+        observers=observers,
         prompts=prompts,
         plugins=plugins,
         notes=(*_plugin_notes(plugins), *problems.notes),
-        resume_command=resume_command(command),
-        same_command=same_command(command),
     )
 
 
@@ -206,6 +198,18 @@ class _Chooser:
             self.problems.add(f"base_model_precision {self.run.base_model_precision!r}: {lacking}")
         return found
 
+    def observers(self) -> tuple[contracts.Observer, ...]:
+        """One of each class; strangers' constructors may raise anything."""
+        built = []
+        for found in self.registry.classes("observer"):
+            try:
+                built.append(self.named("observer", found.name))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+                told = "".join(traceback.format_exception_only(error)).strip()
+                giver = self.registry.giver("observer", found)
+                self.problems.add(f"observer {found.name!r} of {giver} cannot be built: {told}")
+        return tuple(observer for observer in built if observer is not None)
+
     def _find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:
         try:
             return self.registry.find(kind, name, family=family)
@@ -224,14 +228,8 @@ def _check_run(
             f"aspect_bucket_alignment must be a multiple of {family.pixel_multiple} for model_family "
             f"{family.name!r}, got {run.aspect_bucket_alignment}"
         )
-    for implementation in plugins.hook.difftrain_check_config.get_hookimpls():
-        arguments = {"config": run}
-        try:
-            for text in implementation.function(*(arguments[name] for name in implementation.argnames)) or ():
-                problems.add(text)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
-            told = "".join(traceback.format_exception_only(error)).strip()
-            problems.add(f"plugin {implementation.plugin_name!r} cannot check the config: {told}")
+    for text in plugins.check_config(run):
+        problems.add(text)
 
 
 def _note_doubts(
@@ -269,11 +267,3 @@ def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Op
 def _plugin_notes(plugins: LoadedPlugins) -> list[str]:
     used = [f"plugin {status.name!r} of {status.giver} is in use" for status in plugins.third_party()]
     return [*used, *plugins.warnings()]
-
-
-def _as_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
-    arguments = []
-    for key, value in flags.items():
-        for item in value if isinstance(value, list) else [value]:
-            arguments.append(f"--{key}={str(item).lower() if isinstance(item, bool) else item}")
-    return arguments

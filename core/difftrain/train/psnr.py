@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 from PIL import Image
 
@@ -58,10 +57,11 @@ class Scores:
         """None unless every scene that has a result has it: means of different pictures would not compare."""
         return fmean(self.references.values()) if self.references.keys() == self.pictures.keys() != set() else None
 
-    def as_metrics(self) -> dict[str, Any]:
-        """Values for the metrics file: ``psnr``, ``psnr_reference`` and ``psnr_by_picture``, those that there are."""
-        if self.mean is None:
-            return {}
-        by_picture = {name: round(value, 3) for name, value in self.pictures.items()}
-        reference = {} if self.reference_mean is None else {"psnr_reference": round(self.reference_mean, 3)}
-        return {"psnr": round(self.mean, 3), **reference, "psnr_by_picture": by_picture}
+    def as_metrics(self) -> dict[str, float]:
+        """``psnr`` and ``psnr_reference``, those that there are."""
+        means = {"psnr": self.mean, "psnr_reference": self.reference_mean}
+        return {name: round(mean, 3) for name, mean in means.items() if mean is not None}
+
+    def by_image(self) -> dict[str, dict[str, float]]:
+        """``psnr`` of each image, where any was measured."""
+        return {"psnr": {name: round(value, 3) for name, value in self.pictures.items()}} if self.pictures else {}

@@ -14,21 +14,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, ClassVar, TextIO, cast
 
+from pydantic import PrivateAttr
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from difftrain.contracts import Observer, RunStart
 from difftrain.errors import printable
-from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import Phase, Reporter, StepResult
 
 STALL_SECONDS = 60.0
@@ -177,17 +179,25 @@ def _phase_columns(total: int | None) -> list[ProgressColumn]:
     return [*columns, MofNCompleteColumn(), TextColumn("eta"), TimeRemainingColumn()]
 
 
-class TrainingBar:
-    """Observer that shows loss, seconds a step and time left, while training runs."""
+class TrainingBar(Observer):
+    """Shows loss, seconds a step and time left, while it is entered."""
 
-    def __init__(self, reporter: Reporter, total_steps: int, first_step: int) -> None:
+    name: ClassVar[str] = "progress bar"
+    _console: Console | None = PrivateAttr()
+    _total: int = PrivateAttr(0)
+    _smooth_loss: float | None = PrivateAttr(None)
+    _shown: float = PrivateAttr(0.0)
+    _bar: Progress | None = PrivateAttr(None)
+    _task: TaskID = PrivateAttr()
+    _seconds: float | None = PrivateAttr(None)
+    _stepped: bool = PrivateAttr(False)
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
         self._console = reporter.console if isinstance(reporter, ConsoleReporter) else None
-        self._total, self._step = total_steps, first_step
-        self._smooth_loss: float | None = None
-        self._shown = 0.0
-        self._bar: Progress | None = None
-        self._seconds: float | None = None
-        self._stepped = False
+
+    def run_start(self, run: RunStart) -> None:
+        self._total = run.total_steps
         if self._console and self._console.is_terminal:
             columns = (
                 TextColumn("train"),
@@ -196,7 +206,9 @@ class TrainingBar:
                 TextColumn("{task.fields[note]}"),
             )
             self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task("train", total=total_steps, completed=first_step, note="first step ...")
+            self._task = self._bar.add_task(
+                "train", total=run.total_steps, completed=run.first_step, note="first step ..."
+            )
 
     def __enter__(self) -> TrainingBar:
         if self._bar:
@@ -207,8 +219,7 @@ class TrainingBar:
         if self._bar:
             self._bar.stop()
 
-    @hookimpl
-    def difftrain_step_end(self, result: StepResult) -> None:
+    def step_end(self, result: StepResult) -> None:
         """Update with one step; the loss shown is a running mean over about twenty steps."""
         if self._console is None:
             return

@@ -33,6 +33,8 @@ STATE_FILE = "state.json"
 WEIGHTS_FILE = "adapter.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 VISITS_FILE = "visits.safetensors"
+Resumed = tuple[Path, "ResumeState"]
+"""The checkpoint that a run goes on from, and what it says of its run."""
 _PLACES = ("output_dir", "resume_from_checkpoint", "plugins")
 """Options that say where files lie: another place is no other run."""
 _FIXED: Mapping[str, str] = {
@@ -108,7 +110,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
     raise CheckpointError(f"resume_from_checkpoint: {wanted} is no checkpoint; in {output_dir} there are: {there}")
 
 
-def find_state(plan: RunPlan) -> tuple[Path, ResumeState] | None:
+def find_state(plan: RunPlan) -> Resumed | None:
     """The checkpoint that a run goes on from and what it says; None for a run that starts anew.
 
     Raises:

@@ -7,19 +7,31 @@ within a second.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from difftrain.data.disk import told_needs
 from difftrain.train.interrupt import Interrupted, Interrupts
 from difftrain.train.plan import RunPlan
 from difftrain.train.report import make_reporter
-from difftrain.train.startup import prepare_run
+from difftrain.train.startup import PreparedRun, prepare_run
 from difftrain.types import Reporter
 
 
-def run_training(plan: RunPlan, *, fast: bool = False) -> int:
+@dataclass(frozen=True, kw_only=True)
+class RunAgain:
+    """Commands that a user may type after a run was stopped."""
+
+    same: str
+    """The same run again."""
+    resuming: str
+    """The same run, from its newest checkpoint on."""
+
+
+def run_training(plan: RunPlan, again: RunAgain, *, fast: bool = False) -> int:
     """Prepare, train, save; gives the exit status: 0, or 128 and the number of the signal that ended the run.
 
     Args:
+        again: What to tell the user to type when the run is stopped.
         fast: Do not decode pictures before they are encoded.
 
     Raises:
@@ -33,33 +45,37 @@ def run_training(plan: RunPlan, *, fast: bool = False) -> int:
         for note in plan.notes:
             reporter.say(f"note: {note}")
         with interrupts:
-            ready = prepare_run(plan, reporter, fast=fast)
-            for note in ready.notes:
-                reporter.say(f"note: {note}")
-            if told := told_needs(ready.needs):
-                reporter.say(told)
-            if held_out := ready.prepared.held_out_counts():
-                listed = ", ".join(f"{dataset_id} ({count} samples)" for dataset_id, count in held_out.items())
-                reporter.say(f"held out of training: {listed}")
+            prepared = prepare_run(plan, reporter, fast=fast)
+            _say_prepared(prepared, reporter)
             with reporter.phase("start torch"):
                 from difftrain.train import session
-            status = session.train_prepared(plan, ready, interrupts, reporter)
+            stopped_by = session.train_prepared(plan, prepared, interrupts, reporter)
     except Interrupted as interrupt:
         # outside of the with: a signal that came during a call into C is raised as late as on leaving it
         reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")
-        status = "interrupted"
+        stopped_by = interrupt.number
     except Exception:
         # what ended the run is told by the caller; what it saved is not lost
         if interrupts.saved:
-            _say_how_to_go_on(plan, interrupts, reporter)
+            _say_how_to_go_on(again.resuming, reporter)
         raise
-    if status != "interrupted":
+    if stopped_by is None:
         return 0
-    _say_how_to_go_on(plan, interrupts, reporter)
-    return interrupts.exit_status
+    # until this run has saved something, its newest checkpoint is another run's, or not what the user asked for
+    _say_how_to_go_on(again.resuming if interrupts.saved else again.same, reporter)
+    return 128 + stopped_by
 
 
-def _say_how_to_go_on(plan: RunPlan, interrupts: Interrupts, reporter: Reporter) -> None:
-    """Until this run has saved something, its newest checkpoint is another run's, or not what the user asked for."""
+def _say_prepared(prepared: PreparedRun, reporter: Reporter) -> None:
+    for note in prepared.notes:
+        reporter.say(f"note: {note}")
+    if told := told_needs(prepared.needs):
+        reporter.say(told)
+    if held_out := prepared.prepared.held_out_counts():
+        listed = ", ".join(f"{dataset_id} ({count} samples)" for dataset_id, count in held_out.items())
+        reporter.say(f"held out of training: {listed}")
+
+
+def _say_how_to_go_on(command: str, reporter: Reporter) -> None:
     reporter.say("go on with:")
-    reporter.say(f"  {plan.resume_command if interrupts.saved else plan.same_command}")
+    reporter.say(f"  {command}")

@@ -95,7 +95,7 @@ class Saver:
         self._failed = False
         self._saved_at, self._interrupts.saved = run.step, True
         if path is not None:
-            self._observers.checkpoint_saved(step=run.step, path=path)
+            self._observers.checkpoint_saved(run.step, path)
 
     def _write_or_keep_adapter(self, gathered: GatheredState) -> Path:
         """The checkpoint; where only the optimizer's state cannot be stored, what was trained is kept all the same."""

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from difftrain.contracts import RunStart
 from difftrain.errors import MachineError
 from difftrain.train.agreement import check_agreement
 from difftrain.train.assemble import AssembledRun, assemble
 from difftrain.train.checkpoint import export_adapter
 from difftrain.train.checkpoint_room import check_checkpoint_room
 from difftrain.train.closing import told_losses, told_psnr
-from difftrain.train.interrupt import Interrupts
+from difftrain.train.interrupt import Interrupted, Interrupts
 from difftrain.train.loop import train
-from difftrain.train.metrics import MetricsFile, validations
+from difftrain.train.metrics import measured_alike
 from difftrain.train.observers import Observers
 from difftrain.train.output_dir import (
     METRICS_FILE,
@@ -34,37 +33,64 @@ from difftrain.train.output_lock import locked
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import start_accelerator
 from difftrain.train.report import TrainingBar
-from difftrain.train.resume_state import changes_since, data_changes, find_state
+from difftrain.train.resume_state import Resumed, changes_since, data_changes, find_state
 from difftrain.train.saver import Saver
 from difftrain.train.startup import PreparedRun
+from difftrain.train.validate import Validations
 from difftrain.types import Reporter
 
 
-def train_prepared(plan: RunPlan, ready: PreparedRun, interrupts: Interrupts, reporter: Reporter) -> str:
+def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts, reporter: Reporter) -> int | None:
     """Load, train, save, say where everything is.
 
     Returns:
-        ``finished`` or ``interrupted``.
+        The number of the signal that stopped the run; None when it has all of its steps.
     """
     accelerator = start_accelerator()
     with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
-        ready = _make_output_dir(plan, ready, accelerator, reporter)
-        run = assemble(plan, ready, accelerator, reporter)
-        check_agreement(run.trainee)
-        if run.trainee.step >= run.trainee.total_steps:
+        resumed = _settle_output_dir(plan, accelerator, reporter)
+        run = assemble(plan, prepared, resumed, accelerator, reporter)
+        trainee = run.trainee
+        check_agreement(trainee)
+        if trainee.step >= trainee.total_steps:
             _finish_finished_before(run, reporter)
-            return "finished"
+            return None
         if accelerator.is_main_process:
-            check_checkpoint_room(run.trainee, reporter)
+            check_checkpoint_room(trainee, reporter)
         interrupts.defer()
-        status = _train(run, interrupts, reporter)
+        if accelerator.is_main_process:
+            _settle_resumed(run, reporter)
+        bar = TrainingBar(reporter)
+        observers = Observers(
+            [*plan.observers, bar], plan.plugins.registry, reporter, is_main=accelerator.is_main_process
+        )
+        validations = Validations(validator=run.validator, trainee=trainee, observers=observers, interrupts=interrupts)
+        saver = Saver(trainee, observers, interrupts, reporter)
+        observers.run_start(_start_of(run))
+        status = "failed"
+        try:
+            if plan.config.validation_on_startup and not run.resumed_from:
+                validations.validate()
+            with bar:
+                stopped_by = train(trainee, iter(run.stream), saver, validations, observers, interrupts)
+            if stopped_by is None:
+                saver.export()
+            status = "finished" if stopped_by is None else "interrupted"
+        except Interrupted:
+            status = "interrupted"
+            raise
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise MachineError(_out_of_memory(run, error)) from error
+        finally:
+            run.stream.close()
+            observers.run_end(trainee.step, status)
         _say_goodbye(run, status, reporter)
         accelerator.end_training()
-    return status
+    return stopped_by
 
 
-def _make_output_dir(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator, reporter: Reporter) -> PreparedRun:
-    """Put away what this run does not go on with; gives what is known, with the checkpoint that is there now.
+def _settle_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> Resumed | None:
+    """Put away what this run does not go on with; gives the checkpoint that it goes on from.
 
     Looked up again, since another run may have ended in this folder while the data was prepared.
     """
@@ -78,64 +104,17 @@ def _make_output_dir(plan: RunPlan, ready: PreparedRun, accelerator: Accelerator
             reporter.say(f"going on from another folder; what was in {output_dir} is kept in {moved}")
         remove_leftovers(output_dir)
     accelerator.wait_for_everyone()
-    return replace(ready, resumed=find_state(plan))
+    return find_state(plan)
 
 
-def _train(run: AssembledRun, interrupts: Interrupts, reporter: Reporter) -> str:
-    trainee, plan = run.trainee, run.trainee.plan
-    config = plan.config
-    observers = Observers(plan.plugins, reporter, is_main=trainee.accelerator.is_main_process)
-    metrics = MetricsFile(config.output_dir / METRICS_FILE)
-    bar = TrainingBar(reporter, trainee.total_steps, trainee.step)
-    if trainee.accelerator.is_main_process:
-        _settle_resumed(run, reporter)
-    plan.plugins.manager.register(metrics, name=str(metrics.path))
-    plan.plugins.manager.register(bar, name="the progress bar")
-    saver = Saver(trainee, observers, interrupts, reporter)
-    observers.run_start(
-        config=config, output_dir=config.output_dir, total_steps=trainee.total_steps, first_step=trainee.step
+def _start_of(run: AssembledRun) -> RunStart:
+    config = run.trainee.plan.config
+    return RunStart(
+        config=config,
+        output_dir=config.output_dir,
+        total_steps=run.trainee.total_steps,
+        first_step=run.trainee.step,
     )
-
-    def validate() -> None:
-        if trainee.accelerator.is_main_process:
-            try:
-                interrupts.cut_short(lambda: _measure_and_draw(run, metrics, observers))
-            except Exception as error:  # noqa: BLE001 - a run is not lost for a picture of it
-                observers.failed("the validation", error)
-        trainee.accelerator.wait_for_everyone()
-
-    status = "failed"
-    try:
-        if config.validation_on_startup and not run.resumed_from:
-            validate()
-        with bar:
-            status = train(trainee, iter(run.stream), saver, validate, observers, interrupts)
-        if status == "finished":
-            saver.export()
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise MachineError(_out_of_memory(run, error)) from error
-    finally:
-        run.stream.close()
-        observers.run_end(step=trainee.step, status=_ended(status, interrupts))
-    return status
-
-
-def _ended(status: str, interrupts: Interrupts) -> str:
-    return "interrupted" if status == "failed" and interrupts.number is not None else status
-
-
-def _measure_and_draw(run: AssembledRun, metrics: MetricsFile, observers: Observers) -> None:
-    trainee = run.trainee
-    measured: dict[str, Any] = {
-        "fixed_loss": run.validator.fixed_loss(trainee),
-        "fixed_loss_on": run.validator.samples_identity(trainee),
-    }
-    try:
-        drawn = run.validator.draw(trainee)
-        measured |= drawn.as_metrics()
-    finally:  # a signal ends the drawing, but the loss is measured
-        metrics.write(step=trainee.step, **measured)
-    observers.validation_end(step=trainee.step, sheets=dict(drawn.files))
 
 
 def _out_of_memory(run: AssembledRun, error: Exception) -> str:
@@ -211,10 +190,10 @@ def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
 def _say_measured(run: AssembledRun, metrics: Path, reporter: Reporter) -> None:
     """What the validations of the run measured, those before a resume included that measured the same."""
     validator = run.validator
-    losses = validations(metrics, "fixed_loss", validator.samples_identity(run.trainee))
+    losses = measured_alike(metrics, "fixed_loss", validator.samples_identity(run.trainee))
     if losses:
         by_step = {step: line["fixed_loss"] for step, line in losses.items()}
         reporter.say(told_losses(by_step, count=len(validator.fixed), held_out=validator.held_out))
-    scores = validations(metrics, "psnr", validator.pictures_identity(run.trainee))
+    scores = measured_alike(metrics, "psnr", validator.pictures_identity(run.trainee))
     if told := told_psnr(scores, held_out=validator.held_out, seeds=validator.seeds):
         reporter.say(told)

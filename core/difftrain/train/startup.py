@@ -25,7 +25,7 @@ from difftrain.train.encoding import open_caches, room_needed
 from difftrain.train.find_model import find_model
 from difftrain.train.plan import RunPlan
 from difftrain.train.processes import first_process_first
-from difftrain.train.resume_state import ResumeState, find_state
+from difftrain.train.resume_state import find_state
 from difftrain.train.scenes import Scene, choose_scenes, spread
 from difftrain.types import ModelLocation, PlacedImage, Reporter, Sample
 
@@ -39,8 +39,6 @@ class PreparedRun:
     location: ModelLocation
     recognised: Recognised
     """Of which flavours the weights can be."""
-    resumed: tuple[Path, ResumeState] | None
-    """The checkpoint that the run goes on from and what it says; None for a run that starts anew."""
     prepared: PreparedData
     scenes: Sequence[Scene]
     """What validations draw."""
@@ -84,7 +82,7 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
         DifftrainError: Whatever a user can mend.
     """
     check_writable(plan.config.output_dir, "output_dir")
-    resumed = find_state(plan)
+    find_state(plan)  # a checkpoint that cannot be resumed is told before the data is read
     model = find_model(plan)
     location = model.location
     caches = open_caches(plan, location)
@@ -104,7 +102,6 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
     return PreparedRun(
         location=location,
         recognised=model.recognised,
-        resumed=resumed,
         prepared=prepared,
         scenes=found.scenes,
         measured=found.measured,

@@ -116,8 +116,11 @@ def take_step(run: Trainee, micro_batches: Iterator[MicroBatch]) -> StepResult:
     tally = Tally()
     micro = None
     for number, micro in enumerate(micro_batches):
-        losses = _forward_backward(run, micro, number)
-        tally.add(micro, losses, run.plan.family.tokens(micro.batch))
+        noise_generator = seed_draws(run, number)
+        with nullcontext() if micro.ends_step else run.accelerator.no_sync(run.denoiser):
+            losses = batch_loss(run, micro.batch, noise_generator)
+            run.accelerator.backward(losses.sum() * micro.weight)
+        tally.add(micro, losses.detach(), run.plan.family.tokens(micro.batch))
         if micro.ends_step:
             break
     if micro is None:
@@ -146,15 +149,6 @@ def take_step(run: Trainee, micro_batches: Iterator[MicroBatch]) -> StepResult:
         skipped=not finite,
         metrics={"tokens_per_second": tokens / seconds} | _memory(run.accelerator.device),
     )
-
-
-def _forward_backward(run: Trainee, micro: MicroBatch, number: int) -> Tensor:
-    """Loss of each sample, [B], whose weighted sum has been added to the gradients."""
-    noise_generator = seed_draws(run, number)
-    with nullcontext() if micro.ends_step else run.accelerator.no_sync(run.denoiser):
-        losses = batch_loss(run, micro.batch, noise_generator)
-        run.accelerator.backward(losses.sum() * micro.weight)
-    return losses.detach()
 
 
 def seed_draws(run: Trainee, number: int) -> torch.Generator:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from PIL import Image
 
 from difftrain.config.run import SEED_LIMIT
+from difftrain.contracts import ValidationResult
 from difftrain.data.epoch import Visit
 from difftrain.data.image import load_placed
 from difftrain.data.loader import BatchReader
@@ -21,6 +21,8 @@ from difftrain.data.seeding import derive_seed
 from difftrain.errors import first_few
 from difftrain.train.closing import told_pictures
 from difftrain.train.drawn_files import file_name, open_drawn, save_drawn, save_png, step_folder
+from difftrain.train.interrupt import Interrupts
+from difftrain.train.observers import Observers
 from difftrain.train.psnr import Scores, psnr
 from difftrain.train.scenes import Scene, image_identity
 from difftrain.train.sheet import Row, Shown, draw_sheet
@@ -41,10 +43,16 @@ class Drawn:
     identity: str
     """Tells these scores from those of other pictures, or of pictures that are drawn otherwise."""
 
-    def as_metrics(self) -> dict[str, Any]:
-        """Values for the metrics file; none where no scene has a target."""
+    def added_to(self, result: ValidationResult) -> ValidationResult:
+        """What was measured before, with the PSNR, where any scene has a target, and the files."""
         measured = self.scores.as_metrics()
-        return {**measured, "psnr_on": self.identity} if measured else {}
+        return replace(
+            result,
+            metrics={**result.metrics, **measured},
+            by_image=self.scores.by_image(),
+            measured_on={**result.measured_on, **({"psnr": self.identity} if measured else {})},
+            files=self.files,
+        )
 
 
 @dataclass(kw_only=True)
@@ -65,6 +73,15 @@ class Validator:
     folder: Path
     reporter: Reporter
     said_base_is_missing: bool = False
+
+    def measure(self, run: Trainee) -> ValidationResult:
+        """The loss of the fixed samples."""
+        loss = self.fixed_loss(run)
+        return ValidationResult(
+            step=run.step,
+            metrics={} if loss is None else {"fixed_loss": loss},
+            measured_on={"fixed_loss": self.samples_identity(run)},
+        )
 
     def draw(self, run: Trainee) -> Drawn:
         """Draw every scene with every seed, and the sheet of all."""
@@ -214,6 +231,29 @@ class Validator:
         drawn = told_pictures(len(scores.pictures), held_out=self.held_out, seeds=self.seeds)
         reference = "" if scores.reference_mean is None else f"reference {scores.reference_mean:.1f} dB, "
         return f"step {step}: PSNR to the target, {drawn}: {reference}result {scores.mean:.1f} dB"
+
+
+@dataclass(kw_only=True)
+class Validations:
+    """The validations of one run: in the main process, while the others wait."""
+
+    validator: Validator
+    trainee: Trainee
+    observers: Observers
+    interrupts: Interrupts
+
+    def validate(self) -> None:
+        """Measure, draw and tell the observers. A signal ends it at once; what was measured by then is told."""
+        if self.trainee.accelerator.is_main_process:
+            result = None
+            # a run is not lost for an image of it
+            with self.observers.fence("the validation"), self.interrupts.cut_short():
+                self.interrupts.ask()
+                result = self.validator.measure(self.trainee)
+                result = self.validator.draw(self.trainee).added_to(result)
+            if result is not None:
+                self.observers.validation_end(result)
+        self.trainee.accelerator.wait_for_everyone()
 
 
 def _digest(*values: object) -> str:
