@@ -116,7 +116,7 @@ class OptimizerFactory(Options, ABC):
 
 
 class Schedule(Options, ABC):
-    """Learning-rate schedule: ``lr_scheduler: NAME``. Pure."""
+    """Learning-rate schedule: ``lr_scheduler: NAME``. Pure. Fields are run options."""
 
     name: ClassVar[str]
 
@@ -126,7 +126,7 @@ class Schedule(Options, ABC):
 
 
 class Quantizer(Options, ABC):
-    """Stores the frozen weights in fewer bits: ``base_model_precision: NAME``."""
+    """Stores the frozen weights in fewer bits: ``base_model_precision: NAME``. Fields are run options."""
 
     name: ClassVar[str]
 

@@ -47,8 +47,10 @@ KINDS: Mapping[str, Kind] = {
     ),
     "adapter": Kind(hook="difftrain_adapters", contract=contracts.Adapter, key="lora_type", run_options=True),
     "optimizer": Kind(hook="difftrain_optimizers", contract=contracts.OptimizerFactory, key="optimizer"),
-    "schedule": Kind(hook="difftrain_schedules", contract=contracts.Schedule, key="lr_scheduler"),
-    "quantizer": Kind(hook="difftrain_quantizers", contract=contracts.Quantizer, key="base_model_precision"),
+    "schedule": Kind(hook="difftrain_schedules", contract=contracts.Schedule, key="lr_scheduler", run_options=True),
+    "quantizer": Kind(
+        hook="difftrain_quantizers", contract=contracts.Quantizer, key="base_model_precision", run_options=True
+    ),
     "timestep sampler": Kind(
         hook="difftrain_timestep_samplers",
         contract=contracts.TimestepSampler,

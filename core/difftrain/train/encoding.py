@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from difftrain.config.options import Options
 from difftrain.config.schema import RunConfig
 from difftrain.data.disk import Need, files_bytes
 from difftrain.data.encode import SampleCaches, TextItem
@@ -47,13 +48,19 @@ def model_identity(plan: RunPlan, location: ModelLocation) -> str:
     parts = (
         location.identity,
         plan.flavour.name,
-        *map(str, plan.flavour.model_dump(mode="json", exclude_defaults=True).items()),
+        *_not_default(plan.flavour),
         plan.config.base_model_precision,
+        *_not_default(plan.quantizer),
         compute_dtype(plan.config),
         image_identity(plan, location),
         text_identity(plan, location),
     )
     return "|".join(parts)
+
+
+def _not_default(options: Options | None) -> list[str]:
+    """The values that are not their defaults: a new option changes no identity while it is left out."""
+    return [] if options is None else [*map(str, options.model_dump(mode="json", exclude_defaults=True).items())]
 
 
 def open_caches(plan: RunPlan, location: ModelLocation) -> SampleCaches:

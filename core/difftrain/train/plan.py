@@ -125,9 +125,8 @@ def build_plan(
     problems.raise_all()
     assert data is not None, "no plan of the data without a problem"
     _note_doubts(run, flavour, optimizer, problems)
-    _note_unused_options(
-        run, plugins.registry, (family, flavour, adapter, timestep_sampler, loss, *observers), problems
-    )
+    used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *([quantizer] if quantizer else [])]
+    _note_unused_options(run, plugins.registry, used, problems)
     return RunPlan(
         config=run,
         data=data,
