@@ -20,6 +20,7 @@ from difftrain import FlowMatching
 from difftrain.train.assemble import assemble
 from difftrain.train.plan import plan_run
 from difftrain.train.report import SilentReporter
+from difftrain.train.resume_state import find_state
 from difftrain.train.startup import prepare_run
 from difftrain.train.step import Trainee, predict
 from difftrain.types import Batch
@@ -76,7 +77,7 @@ def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> Trainee:
     with contextlib.chdir(pairs.folder):
         plan = plan_run(None, flags)
         ready = prepare_run(plan, SilentReporter())
-        run = assemble(plan, ready, Accelerator(mixed_precision="no"), SilentReporter())
+        run = assemble(plan, ready, find_state(plan), Accelerator(mixed_precision="no"), SilentReporter())
     assert run.trainee.step == 3
     return run.trainee
 

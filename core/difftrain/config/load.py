@@ -125,6 +125,7 @@ def load_run(
     *,
     tables: KnownKeys = RUN_TABLES,
     default_flavours: Mapping[str, str] | None = None,
+    needs_length: bool = True,
 ) -> RunConfig | None:
     """The run's options, flags over file.
 
@@ -134,6 +135,7 @@ def load_run(
         names: Registered names by key, of :meth:`Registry.names_by_key`.
         tables: Keys that no options class has.
         default_flavours: By family, the flavour of a run that names none.
+        needs_length: Whether it must say how long to train.
 
     Returns:
         None when no config can be made even of the keys that are right; the problems say why.
@@ -157,7 +159,12 @@ def load_run(
     _choose_flavour(values, default_flavours or {}, problems)
     known = _run_placeholders(values, {"output_dir": str(schema.model_fields["output_dir"].get_default())})
     section = Section(values=values, where=where, text_lists=tuple(flags), placeholders=known)
-    return check_section(section, schema, tables, names, problems)
+    run = check_section(section, schema, tables, names, problems)
+    if run is None or not needs_length or run.max_train_steps or run.num_train_epochs:
+        return run
+    if problems.wrong_keys.isdisjoint(("max_train_steps", "num_train_epochs")):
+        problems.add(f"{where('')}neither max_train_steps nor num_train_epochs is set; one says how long to train")
+    return None
 
 
 def _choose_flavour(values: dict[str, Any], defaults: Mapping[str, str], problems: Problems) -> None:

@@ -83,8 +83,6 @@ class TrainingOptions(Options):
         if self.max_train_steps and self.num_train_epochs:
             both = f"max_train_steps = {self.max_train_steps} and num_train_epochs = {self.num_train_epochs}"
             raise ValueError(f"{both} are both set; leave one of them out, or write 0")
-        if not self.max_train_steps and not self.num_train_epochs:
-            raise ValueError("neither max_train_steps nor num_train_epochs is set; one says how long to train")
         return self
 
 

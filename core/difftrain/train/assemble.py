@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from difftrain.data.encode import encode_images, encode_texts
 from difftrain.data.epoch import EpochRules, draw_visit
 from difftrain.data.extras import SampleExtras
 from difftrain.data.loader import BatchReader, Remake
 from difftrain.data.stream import BatchStream
-from difftrain.model.attention import choose_attention
-from difftrain.model.load import load_denoiser
+from difftrain.train.adapted import load_adapted
 from difftrain.train.checkpoint import load_checkpoint
 from difftrain.train.encoders import Encoders
 from difftrain.train.encoding import model_identity
@@ -68,7 +66,7 @@ def assemble(
         _fill_caches(plan, ready, encoders, reporter)
     encoders.make_room()
 
-    trainee = _load_trainee(plan, ready.location, encoders, accelerator, reporter)
+    trainee = _load_trainee(plan, ready.location, accelerator, reporter)
     if checkpoint and state:
         load_checkpoint(trainee, checkpoint, state)
 
@@ -109,21 +107,13 @@ def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Rep
         )
 
 
-def _load_trainee(
-    plan: RunPlan, location: ModelLocation, encoders: Encoders, accelerator: Accelerator, reporter: Reporter
-) -> Trainee:
+def _load_trainee(plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter) -> Trainee:
     """The denoiser with its adapter and optimizer, on the run's device; nothing is trained yet."""
-    choose_attention(plan.config.attention_mechanism, accelerator.device.type)
     device = accelerator.device
-    bare = load_denoiser(
-        plan.family,
-        location,
-        dtype=encoders.compute_dtype,
-        device=device,
-        quantizer=plan.quantizer,
-        reporter=reporter,
-    )
-    _attach_adapter(plan, bare, reporter)
+    dtype = getattr(torch, trained_dtype(plan))
+    bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter)
+    if plan.config.gradient_checkpointing:
+        plan.family.enable_checkpointing(bare)
     trained = [named for named in bare.named_parameters() if named[1].requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
     remember_rates(optimizer)
@@ -150,18 +140,6 @@ def _fill_caches(plan: RunPlan, ready: PreparedRun, encoders: Encoders, reporter
         reporter.say(f"{len(caches.removed)} damaged cache entries were removed and made again")
     if not texts and not images:
         reporter.say("caches: complete, nothing to encode")
-
-
-def _attach_adapter(plan: RunPlan, denoiser: nn.Module, reporter: Reporter) -> None:
-    """Checkpoint activations, adapt; what is trained is in the optimizer's dtype, all else is frozen."""
-    config = plan.config
-    targets = plan.family.adapter_targets(denoiser)
-    if config.gradient_checkpointing:
-        plan.family.enable_checkpointing(denoiser)
-    torch.manual_seed(config.seed)  # the adapter's initial weights
-    plan.adapter.attach(denoiser, targets, getattr(torch, trained_dtype(plan)))
-    count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
-    reporter.say(f"adapter {plan.adapter.name}: {len(targets)} modules, {count:,} trained weights")
 
 
 class _LazySampler:

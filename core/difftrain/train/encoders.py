@@ -9,14 +9,14 @@ import torch
 
 from difftrain.contracts import ImageEncoder, TextEncoder
 from difftrain.train.encoding import compute_dtype, image_dtype
-from difftrain.train.plan import RunPlan
+from difftrain.train.model_plan import ModelPlan
 from difftrain.types import ModelLocation
 
 
 class Encoders:
     """Text and image encoders of one model location."""
 
-    def __init__(self, plan: RunPlan, location: ModelLocation, device: torch.device) -> None:
+    def __init__(self, plan: ModelPlan, location: ModelLocation, device: torch.device) -> None:
         self._plan, self._location, self._device = plan, location, device
         self._text: TextEncoder | None = None
         self._image: ImageEncoder | None = None

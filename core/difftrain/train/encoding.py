@@ -14,7 +14,8 @@ from difftrain.config.options import Options
 from difftrain.config.schema import RunConfig
 from difftrain.data.disk import Need, files_bytes
 from difftrain.data.encode import SampleCaches, TextItem
-from difftrain.train.plan import RunPlan
+from difftrain.data.plan import DataPlan
+from difftrain.train.model_plan import ModelPlan
 from difftrain.types import ModelLocation, PlacedImage
 
 _IMAGE_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -32,18 +33,18 @@ def image_dtype(config: RunConfig) -> str:
     return _IMAGE_DTYPES.get(config.vae_dtype, compute_dtype(config))
 
 
-def image_identity(plan: RunPlan, location: ModelLocation) -> str:
+def image_identity(plan: ModelPlan, location: ModelLocation) -> str:
     """What changes latents: the model's part, the number format, and tiles, whose seams show."""
     tiling = "|tiled" if plan.config.vae_enable_tiling else ""
     return f"{plan.family.image_identity(location)}|torch.{image_dtype(plan.config)}{tiling}"
 
 
-def text_identity(plan: RunPlan, location: ModelLocation) -> str:
+def text_identity(plan: ModelPlan, location: ModelLocation) -> str:
     """What changes text embeddings."""
     return f"{plan.family.text_identity(location, plan.flavour)}|torch.{compute_dtype(plan.config)}"
 
 
-def model_identity(plan: RunPlan, location: ModelLocation) -> str:
+def model_identity(plan: ModelPlan, location: ModelLocation) -> str:
     """What the frozen model is and in which formats it runs: tells measurements of one model from another's."""
     parts = (
         location.identity,
@@ -63,10 +64,10 @@ def _not_default(options: Options | None) -> list[str]:
     return [] if options is None else [*map(str, options.model_dump(mode="json", exclude_defaults=True).items())]
 
 
-def open_caches(plan: RunPlan, location: ModelLocation) -> SampleCaches:
+def open_caches(plan: ModelPlan, data: DataPlan, location: ModelLocation) -> SampleCaches:
     """The run's caches; keys tell apart whatever changes what the encoders give."""
     return SampleCaches(
-        plan.data,
+        data,
         image_identity=image_identity(plan, location),
         text_identity=text_identity(plan, location),
         text_view=partial(plan.family.text_view, flavour=plan.flavour) if plan.family.text_sees_references else None,
@@ -74,7 +75,8 @@ def open_caches(plan: RunPlan, location: ModelLocation) -> SampleCaches:
 
 
 def room_needed(
-    plan: RunPlan,
+    plan: ModelPlan,
+    data: DataPlan,
     location: ModelLocation,
     caches: SampleCaches,
     *,
@@ -86,8 +88,8 @@ def room_needed(
     seen = Counter(tuple(caches.sizes_seen(item)) for item in texts)
     text_bytes = partial(family.text_bytes, location, plan.flavour, _value_bytes(compute_dtype(config)))
     total = sum(_entries_bytes(count, text_bytes(views)) for views, count in seen.items())
-    needs = [_need("text embeddings", plan.data.text_folder, len(texts), total)]
-    owners = {dataset.latents_folder: dataset.id for dataset in plan.data.datasets}
+    needs = [_need("text embeddings", data.text_folder, len(texts), total)]
+    owners = {dataset.latents_folder: dataset.id for dataset in data.datasets}
     counts: Counter[Path] = Counter()
     sizes: Counter[Path] = Counter()
     for image in images:

@@ -1,11 +1,11 @@
-"""Where a run's model is and what it is, before its data is read and any weight loaded."""
+"""Where a model is and what it is, before its data is read and any weight loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from difftrain.model.weights import Recognised, asked_name, check_files, is_here
-from difftrain.train.plan import RunPlan
+from difftrain.train.model_plan import ModelPlan
 from difftrain.types import ModelLocation
 
 
@@ -17,7 +17,7 @@ class FoundModel:
     recognised: Recognised
 
 
-def find_model(plan: RunPlan) -> FoundModel:
+def find_model(plan: ModelPlan) -> FoundModel:
     """Locate the model of a run and compare it with the run's flavour.
 
     Raises:

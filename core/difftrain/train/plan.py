@@ -8,47 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from difftrain import contracts
-from difftrain.config.known_keys import NOT_BUILT_VALUES
-from difftrain.config.load import DEFAULT_PATH, FlagValue, find_run_file, load_datasets, load_run, plugin_switches
-from difftrain.config.messages import explain
+from difftrain.config.load import FlagValue, load_datasets
 from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.data.plan import DataPlan
 from difftrain.data.resolve import resolve_datasets
-from difftrain.errors import PluginError
-from difftrain.model.weights import check_name
-from difftrain.plugins.load import LoadedPlugins, load_plugins
-from difftrain.plugins.registry import KINDS, Registry
+from difftrain.plugins.load import LoadedPlugins
+from difftrain.plugins.registry import Registry
+from difftrain.train.model_plan import Chooser, ModelPlan, check_model, plugin_notes, read_run
 from difftrain.train.prompts import validation_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlan:
+class RunPlan(ModelPlan):
     """All that a run is, before anything is read but the config files."""
 
-    config: RunConfig
     data: DataPlan
-    family: contracts.ModelFamily
-    flavour: contracts.ModelFlavour
-    adapter: contracts.Adapter
     optimizer: contracts.OptimizerFactory
     schedule: contracts.Schedule
-    quantizer: contracts.Quantizer | None
-    """None for ``base_model_precision: no_change``."""
     timestep_sampler: contracts.TimestepSampler
     loss: contracts.Loss
     observers: tuple[contracts.Observer, ...]
     """All that are registered."""
     prompts: Mapping[str, str]
     """Validation prompts by short name."""
-    plugins: LoadedPlugins
-    notes: tuple[str, ...]
-    """Said once at start-up."""
 
 
 def plan_run(
@@ -68,24 +54,9 @@ def plan_run(
         ConfigError: With every problem there is.
         PluginError: If a bundled plugin is broken or a name is given twice.
     """
-    file = find_run_file(path)
-    if plugins is None:
-        files, disabled = plugin_switches(file, flags)
-        plugins = load_plugins(files=files, disabled=disabled)
-    names = plugins.registry.names_by_key()
     problems = Problems()
-    schema, tables, flavours = plugins.run_schema, plugins.run_tables, plugins.registry.default_flavours()
-    run = load_run(file, flags, schema, names, problems, tables=tables, default_flavours=flavours)
-    if run is None:
-        if file.path is None:
-            problems.texts.insert(
-                0,
-                f"no run file: {DEFAULT_PATH} does not exist in {Path.cwd()}; name one with --config PATH, "
-                "or add --demo to see a run with nothing of your own",
-            )
-        problems.raise_all()
-    assert run is not None, "no config without a problem"
-    datasets = load_datasets(run, plugins.dataset_schema, names, problems)
+    run, plugins = read_run(path, flags, problems, plugins)
+    datasets = load_datasets(run, plugins.dataset_schema, plugins.registry.names_by_key(), problems)
     return build_plan(run, datasets, plugins, problems)
 
 
@@ -104,7 +75,7 @@ def build_plan(
     Raises:
         ConfigError: With every problem there is.
     """
-    chosen = _Chooser(run=run, registry=plugins.registry, problems=problems)
+    chosen = _TrainingChooser(run=run, registry=plugins.registry, problems=problems)
     family = chosen.named("family", run.model_family)
     flavour = chosen.flavour()
     adapter = chosen.named("adapter", run.lora_type)
@@ -115,10 +86,8 @@ def build_plan(
     loss = chosen.named("loss", run.loss_type)
     observers = chosen.observers()
     data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
-    _check_run(run, family, plugins, problems)
-    if flavour is not None:
-        with problems.catching():
-            problems.notes += check_name(run, flavour, plugins.registry.flavours(flavour.family))
+    _check_buckets(run, family, problems)
+    check_model(run, flavour, plugins, problems)
     prompts: dict[str, str] = {}
     with problems.catching():
         prompts = validation_prompts(run)
@@ -141,43 +110,15 @@ def build_plan(
         observers=observers,
         prompts=prompts,
         plugins=plugins,
-        notes=(*_plugin_notes(plugins), *problems.notes),
+        notes=(*plugin_notes(plugins), *problems.notes),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Chooser:
-    """Builds the objects that a run names; each problem is kept and gives None."""
-
-    run: RunConfig
-    registry: Registry
-    problems: Problems
-
-    def named(self, kind: str, name: str, *, family: str | None = None) -> Any:
-        found = self._find(kind, name, family=family)
-        if found is None:
-            return None
-        try:
-            return self.run.build(found)
-        except ValidationError as error:
-            for sentence in explain(error, self.run.model_dump(mode="json")).values():
-                self.problems.add(f"{KINDS[kind].key} {name!r}: {sentence}")
-            return None
-
-    def flavour(self) -> Any:
-        """The flavour asked for, or the family's default or only one."""
-        flavours = self.registry.flavours(self.run.model_family)
-        name = self.run.model_flavour or self.registry.default_flavour(self.run.model_family)
-        if self.run.model_family not in self.registry.all("family"):
-            return None
-        if name is None:
-            known = ", ".join(sorted(flavours)) or "none is installed"
-            self.problems.add(f"model_flavour is missing; flavours of {self.run.model_family!r}: {known}")
-            return None
-        return self.named("flavour", name, family=self.run.model_family)
+class _TrainingChooser(Chooser):
+    """Builds what only training needs too."""
 
     def optimizer(self) -> Any:
-        found = self._find("optimizer", self.run.optimizer)
+        found = self.find("optimizer", self.run.optimizer)
         if found is None:
             return None
         return optimizer_options(self.run, found, self.problems)
@@ -186,16 +127,6 @@ class _Chooser:
         """The one asked for, or the family's usual one."""
         name = self.run.timestep_sampler or (family.usual_timestep_sampler if family else None)
         return self.named("timestep sampler", name) if name else None
-
-    def quantizer(self) -> Any:
-        """None for ``no_change`` too."""
-        if self.run.base_model_precision == "no_change":
-            return None
-        found = self.named("quantizer", self.run.base_model_precision)
-        lacking = found.check() if found is not None else None
-        if lacking is not None:
-            self.problems.add(f"base_model_precision {self.run.base_model_precision!r}: {lacking}")
-        return found
 
     def observers(self) -> tuple[contracts.Observer, ...]:
         """One of each class; strangers' constructors may raise anything."""
@@ -209,26 +140,13 @@ class _Chooser:
                 self.problems.add(f"observer {found.name!r} of {giver} cannot be built: {told}")
         return tuple(observer for observer in built if observer is not None)
 
-    def _find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:
-        try:
-            return self.registry.find(kind, name, family=family)
-        except PluginError as error:
-            key = KINDS[kind].key
-            if name not in NOT_BUILT_VALUES.get(key, ()):
-                self.problems.add(f"{key}: {error}")
-            return None
 
-
-def _check_run(
-    run: RunConfig, family: contracts.ModelFamily | None, plugins: LoadedPlugins, problems: Problems
-) -> None:
+def _check_buckets(run: RunConfig, family: contracts.ModelFamily | None, problems: Problems) -> None:
     if family is not None and run.aspect_bucket_alignment % family.pixel_multiple:
         problems.add(
             f"aspect_bucket_alignment must be a multiple of {family.pixel_multiple} for model_family "
             f"{family.name!r}, got {run.aspect_bucket_alignment}"
         )
-    for text in plugins.check_config(run):
-        problems.add(text)
 
 
 def _note_doubts(
@@ -261,8 +179,3 @@ def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Op
         owners = [kind for kind in registry.run_option_classes() if key in kind.model_fields]
         named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
         problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")
-
-
-def _plugin_notes(plugins: LoadedPlugins) -> list[str]:
-    used = [f"plugin {status.name!r} of {status.giver} is in use" for status in plugins.third_party()]
-    return [*used, *plugins.warnings()]

@@ -85,7 +85,7 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
     find_state(plan)  # a checkpoint that cannot be resumed is told before the data is read
     model = find_model(plan)
     location = model.location
-    caches = open_caches(plan, location)
+    caches = open_caches(plan, plan.data, location)
     ahead: list[_Ahead] = []
 
     def look_ahead(paired: PairedData) -> None:
@@ -126,7 +126,7 @@ def _look_ahead(
     with reporter.phase("check caches") as phase:
         texts = lacking_texts(_texts(plan, caches, paired.samples, measured, scenes), caches, phase)
         images = lacking_images(every_image(encoded), caches, phase)
-    needs = [*room_needed(plan, location, caches, texts=texts, images=images)]
+    needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=images)]
     needs += [need for need in paired.made if need.files]
     return _Ahead(scenes=scenes, measured=measured, texts=texts, images=images, needs=needs)
 
