@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difftrain import contracts
+from difftrain import RunStart, ValidationResult, contracts
 from difftrain.data.extras import stack_extras
 from difftrain.plugins import hookspecs
 from difftrain.plugins.load import load_plugins
@@ -21,12 +21,32 @@ from difftrain.testing import check_generator
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
 @pytest.fixture
-def posterize(tmp_path):
-    """The class in the guide's first Python block, loaded from a file as a user would save it."""
-    path = tmp_path / "posterize.py"
-    path.write_text(re.search(r"```python\n(.*?)```", GUIDE, re.DOTALL).group(1), encoding="utf-8")
-    return load_plugins(files=[path]).registry.find("generator", "posterize")
+def load(tmp_path):
+    """Load the block that has this text from a file, as a user would save it."""
+
+    def loaded(part):
+        (block,) = (text for text in BLOCKS if part in text)
+        path = tmp_path / "of_the_guide.py"
+        path.write_text(block, encoding="utf-8")
+        return load_plugins(files=[path])
+
+    return loaded
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_python_block_is_a_plugin_that_gives_something(load, block):
+    (status,) = load(block).third_party()
+    assert status.provides
+    assert "difftrain_" in block
+
+
+@pytest.fixture
+def posterize(load):
+    return load("class Posterize").registry.find("generator", "posterize")
 
 
 def test_the_example_holds_what_every_generator_must(posterize):
@@ -39,20 +59,26 @@ def test_the_example_draws_what_it_says(posterize):
 
 
 @pytest.fixture
-def weighted_loss(tmp_path):
-    """The loss of the guide, loaded from a file."""
-    (block,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "class WeightedLoss" in text)
-    path = tmp_path / "weighted.py"
-    path.write_text(block, encoding="utf-8")
-    return load_plugins(files=[path]).registry.find("loss", "weighted")
+def weighted_loss(load):
+    return load("class WeightedLoss").registry.find("loss", "weighted")
 
 
 def test_the_guides_loss_weights_samples_as_it_says(weighted_loss):
     loss, prediction = weighted_loss(), torch.ones(2, 1, 2, 2)
     given = [loss.extras(None, weighted_loss.dataset_options(loss_weight=weight)) for weight in (2.0, 0.5)]
     extras = stack_extras(given, ["a", "b"])
-    noisy = SimpleNamespace(velocity=torch.zeros(2, 1, 2, 2), target=torch.zeros(2, 1, 2, 2))
+    noisy = SimpleNamespace(target=torch.zeros(2, 1, 2, 2))
     assert loss.compute(prediction, noisy, SimpleNamespace(extras=extras)).tolist() == [2.0, 0.5]
+
+
+def test_the_guides_observer_keeps_the_best_sheet(load, tmp_path):
+    observer = load("class BestSheet").registry.find("observer", "best-sheet")(best_sheet=True)
+    observer.run_start(RunStart(config=None, output_dir=tmp_path, total_steps=3, first_step=0))
+    for step, psnr in ((1, 20.0), (2, 24.0), (3, 22.0)):
+        sheet = tmp_path / f"sheet-{step}.png"
+        sheet.write_text(str(step))
+        observer.validation_end(ValidationResult(step=step, metrics={"psnr": psnr}, files={"sheet": sheet}))
+    assert (tmp_path / "best.png").read_text() == "2"
 
 
 def test_the_table_lists_exactly_the_hooks_that_exist():
