@@ -1,5 +1,6 @@
 """Optimizers of plugins with rates of their own and weights of their own, through the whole run."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 from conftest import EditPairs, read_metrics, run_in
 
 PLUGIN = Path(__file__).with_name("optimizer_plugins.py")
-RATES = {"lora-plus": 1e-3, "schedule-free": 0.5, "growing": 50.0}
+GUIDE = Path(__file__).parents[2] / "docs" / "plugins.md"
+RATES = {"lora-plus": 1e-3, "schedule-free": 0.5, "growing": 50.0, "averaged-lora-plus": 1e-3}
 WEIGHTS = "resume/adapter.safetensors"
 
 
@@ -20,7 +22,11 @@ def train(tmp_path_factory):
     """Train with one of the optimizers; gives the output folder. Equal runs are done once."""
     folder = tmp_path_factory.mktemp("optimizers")
     pairs = EditPairs(folder)
-    arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--plugins", PLUGIN, "--max_train_steps", 6)
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    (of_the_guide,) = (block for block in blocks if "class AveragedLoraPlus" in block)
+    (folder / "of_the_guide.py").write_text(of_the_guide, encoding="utf-8")
+    arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--plugins", f"{PLUGIN},./of_the_guide.py")
+    arguments += ("--max_train_steps", 6)
     done = {}
 
     def start(name, output="whole", **options):
@@ -96,6 +102,15 @@ def test_weights_that_are_arrived_at_are_saved_and_exported_and_those_in_trainin
         torch.testing.assert_close(exported[f"transformer.{name}"], mean, rtol=1e-6, atol=1e-8)
     assert any(not torch.equal(exported[f"transformer.{name}"], weight) for name, weight in trained.items())
     assert (output / ADAPTER).read_bytes() == (output / "checkpoint-6" / ADAPTER).read_bytes()
+
+
+def test_the_guides_optimizer_exports_the_mean_of_the_weights(train):
+    output = train("averaged-lora-plus")
+    told = torch.load(output / "checkpoint-6" / "resume" / "optimizer.pt", weights_only=True)
+    exported = load_file(output / "checkpoint-6" / ADAPTER)
+    assert told["state"]
+    for name, state in told["state"].items():
+        assert torch.equal(exported[f"transformer.{name.replace('.default.', '.')}"], state["mean"]), name
 
 
 @pytest.fixture

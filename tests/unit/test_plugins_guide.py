@@ -71,6 +71,30 @@ def test_the_guides_loss_weights_samples_as_it_says(weighted_loss):
     assert loss.compute(prediction, noisy, SimpleNamespace(extras=extras)).tolist() == [2.0, 0.5]
 
 
+@pytest.fixture
+def averaged(load):
+    return load("class AveragedLoraPlus").registry.find("optimizer", "averaged-lora-plus")(ratio=4, decay=0.5)
+
+
+def test_the_guides_optimizer_gives_b_a_rate_of_its_own(averaged):
+    named = [(f"block.lora_{half}.weight", torch.nn.Parameter(torch.ones(2))) for half in "AB"]
+    a, b = averaged.build(named, 1e-3).param_groups
+    assert (a["lr"], b["lr"]) == (1e-3, 4e-3)
+    assert (a["params"][0] is named[0][1], b["params"][0] is named[1][1]) == (True, True)
+
+
+def test_the_guides_optimizer_arrives_at_the_mean_of_its_weights(averaged):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = averaged.build([("block.lora_A.weight", weight)], 0.1)
+    seen = []
+    for _ in range(2):
+        weight.grad = torch.ones(2)
+        optimizer.step()
+        seen.append(weight.detach().clone())
+    with averaged.evaluating(optimizer):
+        assert torch.allclose(weight, (seen[0] + seen[1]) / 2, atol=1e-6)
+
+
 def test_the_guides_observer_keeps_the_best_sheet(load, tmp_path):
     observer = load("class BestSheet").registry.find("observer", "best-sheet")(best_sheet=True)
     observer.run_start(RunStart(config=None, output_dir=tmp_path, total_steps=3, first_step=0))
