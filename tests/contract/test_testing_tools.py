@@ -132,7 +132,7 @@ class BlindText(TinyFamily):
 
 
 class NoView(BlindText):
-    def text_view(self, size):
+    def text_view(self, size, flavour):
         return 0, 0
 
 

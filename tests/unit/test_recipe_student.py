@@ -33,7 +33,8 @@ def student(recipe):
 def run():
     """As much of a run as a prediction asks for."""
     family = FluxFamily(flux_guidance_mode="random-range", flux_guidance_max=4.0)
-    return SimpleNamespace(plan=SimpleNamespace(family=family, flavour=Kontext()), autocast=nullcontext)
+    plan = SimpleNamespace(family=family, flavour=Kontext())
+    return SimpleNamespace(plan=plan, bare_denoiser=None, autocast=nullcontext)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_the_student_predicts_what_difftrains_training_path_predicts(student, ru
     torch.manual_seed(0)
     clean, given = torch.randn(2, 16, 8, 12), [torch.randn(2, 16, 8, 12)] * references
     noisy = FlowMatching().add_noise(clean, torch.tensor([0.3, 0.8]), torch.randn_like(clean))
-    denoiser = load_denoiser(run.plan.family, location)
+    run.bare_denoiser = denoiser = load_denoiser(run.plan.family, location)
     with torch.no_grad():
         torch.manual_seed(1)  # guidance is drawn at random in both
         ours = student(noisy, given, *ids)
