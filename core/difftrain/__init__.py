@@ -26,6 +26,7 @@ from difftrain.contracts import (
     TimestepSampler,
 )
 from difftrain.data.buckets import assign_bucket, cover_bucket
+from difftrain.data.local_image import LocalImage
 from difftrain.errors import (
     CheckpointError,
     ConfigError,
@@ -55,6 +56,7 @@ from difftrain.types import (
     Sample,
     Sampler,
     Size,
+    SourceImage,
     StepResult,
     TextEmbeds,
     ValidationRequest,
@@ -81,6 +83,7 @@ __all__ = [
     "ImageRecord",
     "KnownKeys",
     "Listing",
+    "LocalImage",
     "Loss",
     "MachineError",
     "ModelError",
@@ -102,6 +105,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "Size",
+    "SourceImage",
     "StepResult",
     "TextEmbeds",
     "TextEncoder",
