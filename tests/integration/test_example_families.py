@@ -1,4 +1,4 @@
-"""The families of docs/examples pass their own tests, each in a process that has its package installed."""
+"""The families and the data source of docs/examples pass their own tests, each in a process that has its package installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from example_packages import EXAMPLES, environment_with
 
 
-@pytest.mark.parametrize("example", ["difftrain-instruct-pix2pix", "difftrain-qwen-image-edit"])
+@pytest.mark.parametrize("example", ["difftrain-instruct-pix2pix", "difftrain-qwen-image-edit", "difftrain-tar"])
 def test_the_tests_of_an_example_pass(example, tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(EXAMPLES / example)]
     result = subprocess.run(
