@@ -116,6 +116,13 @@ def test_conditioning_type_says_how_the_references_follow(difftrain, tmp_path):
     assert loose.json["reference_buckets"] == {"96x48": 1}
 
 
+def test_references_for_a_model_that_takes_none_are_an_error(difftrain, tmp_path):
+    write_tar(tmp_path / "pairs.tar", rows(2))
+    ended = difftrain("check", datasets=[PAIRS], model_flavour="dev")
+    assert ended.status == 2
+    assert "2 of 2 images have more references than flavour 'dev' can take, 0: 0000.png (1), 0001.png (1)" in ended.err
+
+
 def test_a_resumed_run_goes_on_bit_by_bit(difftrain, tmp_path):
     write_tar(tmp_path / "pairs.tar", rows())
     assert difftrain(datasets=[PAIRS], max_train_steps=4, output_dir="whole").status == 0
