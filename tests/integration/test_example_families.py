@@ -1,4 +1,4 @@
-"""The families and the data source of docs/examples pass their own tests, each in a process that has its package installed."""
+"""The packages of docs/examples pass their own tests, each in a process that has it installed."""
 
 from __future__ import annotations
 
