@@ -29,6 +29,7 @@ from difftrain.contracts import (
     ValidationResult,
 )
 from difftrain.data.buckets import assign_bucket, cover_bucket
+from difftrain.data.local_image import LocalImage
 from difftrain.errors import (
     CheckpointError,
     ConfigError,
@@ -58,6 +59,7 @@ from difftrain.types import (
     Sample,
     Sampler,
     Size,
+    SourceImage,
     StepResult,
     TextEmbeds,
     ValidationRequest,
@@ -84,6 +86,7 @@ __all__ = [
     "ImageRecord",
     "KnownKeys",
     "Listing",
+    "LocalImage",
     "Loss",
     "MachineError",
     "ModelError",
@@ -107,6 +110,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "Size",
+    "SourceImage",
     "StepResult",
     "TextEmbeds",
     "TextEncoder",

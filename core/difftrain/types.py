@@ -6,11 +6,12 @@ tensors are [batch, channel, height, width], as in torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,9 @@ Size = tuple[int, int]
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels of an upright source image; need not be whole."""
+
+_LONGEST_ENDING = 5
+"""Letters and digits of an extension, without its dot."""
 
 TextEmbeds = Mapping[str, "Tensor"]
 """What a family's text encoders give for one caption; only the family knows the names and shapes."""
@@ -89,30 +93,86 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SourceImage(ABC):
+    """One image as its data source lists it; nothing of it is read.
+
+    There may be millions, so it is small; worker processes open it, so it can be pickled.
+    """
+
+    key: str
+    """Path below the source's root, posix, with the extension; or a row's id. Unique in the source."""
+    captions: tuple[str, ...] | None = None
+    """What the source says of the image, several for several wordings; None when it has no captions."""
+    size: Size | None = None
+    """Upright, if the source knows it: an image that a size limit leaves out is then never read."""
+    references: tuple[SourceImage, ...] = ()
+    """Images of the same row that condition this one, in order."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """How messages name the image, unique on this machine: a file's path, or ``/data/pairs.tar: 0001.png``."""
+
+    @abstractmethod
+    def stamp(self) -> str:
+        """A text that changes whenever the image's bytes may have changed; found without reading them.
+
+        Raises:
+            OSError: If the image cannot be looked at.
+        """
+
+    @abstractmethod
+    def open(self) -> BinaryIO:
+        """The image file's bytes, from the first one; called from several threads and processes.
+
+        Raises:
+            OSError: If it cannot be opened.
+        """
+
+    @property
+    def extension(self) -> str:
+        """``.png``, as the key spells it; empty for a row's id, even one with a dot such as ``v1.5``."""
+        ending = self.key.rpartition(".")[2]
+        is_extension = 1 < len(ending) <= _LONGEST_ENDING and ending.isalnum() and ending[0].isalpha()
+        return f".{ending}" if is_extension and len(ending) < len(self.key) else ""
+
+    @property
+    def stem(self) -> str:
+        """The key without the extension."""
+        return self.key[: len(self.key) - len(self.extension)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecord:
     """One image found by the scan; pixels are not loaded."""
 
     dataset_id: str
     key: str
-    """Path below the dataset's root, posix, without the extension: what pairing compares."""
-    path: Path
+    """The image's key without the extension, in composed Unicode: what pairing compares."""
+    image: SourceImage
+    """Where the bytes are."""
     width: int
     """Pixels, after EXIF rotation."""
     height: int
     content_hash: str
-    """sha256 of the file's bytes; for a made image, of the recipe's identity."""
+    """sha256 of the image file's bytes; for a made image, of the recipe's identity."""
     captions: tuple[str, ...] | None = None
     """One is drawn per visit. None when there is no caption; an empty text is an empty caption."""
     recipe: Recipe | None = None
-    """Set when the picture is made from ``path`` in memory, on demand."""
+    """Set when the picture is made from ``image`` in memory, on demand."""
 
     def __post_init__(self) -> None:
         if self.width <= 0 or self.height <= 0:
-            raise ValueError(f"{self.path}: size must be positive, got {self.width}x{self.height}")
+            raise ValueError(f"{self.image.place}: size must be positive, got {self.width}x{self.height}")
 
     @property
     def size(self) -> Size:
         return self.width, self.height
+
+    @property
+    def name(self) -> str:
+        """How messages name the image among those of its dataset: the key with the extension."""
+        return self.key + self.image.extension
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The examples of docs pass their own tests, each in a process that has its package installed."""
+"""The packages of docs/examples pass their own tests, each in a process that has it installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from example_packages import EXAMPLES, environment_with
 
 
 @pytest.mark.parametrize(
-    "example", ["difftrain-csv-tracker", "difftrain-instruct-pix2pix", "difftrain-qwen-image-edit"]
+    "example",
+    ["difftrain-csv-tracker", "difftrain-instruct-pix2pix", "difftrain-qwen-image-edit", "difftrain-tar"],
 )
 def test_the_tests_of_an_example_pass(example, tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(EXAMPLES / example)]

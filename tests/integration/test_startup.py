@@ -73,7 +73,7 @@ def files_read(command, *arguments):
     read = []
     with pytest.MonkeyPatch.context() as patch:
         original = file_facts._content
-        patch.setattr(file_facts, "_content", lambda name: (read.append(name), original(name))[1])
+        patch.setattr(file_facts, "_content", lambda image: (read.append(image), original(image))[1])
         assert command(*arguments).status == 0
     return read
 
@@ -281,10 +281,10 @@ def test_a_picture_that_the_system_does_not_open_is_not_called_damaged(
     assert command("check", "--fast", *arguments).status == 0
     original = file_facts._content
 
-    def refusing(name):
-        if name.endswith("references/0002.png"):
-            raise PermissionError(errno.EACCES, "Permission denied", name)
-        return original(name)
+    def refusing(image):
+        if image.place.endswith("references/0002.png"):
+            raise PermissionError(errno.EACCES, "Permission denied", image.place)
+        return original(image)
 
     with monkeypatch.context() as patch:
         patch.setattr(file_facts, "_content", refusing)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from difftrain.config.dataset import DatasetConfig
 from difftrain.data.captions import TextfileCaptions
+from difftrain.data.local_image import LocalImage
 from difftrain.data.plan import DataPlan, DatasetPlan, GeneratorPlan
 from difftrain.data.sources import LocalSource
 from difftrain.data.written_folders import written_folders
@@ -50,6 +51,11 @@ def picture(path: Path, size=(96, 64), seed=0, **saving) -> Path:
     small = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     small.resize(size, Image.Resampling.BICUBIC).save(path, **saving)
     return path
+
+
+def local(paths) -> list[LocalImage]:
+    """Images of files, as an index takes them."""
+    return list(map(LocalImage.at, paths))
 
 
 def caption(image: Path, text: str) -> None:

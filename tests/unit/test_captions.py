@@ -7,6 +7,7 @@ from data_plans import SilentReporter, caption, data_plan, edit_set, picture
 
 from difftrain import DataError
 from difftrain.data.captions import TextfileCaptions
+from difftrain.data.local_image import LocalImage
 from difftrain.data.prepare import prepare_samples
 
 ENGLISH = "make the sky blue, and add a boat"
@@ -28,7 +29,7 @@ def problem_of(root, **options):
 
 def captions_of(root, data):
     (root / "a.txt").write_bytes(data)
-    return TextfileCaptions().captions(root / "a.png", "a")
+    return TextfileCaptions().captions(LocalImage.at(root / "a.png"))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_other_encodings_are_named_with_a_remedy_that_works(tmp_path, text, code
         captions_of(tmp_path, text.encode(codec))
     remedy = str(raised.value).partition("hint: ")[2]
     subprocess.run(["/bin/sh", "-c", remedy], check=True, cwd=tmp_path)
-    assert TextfileCaptions().captions(tmp_path / "a.png", "a") == (text,)
+    assert TextfileCaptions().captions(LocalImage.at(tmp_path / "a.png")) == (text,)
 
 
 @pytest.mark.parametrize("text", [ENGLISH, GERMAN, CHINESE, RUSSIAN, JAPANESE])

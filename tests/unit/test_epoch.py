@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difftrain.data.epoch import EpochRules, plan_epoch
+from difftrain.data.local_image import LocalImage
 from difftrain.types import Geometry, ImageRecord, PlacedImage, ReferenceChoice, Sample
 
 SIZES = ((64, 64), (96, 48), (48, 96))
@@ -14,7 +15,12 @@ SIZES = ((64, 64), (96, 48), (48, 96))
 
 def placed(name, size, dataset="refs"):
     record = ImageRecord(
-        dataset_id=dataset, key=name, path=Path(name), width=size[0], height=size[1], content_hash=f"{dataset}{name}"
+        dataset_id=dataset,
+        key=name,
+        image=LocalImage.at(Path(name)),
+        width=size[0],
+        height=size[1],
+        content_hash=f"{dataset}{name}",
     )
     return PlacedImage(record=record, geometry=Geometry(resize=size, crop=(0, 0), bucket=size))
 

@@ -9,6 +9,7 @@ from data_plans import data_plan, edit_set
 
 from difftrain.config.options import Options
 from difftrain.data.extras import SampleExtras, stack_extras
+from difftrain.data.local_image import LocalImage
 from difftrain.data.stream import _pinned
 from difftrain.errors import DataError, PluginError
 from difftrain.plugins.registry import Registry, check_provided
@@ -46,7 +47,9 @@ class Giving(MeanSquaredError):
 
 
 def sample(key="a"):
-    record = ImageRecord(dataset_id="edits", key=key, path=Path(f"{key}.png"), width=8, height=8, content_hash=key)
+    record = ImageRecord(
+        dataset_id="edits", key=key, image=LocalImage.at(Path(f"{key}.png")), width=8, height=8, content_hash=key
+    )
     placed = PlacedImage(record=record, geometry=Geometry(resize=(8, 8), crop=(0, 0), bucket=(8, 8)))
     return Sample(dataset_id="edits", target=placed, captions=("",))
 

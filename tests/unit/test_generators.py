@@ -12,6 +12,7 @@ from difftrain import ConditioningGenerator, DataError, PluginError
 from difftrain.data.generate import FEWEST_FOR_PROCESSES, make_missing, planned_records
 from difftrain.data.image import load_placed, open_upright
 from difftrain.data.index import ImageIndex
+from difftrain.data.local_image import LocalImage
 from difftrain.types import Geometry, ImageRecord, PlacedImage
 from difftrain_conditioning_generators.jpeg_artifacts import JpegArtifacts
 from difftrain_conditioning_generators.superresolution import Superresolution
@@ -19,7 +20,7 @@ from difftrain_conditioning_generators.superresolution import Superresolution
 
 @pytest.fixture
 def photo(tmp_path):
-    return open_upright(picture(tmp_path / "photo.png", (90, 70)))
+    return open_upright(LocalImage.at(picture(tmp_path / "photo.png", (90, 70))))
 
 
 def records(root, count=3, suffix="png"):
@@ -28,7 +29,12 @@ def records(root, count=3, suffix="png"):
         path = picture(root / "edits" / f"{number:03}.{suffix}", seed=number)
         made.append(
             ImageRecord(
-                dataset_id="edits", key=f"{number:03}", path=path, width=96, height=64, content_hash=f"{number:064x}"
+                dataset_id="edits",
+                key=f"{number:03}",
+                image=LocalImage.at(path),
+                width=96,
+                height=64,
+                content_hash=f"{number:064x}",
             )
         )
     return made
@@ -143,7 +149,7 @@ def test_made_pictures_are_identical_in_other_processes(tmp_path):
     for one in sources:
         assert make(tmp_path, made_here, [one]).written == 1
     for pooled, alone in zip(planned_records(made_in_pool, sources), planned_records(made_here, sources), strict=True):
-        assert pooled.path.read_bytes() == alone.path.read_bytes()
+        assert pooled.image.path.read_bytes() == alone.image.path.read_bytes()
 
 
 def test_generator_that_other_processes_cannot_import_works_in_this_one(tmp_path):
@@ -177,7 +183,7 @@ def test_picture_of_a_jpeg_is_stored_without_loss_in_the_source_size(tmp_path):
     plan = generator_plan(tmp_path, Superresolution())
     make(tmp_path, plan, sources)
     [made] = planned_records(plan, sources)
-    with Image.open(made.path) as image:
+    with Image.open(made.image.path) as image:
         assert (image.format, image.size) == ("PNG", (96, 64))
 
 
@@ -188,7 +194,7 @@ def test_changed_options_or_seed_never_reuse_a_picture(tmp_path):
         generator_plan(tmp_path, Superresolution(blur_radius=3.0)),
         generator_plan(tmp_path, Superresolution(), seed=1),
     ]
-    assert len({planned_records(plan, [source])[0].path for plan in plans}) == 3
+    assert len({planned_records(plan, [source])[0].image.path for plan in plans}) == 3
 
 
 def test_made_picture_is_not_made_twice(tmp_path):
@@ -203,7 +209,7 @@ def test_damaged_picture_is_made_again_and_said(tmp_path, damage):
     sources = records(tmp_path)
     plan = generator_plan(tmp_path, Superresolution())
     make(tmp_path, plan, sources)
-    path = planned_records(plan, sources)[0].path
+    path = planned_records(plan, sources)[0].image.path
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     result = make(tmp_path, plan, sources)
@@ -221,7 +227,7 @@ def test_no_temporary_file_is_left(tmp_path):
 
 def test_undecodable_source_is_a_problem_not_a_crash(tmp_path):
     sources = records(tmp_path)
-    sources[1].path.write_bytes(b"gone")
+    sources[1].image.path.write_bytes(b"gone")
     result = make(tmp_path, generator_plan(tmp_path, Superresolution()), sources)
     assert result.written == 2
     assert len(result.problems) == 1
@@ -270,7 +276,7 @@ def test_generator_that_returns_no_picture_is_named(tmp_path, on_demand):
 
 def test_undecodable_first_source_is_a_problem_on_demand_too(tmp_path):
     sources = records(tmp_path)
-    sources[0].path.write_bytes(b"gone")
+    sources[0].image.path.write_bytes(b"gone")
     result = make(tmp_path, generator_plan(tmp_path, Superresolution(), on_demand=True), sources)
     assert len(result.problems) == 1
     assert "000.png" in result.problems[0]
@@ -280,7 +286,7 @@ def test_made_picture_that_cannot_be_stored_is_a_message_with_its_path(tmp_path)
     plan = generator_plan(tmp_path, Superresolution())
     sources = records(tmp_path, 1)
     (planned,) = planned_records(plan, sources)
-    planned.path.parent.parent.mkdir(parents=True)
-    planned.path.parent.write_text("a file")
+    planned.image.path.parent.parent.mkdir(parents=True)
+    planned.image.path.parent.write_text("a file")
     with pytest.raises(DataError, match=f"{plan.folder}.* cannot be written"):
         make(tmp_path, plan, sources)

@@ -12,7 +12,7 @@ import pytest
 from data_plans import picture
 from PIL import Image, ImageCms
 
-from difftrain import ConditioningGenerator, DataError, Geometry, ImageRecord, PluginError
+from difftrain import ConditioningGenerator, DataError, Geometry, ImageRecord, LocalImage, PluginError
 from difftrain.data.file_facts import read_all
 from difftrain.data.image import load_placed, make_picture, open_upright, to_pixels, upright_size
 from difftrain.types import PlacedImage, Recipe
@@ -31,7 +31,7 @@ def with_orientation(path, orientation):
 @pytest.mark.parametrize(("orientation", "size"), TURNED)
 def test_orientation_is_applied_to_pixels_and_header_alike(tmp_path, suffix, orientation, size):
     path = with_orientation(tmp_path / f"a.{suffix}", orientation)
-    assert upright_size(path) == open_upright(path).size == size
+    assert upright_size(LocalImage.at(path)) == open_upright(LocalImage.at(path)).size == size
 
 
 def test_orientation_turns_the_right_way(tmp_path):
@@ -40,7 +40,7 @@ def test_orientation_turns_the_right_way(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
     image.save(tmp_path / "a.png", exif=exif)
-    assert open_upright(tmp_path / "a.png").getpixel((19, 0)) == (255, 255, 255)
+    assert open_upright(LocalImage.at(tmp_path / "a.png")).getpixel((19, 0)) == (255, 255, 255)
 
 
 def test_orientation_behind_the_pixels_of_a_png_is_seen(tmp_path):
@@ -49,7 +49,11 @@ def test_orientation_behind_the_pixels_of_a_png_is_seen(tmp_path):
     end = start + 12 + int.from_bytes(data[start : start + 4], "big")
     tail = data.index(b"IEND") - 4
     (tmp_path / "b.png").write_bytes(data[:start] + data[end:tail] + data[start:end] + data[tail:])
-    assert upright_size(tmp_path / "b.png") == open_upright(tmp_path / "b.png").size == (20, 30)
+    assert (
+        upright_size(LocalImage.at(tmp_path / "b.png"))
+        == open_upright(LocalImage.at(tmp_path / "b.png")).size
+        == (20, 30)
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -58,24 +62,24 @@ def test_transparency_is_shown_on_white(tmp_path, mode):
     if mode == "P":
         image = image.quantize(4)
     image.save(tmp_path / "a.png")
-    assert open_upright(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
+    assert open_upright(LocalImage.at(tmp_path / "a.png")).getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_half_transparency_is_blended(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "a.png")
-    assert open_upright(tmp_path / "a.png").getpixel((1, 1)) == (127, 127, 127)
+    assert open_upright(LocalImage.at(tmp_path / "a.png")).getpixel((1, 1)) == (127, 127, 127)
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    image = open_upright(tmp_path / "a.png")
+    image = open_upright(LocalImage.at(tmp_path / "a.png"))
     assert [image.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (100, 100, 100), (255, 255, 255)]
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
-    red, green, blue = open_upright(tmp_path / "a.jpg").getpixel((4, 4))
+    red, green, blue = open_upright(LocalImage.at(tmp_path / "a.jpg")).getpixel((4, 4))
     assert red > 200
     assert green < 60
     assert blue < 60
@@ -86,33 +90,33 @@ def test_embedded_profile_is_converted_to_srgb(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exchanged = srgb.replace(b"rXYZ", b"temp").replace(b"bXYZ", b"rXYZ").replace(b"temp", b"bXYZ")
     Image.new("RGB", (4, 4), (120, 60, 200)).save(tmp_path / "a.png", icc_profile=exchanged)
-    np.testing.assert_allclose(open_upright(tmp_path / "a.png").getpixel((1, 1)), (200, 60, 120), atol=2)
+    np.testing.assert_allclose(open_upright(LocalImage.at(tmp_path / "a.png")).getpixel((1, 1)), (200, 60, 120), atol=2)
 
 
 def test_broken_profile_is_ignored(tmp_path):
     Image.new("RGB", (4, 4), (120, 60, 200)).save(tmp_path / "a.png", icc_profile=b"not a profile")
-    assert open_upright(tmp_path / "a.png").getpixel((1, 1)) == (120, 60, 200)
+    assert open_upright(LocalImage.at(tmp_path / "a.png")).getpixel((1, 1)) == (120, 60, 200)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0"])
 def test_broken_file_is_named(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.jpg: cannot be read as a picture"):
-        open_upright(tmp_path / "a.jpg")
+        open_upright(LocalImage.at(tmp_path / "a.jpg"))
     with pytest.raises(DataError, match=r"a\.jpg"):
-        upright_size(tmp_path / "a.jpg")
+        upright_size(LocalImage.at(tmp_path / "a.jpg"))
 
 
 def test_truncated_file_is_an_error_not_a_grey_area(tmp_path):
     path = picture(tmp_path / "a.jpg", (200, 200))
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(DataError, match="truncated"):
-        open_upright(path)
+        open_upright(LocalImage.at(path))
 
 
 def test_placed_picture_is_resized_once_then_cropped(tmp_path):
     path = picture(tmp_path / "a.png", (90, 60))
-    record = ImageRecord(dataset_id="d", key="a", path=path, width=90, height=60, content_hash="0")
+    record = ImageRecord(dataset_id="d", key="a", image=LocalImage.at(path), width=90, height=60, content_hash="0")
     geometry = Geometry(resize=(48, 32), crop=(8, 0), bucket=(32, 32))
     expected = Image.open(path).resize((48, 32), Image.Resampling.LANCZOS).crop((8, 0, 40, 32))
     assert load_placed(PlacedImage(record=record, geometry=geometry)).tobytes() == expected.tobytes()
@@ -136,14 +140,14 @@ def test_generator_that_changes_the_size_is_named(tmp_path):
 
     recipe = Recipe(generator=Halving(), seed=0)
     with pytest.raises(PluginError, match="'halving' made a picture of 48x32 from one of 96x64"):
-        make_picture(picture(tmp_path / "a.png"), recipe, "00")
+        make_picture(LocalImage.at(picture(tmp_path / "a.png")), recipe, "00")
 
 
 def test_sixteen_bit_tiff_colours_do_not_crash(tmp_path):
     buffer = io.BytesIO()
     Image.new("I;16", (4, 4), 65535).save(buffer, "TIFF")
     (tmp_path / "a.tif").write_bytes(buffer.getvalue())
-    assert open_upright(tmp_path / "a.tif").getpixel((0, 0)) == (255, 255, 255)
+    assert open_upright(LocalImage.at(tmp_path / "a.tif")).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_corrupt_exif_prints_no_warning(tmp_path):
@@ -153,8 +157,8 @@ def test_corrupt_exif_prints_no_warning(tmp_path):
     path.write_bytes(data[: start + 8] + b"\xff" + data[start + 9 :])  # announces more entries than there are
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert open_upright(path).size == upright_size(path) == (30, 20)
-        [facts] = read_all([str(path)], decode=True)
+        assert open_upright(LocalImage.at(path)).size == upright_size(LocalImage.at(path)) == (30, 20)
+        [facts] = read_all([(LocalImage.at(path), None)], decode=True)
     assert facts.error is None
     assert [str(warning.message) for warning in caught] == []
 
@@ -163,8 +167,8 @@ def test_a_photograph_of_200_megapixels_loads_in_silence(tmp_path):
     path = tmp_path / "large.png"
     Image.new("L", (16_000, 12_500), 200).save(path, compress_level=1)
     program = (
-        "import sys; from pathlib import Path; from difftrain.data.image import open_upright, upright_size\n"
-        "path = Path(sys.argv[1]); print(upright_size(path), open_upright(path).size)"
+        "import sys; from difftrain import LocalImage; from difftrain.data.image import open_upright, upright_size\n"
+        "image = LocalImage(key='a.png', file=sys.argv[1]); print(upright_size(image), open_upright(image).size)"
     )
     ended = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     assert ended.stdout == "(16000, 12500) (16000, 12500)\n"
@@ -177,7 +181,7 @@ def test_a_picture_that_would_fill_the_memory_is_named_with_its_size(tmp_path, r
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT" + bytes(13))
     with pytest.raises(DataError, match=r"bomb\.png: .*60000x60000 pixels, more than the 1000 megapixels"):
-        read(tmp_path / "bomb.png")
+        read(LocalImage.at(tmp_path / "bomb.png"))
 
 
 BROKEN = {
@@ -213,11 +217,12 @@ def test_broken_pictures_end_in_our_words_alone(tmp_path):
     for name, data in BROKEN.items():
         (tmp_path / f"{name}.jpg").write_bytes(data())
     program = (
-        "import sys; from pathlib import Path; from difftrain import DataError\n"
+        "import sys; from pathlib import Path; from difftrain import DataError, LocalImage\n"
         "from difftrain.data.file_facts import read_all; from difftrain.data.image import open_upright\n"
         "for path in Path(sys.argv[1]).iterdir():\n"
-        "    read_all([str(path)], decode=False); read_all([str(path)], decode=True)\n"
-        "    try: open_upright(path)\n"
+        "    image = LocalImage.at(path)\n"
+        "    read_all([(image, None)], decode=False); read_all([(image, None)], decode=True)\n"
+        "    try: open_upright(image)\n"
         "    except DataError as error: print(error)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
@@ -236,6 +241,6 @@ def test_whatever_is_broken_is_told_as_an_unreadable_picture(tmp_path, kind):
         for _ in range(draws.choice((1, 4, 30))):
             changed[draws.randrange(min(len(changed), draws.choice((60, 300, 10**6))))] = draws.randrange(256)
         path.write_bytes(changed)
-        read_all([str(path)], decode=True)
+        read_all([(LocalImage.at(path), None)], decode=True)
         with contextlib.suppress(DataError):
-            open_upright(path)
+            open_upright(LocalImage.at(path))

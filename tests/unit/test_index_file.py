@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, edit_set, picture
+from data_plans import SilentReporter, caption, data_plan, edit_set, local, picture
 
-from difftrain import DataError
+from difftrain import DataError, LocalImage
 from difftrain.data import index_file
 from difftrain.data.captions import TextfileCaptions
 from difftrain.data.index import ImageIndex
@@ -42,7 +42,7 @@ def path(tmp_path):
 def look(path, files):
     """How many files were read, and the notes."""
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
-        facts = index.examine(files, phase)
+        facts = index.examine(local(files), phase)
         assert [(one.width, one.height, one.error) for one in facts] == [(16, 16, None)] * len(files)
         return index.hashed, list(index.notes)
 
@@ -92,14 +92,14 @@ def bit_in_a_value(path):
 def other_tables(path):
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE files (other TEXT)")
+        connection.execute("CREATE TABLE images (other TEXT)")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 
 def fewer_columns(path):
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER)")
+        connection.execute("CREATE TABLE images (place BLOB PRIMARY KEY, stamp TEXT)")
 
 
 def a_write_ahead_log_of_format_1(path):
@@ -144,10 +144,10 @@ def test_damaged_index_is_begun_anew_and_said_once(path, files, damage):
 def test_index_that_is_damaged_while_it_is_open_is_begun_anew(path, files, damage):
     filled(path, files)
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
-        index.examine(files[:5], phase)
+        index.examine(local(files[:5]), phase)
         damage(path)
         picture(files[0].parent / "new.png", (16, 16))
-        facts = index.examine([*files, files[0].parent / "new.png"], phase)
+        facts = index.examine(local([*files, files[0].parent / "new.png"]), phase)
         assert {(one.width, one.error) for one in facts} == {(16, None)}
         assert len(index.notes) <= 1  # pages that SQLite holds in memory are whole
     read, notes = look(path, files)
@@ -164,10 +164,10 @@ def test_damaged_caption_is_read_again(tmp_path, path):
     image = picture(tmp_path / "a.png")
     caption(image, "make it blue")
     with ImageIndex(path) as index:
-        index.captions(TextfileCaptions(), [("a", image)])
+        index.captions(TextfileCaptions(), [LocalImage.at(image)])
     path.write_bytes(path.read_bytes().replace(b"make it blue", b"make it blur"))
     with ImageIndex(path) as index:
-        assert index.captions(TextfileCaptions(), [("a", image)]) == ([("make it blue",)], {})
+        assert index.captions(TextfileCaptions(), [LocalImage.at(image)]) == ([("make it blue",)], {})
         assert len(index.notes) == 1
 
 
@@ -175,7 +175,7 @@ def test_index_of_a_newer_format_stays_as_it_is(path, files):
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {FORMAT + 97}")
-        connection.execute("CREATE TABLE files (other TEXT)")
+        connection.execute("CREATE TABLE images (other TEXT)")
     before = path.read_bytes()
     read, notes = look(path, files)
     assert (read, len(notes)) == (COUNT, 1)
@@ -194,7 +194,7 @@ def test_notes_of_the_index_reach_the_user(tmp_path):
 
 def test_the_journal_is_one_that_network_disks_can_have(path, files):
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
-        index.examine(files[:1], phase)
+        index.examine(local(files[:1]), phase)
         assert not path.with_name("index.sqlite-wal").exists()
         assert path.read_bytes()[18:20] == b"\x01\x01"  # the file format's marks of a rollback journal
 
@@ -217,10 +217,11 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from data_plans import SilentReporter
 from difftrain.data.index import ImageIndex
+from difftrain.data.local_image import LocalImage
 import difftrain.data.index as module
-module._FILES_A_CHUNK = 10
+module._IMAGES_A_CHUNK = 10
 with ImageIndex(Path(sys.argv[2])) as index, SilentReporter().phase("scan") as phase:
-    facts = index.examine(sorted(Path(sys.argv[3]).glob("*-long*.png")), phase)
+    facts = index.examine([LocalImage.at(path) for path in sorted(Path(sys.argv[3]).glob("*-long*.png"))], phase)
     assert all(one.width == 16 for one in facts)
     print(len(index.notes))
 """
@@ -249,9 +250,9 @@ def test_index_on_a_read_only_disk_is_done_without_where_it_lacks(small_disk, fi
     filled(folder / "index.sqlite", files[:100])
     protect()
     with ImageIndex(folder / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        index.examine(files, phase)
+        index.examine(local(files), phase)
         assert index.hashed == COUNT - 100
-        index.examine(files, phase)  # what it read stays known
+        index.examine(local(files), phase)  # what it read stays known
         assert index.hashed == COUNT - 100
         assert len(index.notes) == 1
         assert "cannot be written" in index.notes[0]

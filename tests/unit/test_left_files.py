@@ -6,6 +6,7 @@ from PIL import Image
 
 from difftrain import DataError
 from difftrain.data.image import open_upright
+from difftrain.data.local_image import LocalImage
 from difftrain.data.prepare import prepare_samples
 
 
@@ -36,8 +37,8 @@ def test_what_pillow_reads_is_read(tmp_path, name, kind):
     Image.new("RGB", (96, 64), "red").save(path, format=kind)
     caption(path, "red")
     [sample] = prepare(data_plan(tmp_path, edit_set(tmp_path))).samples
-    assert sample.target.record.path == path
-    assert open_upright(path).size == (96, 64)
+    assert sample.target.record.image.path == path
+    assert open_upright(LocalImage.at(path)).size == (96, 64)
 
 
 def test_a_file_of_another_format_than_its_name_says_is_read(tmp_path):
@@ -52,7 +53,7 @@ def test_first_frame_of_an_animation_is_used_and_said_at_every_start(tmp_path):
     frames = [Image.new("RGB", (96, 64), colour) for colour in ("red", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     caption(path, "red")
-    assert open_upright(path).getpixel((0, 0)) == (255, 0, 0)
+    assert open_upright(LocalImage.at(path)).getpixel((0, 0)) == (255, 0, 0)
     for _ in range(2):
         [note] = notes_of(tmp_path)
         assert note == "dataset 'edits': 1 pictures have several frames, of which the first is used: a.gif"

@@ -28,7 +28,7 @@ def made(tmp_path):
     plan, sources = generator_plan(tmp_path, Superresolution()), records(tmp_path, 3)
     assert make(tmp_path, plan, sources).written == 3
     (tmp_path / "index.sqlite").unlink()
-    return plan, sources, [record.path for record in planned_records(plan, sources)]
+    return plan, sources, [record.image.path for record in planned_records(plan, sources)]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
@@ -37,10 +37,10 @@ def test_picture_that_the_system_does_not_open_is_kept_and_named(tmp_path, made,
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
     read = file_facts._content
 
-    def refusing(name):
-        if name == str(paths[1]):
-            raise OSError(number, os.strerror(number), name)
-        return read(name)
+    def refusing(image):
+        if image.place == str(paths[1]):
+            raise OSError(number, os.strerror(number), image.place)
+        return read(image)
 
     with monkeypatch.context() as patch:
         patch.setattr(file_facts, "_content", refusing)
@@ -71,10 +71,10 @@ def test_picture_that_another_run_removes_meanwhile_is_made_again_without_a_note
     plan, sources, paths = made
     read = file_facts._content
 
-    def vanishing(name):
-        if name == str(paths[1]):
+    def vanishing(image):
+        if image.place == str(paths[1]):
             paths[1].unlink(missing_ok=True)
-        return read(name)
+        return read(image)
 
     with monkeypatch.context() as patch:
         patch.setattr(file_facts, "_content", vanishing)

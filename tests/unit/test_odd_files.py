@@ -12,6 +12,7 @@ from difftrain import DataError
 from difftrain.data import walk
 from difftrain.data.captions import FilenameCaptions, TextfileCaptions
 from difftrain.data.image import open_upright
+from difftrain.data.local_image import LocalImage
 from difftrain.data.prepare import prepare_samples
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
@@ -92,7 +93,7 @@ def test_a_limit_draws_among_names_that_are_not_utf8(tmp_path):
 
 def test_a_name_that_is_not_utf8_gives_no_caption(tmp_path):
     with pytest.raises(DataError, match=r"caf\\xe9.png: its name is not UTF-8"):
-        FilenameCaptions().captions(tmp_path / f"{NOT_UTF8}.png", "")
+        FilenameCaptions().captions(LocalImage.at(tmp_path / f"{NOT_UTF8}.png"))
 
 
 def test_names_are_printed_on_one_line_whatever_they_hold(tmp_path):
@@ -119,7 +120,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, monkeypatch, ki
         odd.symlink_to(odd if kind == "loop" else tmp_path / "gone.png")
     assert problem_of(tmp_path).startswith("dataset 'edits': 1 files and folders cannot be used: x.png (")
     with pytest.raises(DataError, match=r"x\.png"):
-        open_upright(odd)
+        open_upright(LocalImage.at(odd))
 
 
 def test_link_to_a_folder_that_is_gone_is_told(tmp_path):
@@ -162,7 +163,7 @@ def test_caption_whose_name_would_be_too_long_is_a_missing_caption(tmp_path):
     name = "n" * 252 + ".ppm"
     with pytest.raises(OSError, match="too long"):
         (tmp_path / name).touch()
-    assert TextfileCaptions().captions(tmp_path / name, "") is None
+    assert TextfileCaptions().captions(LocalImage.at(tmp_path / name)) is None
 
 
 def test_twins_by_case_and_by_accent_are_told_apart_or_told(tmp_path):

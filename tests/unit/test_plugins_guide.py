@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from data_plans import SilentReporter, data_plan, edit_set, picture
 from PIL import Image
 
 from difftrain import RunStart, ValidationResult, contracts
 from difftrain.data.extras import stack_extras
+from difftrain.data.prepare import prepare_samples
 from difftrain.plugins import hookspecs
 from difftrain.plugins.load import load_plugins
 from difftrain.testing import check_generator
+from difftrain_flux_kontext.pairing import ReferenceStrict
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 
@@ -103,6 +109,28 @@ def test_the_guides_observer_keeps_the_best_sheet(load, tmp_path):
         sheet.write_text(str(step))
         observer.validation_end(ValidationResult(step=step, metrics={"psnr": psnr}, files={"sheet": sheet}))
     assert (tmp_path / "best.png").read_text() == "2"
+
+
+def test_the_guides_data_source_gives_pairs(tmp_path):
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "class JsonImages" in text)
+    (tmp_path / "rows.py").write_text(block, encoding="utf-8")
+    source = load_plugins(files=[tmp_path / "rows.py"]).registry.find("data source", "json")
+    image, reference = (base64.b64encode(png(tmp_path, seed)).decode() for seed in (1, 2))
+    rows = [{"id": name, "image": image, "caption": f"edit {name}", "reference": reference} for name in "ba"]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    plan = replace(
+        edit_set(tmp_path),
+        source=source(json_file=tmp_path / "pairs.json"),
+        takes_source_captions=True,
+        row_pairing=ReferenceStrict(),
+    )
+    prepared = prepare_samples(data_plan(tmp_path, plan), reporter=SilentReporter())
+    shown = [(one.target.record.key, one.captions, len(one.choices[0].references)) for one in prepared.samples]
+    assert shown == [("a", ("edit a",), 1), ("b", ("edit b",), 1)]
+
+
+def png(folder, seed):
+    return picture(folder / "x.png", seed=seed).read_bytes()
 
 
 def test_the_table_lists_exactly_the_hooks_that_exist():

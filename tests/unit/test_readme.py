@@ -21,8 +21,12 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-PLUGIN_FILES = {"grey.py": ROOT / "README.md", "posterize.py": ROOT / "docs" / "plugins.md"}
-"""Plugins that a page shows in full, in its first Python block."""
+PLUGIN_FILES = {
+    "grey.py": (ROOT / "README.md", "class Grey"),
+    "posterize.py": (ROOT / "docs" / "plugins.md", "class Posterize"),
+    "rows.py": (ROOT / "docs" / "plugins.md", "class JsonImages"),
+}
+"""Plugins that a page shows in full, in the Python block that defines a class."""
 BASE = {"model_family": "flux", "model_flavour": "kontext", "max_train_steps": 1}
 PHOTOS = [{"id": "photos", "instance_data_dir": "photos"}]
 
@@ -62,8 +66,9 @@ def snippets() -> list[Snippet]:
 def plugin_files(tmp_path, monkeypatch):
     """The plugins of all pages, in the current folder as their reader has saved them."""
     monkeypatch.chdir(tmp_path)
-    for name, page in PLUGIN_FILES.items():
-        Path(name).write_text(blocks(page, "python")[0], encoding="utf-8")
+    for name, (page, defined) in PLUGIN_FILES.items():
+        (block,) = (text for text in blocks(page, "python") if defined in text)
+        Path(name).write_text(block, encoding="utf-8")
     return list(PLUGIN_FILES)
 
 

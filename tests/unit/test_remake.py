@@ -176,7 +176,7 @@ def test_pictures_are_drawn_while_no_other_thread_may_move_the_image_encoder(pro
 
 def test_encoders_leave_the_device_when_a_picture_cannot_be_encoded_again(project):
     spoil(project, project.visits[0], text=False)
-    project.visits[0].sample.target.record.path.unlink()
+    project.visits[0].sample.target.record.image.path.unlink()
     with pytest.raises(DataError, match=r"a\.png"):
         project.reader.read(project.visits)
     project.reader.read(project.visits[1:])

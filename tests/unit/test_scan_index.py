@@ -1,11 +1,12 @@
 import os
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, picture, two_folders
+from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, local, picture, two_folders
 
 from difftrain import DataError
 from difftrain.data.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.index import ImageIndex
+from difftrain.data.local_image import LocalImage
 from difftrain.data.prepare import prepare_samples
 from difftrain.data.scan import scan
 from difftrain.data.sources import LocalSource
@@ -22,7 +23,7 @@ def test_folder_is_walked_and_sorted_and_hidden_files_are_skipped(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.touch()
     listed = LocalSource(instance_data_dir=tmp_path).list_images()
-    assert [relative for relative, _ in listed] == ["a.webp", "b.png", "sub/a.JPG"]
+    assert [image.key for image in listed] == ["a.webp", "b.png", "sub/a.JPG"]
 
 
 def test_linked_folders_are_followed_once(tmp_path):
@@ -30,9 +31,7 @@ def test_linked_folders_are_followed_once(tmp_path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "root")
-    assert [relative for relative, _ in LocalSource(instance_data_dir=tmp_path / "root").list_images()] == [
-        "link/a.png"
-    ]
+    assert [image.key for image in LocalSource(instance_data_dir=tmp_path / "root").list_images()] == ["link/a.png"]
 
 
 def test_missing_and_empty_folders_are_errors(tmp_path):
@@ -45,25 +44,25 @@ def test_missing_and_empty_folders_are_errors(tmp_path):
 def test_caption_file_lines_are_alternatives(tmp_path):
     image = tmp_path / "a.b.png"
     (tmp_path / "a.b.txt").write_text("\ufeffmake it red\n\n make it blue \n", encoding="utf-8")
-    assert TextfileCaptions().captions(image, "a.b") == ("make it red", "make it blue")
+    assert TextfileCaptions().captions(LocalImage.at(image)) == ("make it red", "make it blue")
 
 
 def test_empty_caption_file_is_an_empty_caption_and_no_file_is_none(tmp_path):
     (tmp_path / "a.txt").touch()
-    assert TextfileCaptions().captions(tmp_path / "a.png", "a") == ("",)
-    assert TextfileCaptions().captions(tmp_path / "b.png", "b") is None
+    assert TextfileCaptions().captions(LocalImage.at(tmp_path / "a.png")) == ("",)
+    assert TextfileCaptions().captions(LocalImage.at(tmp_path / "b.png")) is None
 
 
 def test_instance_prompt_is_prepended_when_asked(tmp_path):
     (tmp_path / "a.txt").write_text("red")
     with_prompt = TextfileCaptions(instance_prompt="make it", prepend_instance_prompt=True)
-    assert with_prompt.captions(tmp_path / "a.png", "a") == ("make it red",)
-    assert TextfileCaptions(instance_prompt="make it").captions(tmp_path / "a.png", "a") == ("red",)
+    assert with_prompt.captions(LocalImage.at(tmp_path / "a.png")) == ("make it red",)
+    assert TextfileCaptions(instance_prompt="make it").captions(LocalImage.at(tmp_path / "a.png")) == ("red",)
 
 
 def test_file_name_and_instance_prompt_captions(tmp_path):
-    assert FilenameCaptions().captions(tmp_path / "make_it-red.png", "x/make_it-red") == ("make it red",)
-    assert InstancePrompt(instance_prompt="edit").captions(tmp_path / "a.png", "a") == ("edit",)
+    assert FilenameCaptions().captions(LocalImage.at(tmp_path / "make_it-red.png")) == ("make it red",)
+    assert InstancePrompt(instance_prompt="edit").captions(LocalImage.at(tmp_path / "a.png")) == ("edit",)
 
 
 def test_record_has_the_upright_size_and_the_path_below_the_root_as_key(tmp_path):
@@ -185,9 +184,9 @@ def test_two_open_indexes_share_one_file(tmp_path):
     files = [picture(tmp_path / f"{number}.png", seed=number) for number in range(4)]
     with ImageIndex(tmp_path / "index.sqlite") as first, ImageIndex(tmp_path / "index.sqlite") as second:
         with SilentReporter().phase("scan") as phase:
-            first.examine(files[:2], phase)
-            second.examine(files, phase)
-            first.examine(files, phase)
+            first.examine(local(files[:2]), phase)
+            second.examine(local(files), phase)
+            first.examine(local(files), phase)
         assert (first.hashed, second.hashed) == (2, 2)
 
 
@@ -195,9 +194,9 @@ def test_file_that_cannot_be_opened_is_tried_again(tmp_path):
     link = tmp_path / "a.png"
     link.symlink_to(tmp_path / "later.png")
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        assert index.examine([link], phase)[0].error == "no such file or directory"
+        assert index.examine(local([link]), phase)[0].error == "no such file or directory"
         picture(tmp_path / "later.png")
-        assert index.examine([link], phase)[0].error is None
+        assert index.examine(local([link]), phase)[0].error is None
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
@@ -205,7 +204,7 @@ def test_file_cut_short_is_found_by_the_scan(tmp_path, suffix):
     path = picture(tmp_path / f"a.{suffix}", (300, 300))
     os.truncate(path, path.stat().st_size // 2)
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        assert index.examine([path], phase)[0].error
+        assert index.examine(local([path]), phase)[0].error
 
 
 def test_jpeg_cut_short_behind_a_whole_thumbnail_is_found_by_the_scan(tmp_path):
@@ -213,4 +212,4 @@ def test_jpeg_cut_short_behind_a_whole_thumbnail_is_found_by_the_scan(tmp_path):
     path = picture(tmp_path / "a.jpg", (300, 300), exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00" + thumbnail)
     os.truncate(path, path.stat().st_size // 2)
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
-        assert index.examine([path], phase)[0].error
+        assert index.examine(local([path]), phase)[0].error

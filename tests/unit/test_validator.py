@@ -8,6 +8,7 @@ import torch
 from data_plans import SilentReporter, picture
 from PIL import Image
 
+from difftrain.data.local_image import LocalImage
 from difftrain.train.drawn_files import open_drawn
 from difftrain.train.scenes import Scene
 from difftrain.train.sheet import CELL, GAP
@@ -20,7 +21,9 @@ SIZE = (32, 32)
 def grey(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", SIZE, (value, value, value)).save(path)
-    record = ImageRecord(dataset_id="d", key=path.stem, path=path, width=32, height=32, content_hash=path.stem)
+    record = ImageRecord(
+        dataset_id="d", key=path.stem, image=LocalImage.at(path), width=32, height=32, content_hash=path.stem
+    )
     return PlacedImage(record=record, geometry=Geometry(resize=SIZE, crop=(0, 0), bucket=SIZE))
 
 
@@ -102,7 +105,7 @@ def test_psnr_is_the_mean_over_the_seeds_and_that_of_the_reference_beside_it(val
 def test_a_reference_of_another_size_is_not_measured(validate, tmp_path):
     picture(tmp_path / "wide.png", (64, 32))
     record = ImageRecord(
-        dataset_id="d", key="wide", path=tmp_path / "wide.png", width=64, height=32, content_hash="wide"
+        dataset_id="d", key="wide", image=LocalImage.at(tmp_path / "wide.png"), width=64, height=32, content_hash="wide"
     )
     wide = PlacedImage(record=record, geometry=Geometry(resize=(64, 32), crop=(0, 0), bucket=(64, 32)))
     _, drawn = validate(3, 100, references=(wide,))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from difftrain.data.buckets import assign_bucket
 from difftrain.data.image import load_placed
+from difftrain.data.local_image import LocalImage
 from difftrain.data.views import TextViews, source_box
 from difftrain.errors import PluginError
 from difftrain.types import Geometry, GeometryRules, ImageRecord, PlacedImage
@@ -65,13 +66,13 @@ def placed(tmp_path):
     """An image of 96x64 pixels of which the middle 48x48 are encoded as 24x24."""
     path = picture(tmp_path / "a.png", (96, 64), seed=3)
     content = hashlib.sha256(path.read_bytes()).hexdigest()
-    record = ImageRecord(dataset_id="d", key="a", path=path, width=96, height=64, content_hash=content)
+    record = ImageRecord(dataset_id="d", key="a", image=LocalImage.at(path), width=96, height=64, content_hash=content)
     return PlacedImage(record=record, geometry=Geometry(resize=(48, 32), crop=(12, 4), bucket=(24, 24)))
 
 
 def test_a_view_of_another_size_is_resized_once_from_the_source(placed):
     seen = TextViews(lambda size: (18, 20)).load(placed)
-    with Image.open(placed.record.path) as image:
+    with Image.open(placed.record.image.path) as image:
         expected = image.resize((18, 20), Image.Resampling.LANCZOS, box=(24, 8, 72, 56))
         twice = load_placed(placed).resize((18, 20), Image.Resampling.LANCZOS)
     assert seen.tobytes() == expected.tobytes()

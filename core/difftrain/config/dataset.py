@@ -63,12 +63,14 @@ class DatasetConfig(Options):
     max_num_samples: int | None = Field(None, ge=1)
     """Take only so many samples, the same ones in every run of one seed."""
     caption_strategy: str | None = None
-    """Where captions come from; null on a reference set takes the edit set's."""
+    """Where captions come from; default: the data source where it gives any, else the run's. Null on a reference set
+    takes the edit set's."""
 
     conditioning_data: tuple[str, ...] = ()
     """On an edit set: id or list of ids of its reference sets."""
     conditioning_type: str | None = None
-    """On a reference set: how its images follow the edit images."""
+    """On a reference set: how its images follow the edit images. Where images bring the references of their row: how
+    these follow, reference_strict unless said."""
     conditioning: tuple[dict[str, Any], ...] = ()
     """On an edit set: one generator or a list of them, which make references from its images."""
     text_embeds: str | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.config.options import Options
-from difftrain.types import Geometry, GeometryRules, ImageRecord
+from difftrain.types import Geometry, GeometryRules, ImageRecord, SourceImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +40,8 @@ class ConditioningGenerator(Options, ABC):
 
 
 class Pairing(Options, ABC):
-    """How a reference follows its edit image: ``conditioning_type: NAME`` on a reference set.
+    """How a reference follows its edit image: ``conditioning_type: NAME`` on a reference set, or on an edit set whose
+    data source gives references with its images.
 
     Fields become dataset keys.
     """
@@ -68,8 +69,8 @@ class Pairing(Options, ABC):
 class Listing:
     """What a data source has, and what of it is not used."""
 
-    images: Sequence[tuple[str, Path]]
-    """(path below the root as posix text, file) of every image, sorted by the first."""
+    images: Sequence[SourceImage]
+    """Every image, sorted by its key."""
     others: Sequence[str] = ()
     """Other files, as paths below the root: captions, videos, pictures of kinds that are not read."""
     written: Mapping[str, int] = field(default_factory=dict)
@@ -86,17 +87,20 @@ class DataSource(Options, ABC):
     """Where a dataset's images come from: ``type: NAME``. Fields become dataset keys."""
 
     name: ClassVar[str]
+    gives_references: ClassVar[bool] = False
+    """Whether images may bring the references of their row. ``conditioning_type`` of an entry then says how these are
+    placed, and the entry is an edit set unless another one names it in ``conditioning_data``."""
 
     @abstractmethod
-    def list_images(self) -> Iterable[tuple[str, Path]]:
-        """(path below the root as posix text, file) of every image, sorted by the first.
+    def list_images(self) -> Iterable[SourceImage]:
+        """Every image, in any order; none of them is opened.
 
         Raises:
             DataError: If the source does not exist or cannot be read.
         """
 
     def survey(self, written: Mapping[str, Path]) -> Listing:
-        """The images without those that runs write, and whatever else the source can tell.
+        """The images without those that runs write, sorted, and whatever else the source can tell.
 
         Args:
             written: Folders that this run writes, by the name that a message calls them.
@@ -105,30 +109,33 @@ class DataSource(Options, ABC):
             DataError: If the source does not exist or cannot be read.
         """
         prefixes = {os.path.abspath(folder) + os.sep: name for name, folder in written.items()}  # noqa: PTH100
-        images: list[tuple[str, Path]] = []
+        images: list[SourceImage] = []
         left_out: Counter[str] = Counter()
-        for below, path in self.list_images():
-            inside = next((name for prefix, name in prefixes.items() if str(path).startswith(prefix)), None)
+        for image in self.list_images():
+            inside = next((name for prefix, name in prefixes.items() if image.place.startswith(prefix)), None)
             if inside is None:
-                images.append((below, path))
+                images.append(image)
             else:
                 left_out[inside] += 1
-        return Listing(images=images, written=left_out)
+        return Listing(images=sorted(images, key=lambda image: image.key), written=left_out)
 
 
 class CaptionSource(Options, ABC):
-    """Where an image's captions come from: ``caption_strategy: NAME``. Fields become dataset keys."""
+    """Where an image's captions come from: ``caption_strategy: NAME``. Fields become dataset keys.
+
+    It is not asked where the data source gives captions itself and the dataset entry names no strategy.
+    """
 
     name: ClassVar[str]
 
     @abstractmethod
-    def files(self, image: Path) -> tuple[Path, ...]:
+    def files(self, image: SourceImage) -> tuple[Path, ...]:
         """Files whose change must change the captions, whether they exist or not; may be empty."""
 
     @abstractmethod
-    def captions(self, image: Path, key: str) -> tuple[str, ...] | None:
+    def captions(self, image: SourceImage) -> tuple[str, ...] | None:
         """The captions of one image, or None when it has none.
 
         Raises:
-            DataError: If a caption file cannot be read.
+            DataError: If a caption file cannot be read, or there can be none since the image is no file.
         """

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from difftrain.config.schema import DatasetConfig
 from difftrain.data.near_captions import near_captions
@@ -24,7 +23,7 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    strangers: dict[str, dict[Path, ImageRecord]] = field(default_factory=dict)
+    strangers: dict[str, dict[str, ImageRecord]] = field(default_factory=dict)
     """By reference set: pictures that belong to no edit image of any edit set that was matched so far."""
 
     def raise_problems(self) -> None:
@@ -52,7 +51,7 @@ def audit_matching(
     """
     where = f"dataset {edits!r}"
     if matching.missing:
-        names = first_few(_name(record) for record in matching.missing)
+        names = first_few(record.name for record in matching.missing)
         text = f"{where}: {len(matching.missing)} of {total} images have no reference in {references!r}: {names}"
         if skip_missing:
             findings.notes.append(f"{text}; left out (on_missing: skip)")
@@ -60,7 +59,7 @@ def audit_matching(
             findings.problems.append(f"{text}\nhint: {_missing_hint(matching)}")
     if matching.ambiguous:
         pairs = first_few(
-            f"{_name(record)} (could be {' or '.join(_name(candidate) for candidate in candidates)})"
+            f"{record.name} (could be {' or '.join(candidate.name for candidate in candidates)})"
             for record, candidates in matching.ambiguous
         )
         findings.problems.append(
@@ -70,15 +69,27 @@ def audit_matching(
         )
     before = findings.strangers.get(references)
     findings.strangers[references] = {
-        record.path: record for record in matching.unused if before is None or record.path in before
+        record.image.key: record for record in matching.unused if before is None or record.image.key in before
     }
+
+
+def audit_rows(findings: Findings, *, dataset: str, total: int, lacking: Sequence[ImageRecord], skip: bool) -> None:
+    """Images without a reference in an edit set whose other images bring theirs."""
+    if not lacking:
+        return
+    names = first_few(record.name for record in lacking)
+    text = f"dataset {dataset!r}: {len(lacking)} of {total} images have no reference in their row: {names}"
+    if skip:
+        findings.notes.append(f"{text}; left out (on_missing: skip)")
+    else:
+        findings.problems.append(f'{text}\nhint: add the references to the data source, or set "on_missing": "skip"')
 
 
 def audit_strangers(findings: Findings) -> None:
     """References that belong to nothing, once every edit set is matched: several may share one reference set."""
     for references, strangers in findings.strangers.items():
         if strangers:
-            names = first_few(_name(record) for record in strangers.values())
+            names = first_few(record.name for record in strangers.values())
             findings.notes.append(f"dataset {references!r}: {len(strangers)} references have no edit image: {names}")
 
 
@@ -88,7 +99,7 @@ def _missing_hint(matching: Matching) -> str:
     for record in matching.missing:
         alike = unused.get(record.key.casefold())
         if alike is not None:
-            return f"names must be equal in upper and lower case: {_name(record)} and {_name(alike)}"
+            return f"names must be equal in upper and lower case: {record.name} and {alike.name}"
     return (
         'name each reference after its edit image (same folder, same stem, any extension), or set "on_missing": "skip"'
     )
@@ -110,17 +121,25 @@ def audit_misfits(
 
 
 def audit_uncaptioned(
-    findings: Findings, *, dataset: str, total: int, records: Sequence[ImageRecord], others: Sequence[str]
+    findings: Findings,
+    *,
+    dataset: str,
+    total: int,
+    records: Sequence[ImageRecord],
+    others: Sequence[str],
+    captioned_by_source: bool = False,
 ) -> None:
     """Samples that get no caption from anywhere.
 
     Args:
         others: Files of the data set that are no images: some may have been meant as captions.
+        captioned_by_source: Whether the other captions are the data source's own, so that files play no part.
     """
     if records:
-        names = first_few(_name(record) for record in records)
-        advice = near_captions(records, others) or (
-            "add a caption file to each (an empty file is an empty caption), "
+        names = first_few(record.name for record in records)
+        remedy = "give each one in the data source" if captioned_by_source else "add a caption file to each"
+        advice = (None if captioned_by_source else near_captions(records, others)) or (
+            f"{remedy} (an empty {'text' if captioned_by_source else 'file'} is an empty caption), "
             'or set "caption_strategy": null to train without captions'
         )
         findings.problems.append(
@@ -147,7 +166,7 @@ def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
     for record in scan.records:
         earlier = first.setdefault(record.content_hash, record)
         if earlier is not record:
-            doubles.append(f"{_name(record)} = {_name(earlier)}")
+            doubles.append(f"{record.name} = {earlier.name}")
     if doubles:
         findings.notes.append(f"dataset {dataset!r}: {len(doubles)} pictures are duplicates: {first_few(doubles)}")
 
@@ -158,7 +177,7 @@ def audit_empty_captions(findings: Findings, samples: Iterable[Sample]) -> None:
     for sample in samples:
         drawn = (caption for choice in sample.choices for caption in choice.captions or sample.captions)
         if not all(drawn):
-            empty[sample.dataset_id].append(_name(sample.target.record))
+            empty[sample.dataset_id].append(sample.target.record.name)
     for dataset, names in empty.items():
         findings.notes.append(f"dataset {dataset!r}: {len(names)} images have an empty caption: {first_few(names)}")
 
@@ -177,16 +196,21 @@ def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence
         for reference in (placed.record for choice in sample.choices for placed in choice.references):
             totals[reference.dataset_id] += 1
             if reference.content_hash == own:
-                copies[reference.dataset_id].append(_name(reference))
+                copies[reference.dataset_id].append(reference.name)
             elif reference.content_hash in edits:
-                others[reference.dataset_id].append(f"{_name(reference)} = {_name(edits[reference.content_hash])}")
+                others[reference.dataset_id].append(f"{reference.name} = {edits[reference.content_hash].name}")
     for references, names in copies.items():
         all_of_them = len(names) == totals[references]
+        remedy = (
+            "give each row its unedited picture as the reference"
+            if references == dataset.id
+            else f"name the folder of the unedited pictures as instance_data_dir of {references!r}"
+        )
         if all_of_them and not dataset.allow_identical_references:
             findings.problems.append(
                 f"dataset {dataset.id!r}: all {len(names)} references in {references!r} are the edit images "
                 f"themselves, so nothing would be learnt but to copy: {first_few(names)}\n"
-                f"hint: name the folder of the unedited pictures as instance_data_dir of {references!r}, or set "
+                f"hint: {remedy}, or set "
                 '"allow_identical_references": true on the edit set to teach that nothing changes'
             )
         else:
@@ -212,12 +236,43 @@ def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: I
         record = sample.target.record
         counts[sample.dataset_id] += 1
         if twin := known.get(record.content_hash):
-            leaks[sample.dataset_id].append(f"{_name(record)} = {twin.dataset_id}/{_name(twin.target.record)}")
+            leaks[sample.dataset_id].append(f"{record.name} = {twin.dataset_id}/{twin.target.record.name}")
     for dataset, names in leaks.items():
         findings.notes.append(
             f"dataset {dataset!r}: {len(names)} of {counts[dataset]} held-out pictures are trained on too, so they "
             f"show nothing about unseen pictures: {first_few(names)}"
         )
+
+
+def check_counts(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
+    """Make sure that no sample has more references at once than the model can take.
+
+    Those of reference sets and generators are counted with the config; only the images themselves tell how many their
+    rows bring.
+
+    Args:
+        samples: Those that are trained on or measured.
+        most: As :attr:`~difftrain.contracts.ModelFlavour.max_references`.
+        flavour: Whose limit it is.
+
+    Raises:
+        DataError: Naming the images of each dataset.
+    """
+    totals: Counter[str] = Counter()
+    crowded: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        totals[sample.dataset_id] += 1
+        count = max(len(choice.references) for choice in sample.choices)
+        if count > most:
+            crowded[sample.dataset_id].append(f"{sample.target.record.name} ({count})")
+    problems = [
+        f"dataset {dataset_id!r}: {len(names)} of {totals[dataset_id]} images have more references than flavour "
+        f"{flavour!r} can take, {most}: {first_few(names)}\n"
+        "hint: take references out of their rows, or set another model_flavour"
+        for dataset_id, names in crowded.items()
+    ]
+    if problems:
+        raise DataError(*problems)
 
 
 def check_areas(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
@@ -234,7 +289,7 @@ def check_areas(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
     images: dict[str, dict[str, Size]] = defaultdict(dict)
     for sample in samples:
         for image in (sample.target, *(image for choice in sample.choices for image in choice.references)):
-            images[image.record.dataset_id][_name(image.record)] = image.geometry.bucket
+            images[image.record.dataset_id][image.record.name] = image.geometry.bucket
     problems = []
     for dataset_id, sizes in images.items():
         large = {name: (width, height) for name, (width, height) in sizes.items() if width * height > most}
@@ -247,8 +302,3 @@ def check_areas(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
             )
     if problems:
         raise DataError(*problems)
-
-
-def _name(record: ImageRecord) -> str:
-    """Path below the dataset's root, with the extension."""
-    return record.key + record.path.suffix

@@ -6,10 +6,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from difftrain.contracts import Pairing
-from difftrain.data.audit import Findings, audit_matching, audit_misfits, audit_uncaptioned
+from difftrain.data.audit import Findings, audit_matching, audit_misfits, audit_rows, audit_uncaptioned
 from difftrain.data.buckets import assign_bucket
 from difftrain.data.generate import make_missing, planned_records
 from difftrain.data.index import ImageIndex
@@ -23,12 +22,17 @@ from difftrain.types import Geometry, ImageRecord, Phase, PlacedImage, Reference
 
 @dataclass(frozen=True, kw_only=True)
 class _ReferenceSet:
-    """One reference for each edit image that has one: from a folder or a generator."""
+    """What conditions each edit image together: of a reference set, of a generator, or of the image's own row."""
 
     id: str
     pairing: Pairing
     rules_of: DatasetPlan
-    by_target: Mapping[Path, ImageRecord]
+    by_target: Mapping[str, ImageRecord | tuple[ImageRecord, ...]]
+    """By the edit image's key in its source."""
+
+    def of(self, target: ImageRecord) -> tuple[ImageRecord, ...]:
+        found = self.by_target[target.image.key]
+        return found if isinstance(found, tuple) else (found,)
 
 
 class EditSet:
@@ -41,7 +45,7 @@ class EditSet:
         self._scans = scans
         self._findings = findings
         self._references: list[_ReferenceSet] = []
-        self._unreadable_captions = frozenset[Path]().union(
+        self._unreadable_captions = frozenset[str]().union(
             *(scans[name].unreadable_captions for name in (dataset.id, *dataset.references))
         )
         self._sized = _geometry_cache(dataset)
@@ -49,13 +53,15 @@ class EditSet:
         """Images that become samples; those without a reference are taken out as reference sets are matched."""
 
     def gather_references(self) -> None:
-        """Match the reference sets and plan the generators' pictures."""
+        """Take the rows' own references, match the reference sets and plan the generators' pictures."""
+        if self._scans[self.dataset.id].references:
+            self._take_rows()
         for reference_id in self.dataset.references:
             self._match(self._plan.by_id(reference_id))
         self.records = self._limited(self.records)
         for generator in self.dataset.generators:
             planned = planned_records(generator, self.records)
-            by_target = {record.path: made for record, made in zip(self.records, planned, strict=True)}
+            by_target = {record.image.key: made for record, made in zip(self.records, planned, strict=True)}
             self._references.append(
                 _ReferenceSet(id=generator.id, pairing=generator.pairing, rules_of=self.dataset, by_target=by_target)
             )
@@ -79,13 +85,13 @@ class EditSet:
             phase.advance(item=record.key)
             geometry = self._sized(record, self._plan.seed)
             target = PlacedImage(record=record, geometry=geometry)
-            placed = [self._place(reference_set, target, misfits) for reference_set in self._references]
+            placed = [self._place_all(reference_set, target, misfits) for reference_set in self._references]
             if None in placed:
                 continue
-            choices = self._choices([image for image in placed if image is not None])
+            choices = self._choices([images for images in placed if images is not None])
             captions = _own_captions(record, choices, may_be_empty=self.dataset.captions is None)
             if captions is None:
-                if self._unreadable_captions.isdisjoint([record.path, *_reference_paths(choices)]):
+                if self._unreadable_captions.isdisjoint([record.image.place, *_reference_places(choices)]):
                     uncaptioned.append(record)
                 continue
             samples.append(Sample(dataset_id=self.dataset.id, target=target, captions=captions, choices=choices))
@@ -103,8 +109,15 @@ class EditSet:
                 misfits=messages,
                 one_size=self._plan.references_fit_target,
             )
-        others = self._scans[self.dataset.id].others
-        audit_uncaptioned(self._findings, dataset=self.dataset.id, total=total, records=uncaptioned, others=others)
+        scan = self._scans[self.dataset.id]
+        audit_uncaptioned(
+            self._findings,
+            dataset=self.dataset.id,
+            total=total,
+            records=uncaptioned,
+            others=scan.others,
+            captioned_by_source=scan.captioned_by_source,
+        )
 
     def _limited(self, records: list[ImageRecord]) -> list[ImageRecord]:
         """At most ``max_num_samples``, drawn by name, so that a new file changes at most one of the others."""
@@ -112,10 +125,29 @@ class EditSet:
         if limit is None or len(records) <= limit:
             return records
         seed = self._plan.seed
-        order = sorted(records, key=lambda record: derive_seed(seed, "max_num_samples", record.key, record.path.name))
-        kept = {record.path for record in order[:limit]}
+        order = sorted(records, key=lambda record: derive_seed(seed, "max_num_samples", record.key, _file_name(record)))
+        kept = {record.image.key for record in order[:limit]}
         self.left_out["max_num_samples"] += len(records) - limit
-        return [record for record in records if record.path in kept]
+        return [record for record in records if record.image.key in kept]
+
+    def _take_rows(self) -> None:
+        """The references that the images bring; where some bring them, all must."""
+        scan, pairing = self._scans[self.dataset.id], self.dataset.row_pairing
+        if pairing is None:
+            self._findings.problems.append(
+                f"dataset {self.dataset.id!r}: its images bring references, and nothing says how these follow them\n"
+                "hint: set conditioning_type"
+            )
+            return
+        lacking = [record for record in scan.records if not scan.references[record.image.key]]
+        skip = self.dataset.config.on_missing == "skip"
+        audit_rows(self._findings, dataset=self.dataset.id, total=len(scan.records), lacking=lacking, skip=skip)
+        if skip and lacking:
+            self.left_out["on_missing"] += len(lacking)
+        self.records = [record for record in self.records if scan.references[record.image.key]]
+        self._references.append(
+            _ReferenceSet(id=self.dataset.id, pairing=pairing, rules_of=self.dataset, by_target=scan.references)
+        )
 
     def _match(self, references: DatasetPlan) -> None:
         """A partner left out by a size limit leaves the pair out; that is no missing file."""
@@ -142,17 +174,28 @@ class EditSet:
                 f"{references.id!r} leave out their reference"
             )
         if skip:
-            remaining = {record.path for record in self.records}
-            self.left_out["on_missing"] += sum(record.path in remaining for record in everyone.missing)
-        self.records = [record for record in self.records if record.path in everyone.found]
+            remaining = {record.image.key for record in self.records}
+            self.left_out["on_missing"] += sum(record.image.key in remaining for record in everyone.missing)
+        self.records = [record for record in self.records if record.image.key in everyone.found]
         self._references.append(
             _ReferenceSet(id=references.id, pairing=references.pairing, rules_of=references, by_target=everyone.found)
         )
 
-    def _place(
+    def _place_all(
         self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[str]]
+    ) -> tuple[PlacedImage, ...] | None:
+        """What conditions an edit image together; None when one of them does not fit."""
+        placed = [self._place(one, reference_set, target, misfits) for one in reference_set.of(target.record)]
+        fitting = tuple(image for image in placed if image is not None)
+        return fitting if len(fitting) == len(placed) else None
+
+    def _place(
+        self,
+        reference: ImageRecord,
+        reference_set: _ReferenceSet,
+        target: PlacedImage,
+        misfits: Mapping[str, list[str]],
     ) -> PlacedImage | None:
-        reference = reference_set.by_target[target.record.path]
         try:
             geometry = reference_set.pairing.place(
                 target=target.record,
@@ -171,16 +214,23 @@ class EditSet:
             return None
         return PlacedImage(record=reference, geometry=geometry)
 
-    def _choices(self, placed: Sequence[PlacedImage]) -> tuple[ReferenceChoice, ...]:
+    def _choices(self, placed: Sequence[tuple[PlacedImage, ...]]) -> tuple[ReferenceChoice, ...]:
+        """All reference sets at once, or each as one choice of which a visit draws one."""
         if not placed:
             return (ReferenceChoice(references=()),)
         if self._plan.combined and len(placed) > 1:
-            return (ReferenceChoice(references=tuple(placed)),)
-        return tuple(ReferenceChoice(references=(image,), captions=image.record.captions or None) for image in placed)
+            return (ReferenceChoice(references=tuple(image for images in placed for image in images)),)
+        return tuple(
+            ReferenceChoice(references=images, captions=images[0].record.captions or None) for images in placed
+        )
 
 
-def _reference_paths(choices: Sequence[ReferenceChoice]) -> list[Path]:
-    return [placed.record.path for choice in choices for placed in choice.references]
+def _reference_places(choices: Sequence[ReferenceChoice]) -> list[str]:
+    return [placed.record.image.place for choice in choices for placed in choice.references]
+
+
+def _file_name(record: ImageRecord) -> str:
+    return record.image.key.rpartition("/")[2]
 
 
 def _own_captions(

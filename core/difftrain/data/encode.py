@@ -191,7 +191,7 @@ def encode_images(
             for index, image in enumerate(group):
                 cache, key = caches.latents(image)
                 cache.write(key, {"mean": mean[index].clone(), "std": std[index].clone()})
-            phase.advance(len(group), item=str(group[-1].record.path))
+            phase.advance(len(group), item=group[-1].record.image.place)
     return len(missing)
 
 

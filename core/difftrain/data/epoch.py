@@ -80,8 +80,8 @@ def visit_number(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> 
         repeat: 0 is a sample's first visit of an epoch; ``repeats`` asks for more.
     """
     record = sample.target.record
-    # two files of one folder may share a stem: the extension tells them apart
-    return derive_seed(rules.seed, "visit", epoch, sample.dataset_id, record.key, record.path.suffix, repeat)
+    # two images of one folder may share a stem: the extension tells them apart
+    return derive_seed(rules.seed, "visit", epoch, sample.dataset_id, record.key, record.image.extension, repeat)
 
 
 def plan_epoch(

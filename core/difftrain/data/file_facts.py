@@ -1,66 +1,62 @@
-"""What one image file is, read from its bytes: content hash, upright size, whether it is whole."""
+"""What one image is, read from its bytes: content hash, upright size, whether it is whole."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from difftrain.data.image import UNREADABLE, describe, header_facts, open_picture
-from difftrain.data.open_file import open_file
+from difftrain.data.open_file import open_image, stamp_of
 from difftrain.data.patience import patiently
+from difftrain.types import SourceImage
 
 
 class FileFacts(NamedTuple):
-    """What is known of one image file."""
+    """What is known of one image."""
 
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    """Time of change; of one beyond the year 2262 the remainder, which serves as well to see a change."""
+    stamp: str
+    """What :meth:`~difftrain.types.SourceImage.stamp` gave before the bytes were read."""
     sha256: str
     width: int
-    """Pixels, after EXIF rotation; 0 when the file is unreadable."""
+    """Pixels, after EXIF rotation; 0 when it is unreadable."""
     height: int
     error: str | None
-    """Why the file is unreadable."""
+    """Why it is unreadable."""
     decoded: bool
     """Whether all of its pixels were looked at, and not the header alone."""
     refused: int = 0
-    """The errno with which the system refused to open the file. It tells nothing of the content, so such facts must
-    not be remembered; 0 when the file was read."""
+    """The errno with which the image was refused to be opened. It tells nothing of the content, so such facts must
+    not be remembered; 0 when it was read."""
     is_animated: bool = False
     """Whether there are more frames than the one that is used."""
 
 
-def stat(name: str) -> tuple[int, int] | None:
-    """(bytes, mtime_ns) of a file; None when the system gives none."""
+def stamp_or_none(image: SourceImage) -> str | None:
+    """The stamp of an image; None when it cannot be looked at."""
     try:
-        status = os.stat(name)  # noqa: PTH116
+        return stamp_of(image)
     except OSError:
         return None
-    return status.st_size, storable_time(status.st_mtime_ns)
 
 
-def storable_time(mtime_ns: int) -> int:
-    """A file time as 64 bits; beyond 1677 to 2262 it stands for another one, but still changes when that does."""
-    return (mtime_ns + 2**63) % 2**64 - 2**63
+def read_all(images: Sequence[tuple[SourceImage, str | None]], *, decode: bool) -> list[FileFacts]:
+    """Facts of images, each with the stamp that it has been seen to have, if any."""
+    return [_read(image, stamp, decode=decode) for image, stamp in images]
 
 
-def read_all(names: Sequence[str], *, decode: bool) -> list[FileFacts]:
-    return [_read(name, decode=decode) for name in names]
+def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
+    """Facts from an image's bytes.
 
-
-def _read(name: str, *, decode: bool) -> FileFacts:
-    """Facts from a file's bytes."""
+    A stamp is taken before the bytes are read: what changes in between is then noticed by the next scan.
+    """
     try:
-        status, data = patiently(lambda: _content(name))
+        stamp, data = patiently(lambda: (stamp_of(image) if seen is None else seen, _content(image)))
     except OSError as error:
         refused = error.errno or errno.EIO
-        return FileFacts(0, 0, "", 0, 0, describe(error), decoded=False, refused=refused)
+        return FileFacts("", "", 0, 0, describe(error), decoded=False, refused=refused)
     width = height = 0
     is_animated = False
     problem = None
@@ -68,14 +64,13 @@ def _read(name: str, *, decode: bool) -> FileFacts:
     try:
         (width, height), is_animated = header_facts(io.BytesIO(data))
         if decode:
-            with open_picture(io.BytesIO(data)) as image:
-                image.load()
+            with open_picture(io.BytesIO(data)) as picture:
+                picture.load()
     except UNREADABLE as error:
         width = height = 0
         problem = describe(error) if data else "an empty file"
     return FileFacts(
-        status.st_size,
-        storable_time(status.st_mtime_ns),
+        stamp,
         hashlib.sha256(data).hexdigest(),
         width,
         height,
@@ -85,9 +80,9 @@ def _read(name: str, *, decode: bool) -> FileFacts:
     )
 
 
-def _content(name: str) -> tuple[os.stat_result, bytes]:
-    with open_file(name) as stream:
-        return os.fstat(stream.fileno()), stream.read()
+def _content(image: SourceImage) -> bytes:
+    with open_image(image) as stream:
+        return stream.read()
 
 
 def _ends_whole(data: bytes) -> bool:

@@ -29,10 +29,11 @@ from difftrain.data.file_facts import FileFacts
 from difftrain.data.folders import check_writable
 from difftrain.data.image import make_picture
 from difftrain.data.index import ImageIndex
+from difftrain.data.local_image import LocalImage
 from difftrain.data.patience import refusal
 from difftrain.data.plan import GeneratorPlan
 from difftrain.errors import DataError, first_few
-from difftrain.types import ImageRecord, Phase, Recipe, Reporter
+from difftrain.types import ImageRecord, Phase, Recipe, Reporter, SourceImage
 
 FEWEST_FOR_PROCESSES = 24
 """Below this, starting processes takes longer than the work."""
@@ -54,7 +55,7 @@ class MakingResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Task:
-    source: Path
+    source: SourceImage
     recipe: Recipe
     made_hash: str
     path: Path
@@ -72,7 +73,7 @@ def planned_records(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> list
             ImageRecord(
                 dataset_id=plan.id,
                 key=source.key,
-                path=source.path if plan.on_demand else task.path,
+                image=source.image if plan.on_demand else LocalImage.at(task.path, f"{source.key}.png"),
                 width=source.width,
                 height=source.height,
                 content_hash=task.made_hash,
@@ -114,7 +115,7 @@ def _task(plan: GeneratorPlan, recipe: Recipe, source: ImageRecord) -> _Task:
     made_hash = hashlib.sha256(recipe.identity(source.content_hash).encode()).hexdigest()
     path = plan.folder / made_hash[:2] / f"{made_hash}.png"
     return _Task(
-        source=source.path,
+        source=source.image,
         recipe=recipe,
         made_hash=made_hash,
         path=path,
@@ -164,7 +165,7 @@ def _missing(
     facts: dict[Path, FileFacts] = {}
     if there:
         with reporter.phase(f"check {plan.id}", len(there)) as phase:
-            facts = dict(zip(there, index.examine(there, phase, decode=True), strict=True))
+            facts = dict(zip(there, index.examine(list(map(LocalImage.at, there)), phase, decode=True), strict=True))
     if refused := [one for one in facts.items() if one[1].refused not in (0, errno.ENOENT)]:
         names = first_few(f"{path} ({one.error})" for path, one in refused)
         raise DataError(
@@ -188,17 +189,16 @@ def _missing(
 def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase: Phase) -> tuple[str, ...]:
     """Make and store pictures; gives messages of sources that cannot be decoded."""
     problems: list[str] = []
-    stored: list[tuple[Path, FileFacts]] = []
+    stored: list[tuple[str, FileFacts]] = []
     for task, problem in _run(tasks):
-        phase.advance(1, str(task.source))
+        phase.advance(1, task.source.place)
         if problem is not None:
             problems.append(problem)
             continue
         with suppress(FileNotFoundError):  # removed by another program: made again by the next start
-            status = task.path.stat()
-            written = status.st_size, status.st_mtime_ns
-            facts = FileFacts(*written, task.made_hash, task.width, task.height, None, decoded=True)
-            stored.append((task.path, facts))
+            made = LocalImage.at(task.path)
+            facts = FileFacts(made.stamp(), task.made_hash, task.width, task.height, None, decoded=True)
+            stored.append((made.place, facts))
         if len(stored) >= _SAVED_EVERY:
             index.remember(stored)
             stored.clear()
@@ -214,8 +214,8 @@ def _run(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, str | None]]:
     """Every task with its problem, in any order."""
     waiting = list(tasks)
     workers = min(os.cpu_count() or 1, len(waiting))
-    generator = type(waiting[0].recipe.generator)
-    if len(waiting) >= FEWEST_FOR_PROCESSES and workers > 1 and _other_processes_can_import(generator):
+    classes = {type(waiting[0].recipe.generator), *(type(task.source) for task in waiting)}
+    if len(waiting) >= FEWEST_FOR_PROCESSES and workers > 1 and all(map(_other_processes_can_import, classes)):
         done: set[Path] = set()
         try:
             for task, problem in _run_in_processes(waiting, workers):
@@ -230,11 +230,11 @@ def _run(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, str | None]]:
         yield task, _make_one(task)
 
 
-def _other_processes_can_import(generator: type) -> bool:
+def _other_processes_can_import(used: type) -> bool:
     """False for a class of a function, of the program's own file, or of a plugin loaded from a local file."""
-    package = generator.__module__.partition(".")[0]
+    package = used.__module__.partition(".")[0]
     importable = any(finder.find_spec(package, None) for finder in sys.meta_path)
-    return importable and package != "__main__" and "<locals>" not in generator.__qualname__
+    return importable and package != "__main__" and "<locals>" not in used.__qualname__
 
 
 def _run_in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, str | None]]:

@@ -20,6 +20,9 @@ from difftrain.data.plan import GeneratorPlan
 from difftrain.errors import PluginError
 from difftrain.plugins.registry import Registry
 
+DEFAULT_PAIRING = "reference_strict"
+"""How a reference follows its edit image where both come from one entry and it does not say."""
+
 
 class GeneratorEntry(Options):
     """What a block may say beside the generator's own parameters."""
@@ -28,7 +31,7 @@ class GeneratorEntry(Options):
     """Name of the generator."""
     captions: tuple[str, ...] | None = None
     """One text or a list, of which one is drawn per visit; null takes the edit set's."""
-    conditioning_type: str = "reference_strict"
+    conditioning_type: str = DEFAULT_PAIRING
     """How the made image follows its source."""
     instance_data_dir: Path | None = None
     """Where made pictures are stored; default: cache_dir of the run, made."""

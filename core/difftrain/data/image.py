@@ -1,4 +1,4 @@
-"""Pictures from files: upright, sRGB, 8 bit, no alpha; then one resize and one crop.
+"""Pictures from the bytes of image files: upright, sRGB, 8 bit, no alpha; then one resize and one crop.
 
 Everything that looks at pixels goes through :func:`open_upright`, so training, generators and validation see
 the same picture. Start with :func:`load_placed`.
@@ -13,15 +13,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from difftrain.data.decoders import readable_formats
-from difftrain.data.open_file import open_file
+from difftrain.data.open_file import open_image
 from difftrain.errors import DataError, PluginError, printable
-from difftrain.types import Box, ImageRecord, PlacedImage, Recipe, Size
+from difftrain.types import Box, ImageRecord, PlacedImage, Recipe, Size, SourceImage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +45,7 @@ _ORIENTATION_SOURCES = frozenset({"exif", "Raw profile type exif", "xmp", "XML:c
 """Where Pillow looks for an orientation; most files have none of these."""
 
 
-def open_upright(path: Path) -> Image.Image:
+def open_upright(source: SourceImage) -> Image.Image:
     """A picture as people see it.
 
     EXIF orientation is applied, colours are converted from the embedded profile to sRGB, transparent parts
@@ -56,28 +55,28 @@ def open_upright(path: Path) -> Image.Image:
         A loaded RGB image.
 
     Raises:
-        DataError: If the file cannot be read or decoded, naming it.
+        DataError: If it cannot be read or decoded, naming its place.
     """
     try:
-        with open_file(path) as stream, open_picture(stream) as image:
+        with open_image(source) as stream, open_picture(stream) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _to_srgb(_to_eight_bits(upright))
     except UNREADABLE as error:
-        raise DataError(f"{printable(path)}: cannot be read as a picture ({describe(error)})") from error
+        raise DataError(f"{printable(source.place)}: cannot be read as a picture ({describe(error)})") from error
 
 
-def upright_size(path: Path) -> Size:
+def upright_size(source: SourceImage) -> Size:
     """(width, height) after EXIF rotation, from the header alone.
 
     Raises:
-        DataError: If the file cannot be read, naming it.
+        DataError: If it cannot be read, naming its place.
     """
     try:
-        with open_file(path) as stream:
+        with open_image(source) as stream:
             return header_facts(stream)[0]
     except UNREADABLE as error:
-        raise DataError(f"{printable(path)}: cannot be read as a picture ({describe(error)})") from error
+        raise DataError(f"{printable(source.place)}: cannot be read as a picture ({describe(error)})") from error
 
 
 def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
@@ -119,7 +118,7 @@ def load_placed(placed: PlacedImage) -> Image.Image:
     """The picture that is encoded: opened or made, resized once (LANCZOS), cropped.
 
     Raises:
-        DataError: If the file cannot be read, naming it.
+        DataError: If it cannot be read, naming its place.
     """
     geometry = placed.geometry
     image = _open_or_make(placed.record)
@@ -136,15 +135,15 @@ def load_part(record: ImageRecord, box: Box, size: Size) -> Image.Image:
         size: Of the result.
 
     Raises:
-        DataError: If the file cannot be read, naming it.
+        DataError: If it cannot be read, naming its place.
     """
     return _open_or_make(record).resize(size, Image.Resampling.LANCZOS, box=box)
 
 
 def _open_or_make(record: ImageRecord) -> Image.Image:
     if record.recipe is None:
-        return open_upright(record.path)
-    return make_picture(record.path, record.recipe, record.content_hash)
+        return open_upright(record.image)
+    return make_picture(record.image, record.recipe, record.content_hash)
 
 
 def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -155,11 +154,11 @@ def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ascontiguousarray(planes / np.float32(255) * np.float32(2) - np.float32(1))
 
 
-def make_picture(source: Path, recipe: Recipe, made_hash: str) -> Image.Image:
+def make_picture(source: SourceImage, recipe: Recipe, made_hash: str) -> Image.Image:
     """Make a conditioning image; equal hashes give equal bytes in every process.
 
     Args:
-        source: The file of the edit image.
+        source: The edit image.
         recipe: What makes it.
         made_hash: Hex sha256 of the recipe's identity, which seeds the randomness.
 
@@ -177,18 +176,18 @@ def make_picture(source: Path, recipe: Recipe, made_hash: str) -> Image.Image:
     return made if made.mode == "RGB" else made.convert("RGB")
 
 
-def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source: Path) -> Image.Image:
+def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source: SourceImage) -> Image.Image:
     """What the generator gives; the fence around it."""
     name = type(recipe.generator).name
     try:
         made: object = recipe.generator.generate(original, rng)
     except Exception as error:  # plugin code of strangers may raise anything
         raise PluginError(
-            f"generator {name!r} failed on {printable(source)}: {type(error).__name__}: {error}"
+            f"generator {name!r} failed on {printable(source.place)}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(made, Image.Image):
         raise PluginError(
-            f"generator {name!r} gave {type(made).__name__} and no picture for {source}\n"
+            f"generator {name!r} gave {type(made).__name__} and no picture for {source.place}\n"
             "hint: generate() must return a PIL image"
         )
     return made

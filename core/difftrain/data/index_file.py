@@ -18,17 +18,17 @@ from difftrain.errors import DataError
 
 _Result = TypeVar("_Result")
 
-FORMAT = 3
+FORMAT = 4
 """Of the tables, kept as the file's user_version."""
 BUSY_SECONDS = 60.0
 """How long a run waits for another one that is writing; a write takes well below a second."""
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
-    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT, width INTEGER, height INTEGER, error TEXT,
-    decoded INTEGER, is_animated INTEGER, checksum INTEGER
+CREATE TABLE IF NOT EXISTS images (
+    place BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT, width INTEGER, height INTEGER, error TEXT, decoded INTEGER,
+    is_animated INTEGER, checksum INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS captions (
-    path BLOB, source TEXT, stamp TEXT, captions TEXT, checksum INTEGER, PRIMARY KEY (path, source)
+    place BLOB, source TEXT, stamp TEXT, captions TEXT, checksum INTEGER, PRIMARY KEY (place, source)
 ) WITHOUT ROWID;
 """
 _FORBIDDEN = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)

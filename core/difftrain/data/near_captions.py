@@ -43,7 +43,7 @@ def near_captions(records: Sequence[ImageRecord], others: Iterable[str]) -> str 
 def _nearest(record: ImageRecord, by_stem: dict[str, list[str]]) -> str | None:
     """In the image's own folder if possible."""
     folder, _, name = record.key.rpartition("/")
-    candidates = [*by_stem.get(_spelling(name), ()), *by_stem.get(_spelling(name + record.path.suffix), ())]
+    candidates = [*by_stem.get(_spelling(name), ()), *by_stem.get(_spelling(name + record.image.extension), ())]
     beside = [one for one in candidates if _spelling(one.rpartition("/")[0]) == _spelling(folder)]
     return min(beside or candidates, default=None, key=lambda one: suffix_of(one) in _TABLES)
 

@@ -1,18 +1,21 @@
-"""Opening what should be a file: a pipe or a device is an error, and never waited for."""
+"""Opening what should be a file, and images of any data source: whatever fails is an :class:`OSError`."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from difftrain.types import SourceImage
+
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def open_file(name: str | Path) -> BinaryIO:
-    """A file to read bytes from, unbuffered.
+    """A file to read bytes from, unbuffered; a pipe or a device is never waited for.
 
     Raises:
         OSError: If it cannot be opened, or is no regular file.
@@ -25,3 +28,40 @@ def open_file(name: str | Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a file, but a folder, pipe or device")
     return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def open_image(image: SourceImage) -> BinaryIO:
+    """The bytes of an image, where Pillow can look back and forth; the fence around data sources.
+
+    Raises:
+        OSError: If it cannot be opened, whatever the data source raised.
+    """
+    try:
+        stream = image.open()
+        return stream if stream.seekable() else _in_memory(stream)
+    except OSError:
+        raise
+    except Exception as error:  # plugin code of strangers may raise anything
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def stamp_of(image: SourceImage) -> str:
+    """An image's stamp, behind the same fence.
+
+    Raises:
+        OSError: If there is none, whatever the data source raised or gave instead.
+    """
+    try:
+        stamp: object = image.stamp()
+    except OSError:
+        raise
+    except Exception as error:  # plugin code of strangers may raise anything
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(stamp, str):
+        raise OSError(f"stamp() gave {type(stamp).__name__} and no text")
+    return stamp if stamp.isascii() else ascii(stamp)
+
+
+def _in_memory(stream: BinaryIO) -> BinaryIO:
+    with stream:
+        return io.BytesIO(stream.read())

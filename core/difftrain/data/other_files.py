@@ -59,7 +59,7 @@ def note_other_files(listing: Listing) -> list[str]:
     notes = [_unread_pictures(pictures)] if pictures else []
     if videos:
         notes.append(f"{len(videos)} videos are not read: {first_few(videos)}")
-    orphans = _without_picture(captions, [*(below for below, _ in listing.images), *pictures, *videos])
+    orphans = _without_picture(captions, [*(image.key for image in listing.images), *pictures, *videos])
     if orphans:
         notes.append(
             f"{len(orphans)} caption files have no picture: {first_few(orphans)}\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from difftrain.types import ImageRecord
 
@@ -14,8 +13,8 @@ from difftrain.types import ImageRecord
 class Matching:
     """Edit images of one dataset and the references that one reference set has for them."""
 
-    found: dict[Path, ImageRecord] = field(default_factory=dict)
-    """By the edit image's file."""
+    found: dict[str, ImageRecord] = field(default_factory=dict)
+    """By the edit image's key in its source, which is unique there."""
     missing: list[ImageRecord] = field(default_factory=list)
     """Edit images without a reference."""
     ambiguous: list[tuple[ImageRecord, tuple[ImageRecord, ...]]] = field(default_factory=list)
@@ -27,7 +26,7 @@ class Matching:
 def match(targets: Sequence[ImageRecord], references: Sequence[ImageRecord]) -> Matching:
     """Match by key: the whole path below the root without the extension, compared as a whole.
 
-    Where several files of one folder share a stem, those with the same extension belong together; what is
+    Where several images of one folder share a stem, those with the same extension belong together; what is
     left over then is ambiguous.
     """
     references_by_key = _by_key(references)
@@ -35,7 +34,7 @@ def match(targets: Sequence[ImageRecord], references: Sequence[ImageRecord]) -> 
     for key, group in _by_key(targets).items():
         candidates = references_by_key.pop(key, [])
         if len(group) == 1 and len(candidates) == 1:
-            matching.found[group[0].path] = candidates[0]
+            matching.found[group[0].image.key] = candidates[0]
         else:
             _match_group(group, candidates, matching)
     matching.unused += [reference for rest in references_by_key.values() for reference in rest]
@@ -56,7 +55,7 @@ def _match_group(targets: list[ImageRecord], candidates: list[ImageRecord], matc
     for target in targets:
         same = [reference for reference in candidates if _extension(reference) == _extension(target)]
         if len(same) == 1:
-            matching.found[target.path] = same[0]
+            matching.found[target.image.key] = same[0]
             free.remove(same[0])
         else:
             left_over.append(target)
@@ -69,4 +68,4 @@ def _match_group(targets: list[ImageRecord], candidates: list[ImageRecord], matc
 
 
 def _extension(record: ImageRecord) -> str:
-    return record.path.suffix.lower()
+    return record.image.extension.lower()

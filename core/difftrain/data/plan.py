@@ -41,6 +41,10 @@ class DatasetPlan:
     rules: GeometryRules
     pairing: Pairing | None
     """Set on reference sets only."""
+    row_pairing: Pairing | None = None
+    """How references follow that an edit set's images bring; None where the source brings none."""
+    takes_source_captions: bool = False
+    """Whether captions that the source gives come before those of ``captions``."""
     references: tuple[str, ...]
     """Ids of the reference sets of an edit set, in listed order."""
     generators: tuple[GeneratorPlan, ...]

@@ -1,5 +1,5 @@
-"""Whether the model and the sampling mode can do with the references that the datasets have, and whether reference
-sets ask for what only edit sets can. No IO."""
+"""Which entries bring references of their own rows, whether the model and the sampling mode can do with the references
+that the datasets have, and whether reference sets ask for what only edit sets can. No IO."""
 
 from __future__ import annotations
 
@@ -8,7 +8,24 @@ from collections.abc import Sequence
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.contracts import ModelFlavour
+from difftrain.data.generators import DEFAULT_PAIRING
 from difftrain.plugins.registry import Registry
+
+
+def choose_row_sets(images: Sequence[DatasetConfig], registry: Registry) -> dict[str, str | None]:
+    """Edit sets whose images may bring references, by id, with how these follow: such an entry may say so itself.
+
+    An entry of the same data source is a reference set if it says so, or if an edit set names it as one.
+    """
+    sources = registry.all("data source")
+    named = {name for entry in images for name in entry.conditioning_data}
+    default = DEFAULT_PAIRING if DEFAULT_PAIRING in registry.all("pairing") else None
+    return {
+        entry.id: entry.conditioning_type or default
+        for entry in images
+        if entry.type in sources and sources[entry.type].gives_references
+        if entry.dataset_type != "conditioning" and entry.id not in named
+    }
 
 
 def check_references(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:

@@ -21,7 +21,7 @@ from difftrain.contracts import CaptionSource, DataSource, Pairing
 from difftrain.data.generators import plan_generators
 from difftrain.data.held_out import choose_held_out
 from difftrain.data.plan import DataPlan, DatasetPlan
-from difftrain.data.reference_rules import check_references, chosen_flavour
+from difftrain.data.reference_rules import check_references, choose_row_sets, chosen_flavour
 from difftrain.data.text_entries import text_folder_of
 from difftrain.data.written_folders import planned_folders
 from difftrain.errors import PluginError
@@ -41,12 +41,20 @@ def resolve_datasets(
     before = len(problems)
     _check_ids(run, datasets, problems)
     images = [entry for entry in datasets if entry.dataset_type != "text_embeds"]
+    rows = choose_row_sets(images, registry)
+    # to all that follows these are plain edit sets
+    images = [entry.model_copy(update={"conditioning_type": None}) if entry.id in rows else entry for entry in images]
     held_out = choose_held_out(run, images, problems)
     images = _without_unused(images, held_out.unused, problems)
     plans = []
     for entry in images:
         resolver = _Resolver(
-            run=run, entry=entry, held_out=entry.id in held_out.ids, registry=registry, problems=problems
+            run=run,
+            entry=entry,
+            row_pairing=rows.get(entry.id),
+            held_out=entry.id in held_out.ids,
+            registry=registry,
+            problems=problems,
         )
         plan = resolver.plan()
         if plan is not None:
@@ -74,6 +82,8 @@ class _Resolver:
 
     run: RunConfig
     entry: DatasetConfig
+    row_pairing: str | None
+    """How the references of its rows follow; None where its source brings none, or none is known."""
     held_out: bool
     registry: Registry
     problems: Problems
@@ -89,11 +99,12 @@ class _Resolver:
         source: DataSource | None = self._build("data source", entry.type)
         captions: CaptionSource | None = self._build("caption source", entry.caption_strategy)
         pairing = self._pairing(entry)
+        row_pairing: Pairing | None = self._build("pairing", self.row_pairing)
         rules = self._rules(entry)
         generators = plan_generators(self.run, entry, self.registry, self.problems)
         family_options = self._asked("family", self.run.model_family)
         loss_options = self._asked("loss", self.run.loss_type)
-        self._note_unused_keys(source, captions, pairing, family_options, loss_options)
+        self._note_unused_keys(source, captions, pairing, row_pairing, family_options, loss_options)
         if len(self.problems) > before or source is None:
             return None
         return DatasetPlan(
@@ -102,6 +113,8 @@ class _Resolver:
             captions=captions,
             rules=rules,
             pairing=pairing,
+            row_pairing=row_pairing,
+            takes_source_captions="caption_strategy" not in self.entry.model_fields_set and not entry.is_reference,
             references=entry.conditioning_data,
             generators=generators,
             latents_folder=entry.cache_dir_vae or self.run.cache_dir / "vae" / entry.id,

@@ -13,6 +13,7 @@ from difftrain.data.decoders import readable_formats, readable_suffixes
 from difftrain.data.other_files import note_other_files, note_written
 from difftrain.data.walk import walk_folder
 from difftrain.errors import DataError, printable
+from difftrain.types import SourceImage
 
 
 class LocalSource(DataSource):
@@ -23,7 +24,7 @@ class LocalSource(DataSource):
     instance_data_dir: Path
     """Root folder, walked recursively; hidden and system files and folders are skipped."""
 
-    def list_images(self) -> Sequence[tuple[str, Path]]:
+    def list_images(self) -> Sequence[SourceImage]:
         return self.survey({}).images
 
     def survey(self, written: Mapping[str, Path]) -> Listing:

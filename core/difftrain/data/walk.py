@@ -10,10 +10,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 from difftrain.contracts import Listing
 from difftrain.data.file_kinds import is_system, suffix_of
+from difftrain.data.local_image import LocalImage
 from difftrain.errors import printable
 
 _Identity = tuple[int, int]
@@ -35,7 +37,7 @@ def walk_folder(root: str, suffixes: Collection[str], written: Mapping[str, Path
     """
     walk = _Walk(root, suffixes, written)
     walk.enter_all()
-    walk.images.sort()
+    walk.images.sort(key=attrgetter("key"))
     return Listing(
         images=walk.images,
         others=sorted(walk.others),
@@ -51,7 +53,7 @@ class _Walk:
 
     def __init__(self, root: str, suffixes: Collection[str], written: Mapping[str, Path]) -> None:
         self._root, self._suffixes = root, suffixes
-        self.images: list[tuple[str, Path]] = []
+        self.images: list[LocalImage] = []
         self.others: list[str] = []
         self.left_out: Counter[str] = Counter()
         self.skipped: list[str] = []
@@ -127,8 +129,7 @@ class _Walk:
         if part_of is not None:
             self.left_out[part_of] += is_image
         elif is_file and is_image:
-            # Path(text) and not root / text: half the time, for 400,000 files.
-            self.images.append((below + name, Path(f"{self._root}/{below}{name}")))
+            self.images.append(LocalImage(key=below + name, file=f"{self._root}/{below}{name}"))
         elif is_file:
             self.others.append(below + name)
         else:

@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from difftrain.data.audit import check_areas
+from difftrain.data.audit import check_areas, check_counts
 from difftrain.data.disk import Need, check_room
 from difftrain.data.encode import SampleCaches, TextItem, every_image, lacking_images, lacking_texts
 from difftrain.data.file_facts import FileFacts
 from difftrain.data.folders import check_writable
 from difftrain.data.image import load_placed
 from difftrain.data.index import ImageIndex
+from difftrain.data.local_image import LocalImage
 from difftrain.data.plan import DataPlan
 from difftrain.data.prepare import PairedData, PreparedData, prepare_samples
+from difftrain.data.scan import unreadable_advice
 from difftrain.errors import DataError, MachineError, first_few
 from difftrain.model.weights import Recognised
 from difftrain.train.encoding import open_caches, room_needed
@@ -121,6 +122,7 @@ def _look_ahead(
     measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     encoded = [*paired.samples, *measured]
+    check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
     if plan.flavour.max_pixels is not None:
         check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
@@ -177,30 +179,38 @@ def _undecodable(
     One whose latents are cached was decoded then: the same bytes have the same key. The index remembers the others.
     Damage that a decoder fills in without a word, as in a JPEG's pixels, cannot be told from a picture.
     """
-    names = {placed.record.path: placed.record.dataset_id for placed in images}
-    if not names:
+    owners = {placed.record.image.place: placed.record for placed in images}
+    if not owners:
         return []
-    with reporter.phase("check pictures", len(names)) as phase, ImageIndex(plan.index_path) as index:
-        facts = dict(zip(names, index.examine(list(names), phase, decode=True), strict=True))
-    broken: dict[str, dict[Path, FileFacts]] = defaultdict(dict)
-    for path, one in facts.items():
+    with reporter.phase("check pictures", len(owners)) as phase, ImageIndex(plan.index_path) as index:
+        every = [record.image for record in owners.values()]
+        facts = dict(zip(owners, index.examine(every, phase, decode=True), strict=True))
+    broken: dict[str, dict[str, FileFacts]] = defaultdict(dict)
+    for place, one in facts.items():
         if one.error is not None:
-            broken[names[path]][path] = one
-    return [_told_broken(dataset_id, files, prepared.images.get(dataset_id)) for dataset_id, files in broken.items()]
+            broken[owners[place].dataset_id][place] = one
+    return [
+        _told_broken(
+            dataset_id,
+            unreadable,
+            prepared.images.get(dataset_id),
+            are_files=all(isinstance(owners[place].image, LocalImage) for place in unreadable),
+        )
+        for dataset_id, unreadable in broken.items()
+    ]
 
 
-def _told_broken(dataset_id: str, files: Mapping[Path, FileFacts], total: int | None) -> str:
+def _told_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, *, are_files: bool) -> str:
     of_all = f" of {total}" if total else ""
-    names = first_few(f"{path} ({one.error})" for path, one in files.items())
-    refused = any(one.refused for one in files.values())
-    advice = "make these files readable" if refused else "replace these files, or move them out of the folder"
-    return f"dataset {dataset_id!r}: {len(files)}{of_all} pictures cannot be decoded: {names}\nhint: {advice}"
+    names = first_few(f"{place} ({one.error})" for place, one in broken.items())
+    advice = unreadable_advice(list(broken.values()), are_files=are_files)
+    return f"dataset {dataset_id!r}: {len(broken)}{of_all} pictures cannot be decoded: {names}\nhint: {advice}"
 
 
 def _unusable(scenes: Sequence[Scene], reporter: Reporter) -> list[str]:
     """Messages on pictures of the validations, each opened or made once: a damaged one must not end a run there."""
     pictures = {
-        (placed.record.path, placed.record.recipe): placed
+        (placed.record.image.place, placed.record.recipe): placed
         for scene in scenes
         for placed in (*scene.references, *([scene.target] if scene.target else []))
     }

@@ -43,7 +43,7 @@ class ReferenceStrict(Pairing):
         # size goes straight to the edit's resize size, in one resize.
         if not _same_aspect(reference.size, target.size):
             raise PairingError(
-                f"{reference.key}{reference.path.suffix} is {reference.width}x{reference.height}, "
+                f"{reference.name} is {reference.width}x{reference.height}, "
                 f"but its edit image is {target.width}x{target.height}"
             )
         return target_geometry

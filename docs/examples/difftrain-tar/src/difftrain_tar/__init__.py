@@ -1,0 +1,1 @@
+"""Pairs from tar files in the WebDataset convention; :mod:`difftrain_tar.plugin` registers them."""

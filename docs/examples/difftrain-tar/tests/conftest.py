@@ -1,0 +1,107 @@
+"""Tar files of small pairs and the same pairs as loose files; the installed command, run in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import sys
+import tarfile
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+RUN = {
+    "model_family": "flux",
+    "model_flavour": "kontext",
+    "pretrained_model_name_or_path": "tiny-random",
+    "data_backend_config": "datasets.json",
+    "output_dir": "output",
+    "mixed_precision": "no",
+    "aspect_bucket_alignment": 16,
+    "lora_rank": 4,
+    "learning_rate": 1e-3,
+    "validation_steps": 0,
+    "max_train_steps": 4,
+    "checkpoint_step_interval": 2,
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory):
+    """The built-in checkpoint is not written into the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture
+def difftrain(tmp_path):
+    """Writes a run of some dataset entries and starts ``difftrain`` on it, with flags given by name."""
+    (script,) = entry_points(group="console_scripts", name="difftrain")
+    main = script.load()
+
+    def run(*command: str, datasets: list[dict[str, Any]], **options: Any) -> Ended:
+        common = {"resolution": 64}
+        (tmp_path / "datasets.json").write_text(json.dumps([common | entry for entry in datasets]))
+        (tmp_path / "config.json").write_text(json.dumps(RUN | options))
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(tmp_path):
+            patch.setattr(sys, "argv", ["difftrain", *command, "--config", "config.json"])
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    main()
+                except SystemExit as end:
+                    status = int(end.code or 0)
+        return Ended(status, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def picture(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
+    """A PNG of smooth random colours."""
+    small = Image.frombytes("RGB", (8, 8), random.Random(seed).randbytes(8 * 8 * 3))
+    stream = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def rows(count: int = 4) -> dict[str, bytes]:
+    """Members of pairs with captions."""
+    members: dict[str, bytes] = {}
+    for number in range(count):
+        members[f"{number:04}.target.png"] = picture(number)
+        members[f"{number:04}.reference.png"] = picture(100 + number)
+        members[f"{number:04}.txt"] = f"make it edit number {number}".encode()
+    return members
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
