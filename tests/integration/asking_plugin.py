@@ -30,7 +30,7 @@ class Weighted(Loss):
         return {"weight": torch.tensor(options.loss_weight, dtype=torch.float64)}
 
     def compute(self, prediction, noisy, batch):
-        error = (prediction.float() - noisy.velocity).square().flatten(1).mean(1)
+        error = (prediction.float() - noisy.target).square().flatten(1).mean(1)
         return error * batch.extras["weight"]
 
 
@@ -56,9 +56,9 @@ class Masked(Loss):
     def compute(self, prediction, noisy, batch):
         mask, number = batch.extras["mask"], batch.extras["number"]
         assert (mask.dtype, number.dtype) == (torch.bool, torch.int64)
-        shape = noisy.velocity.shape[-2:]
+        shape = noisy.target.shape[-2:]
         cells = torch.nn.functional.interpolate(mask[:, None].float(), size=shape, mode="area")
-        error = (prediction.float() - noisy.velocity).square() * cells
+        error = (prediction.float() - noisy.target).square() * cells
         return error.flatten(1).sum(1) / cells.expand_as(error).flatten(1).sum(1)
 
 

@@ -79,7 +79,7 @@ def test_a_mask_of_each_sample_reaches_the_loss_cut_as_its_image(train):
     run = train.with_edits({"loss_type": "masked"}, mask_folder="masks")
     (fed,) = run.fed
     by_hand = []
-    for key, prediction, target in zip(fed.batch.keys, fed.prediction, fed.noisy.velocity, strict=True):
+    for key, prediction, target in zip(fed.batch.keys, fed.prediction, fed.noisy.target, strict=True):
         left = int(key[-1])  # in cells of 8 pixels
         part = (slice(None), slice(0, 4), slice(left, 8))
         by_hand.append((prediction[part] - target[part]).square().mean().item())

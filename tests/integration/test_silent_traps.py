@@ -61,7 +61,7 @@ def way(build, *, steps=400, rate=1e-5):
 def test_adamw_bf16_goes_its_way_where_torch_adamw_is_rounded_to_a_halt():
     # Adam goes one learning rate a step under a constant gradient
     expected = 400 * 1e-5
-    ours = way(AdamWBf16(weight_decay=0.0).build)
+    ours = way(lambda weights, rate: AdamWBf16(weight_decay=0.0).build([("weight", weights[0])], rate))
     torchs = way(lambda weights, rate: torch.optim.AdamW(weights, lr=rate, weight_decay=0.0))
     assert torchs < 0.05 * expected
     assert ours == pytest.approx(expected, rel=0.1)
