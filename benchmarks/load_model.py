@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from difftrain.model.load import load_denoiser
-from difftrain.model.precision import QuantoInt8
+from difftrain.model.load_denoiser import load_denoiser
+from difftrain.model.quantization import QuantoInt8
 from difftrain_flux.family import FluxFamily
 from difftrain_flux_kontext.flavour import Kontext
 

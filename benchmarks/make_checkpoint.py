@@ -16,8 +16,8 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from difftrain_flux.recipe import tiny_random_folder
-from difftrain_flux.tiny_random import ensure_tiny_random
+from difftrain_flux.built_in import tiny_random_folder
+from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
 
 def build(name: str) -> torch.nn.Module:

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 
 from difftrain import Batch, Loss, NoisyBatch, Observer, RunStart, StepResult, hookimpl
-from difftrain.train import validate
-from difftrain.train.tally import Tally
+from difftrain.steps.tally import Tally
+from difftrain.validation import validator
 
 ACCIDENTS = dict((*part.split(), "0")[:2] for part in os.environ.get("ENDURANCE", "").split(",") if part)
 """What happens in which step: ``hangup 1000,nan 3000``; ``full`` at every preview."""
@@ -38,7 +38,7 @@ def full_disk(*_: object) -> None:
 
 Tally.add = add  # type: ignore[method-assign]
 if "full" in ACCIDENTS:
-    validate.save_drawn = full_disk
+    validator.save_drawn = full_disk
 
 
 class Endurance(Loss):

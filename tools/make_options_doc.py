@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from difftrain.config import known_keys
-from difftrain.config.dataset import DatasetConfig
+from difftrain.config.dataset_options import DatasetConfig
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
 from difftrain.config.schema import GROUPS, RunConfig
-from difftrain.data.generators import GeneratorEntry
-from difftrain.plugins.load import load_plugins
+from difftrain.data.entries.generator_entries import GeneratorEntry
+from difftrain.plugins.discovery import load_plugins
 from difftrain.plugins.registry import KINDS, Registry
 
 TARGET = Path(__file__).parent.parent / "docs" / "options.md"

@@ -5,7 +5,7 @@ Importing this package does not import torch.
 
 from difftrain.config.known_keys import KnownKeys, because
 from difftrain.config.options import Options
-from difftrain.config.run import RunConfig
+from difftrain.config.run_options import RunConfig
 from difftrain.contracts import (
     Adapter,
     CaptionSource,
@@ -29,7 +29,7 @@ from difftrain.contracts import (
     ValidationResult,
 )
 from difftrain.data.buckets import assign_bucket, cover_bucket
-from difftrain.data.local_image import LocalImage
+from difftrain.data.files.local_image import LocalImage
 from difftrain.errors import (
     CheckpointError,
     ConfigError,
@@ -43,7 +43,7 @@ from difftrain.errors import (
 from difftrain.model.diffusers_files import DiffusersFiles
 from difftrain.model.diffusers_folder import check_complete, fingerprint, read_json
 from difftrain.model.hub import fetch_components, find_snapshot
-from difftrain.model.loading import loading, without_bars
+from difftrain.model.quiet_loading import loading, without_bars
 from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from difftrain import contracts
-from difftrain.data.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
-from difftrain.data.sources import LocalSource
-from difftrain.model.adapter import Lora
-from difftrain.model.precision import QuantoInt8
+from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
+from difftrain.data.files.sources import LocalSource
+from difftrain.model.lora import Lora
+from difftrain.model.quantization import QuantoInt8
+from difftrain.output.metrics_file import MetricsFile
 from difftrain.plugins.hookspecs import hookimpl
-from difftrain.train.loss import MeanSquaredError
-from difftrain.train.metrics import MetricsFile
-from difftrain.train.noise import BetaSampler, SigmoidSampler, UniformSampler
-from difftrain.train.optim import AdamWBf16, OptimiLion
-from difftrain.train.schedule import Constant, ConstantWithWarmup, Cosine, Linear, Sine
+from difftrain.steps.losses import MeanSquaredError
+from difftrain.steps.noise_levels import BetaSampler, SigmoidSampler, UniformSampler
+from difftrain.steps.optimizers import AdamWBf16, OptimiLion
+from difftrain.steps.schedules import Constant, ConstantWithWarmup, Cosine, Linear, Sine
 
 
 @hookimpl

@@ -19,8 +19,8 @@ from difftrain.testing import (
     load_denoiser,
     make_dataset,
 )
-from difftrain.testing.denoiser import make_denoiser
-from difftrain.testing.tiny import TEXT_WIDTH, TinyTextEncoder
+from difftrain.testing.tiny_denoiser import make_denoiser
+from difftrain.testing.tiny_family import TEXT_WIDTH, TinyTextEncoder
 
 
 class Mirror(ConditioningGenerator):

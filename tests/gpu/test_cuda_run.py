@@ -5,7 +5,7 @@ import torch
 from optimum.quanto import QTensor
 
 from conftest import read_metrics
-from difftrain.model.precision import QuantoInt8
+from difftrain.model.quantization import QuantoInt8
 from difftrain.testing import load_denoiser
 from difftrain_flux.family import FluxFamily
 from difftrain_flux_kontext.flavour import Kontext
@@ -94,7 +94,7 @@ def test_the_model_is_loaded_onto_the_card(quantizer):
 
 
 def test_a_card_that_is_full_saves_and_ends_with_one_error(command, edit_pairs, monkeypatch):
-    from difftrain.train.loss import MeanSquaredError
+    from difftrain.steps.losses import MeanSquaredError
 
     original, calls = MeanSquaredError.compute, []
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from difftrain import Loss, Options, hookimpl
-from difftrain.testing.tiny import TinyFamily, TinyFlavour
+from difftrain.testing.tiny_family import TinyFamily, TinyFlavour
 
 
 class Weight(Options):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from difftrain import Options, hookimpl
-from difftrain.testing.tiny import TinyEditFlavour, TinyFamily, TinyTextEncoder
+from difftrain.testing.tiny_family import TinyEditFlavour, TinyFamily, TinyTextEncoder
 
 
 def log(**facts):

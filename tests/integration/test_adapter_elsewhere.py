@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from conftest import EditPairs, run_in
 from difftrain import FlowMatching
-from difftrain.train.assemble import assemble
-from difftrain.train.plan import plan_run
-from difftrain.train.report import SilentReporter
-from difftrain.train.resume_state import find_state
-from difftrain.train.startup import prepare_run
-from difftrain.train.step import Trainee, predict
+from difftrain.checkpoints.resume_state import find_state
+from difftrain.output.console import SilentReporter
+from difftrain.planning.run_plan import plan_run
+from difftrain.startup.prepare_run import prepare_run
+from difftrain.steps.step import Trainee, predict
+from difftrain.training.assemble import assemble
 from difftrain.types import Batch
+from difftrain_flux.built_in import tiny_random_folder
 from difftrain_flux.packing import pack
-from difftrain_flux.recipe import tiny_random_folder
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 CASES = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import picture, run_in
-from difftrain.data.decoders import readable_formats
+from difftrain.data.files.image_formats import readable_formats
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from long_runs import checkpoints
 
-from difftrain.train import checkpoint as module
-from difftrain.train import resume_state, saver
-from difftrain.train.gather import gather_state
+from difftrain.checkpoints import checkpoint_files as module
+from difftrain.checkpoints import resume_state, saver
+from difftrain.checkpoints.gather import gather_state
 
 
 class Killed(BaseException):

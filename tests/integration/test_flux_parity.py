@@ -15,11 +15,11 @@ from torch import Tensor
 
 from difftrain import Batch, ModelFlavour, ModelLocation, NoisyBatch, ValidationRequest
 from difftrain.testing import load_denoiser
+from difftrain_flux.built_in import TINY_RANDOM, TINY_RANDOM_IDENTITY
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Schnell
 from difftrain_flux.forward import FluxInput
 from difftrain_flux.packing import unpack
-from difftrain_flux.recipe import TINY_RANDOM, TINY_RANDOM_IDENTITY
 from difftrain_flux_kontext.flavour import Kontext
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from conftest import EditPairs, read_metrics, run_in
-from difftrain.train import step
+from difftrain.steps import step
 
 PICTURES = {
     "eval_dataset_id": "edits", "num_eval_images": 2, "validation_steps": 2, "validation_on_startup": "true",

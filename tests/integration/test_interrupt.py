@@ -122,9 +122,9 @@ def test_one_request_that_reaches_the_process_twice_is_one(whole):
 
 
 def test_second_signal_stops_at_once_and_the_command_begins_where_something_is_saved(whole, monkeypatch):
-    from difftrain.train import interrupt
+    from difftrain.machine import interrupts
 
-    monkeypatch.setattr(interrupt, "ONE_REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(interrupts, "ONE_REQUEST_SECONDS", 0.0)
     folder, arguments = whole
     output = folder / "at-once"
     arguments = changed(arguments, checkpoint_step_interval=2)
@@ -174,7 +174,7 @@ def send_at_call(monkeypatch, owner, name, number, call):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_while_encoding_keeps_the_cache_entries_so_far(command, edit_pairs, monkeypatch, number, status):
-    from difftrain.data.cache import TensorCache
+    from difftrain.data.caching.tensor_cache import TensorCache
 
     arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(count=4), "--max_train_steps", 1)
     with monkeypatch.context() as patch:
@@ -196,9 +196,9 @@ def test_signal_before_the_first_step_does_not_turn_starting_anew_into_resuming(
     folder, arguments = whole
     arguments = changed(arguments, output_dir="whole", resume_from_checkpoint="none", max_train_steps=9)
     with monkeypatch.context() as patch:
-        from difftrain.train import startup
+        from difftrain.startup import prepare_run
 
-        send_at_call(patch, startup, "prepare_samples", signal.SIGINT, call=1)
+        send_at_call(patch, prepare_run, "prepare_samples", signal.SIGINT, call=1)
         stopped = run_in(folder, *arguments)
     assert stopped.status == 130
     assert "--resume_from_checkpoint none" in printed_command(stopped.err)
@@ -251,9 +251,10 @@ def test_ctrl_c_while_pictures_are_made_in_processes_ends_without_tracebacks(edi
 
 def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(whole, monkeypatch):
     # a process that waits in C for one that has stopped sees first the broken connection, then its own signal
-    from difftrain.train import run, startup
+    from difftrain.startup import prepare_run
+    from difftrain.training import run_training
 
-    class Late(run.Interrupts):
+    class Late(run_training.Interrupts):
         def __exit__(self, kind, error, trace):
             super().__exit__(kind, error, trace)
             if kind is RuntimeError:
@@ -263,8 +264,8 @@ def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(
         raise RuntimeError("connection closed by peer")
 
     folder, arguments = whole
-    monkeypatch.setattr(run, "Interrupts", Late)
-    monkeypatch.setattr(startup, "prepare_samples", broken)
+    monkeypatch.setattr(run_training, "Interrupts", Late)
+    monkeypatch.setattr(prepare_run, "prepare_samples", broken)
     stopped = run_in(folder, *arguments)
     assert stopped.status == 143
     assert "stopped by SIGTERM" in stopped.err
@@ -273,17 +274,17 @@ def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(
 
 def test_a_signal_that_a_library_swallowed_ends_the_run_at_the_next_phase(whole, monkeypatch):
     # as in a destructor, where Python prints an exception and goes on
-    from difftrain.train import startup
+    from difftrain.startup import prepare_run
 
     folder, arguments = whole
-    original = startup.find_model
+    original = prepare_run.find_model
 
     def swallowing(plan):
         with contextlib.suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
         return original(plan)
 
-    monkeypatch.setattr(startup, "find_model", swallowing)
+    monkeypatch.setattr(prepare_run, "find_model", swallowing)
     stopped = run_in(folder, *changed(arguments, output_dir="swallowed"))
     assert stopped.status == 143
     assert "scan edits" not in stopped.err

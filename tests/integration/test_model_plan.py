@@ -8,12 +8,12 @@ from long_runs import ADAPTER, changed
 
 from conftest import EditPairs, run_in
 from difftrain import Batch, ConfigError, FlowMatching
-from difftrain.train.adapted import load_adapted
-from difftrain.train.encoders import Encoders
-from difftrain.train.find_model import find_model
-from difftrain.train.model_plan import ModelPlan, plan_model
-from difftrain.train.plan import RunPlan, plan_run
-from difftrain.train.report import SilentReporter
+from difftrain.output.console import SilentReporter
+from difftrain.planning.model_plan import ModelPlan, plan_model
+from difftrain.planning.run_plan import RunPlan, plan_run
+from difftrain.startup.find_model import find_model
+from difftrain.training.adapted_model import load_adapted
+from difftrain.training.frozen_encoders import Encoders
 
 CPU = torch.device("cpu")
 FLAGS = {

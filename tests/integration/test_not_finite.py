@@ -131,7 +131,7 @@ def test_ruined_weights_without_a_checkpoint_due_are_found_by_the_next_loss_and_
 
 
 def test_a_measured_loss_that_is_not_finite_is_null_in_the_metrics(train, monkeypatch):
-    from difftrain.train.validate import Validator
+    from difftrain.validation.validator import Validator
 
     monkeypatch.setattr(Validator, "fixed_loss", lambda self, run: math.nan)
     ended = train(validation_steps=6, num_eval_images=0)

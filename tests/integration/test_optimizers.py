@@ -116,7 +116,8 @@ def test_the_guides_optimizer_exports_the_mean_of_the_weights(train):
 @pytest.fixture
 def looked_at(monkeypatch):
     """The weights that validations and proofs before saving were computed with, by (kind, step)."""
-    from difftrain.train import saver, validate
+    from difftrain.checkpoints import saver
+    from difftrain.validation import validator
 
     found = {}
 
@@ -130,7 +131,7 @@ def looked_at(monkeypatch):
 
         monkeypatch.setattr(module, "loss_at", loss_at)
 
-    watch(validate, "validation")
+    watch(validator, "validation")
     watch(saver, "proof")
     return found
 

@@ -9,8 +9,8 @@ import pytest
 from model_runs import CARD, DEV, KONTEXT, check_model
 
 from difftrain.model.diffusers_folder import config_name
-from difftrain_flux.folder import NEEDED
-from difftrain_flux.recipe import TINY_FOLDER
+from difftrain_flux.built_in import TINY_FOLDER
+from difftrain_flux.model_files.folder import NEEDED
 
 
 def change_json(path, changes):
@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_read_is_named(checked, model, monkeypatch):
         raise PermissionError(13, "Permission denied", "vae")
 
     name = model()
-    monkeypatch.setattr("difftrain_flux.locate.fingerprint", refuse)
+    monkeypatch.setattr("difftrain_flux.model_files.locate.fingerprint", refuse)
     assert f"model folder {name} cannot be read: [Errno 13] Permission denied" in checked("kontext", name).err
 
 

@@ -125,9 +125,9 @@ def test_an_earlier_run_that_cannot_be_moved_is_one_error(command, edit_pairs, a
 
 def test_a_run_that_ended_while_this_one_prepared_its_data_is_gone_on_with(command, edit_pairs, arguments, monkeypatch):
     # it was once set aside, and all of its steps were trained again
-    from difftrain.train import startup
+    from difftrain.startup import prepare_run
 
-    original = startup.prepare_samples
+    original = prepare_run.prepare_samples
     started = []
 
     def meanwhile(*rest, **options):
@@ -136,7 +136,7 @@ def test_a_run_that_ended_while_this_one_prepared_its_data_is_gone_on_with(comma
             assert command(*arguments, "--max_train_steps", 2).status == 0
         return original(*rest, **options)
 
-    monkeypatch.setattr(startup, "prepare_samples", meanwhile)
+    monkeypatch.setattr(prepare_run, "prepare_samples", meanwhile)
     ended = command(*arguments, "--max_train_steps", 3)
     assert ended.status == 0, ended.err
     assert "checkpoint-2 at step 2" in ended.err

@@ -20,8 +20,9 @@ import os
 import torch
 
 from difftrain import Observer, OptimizerFactory, hookimpl
-from difftrain.data import generate, index
-from difftrain.data.cache import TensorCache
+from difftrain.data.samples import made_images
+from difftrain.data.scanning import image_index
+from difftrain.data.caching.tensor_cache import TensorCache
 
 
 def told(owner, name):
@@ -37,8 +38,8 @@ def told(owner, name):
 
 
 if "RANK" in os.environ:  # never in the process of the tests, which other tests share
-    told(index, "read_all")
-    told(generate, "_make_one")
+    told(image_index, "read_all")
+    told(made_images, "_make_one")
     told(TensorCache, "write")
 
 
@@ -183,9 +184,9 @@ ARRIVING_PLUGIN = """
 import os
 import shutil
 
-from difftrain.data import prepare
+from difftrain.data.samples import prepare_samples
 
-original = prepare.prepare_samples
+original = prepare_samples.prepare_samples
 
 
 def prepared_later(*arguments, **options):
@@ -196,7 +197,7 @@ def prepared_later(*arguments, **options):
 
 
 if os.environ.get("RANK") == "1":
-    prepare.prepare_samples = prepared_later
+    prepare_samples.prepare_samples = prepared_later
 """
 
 

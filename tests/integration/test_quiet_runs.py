@@ -7,8 +7,8 @@ import pytest
 from diffusers import FluxTransformer2DModel
 from transformers import T5EncoderModel
 
-from difftrain_flux.recipe import tiny_random_folder
-from difftrain_flux.tiny_random import ensure_tiny_random
+from difftrain_flux.built_in import tiny_random_folder
+from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
 NAME = "scan|pair|make|check|open|load|set up|move|encode|start|quantise|validation|loss on fixed samples"
 PHASE = rf"({NAME}) .*(: \d+:\d\d|\d+/\d+, \d+:\d\d left)"

@@ -7,8 +7,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import EditPairs, run_in
+from difftrain_flux.built_in import tiny_random_folder
 from difftrain_flux.packing import unpack
-from difftrain_flux.recipe import tiny_random_folder
 
 SIZES = {"as it is": (96, 64), "reduced": (240, 160), "enlarged": (48, 32)}
 TEXT = {"prompt_embeds": torch.zeros(1, 8, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}

@@ -215,7 +215,7 @@ def test_alpha_that_is_written_out_is_no_change(again, six_steps):
     ],
 )
 def test_every_sample_of_an_epoch_is_trained_exactly_once_over_a_resume(tmp_path, monkeypatch, first, then):
-    from difftrain.train.tally import Tally
+    from difftrain.steps.tally import Tally
 
     trained = []
     original = Tally.add

@@ -12,7 +12,7 @@ from PIL import Image
 from wiring import EDITS, DataTrials
 
 from conftest import EditPairs, read_metrics, run_in
-from difftrain.train.loss import MeanSquaredError
+from difftrain.steps.losses import MeanSquaredError
 
 WEIGHTS = {"edits": 2.5, "others": 0.5}
 VALIDATION = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from conftest import read_metrics
-from difftrain.train.optim import AdamWBf16
+from difftrain.steps.optimizers import AdamWBf16
 
 
 def fixed_losses(command, edit_pairs, *arguments):

@@ -11,7 +11,7 @@ from long_runs import changed
 from PIL import Image
 
 from conftest import run_in
-from difftrain.data.cache import TensorCache
+from difftrain.data.caching.tensor_cache import TensorCache
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate")
 BOTH = pytest.mark.parametrize("command_name", [(), ("check",)], ids=["run", "check"])
@@ -68,7 +68,7 @@ def test_check_decodes_a_picture_once(command, edit_pairs, arguments):
 
 def files_read(command, *arguments):
     """Names of the pictures whose bytes a command reads."""
-    from difftrain.data import file_facts
+    from difftrain.data.scanning import file_facts
 
     read = []
     with pytest.MonkeyPatch.context() as patch:
@@ -153,7 +153,7 @@ def test_made_pictures_are_part_of_the_estimate(command, edit_pairs, arguments):
 
 
 def test_a_run_that_writes_much_says_so(command, arguments, monkeypatch):
-    from difftrain.data import disk
+    from difftrain.machine import disk
 
     monkeypatch.setattr(disk, "WORTH_TELLING", 1 << 19)
     assert "of disk will be written: text embeddings 340 KiB in cache/text" in command(*arguments).err
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_up_while_encoding_is_one_error_and_leaves_whole_entri
 def test_entries_that_turn_out_corrupt_while_training_are_made_again_and_the_encoders_let_go(
     command, edit_pairs, arguments, monkeypatch
 ):
-    from difftrain.train.encoders import Encoders
+    from difftrain.training.frozen_encoders import Encoders
 
     assert command(*arguments).status == 0
     cache = edit_pairs.folder / "cache"
@@ -276,7 +276,7 @@ def test_check_says_that_it_removed_damaged_entries(command, edit_pairs, argumen
 def test_a_picture_that_the_system_does_not_open_is_not_called_damaged(
     command, edit_pairs, arguments, command_name, monkeypatch
 ):
-    from difftrain.data import file_facts
+    from difftrain.data.scanning import file_facts
 
     assert command("check", "--fast", *arguments).status == 0
     original = file_facts._content

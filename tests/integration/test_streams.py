@@ -8,11 +8,11 @@ from long_runs import ADAPTER, changed, steps_of
 from safetensors.torch import load_file
 
 from conftest import EditPairs, read_metrics, run_in
-from difftrain.data.epoch import draw_visit
-from difftrain.data.stream import MicroBatch, SavedPosition
-from difftrain.train import assemble
-from difftrain.train.length import epoch_rules
-from difftrain.train.open_stream import OpenedStream
+from difftrain.data.streaming.epoch import draw_visit
+from difftrain.data.streaming.stream import MicroBatch, SavedPosition
+from difftrain.startup.run_length import epoch_rules
+from difftrain.training import assemble
+from difftrain.training.open_stream import OpenedStream
 
 
 class Drawn:

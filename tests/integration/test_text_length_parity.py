@@ -6,8 +6,8 @@ from diffusers import FluxKontextPipeline
 from PIL import Image
 
 from difftrain import ValidationRequest
+from difftrain_flux.built_in import TINY, TINY_FOLDER
 from difftrain_flux.family import FluxFamily
-from difftrain_flux.recipe import TINY, TINY_FOLDER
 from difftrain_flux_kontext.flavour import Kontext
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from PIL import Image
 from seeing_family import SOURCE
 
 from conftest import EditPairs, run_in
-from difftrain.data.loader import BatchReader
+from difftrain.data.streaming.batch_reader import BatchReader
 
 DROPOUTS = {"caption_dropout_probability": 0.5, "reference_dropout_probability": 0.5}
 VALIDATION = {

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from wiring import EDITS, DataTrials
 
 from conftest import EditPairs
-from difftrain.data.image import to_pixels
+from difftrain.data.files.pixels import to_pixels
 from difftrain_flux.vae import FluxImageEncoder
 
 SIZE = (96, 64)
@@ -98,7 +98,7 @@ def test_a_large_picture_is_reduced_before_it_is_cut(train, seen_by_vae):
 @pytest.fixture(scope="module")
 def model(train):
     """A copy of the built-in random checkpoint, and a run on it."""
-    from difftrain_flux.tiny_random import ensure_tiny_random
+    from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
     folder = ensure_tiny_random(train.folder / "a-model")
     return folder, train.with_edits({"pretrained_model_name_or_path": folder})

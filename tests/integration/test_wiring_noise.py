@@ -8,7 +8,7 @@ from wiring import Trials
 
 from conftest import EditPairs
 from difftrain.data.seeding import derive_seed
-from difftrain.train.noise import UniformSampler
+from difftrain.steps.noise_levels import UniformSampler
 from difftrain_flux.packing import pack
 
 SEED = 42

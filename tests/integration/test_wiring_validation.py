@@ -11,7 +11,7 @@ from PIL import Image
 from wiring import Trials, Watched
 
 from conftest import EditPairs, read_metrics
-from difftrain.train import validate
+from difftrain.validation import validator
 
 
 @dataclass(repr=False)
@@ -144,15 +144,15 @@ def test_drawing_and_measuring_change_nothing_of_the_training(train):
 
 def test_the_fixed_loss_is_measured_without_dropout(train, monkeypatch):
     in_training = []
-    loss_at = validate.loss_at
+    loss_at = validator.loss_at
 
     def watched(run, denoiser, *rest):
         in_training.append(any(part.training for part in denoiser.modules()))
         return loss_at(run, denoiser, *rest)
 
-    monkeypatch.setattr(validate, "loss_at", watched)
+    monkeypatch.setattr(validator, "loss_at", watched)
     train(validation_on_startup="true", lora_dropout=0.25)
-    assert in_training == [False] * (2 * 4 * len(validate.FIXED_SIGMAS))  # two validations of four samples
+    assert in_training == [False] * (2 * 4 * len(validator.FIXED_SIGMAS))  # two validations of four samples
 
 
 def test_the_adapter_is_in_what_is_measured(train):

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from difftrain import FlowMatching
-from difftrain.data.rounds import Position
-from difftrain.data.stream import MicroBatch
-from difftrain.train import step
-from difftrain.train.optim import AdamWBf16
-from difftrain.train.processes import start_accelerator
-from difftrain.train.schedule import Constant
+from difftrain.data.streaming.rounds import Position
+from difftrain.data.streaming.stream import MicroBatch
+from difftrain.machine.processes import start_accelerator
+from difftrain.steps import step
+from difftrain.steps.optimizers import AdamWBf16
+from difftrain.steps.schedules import Constant
 from difftrain.types import Batch
 
 LOSSES = ([1.0, 2.0, 3.0, 4.0], [10.0])

@@ -20,8 +20,9 @@ from long_runs import changed
 import difftrain_flux.forward as flux_forward
 from conftest import Ended, run_in
 from difftrain import FlowMatching
-from difftrain.data.loader import BatchReader
-from difftrain.train import loop, session, step
+from difftrain.data.streaming.batch_reader import BatchReader
+from difftrain.steps import step
+from difftrain.training import loop, session
 
 assert session, "imported before anything is patched: it takes functions of other modules by their names"
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from difftrain import Batch, FlowMatching
-from difftrain.plugins.load import load_plugins
+from difftrain.plugins.discovery import load_plugins
 from difftrain.types import ValidationRequest
 
 SIZE = 96

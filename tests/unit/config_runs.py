@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from difftrain.errors import DifftrainError
-from difftrain.plugins.load import load_plugins
-from difftrain.train.plan import RunPlan, plan_run
+from difftrain.planning.run_plan import RunPlan, plan_run
+from difftrain.plugins.discovery import load_plugins
 
 USERS_FILES = Path(__file__).parent / "users_files"
 PLUGINS = load_plugins()

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from difftrain.config.dataset import DatasetConfig
-from difftrain.data.captions import TextfileCaptions
-from difftrain.data.local_image import LocalImage
-from difftrain.data.plan import DataPlan, DatasetPlan, GeneratorPlan
-from difftrain.data.sources import LocalSource
-from difftrain.data.written_folders import written_folders
+from difftrain.config.dataset_options import DatasetConfig
+from difftrain.data.entries.data_plan import DataPlan, DatasetPlan, GeneratorPlan
+from difftrain.data.entries.written_folders import written_folders
+from difftrain.data.files.captions import TextfileCaptions
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.sources import LocalSource
 from difftrain.types import GeometryRules
 from difftrain_flux_kontext.pairing import ReferenceStrict
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import torch
 
-from difftrain_flux.recipe import TINY_FOLDER
+from difftrain_flux.built_in import TINY_FOLDER
 
 FOLDER = Path(__file__).parents[2] / "tools" / "tiny_kontext"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))

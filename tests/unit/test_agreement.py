@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from test_epoch import placed, rules, sample
 
-from difftrain.train import agreement
-from difftrain.train.agreement import differences
-from difftrain.train.resume_state import data_changes
+from difftrain.checkpoints.resume_state import data_changes
+from difftrain.training import agreement
+from difftrain.training.agreement import differences
 from difftrain.types import ReferenceChoice
 
 SAMPLES = [sample(index) for index in range(3)]

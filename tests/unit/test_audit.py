@@ -16,7 +16,7 @@ from data_plans import (
 )
 
 from difftrain import DataError, MachineError
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain_conditioning_generators.jpeg_artifacts import JpegArtifacts
 from difftrain_conditioning_generators.superresolution import Superresolution
 from difftrain_flux_kontext.pairing import ReferenceLoose

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from difftrain.data.cache import CorruptEntry, TensorCache, cache_key
-from difftrain.data.folders import check_writable
+from difftrain.data.caching.tensor_cache import CorruptEntry, TensorCache, cache_key
 from difftrain.errors import DataError, MachineError
+from difftrain.machine.folders import check_writable
 
 KEY = cache_key("a", "b")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from difftrain.data import patience
-from difftrain.data.cache import AbsentEntry, CorruptEntry, TensorCache, cache_key, write_atomically
+from difftrain.data.caching.tensor_cache import AbsentEntry, CorruptEntry, TensorCache, cache_key, write_atomically
 from difftrain.errors import DataError
+from difftrain.machine import retries
 
 KEY = cache_key("a", "b")
 REFUSALS = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.EPERM, errno.ENOMEM]
@@ -19,7 +19,7 @@ REFUSALS = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO, errno.ESTALE, e
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(patience, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS", (0.0, 0.0))
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from data_plans import SilentReporter, caption, data_plan, edit_set, picture
 
 from difftrain import DataError
-from difftrain.data.captions import TextfileCaptions
-from difftrain.data.local_image import LocalImage
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.files.captions import TextfileCaptions
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.samples.prepare_samples import prepare_samples
 
 ENGLISH = "make the sky blue, and add a boat"
 GERMAN = "m\u00e4che den Himmel gr\u00fcner, f\u00fcge ein Caf\u00e9 hinzu"

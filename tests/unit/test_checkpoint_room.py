@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from difftrain.checkpoints import checkpoint_room
+from difftrain.checkpoints.checkpoint_room import check_checkpoint_room, checkpoints_ahead
 from difftrain.errors import MachineError
-from difftrain.train import checkpoint_room
-from difftrain.train.checkpoint_room import check_checkpoint_room, checkpoints_ahead
 
 
 class Listening:

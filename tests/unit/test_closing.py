@@ -1,6 +1,6 @@
 """The closing words of what a run measured."""
 
-from difftrain.train.closing import told_losses, told_psnr
+from difftrain.validation.closing_words import told_losses, told_psnr
 
 
 def line(mean, *names, reference=21.94):

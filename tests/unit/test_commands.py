@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from difftrain.cli.commands import resume_command, same_command
+from difftrain.cli.rerun_commands import resume_command, same_command
 
 LAUNCHED = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "1"}
 

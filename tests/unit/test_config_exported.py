@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from config_runs import PLUGINS, USERS_FILES, pair, run_values
 
-from difftrain.train.plan import plan_run
+from difftrain.planning.run_plan import plan_run
 
 EXPORT = USERS_FILES / "web_export.json"
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from difftrain.config.values import coerce, wrong_numbers
+from difftrain.config.user_values import coerce, wrong_numbers
 from difftrain.contracts import Loss
-from difftrain.train.optim import AdamWBf16
+from difftrain.steps.optimizers import AdamWBf16
 
 WRITTEN = ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"]
 TEXTS = ["nan", "inf", "-inf", "NaN", "Infinity", "1e400"]

@@ -16,7 +16,7 @@ from difftrain.config.problems import Problems
 from difftrain.config.section import parse_options
 from difftrain.contracts import ConditioningGenerator
 from difftrain.errors import ConfigError
-from difftrain.train.plan import plan_run
+from difftrain.planning.run_plan import plan_run
 
 BLUR = {"type": "superresolution", "blur_radius": 3.0}
 TEXT = {"id": "text", "dataset_type": "text_embeds"}

@@ -9,8 +9,8 @@ import pytest
 from config_runs import PLUGINS, edit_set, error_of, pair, plan, run_values
 
 from difftrain.errors import DifftrainError
-from difftrain.plugins.load import load_plugins
-from difftrain.train.plan import plan_run
+from difftrain.planning.run_plan import plan_run
+from difftrain.plugins.discovery import load_plugins
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from config_runs import PLUGINS, USERS_FILES
 
 from difftrain.errors import ConfigError
-from difftrain.train.plan import plan_run
+from difftrain.planning.run_plan import plan_run
 
 
 def plan_users_files(datasets: str, **flags):

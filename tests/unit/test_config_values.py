@@ -11,8 +11,8 @@ from config_runs import USERS_FILES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difftrain.config.locate import key_lines
-from difftrain.config.values import coerce, fill_placeholders
+from difftrain.config.line_numbers import key_lines
+from difftrain.config.user_values import coerce, fill_placeholders
 
 PLAIN_KEYS = st.text(alphabet="abc_", min_size=1, max_size=4)
 JSON_VALUES = st.recursive(

@@ -12,12 +12,12 @@ import pytest
 from data_plans import SilentReporter, data_plan, edit_set, generator_plan, picture, reference_set
 
 from difftrain import DataError, DataSource, LocalImage, PluginError, SourceImage
-from difftrain.data.audit import check_counts
-from difftrain.data.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
-from difftrain.data.image import load_placed, open_upright
-from difftrain.data.index import ImageIndex
-from difftrain.data.prepare import prepare_samples
-from difftrain.data.scan import scan
+from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
+from difftrain.data.files.pixels import load_placed, open_upright
+from difftrain.data.samples.audit import check_counts
+from difftrain.data.samples.prepare_samples import prepare_samples
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.scan import scan
 from difftrain_conditioning_generators.superresolution import Superresolution
 from difftrain_flux_kontext.pairing import ReferenceStrict
 

@@ -5,8 +5,8 @@ from collections import namedtuple
 
 import pytest
 
-from difftrain.data.disk import Need, check_room, files_bytes, told_needs
 from difftrain.errors import MachineError
+from difftrain.machine.disk import Need, check_room, files_bytes, told_needs
 
 Usage = namedtuple("Usage", "total used free")
 GIB = 1 << 30

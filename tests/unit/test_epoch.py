@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difftrain.data.epoch import EpochRules, plan_epoch
-from difftrain.data.local_image import LocalImage
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.streaming.epoch import EpochRules, plan_epoch
 from difftrain.types import Geometry, ImageRecord, PlacedImage, ReferenceChoice, Sample
 
 SIZES = ((64, 64), (96, 48), (48, 96))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import json5
 
-from difftrain.train.plan import plan_run
+from difftrain.planning.run_plan import plan_run
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "docs" / "examples" / "kontext-24gb"

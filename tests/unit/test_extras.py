@@ -8,13 +8,13 @@ import torch
 from data_plans import data_plan, edit_set
 
 from difftrain.config.options import Options
-from difftrain.data.extras import SampleExtras, stack_extras
-from difftrain.data.local_image import LocalImage
-from difftrain.data.stream import _pinned
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.streaming.sample_extras import SampleExtras, stack_extras
+from difftrain.data.streaming.stream import _pinned
 from difftrain.errors import DataError, PluginError
 from difftrain.plugins.registry import Registry, check_provided
-from difftrain.testing.tiny import TinyFamily
-from difftrain.train.loss import MeanSquaredError
+from difftrain.steps.losses import MeanSquaredError
+from difftrain.testing.tiny_family import TinyFamily
 from difftrain.types import Batch, Geometry, ImageRecord, PlacedImage, Sample
 
 

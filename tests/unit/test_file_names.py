@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_epoch import sample
 
-from difftrain.train.drawn_files import LONGEST_NAME, disk_key, safe_file_name
-from difftrain.train.scenes import choose_scenes
+from difftrain.validation.drawn_files import LONGEST_NAME, disk_key, safe_file_name
+from difftrain.validation.scenes import choose_scenes
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
 REFUSED_BY_WINDOWS = set('<>:"/\\|?*') | {chr(code) for code in range(32)}

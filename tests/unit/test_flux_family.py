@@ -6,8 +6,8 @@ import torch
 from difftrain import Batch, ConfigError, NoisyBatch
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Krea, Schnell
+from difftrain_flux.model_files.tiny_random import build_pipeline
 from difftrain_flux.targets import select_targets
-from difftrain_flux.tiny_random import build_pipeline
 
 
 @pytest.fixture(scope="module")

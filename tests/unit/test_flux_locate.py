@@ -20,11 +20,11 @@ from huggingface_hub.errors import (
 from safetensors.numpy import load_file
 
 from difftrain import ModelError, ModelLocation
-from difftrain_flux import recipe
+from difftrain_flux import built_in
 from difftrain_flux.family import FluxFamily
-from difftrain_flux.files import local_folder
 from difftrain_flux.flavours import Dev
-from difftrain_flux.tiny_random import ensure_tiny_random
+from difftrain_flux.model_files.components import local_folder
+from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 from difftrain_flux_kontext.flavour import Kontext
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -32,7 +32,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(scope="module")
 def tiny_random(tmp_path_factory):
-    return ensure_tiny_random(tmp_path_factory.mktemp("first") / recipe.TINY_RANDOM_IDENTITY)
+    return ensure_tiny_random(tmp_path_factory.mktemp("first") / built_in.TINY_RANDOM_IDENTITY)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def http_error(kind):
 
 
 def test_tiny_random_has_equal_bytes_on_two_builds(tiny_random, tmp_path):
-    assert files_of(ensure_tiny_random(tmp_path / recipe.TINY_RANDOM_IDENTITY)) == files_of(tiny_random)
+    assert files_of(ensure_tiny_random(tmp_path / built_in.TINY_RANDOM_IDENTITY)) == files_of(tiny_random)
 
 
 def test_tiny_random_weights_are_those_of_the_recipes_version(tiny_random):
@@ -73,7 +73,7 @@ def test_tiny_random_weights_are_those_of_the_recipes_version(tiny_random):
     for path in sorted(tiny_random.rglob("*.safetensors")):
         for name, tensor in sorted(load_file(path).items()):
             digest.update(name.encode() + tensor.tobytes())
-    assert (recipe.TINY_RANDOM_VERSION, digest.hexdigest()[:16]) == (1, "fc68bb0cdeee82a4")
+    assert (built_in.TINY_RANDOM_VERSION, digest.hexdigest()[:16]) == (1, "fc68bb0cdeee82a4")
 
 
 def test_tiny_random_loads_in_the_stock_pipeline(tiny_random):
@@ -88,35 +88,35 @@ def test_building_tiny_random_leaves_the_callers_random_state_alone(tmp_path):
     import torch
 
     before = torch.random.get_rng_state()
-    ensure_tiny_random(tmp_path / recipe.TINY_RANDOM_IDENTITY)
+    ensure_tiny_random(tmp_path / built_in.TINY_RANDOM_IDENTITY)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_tiny_random_leaves_nothing_but_the_finished_folder(tiny_random):
-    assert [path.name for path in tiny_random.parent.iterdir()] == [recipe.TINY_RANDOM_IDENTITY]
+    assert [path.name for path in tiny_random.parent.iterdir()] == [built_in.TINY_RANDOM_IDENTITY]
 
 
 def test_tiny_random_that_cannot_be_written_says_which_folder_to_set(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"cannot be written to .*\nhint: set XDG_CACHE_HOME"):
-        ensure_tiny_random(tmp_path / "file" / "difftrain" / recipe.TINY_RANDOM_IDENTITY)
+        ensure_tiny_random(tmp_path / "file" / "difftrain" / built_in.TINY_RANDOM_IDENTITY)
 
 
 def test_tiny_random_is_found_without_being_built(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     location = FluxFamily().locate("tiny-random", Kontext())
-    assert location.path == tmp_path / "difftrain" / recipe.TINY_RANDOM_IDENTITY
-    assert location.identity == recipe.TINY_RANDOM_IDENTITY
+    assert location.path == tmp_path / "difftrain" / built_in.TINY_RANDOM_IDENTITY
+    assert location.identity == built_in.TINY_RANDOM_IDENTITY
     assert not location.path.exists()
 
 
 def test_tiny_is_the_trained_checkpoint_of_the_package():
     location = FluxFamily().locate("tiny", Kontext())
-    assert location.path == recipe.TINY_FOLDER.resolve()
-    assert location.identity == FluxFamily().locate(str(recipe.TINY_FOLDER), Kontext()).identity
+    assert location.path == built_in.TINY_FOLDER.resolve()
+    assert location.identity == FluxFamily().locate(str(built_in.TINY_FOLDER), Kontext()).identity
 
 
-@pytest.mark.parametrize("name", recipe.BUILT_IN)
+@pytest.mark.parametrize("name", built_in.BUILT_IN)
 def test_finding_a_model_imports_no_torch(name):
     code = (
         "import sys; from difftrain_flux.plugin import *; from difftrain_flux_kontext.plugin import *;"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difftrain.train.noise import shift_sigma
+from difftrain.steps.noise_levels import shift_sigma
 from difftrain_flux.family import FluxFamily, auto_shift
 from difftrain_flux.packing import pack, position_ids, unpack
 

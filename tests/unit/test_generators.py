@@ -9,10 +9,10 @@ from PIL import Image, ImageOps
 from pydantic import ValidationError
 
 from difftrain import ConditioningGenerator, DataError, PluginError
-from difftrain.data.generate import FEWEST_FOR_PROCESSES, make_missing, planned_records
-from difftrain.data.image import load_placed, open_upright
-from difftrain.data.index import ImageIndex
-from difftrain.data.local_image import LocalImage
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.pixels import load_placed, open_upright
+from difftrain.data.samples.made_images import FEWEST_FOR_PROCESSES, make_missing, planned_records
+from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.types import Geometry, ImageRecord, PlacedImage
 from difftrain_conditioning_generators.jpeg_artifacts import JpegArtifacts
 from difftrain_conditioning_generators.superresolution import Superresolution

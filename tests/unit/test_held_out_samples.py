@@ -6,8 +6,8 @@ import pytest
 from config_runs import plan, run_values
 from data_plans import SilentReporter, caption, data_plan, edit_set, picture, reference_set
 
-from difftrain.data.prepare import prepare_samples
-from difftrain.train.length import rounds_of
+from difftrain.data.samples.prepare_samples import prepare_samples
+from difftrain.startup.run_length import rounds_of
 
 
 def fill(root, folder, count, first_seed):

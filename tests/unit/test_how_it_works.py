@@ -69,7 +69,7 @@ def test_the_shapes_are_what_the_code_gives():
     import torch
 
     from difftrain import Batch, FlowMatching
-    from difftrain.train.noise import shift_sigma
+    from difftrain.steps.noise_levels import shift_sigma
     from difftrain_flux.family import FluxFamily
     from difftrain_flux.forward import build_input
     from difftrain_flux_kontext.flavour import Kontext

@@ -13,8 +13,8 @@ from data_plans import picture
 from PIL import Image, ImageCms
 
 from difftrain import ConditioningGenerator, DataError, Geometry, ImageRecord, LocalImage, PluginError
-from difftrain.data.file_facts import read_all
-from difftrain.data.image import load_placed, make_picture, open_upright, to_pixels, upright_size
+from difftrain.data.files.pixels import load_placed, make_picture, open_upright, to_pixels, upright_size
+from difftrain.data.scanning.file_facts import read_all
 from difftrain.types import PlacedImage, Recipe
 
 TURNED = [(1, (30, 20)), (3, (30, 20)), (6, (20, 30)), (8, (20, 30))]
@@ -167,8 +167,9 @@ def test_a_photograph_of_200_megapixels_loads_in_silence(tmp_path):
     path = tmp_path / "large.png"
     Image.new("L", (16_000, 12_500), 200).save(path, compress_level=1)
     program = (
-        "import sys; from difftrain import LocalImage; from difftrain.data.image import open_upright, upright_size\n"
-        "image = LocalImage(key='a.png', file=sys.argv[1]); print(upright_size(image), open_upright(image).size)"
+        "import sys; from difftrain import LocalImage; from difftrain.data.files.pixels import open_upright, "
+        "upright_size\nimage = LocalImage(key='a.png', file=sys.argv[1]); print(upright_size(image), "
+        "open_upright(image).size)"
     )
     ended = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     assert ended.stdout == "(16000, 12500) (16000, 12500)\n"
@@ -218,7 +219,8 @@ def test_broken_pictures_end_in_our_words_alone(tmp_path):
         (tmp_path / f"{name}.jpg").write_bytes(data())
     program = (
         "import sys; from pathlib import Path; from difftrain import DataError, LocalImage\n"
-        "from difftrain.data.file_facts import read_all; from difftrain.data.image import open_upright\n"
+        "from difftrain.data.scanning.file_facts import read_all\n"
+        "from difftrain.data.files.pixels import open_upright\n"
         "for path in Path(sys.argv[1]).iterdir():\n"
         "    image = LocalImage.at(path)\n"
         "    read_all([(image, None)], decode=False); read_all([(image, None)], decode=True)\n"

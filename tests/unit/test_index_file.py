@@ -12,11 +12,11 @@ import pytest
 from data_plans import SilentReporter, caption, data_plan, edit_set, local, picture
 
 from difftrain import DataError, LocalImage
-from difftrain.data import index_file
-from difftrain.data.captions import TextfileCaptions
-from difftrain.data.index import ImageIndex
-from difftrain.data.index_file import FORMAT
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.files.captions import TextfileCaptions
+from difftrain.data.samples.prepare_samples import prepare_samples
+from difftrain.data.scanning import index_file
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.index_file import FORMAT
 
 COUNT = 300
 """Enough rows for a tree of several pages."""
@@ -216,9 +216,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from data_plans import SilentReporter
-from difftrain.data.index import ImageIndex
-from difftrain.data.local_image import LocalImage
-import difftrain.data.index as module
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.files.local_image import LocalImage
+import difftrain.data.scanning.image_index as module
 module._IMAGES_A_CHUNK = 10
 with ImageIndex(Path(sys.argv[2])) as index, SilentReporter().phase("scan") as phase:
     facts = index.examine([LocalImage.at(path) for path in sorted(Path(sys.argv[3]).glob("*-long*.png"))], phase)

@@ -42,7 +42,7 @@ def test_imports_follow_the_layers():
     ("module", "line", "contract"),
     [
         ("core/difftrain/types.py", "from difftrain import contracts", "Layers of the core"),
-        ("core/difftrain/data/plan.py", "import difftrain.train", "Layers of the core"),
+        ("core/difftrain/data/entries/data_plan.py", "import difftrain.training", "Layers of the core"),
         ("core/difftrain/bundled.py", "import difftrain_flux", "The core knows no plugin"),
         (
             "plugins/flux_kontext/difftrain_flux_kontext/__init__.py",

@@ -5,9 +5,9 @@ from data_plans import SilentReporter, caption, data_plan, edit_set, picture
 from PIL import Image
 
 from difftrain import DataError
-from difftrain.data.image import open_upright
-from difftrain.data.local_image import LocalImage
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.pixels import open_upright
+from difftrain.data.samples.prepare_samples import prepare_samples
 
 
 def prepare(plan):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from difftrain.errors import CheckpointError, ConfigError
-from difftrain.model.adapter import ADAPTER_FILE, Lora
+from difftrain.model.lora import ADAPTER_FILE, Lora
 
 
 def model():

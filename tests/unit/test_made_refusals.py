@@ -11,15 +11,16 @@ from data_plans import SilentReporter, generator_plan
 from test_generators import make, records
 
 from difftrain import DataError, MachineError
-from difftrain.data import file_facts, patience
-from difftrain.data.generate import FEWEST_FOR_PROCESSES, make_missing, planned_records, room_needed
-from difftrain.data.index import ImageIndex
+from difftrain.data.samples.made_images import FEWEST_FOR_PROCESSES, make_missing, planned_records, room_needed
+from difftrain.data.scanning import file_facts
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.machine import retries
 from difftrain_conditioning_generators.superresolution import Superresolution
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(patience, "WAITS", (0.0,))
+    monkeypatch.setattr(retries, "WAITS", (0.0,))
 
 
 @pytest.fixture

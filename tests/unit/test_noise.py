@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difftrain import FlowMatching
-from difftrain.train.loss import MeanSquaredError
-from difftrain.train.noise import BetaSampler, SigmoidSampler, UniformSampler, shift_sigma
+from difftrain.steps.losses import MeanSquaredError
+from difftrain.steps.noise_levels import BetaSampler, SigmoidSampler, UniformSampler, shift_sigma
 
 
 def test_static_shift_matches_reference_values():

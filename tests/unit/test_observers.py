@@ -4,8 +4,8 @@ import pytest
 from data_plans import SilentReporter
 
 from difftrain import MachineError, Observer, RunStart, StepResult
-from difftrain.plugins.load import load_plugins
-from difftrain.train.observers import Observers
+from difftrain.output.observers import Observers
+from difftrain.plugins.discovery import load_plugins
 
 START = RunStart(config=None, output_dir=None, total_steps=3, first_step=0)
 STEP = StepResult(step=1, loss=0.5, learning_rate=1e-4, grad_norm=1.0, seconds=1.0, samples=1, epoch=0)

@@ -9,11 +9,11 @@ from data_plans import SilentReporter, caption, data_plan, edit_set, picture, tw
 
 from conftest import run_in
 from difftrain import DataError
-from difftrain.data import walk
-from difftrain.data.captions import FilenameCaptions, TextfileCaptions
-from difftrain.data.image import open_upright
-from difftrain.data.local_image import LocalImage
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.files import walk
+from difftrain.data.files.captions import FilenameCaptions, TextfileCaptions
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.pixels import open_upright
+from difftrain.data.samples.prepare_samples import prepare_samples
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from difftrain.errors import CheckpointError
-from difftrain.train import optimizer_state
-from difftrain.train.optim import AdamWBf16, OptimiLion
-from difftrain.train.optimizer_state import check_storable, gather_optimizer, settings_of, write_optimizer
+from difftrain.steps import optimizer_state
+from difftrain.steps.optimizer_state import check_storable, gather_optimizer, settings_of, write_optimizer
+from difftrain.steps.optimizers import AdamWBf16, OptimiLion
 
 
 def named(parameters):

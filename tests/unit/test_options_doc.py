@@ -9,8 +9,8 @@ from typing import ClassVar
 import pytest
 
 from difftrain.config.options import Options
-from difftrain.plugins.load import load_plugins
-from difftrain.train.loss import MeanSquaredError
+from difftrain.plugins.discovery import load_plugins
+from difftrain.steps.losses import MeanSquaredError
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "make_options_doc.py"

@@ -1,6 +1,6 @@
 """What lies in a run's folder beyond a step, and which sheet is the newest."""
 
-from difftrain.train.output_dir import newest_sheet, set_newer_aside
+from difftrain.output.output_dir import newest_sheet, set_newer_aside
 
 
 def drawn(output_dir, step):

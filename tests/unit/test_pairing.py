@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from difftrain import GeometryRules, ImageRecord, PairingError, assign_bucket
-from difftrain.data.image import load_placed, upright_size
-from difftrain.data.local_image import LocalImage
-from difftrain.data.pair import match
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.pixels import load_placed, upright_size
+from difftrain.data.samples.matching import match
 from difftrain.types import PlacedImage
 from difftrain_flux_kontext.pairing import ReferenceLoose, ReferenceStrict, nearest_preferred_size
 

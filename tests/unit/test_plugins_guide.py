@@ -17,10 +17,10 @@ from data_plans import SilentReporter, data_plan, edit_set, picture
 from PIL import Image
 
 from difftrain import RunStart, ValidationResult, contracts
-from difftrain.data.extras import stack_extras
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.samples.prepare_samples import prepare_samples
+from difftrain.data.streaming.sample_extras import stack_extras
 from difftrain.plugins import hookspecs
-from difftrain.plugins.load import load_plugins
+from difftrain.plugins.discovery import load_plugins
 from difftrain.testing import check_generator
 from difftrain_flux_kontext.pairing import ReferenceStrict
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from difftrain import PluginError, hookimpl
-from difftrain.plugins import load
-from difftrain.plugins.load import load_plugins
+from difftrain.plugins import discovery
+from difftrain.plugins.discovery import load_plugins
 
 GENERATOR = """
 import random
@@ -57,8 +57,8 @@ def installed(monkeypatch):
     """Sets the installed entry points, beside the core's own."""
 
     def install(*points: Point) -> None:
-        core = next(point for point in load.entry_points(group="difftrain") if point.name == "core")
-        monkeypatch.setattr(load, "entry_points", lambda group: [core, *points])
+        core = next(point for point in discovery.entry_points(group="difftrain") if point.name == "core")
+        monkeypatch.setattr(discovery, "entry_points", lambda group: [core, *points])
 
     return install
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from difftrain.errors import ConfigError
-from difftrain.train.prompts import validation_prompts
+from difftrain.planning.prompts import validation_prompts
 
 
 def config(path, prompt=None):

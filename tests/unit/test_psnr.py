@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from difftrain.train.psnr import HIGHEST, Scores, psnr
+from difftrain.validation.psnr import HIGHEST, Scores, psnr
 
 
 def grey(value, size=(8, 8)):

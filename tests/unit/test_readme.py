@@ -13,9 +13,9 @@ import pytest
 
 from conftest import picture, run_in
 from difftrain.cli.flags import OWN_FLAGS
-from difftrain.plugins.load import load_plugins
+from difftrain.planning.run_plan import plan_run
+from difftrain.plugins.discovery import load_plugins
 from difftrain.testing import check_generator
-from difftrain.train.plan import plan_run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

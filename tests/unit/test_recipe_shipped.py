@@ -6,7 +6,7 @@ import pytest
 from recipe_modules import recipe_modules
 from safetensors import safe_open
 
-from difftrain_flux.recipe import TINY_FOLDER
+from difftrain_flux.built_in import TINY_FOLDER
 
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 PRECISE = ("grey", "negative", "mirror", "tint", "darker", "swap_colours", "keep")

@@ -8,10 +8,10 @@ import torch
 from recipe_modules import TOKENIZERS, recipe_modules
 
 from difftrain import Batch, FlowMatching
+from difftrain.steps.step import predict
 from difftrain.testing import load_denoiser
-from difftrain.train.step import predict
+from difftrain_flux.built_in import TINY, TINY_FOLDER
 from difftrain_flux.family import FluxFamily
-from difftrain_flux.recipe import TINY, TINY_FOLDER
 from difftrain_flux_kontext.flavour import Kontext
 
 CAPTIONS = ("make the picture grey", "Remove the blue circle.")

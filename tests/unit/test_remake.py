@@ -8,14 +8,14 @@ import pytest
 import torch
 from data_plans import SilentReporter, two_folders
 
-from difftrain.data.encode import SampleCaches, TextItem, encode_images, encode_texts, every_image
-from difftrain.data.epoch import EpochRules, draw_visit
-from difftrain.data.loader import BatchReader, Remake
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.caching.sample_caches import SampleCaches, TextItem, encode_images, encode_texts, every_image
+from difftrain.data.samples.prepare_samples import prepare_samples
+from difftrain.data.streaming.batch_reader import BatchReader, Remake
+from difftrain.data.streaming.epoch import EpochRules, draw_visit
 from difftrain.errors import DataError
-from difftrain.testing.tiny import TinyFamily, TinyImageEncoder, TinyTextEncoder
-from difftrain.train.assemble import _LazySampler
-from difftrain.train.encoders import Encoders
+from difftrain.testing.tiny_family import TinyFamily, TinyImageEncoder, TinyTextEncoder
+from difftrain.training.assemble import _LazySampler
+from difftrain.training.frozen_encoders import Encoders
 
 CPU, DEVICE = torch.device("cpu"), torch.device("meta")
 

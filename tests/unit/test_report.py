@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 from difftrain import RunStart
-from difftrain.train import report
+from difftrain.output import console
 from difftrain.types import StepResult
 
 
 @pytest.fixture
 def reporter():
-    return report.ConsoleReporter(Console(file=io.StringIO(), width=200, highlight=False))
+    return console.ConsoleReporter(Console(file=io.StringIO(), width=200, highlight=False))
 
 
 def shown(reporter):
@@ -25,7 +25,7 @@ def step(number, loss=1.0):
 
 
 def training_bar(reporter):
-    bar = report.TrainingBar(reporter)
+    bar = console.TrainingBar(reporter)
     bar.run_start(RunStart(config=None, output_dir=None, total_steps=10, first_step=0))
     return bar
 
@@ -48,7 +48,7 @@ def test_phase_that_was_stopped_says_how_far_it_came(reporter):
 
 
 def test_phase_in_which_nothing_moves_says_after_what_it_waits(reporter, monkeypatch):
-    monkeypatch.setattr(report, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(console, "STALL_SECONDS", 0.1)
     with reporter.phase("encode images", 5) as phase:
         phase.advance(1, item="data/cat.png")
         deadline = time.monotonic() + 5
@@ -66,7 +66,7 @@ def test_training_line_has_loss_rate_and_time_left(reporter):
 
 
 def test_slow_first_step_does_not_spoil_the_time_left(reporter, monkeypatch):
-    monkeypatch.setattr(report, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
     bar = training_bar(reporter)
     first = StepResult(step=1, loss=1, learning_rate=1e-4, grad_norm=1, seconds=60.0, samples=1, epoch=0)
     bar.step_end(first)
@@ -76,11 +76,11 @@ def test_slow_first_step_does_not_spoil_the_time_left(reporter, monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (10925, "3:02:05")])
 def test_durations_read_like_a_clock(seconds, text):
-    assert report.duration(seconds) == text
+    assert console.duration(seconds) == text
 
 
 def test_other_processes_say_nothing(capsys):
-    silent = report.make_reporter(quiet=True)
+    silent = console.make_reporter(quiet=True)
     with silent.phase("scan", 2) as phase:
         phase.advance(2)
     silent.say("hello")

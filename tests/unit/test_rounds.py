@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_epoch import SIZES, rules, sample
 
-from difftrain.data.rounds import Position, Rounds
+from difftrain.data.streaming.rounds import Position, Rounds
 
 
 def rounds(count=None, *, samples=None, start=None, micro_batches=1, epochs=None, processes=1, **changes):

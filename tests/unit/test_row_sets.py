@@ -5,8 +5,8 @@ import json
 import pytest
 from config_runs import edit_set, reference_set, run_values
 
-from difftrain.plugins.load import load_plugins
-from difftrain.train.plan import plan_run
+from difftrain.planning.run_plan import plan_run
+from difftrain.plugins.discovery import load_plugins
 
 SHELF = """
 from typing import ClassVar

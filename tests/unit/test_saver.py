@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from difftrain.checkpoints import saver as module
+from difftrain.checkpoints.saver import Saver
 from difftrain.errors import NotFinite
-from difftrain.train import saver as module
-from difftrain.train.saver import Saver
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import pytest
 from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, local, picture, two_folders
 
 from difftrain import DataError
-from difftrain.data.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
-from difftrain.data.index import ImageIndex
-from difftrain.data.local_image import LocalImage
-from difftrain.data.prepare import prepare_samples
-from difftrain.data.scan import scan
-from difftrain.data.sources import LocalSource
+from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.sources import LocalSource
+from difftrain.data.samples.prepare_samples import prepare_samples
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.scan import scan
 from difftrain_conditioning_generators.superresolution import Superresolution
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from difftrain.train.schedule import Constant, Cosine, Linear, Sine
+from difftrain.steps.schedules import Constant, Cosine, Linear, Sine
 
 
 @pytest.mark.parametrize("schedule", [Constant(), Linear(), Cosine()])

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from difftrain.errors import DataError, MachineError
-from difftrain.train import processes
+from difftrain.machine import processes
 
 
 def test_a_process_that_accelerate_does_not_see_is_an_error(monkeypatch):
@@ -25,7 +25,7 @@ def test_one_process_is_what_accelerate_sees_without_a_launcher(monkeypatch):
 def test_one_process_needs_no_torch_to_go_first():
     script = (
         "import sys\n"
-        "from difftrain.train.processes import first_process_first\n"
+        "from difftrain.machine.processes import first_process_first\n"
         "with first_process_first(): pass\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from difftrain import FlowMatching
-from difftrain.data.rounds import Position
-from difftrain.data.stream import MicroBatch
+from difftrain.data.streaming.rounds import Position
+from difftrain.data.streaming.stream import MicroBatch
 from difftrain.errors import NotFinite
-from difftrain.train import step
-from difftrain.train.optim import AdamWBf16
-from difftrain.train.schedule import Constant
+from difftrain.steps import step
+from difftrain.steps.optimizers import AdamWBf16
+from difftrain.steps.schedules import Constant
 from difftrain.types import Batch
 
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from test_epoch import SIZES, rules, sample
 
-from difftrain.data.rounds import Position, Rounds
-from difftrain.data.stream import CachedStream
+from difftrain.data.streaming.rounds import Position, Rounds
+from difftrain.data.streaming.stream import CachedStream
 
 
 class NamingReader:

@@ -7,8 +7,8 @@ import pytest
 from difftrain import ModelError, ModelLocation
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Schnell
+from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 from difftrain_flux.text_length import TOKENIZER_CONFIG, text_length
-from difftrain_flux.tiny_random import ensure_tiny_random
 
 NO_LIMIT = int(1e30)
 """What transformers writes for a tokenizer without a limit."""

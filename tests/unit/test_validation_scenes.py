@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from PIL import Image
 from test_epoch import placed, sample
 
-from difftrain.train.scenes import choose_scenes
-from difftrain.train.sheet import CELL, GAP, Row, Shown, draw_sheet
 from difftrain.types import ReferenceChoice
+from difftrain.validation.scenes import choose_scenes
+from difftrain.validation.sheet import CELL, GAP, Row, Shown, draw_sheet
 
 
 def config(**changes):

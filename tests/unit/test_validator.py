@@ -8,12 +8,12 @@ import torch
 from data_plans import SilentReporter, picture
 from PIL import Image
 
-from difftrain.data.local_image import LocalImage
-from difftrain.train.drawn_files import open_drawn
-from difftrain.train.scenes import Scene
-from difftrain.train.sheet import CELL, GAP
-from difftrain.train.validate import Validator
+from difftrain.data.files.local_image import LocalImage
 from difftrain.types import Geometry, ImageRecord, PlacedImage
+from difftrain.validation.drawn_files import open_drawn
+from difftrain.validation.scenes import Scene
+from difftrain.validation.sheet import CELL, GAP
+from difftrain.validation.validator import Validator
 
 SIZE = (32, 32)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from difftrain.data.buckets import assign_bucket
-from difftrain.data.image import load_placed
-from difftrain.data.local_image import LocalImage
-from difftrain.data.views import TextViews, source_box
+from difftrain.data.caching.text_views import TextViews, source_box
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.pixels import load_placed
 from difftrain.errors import PluginError
 from difftrain.types import Geometry, GeometryRules, ImageRecord, PlacedImage
 

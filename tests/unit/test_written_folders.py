@@ -7,7 +7,7 @@ import pytest
 from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, picture, two_folders
 
 from difftrain import DataError
-from difftrain.data.prepare import prepare_samples
+from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain_conditioning_generators.superresolution import Superresolution
 
 

@@ -25,7 +25,7 @@ from scene_edits import describe
 from sources import licences
 from torch import Tensor
 
-from difftrain.train.noise import SigmoidSampler, shift_sigma
+from difftrain.steps.noise_levels import SigmoidSampler, shift_sigma
 from difftrain_flux.packing import pack, position_ids, unpack
 
 HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "retina.jpg",

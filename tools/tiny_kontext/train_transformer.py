@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from training import Average, Budget, build_optimizers, learning_rate, prepare_device, read_state, restore, save_state
 
 from difftrain import FlowMatching
-from difftrain.train.loss import MeanSquaredError
-from difftrain.train.noise import SigmoidSampler, UniformSampler, shift_sigma
+from difftrain.steps.losses import MeanSquaredError
+from difftrain.steps.noise_levels import SigmoidSampler, UniformSampler, shift_sigma
 from difftrain.types import Batch
 
 SIZES = (

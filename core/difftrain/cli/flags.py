@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
+from difftrain.config.config_files import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
 from difftrain.config.known_keys import RUN_TABLES, KnownKeys
-from difftrain.config.load import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
 from difftrain.config.messages import nearest
 from difftrain.config.paths import settle_path
 from difftrain.config.schema import RunConfig
-from difftrain.config.values import plain_key
+from difftrain.config.user_values import plain_key
 from difftrain.errors import ConfigError
-from difftrain.plugins.load import LoadedPlugins, load_plugins
+from difftrain.plugins.discovery import LoadedPlugins, load_plugins
 
 if TYPE_CHECKING:
     import cyclopts

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from difftrain.config.load import FlagValue
+from difftrain.config.config_files import FlagValue
 from difftrain.errors import ConfigError
-from difftrain.plugins.load import LoadedPlugins
+from difftrain.plugins.discovery import LoadedPlugins
 
 if TYPE_CHECKING:
-    from difftrain.train.plan import RunPlan
+    from difftrain.planning.run_plan import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class Invocation:
         Raises:
             ConfigError: With every problem there is.
         """
-        from difftrain.train.plan import plan_run
+        from difftrain.planning.run_plan import plan_run
 
         config, flags = self.config, self.flags
         if self.demo:
             if config is not None:
                 raise ConfigError("--demo has a run file of its own; leave --config out, or leave --demo out")
-            from difftrain.cli.demo import demo_config
+            from difftrain.cli.demo_flag import demo_config
 
             config, flags = demo_config(flags)
         return plan_run(config, flags, plugins=self.plugins)

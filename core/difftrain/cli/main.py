@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Any
 
 from difftrain import __version__
-from difftrain.cli.check import check
+from difftrain.cli.check_command import check
 from difftrain.cli.flags import load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import Invocation
-from difftrain.cli.plugins import list_plugins
-from difftrain.cli.train import train
+from difftrain.cli.plugins_command import list_plugins
+from difftrain.cli.train_command import train
 from difftrain.errors import ConfigError, DifftrainError, NotFinite, PluginError, StoppedElsewhere
-from difftrain.plugins.load import LoadedPlugins
+from difftrain.plugins.discovery import LoadedPlugins
 
 COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
 """The first is what ``difftrain`` alone does."""
@@ -112,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
         asks_help = "--help" in arguments or "-h" in arguments
         plugins = load_plugins_for(arguments, file_may_be_wrong=asks_help or arguments[:1] == ["plugins"])
         if asks_help:
-            from difftrain.cli.help import help_text
+            from difftrain.cli.help_text import help_text
 
             print(help_text(plugins.registry))
             return 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from difftrain.config.values import NAMES, fill_placeholders, left_over
+from difftrain.config.user_values import NAMES, fill_placeholders, left_over
 from difftrain.errors import ConfigError
 
 PATHS_AS_TEXT = frozenset({"pretrained_model_name_or_path", "resume_from_checkpoint", "plugins"})

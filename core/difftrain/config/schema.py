@@ -8,9 +8,9 @@ from typing import Any, Optional, TypeVar, get_args
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
-from difftrain.config.dataset import DatasetConfig
+from difftrain.config.dataset_options import DatasetConfig
 from difftrain.config.options import Options
-from difftrain.config.run import GROUPS, RunConfig
+from difftrain.config.run_options import GROUPS, RunConfig
 from difftrain.errors import PluginError
 
 __all__ = ["GROUPS", "DatasetConfig", "RunConfig", "merge_options"]

@@ -16,7 +16,7 @@ from difftrain.config.options import Options
 from difftrain.config.paths import holds_path, is_optional, settle
 from difftrain.config.problems import Problems
 from difftrain.config.sorter import KeySorter
-from difftrain.config.values import coerce, fill_placeholders, wrong_numbers, wrong_texts
+from difftrain.config.user_values import coerce, fill_placeholders, wrong_numbers, wrong_texts
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 Known = Mapping[str, str | None]

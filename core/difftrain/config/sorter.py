@@ -10,7 +10,7 @@ from difftrain.config.known_keys import ZERO_ASKS, KnownKeys, asks_for_nothing, 
 from difftrain.config.messages import shown, unknown_key
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
-from difftrain.config.values import coerce
+from difftrain.config.user_values import coerce
 
 SINGLE_REASONS = 8
 """So many idle keys at usual values are told one by one; a file with more was exported, and gets one note of all."""

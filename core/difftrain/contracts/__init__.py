@@ -6,24 +6,29 @@ light and does its heavy imports inside the methods.
 
 Every contract is an :class:`Options` class: its fields are what users may set, with help and validation, and its
 ``name`` is how a config names it.
+
+- `for_data`: data sources, captions, pairings, generators
+- `for_models`: encoders, flavours, families
+- `noise_process`: what noise does to latents, and what a model is to predict
+- `for_training`: adapters, optimizers, schedules, quantizers, samplers, losses
+- `for_observers`: observers of a run
 """
 
-from difftrain.contracts.data import (
+from difftrain.contracts.for_data import (
     CaptionSource,
     ConditioningGenerator,
     DataSource,
     Listing,
     Pairing,
 )
-from difftrain.contracts.model import (
+from difftrain.contracts.for_models import (
     ImageEncoder,
     ModelFamily,
     ModelFlavour,
     TextEncoder,
 )
-from difftrain.contracts.noise import FlowMatching, NoiseProcess
-from difftrain.contracts.observer import Observer, RunStart, ValidationResult
-from difftrain.contracts.training import (
+from difftrain.contracts.for_observers import Observer, RunStart, ValidationResult
+from difftrain.contracts.for_training import (
     Adapter,
     Loss,
     OptimizerFactory,
@@ -31,6 +36,7 @@ from difftrain.contracts.training import (
     Schedule,
     TimestepSampler,
 )
+from difftrain.contracts.noise_process import FlowMatching, NoiseProcess
 
 __all__ = [
     "Adapter",

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import pluggy
 
 from difftrain import contracts
-from difftrain.config.run import RunConfig
+from difftrain.config.run_options import RunConfig
 
 hookspec = pluggy.HookspecMarker("difftrain")
 hookimpl = pluggy.HookimplMarker("difftrain")

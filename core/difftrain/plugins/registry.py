@@ -88,7 +88,7 @@ class _Entry:
 
 @dataclass(kw_only=True)
 class Registry:
-    """All registered classes. Filled at start-up by :mod:`difftrain.plugins.load`, read only after that."""
+    """All registered classes. Filled at start-up by :mod:`difftrain.plugins.discovery`, read only after that."""
 
     absent: list[str] = field(default_factory=list)
     """One sentence for each plugin that is installed but not loaded; shown when a name is not found."""

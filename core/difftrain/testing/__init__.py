@@ -2,12 +2,19 @@
 
 `check_generator` and `check_family` are whole tests of a contract; `load_denoiser` loads a family's model as a run
 does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes pictures to train on.
+
+- `example_images`: images to train on, alone or in pairs
+- `generator_check`: the contract of generators, as a test
+- `family_check`: the contract of model families, as a test
+- `attention_check`: attention shapes of a forward, watched
+- `tiny_family`: a family that needs no file
+- `tiny_denoiser`: its denoiser; apart, since its class needs torch
 """
 
-from difftrain.testing.dataset import PairFolders, make_dataset
-from difftrain.testing.families import check_family, load_denoiser
-from difftrain.testing.generators import check_generator
-from difftrain.testing.tiny import TinyEditFlavour, TinyFamily, TinyFlavour
+from difftrain.testing.example_images import PairFolders, make_dataset
+from difftrain.testing.family_check import check_family, load_denoiser
+from difftrain.testing.generator_check import check_generator
+from difftrain.testing.tiny_family import TinyEditFlavour, TinyFamily, TinyFlavour
 
 __all__ = [
     "PairFolders",

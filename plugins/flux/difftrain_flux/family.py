@@ -27,10 +27,10 @@ from difftrain import (
     TextEncoder,
     read_weights,
 )
-from difftrain_flux.disk import latents_bytes, text_bytes
-from difftrain_flux.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
 from difftrain_flux.known_keys import KNOWN_KEYS
-from difftrain_flux.locate import locate, part_identity
+from difftrain_flux.model_files.entry_bytes import latents_bytes, text_bytes
+from difftrain_flux.model_files.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
+from difftrain_flux.model_files.locate import locate, part_identity
 from difftrain_flux.targets import Target, select_targets
 from difftrain_flux.text_length import text_length
 
@@ -136,7 +136,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
         return empty_transformer(location)
 
     def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
-        from difftrain_flux.files import local_folder
+        from difftrain_flux.model_files.components import local_folder
 
         return read_weights(local_folder(location, ("transformer",)) / "transformer")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from difftrain import ModelFlavour
-from difftrain_flux.identify import TEXT_PIPELINES
+from difftrain_flux.model_files.identify import TEXT_PIPELINES
 
 T5_TOKENS = 512
 

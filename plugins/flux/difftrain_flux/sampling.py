@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from difftrain import ImageEncoder, ModelFlavour, ModelLocation, TextEmbeds, ValidationRequest, loading
-from difftrain_flux.files import local_folder
 from difftrain_flux.forward import unwrap
+from difftrain_flux.model_files.components import local_folder
 from difftrain_flux.text_length import text_length
 from difftrain_flux.vae import FluxImageEncoder
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from difftrain import ModelFlavour, ModelLocation, TextEmbeds, TextEncoder, loading
-from difftrain_flux.files import local_folder
-from difftrain_flux.folder import TEXT_COMPONENTS
+from difftrain_flux.model_files.components import local_folder
+from difftrain_flux.model_files.folder import TEXT_COMPONENTS
 from difftrain_flux.text_length import text_length
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from difftrain import ModelFlavour, ModelLocation, read_json
+from difftrain_flux.built_in import TINY_RANDOM
 from difftrain_flux.flavours import max_sequence_length
-from difftrain_flux.recipe import TINY_RANDOM
 
 TOKENIZER_CONFIG = "tokenizer_2/tokenizer_config.json"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from accelerate import init_empty_weights
 
 from difftrain import ModelLocation, loading
-from difftrain_flux.files import local_folder
+from difftrain_flux.model_files.components import local_folder
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

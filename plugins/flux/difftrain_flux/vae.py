@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from difftrain import ImageEncoder, ModelError, ModelLocation, loading
-from difftrain_flux.files import local_folder
-from difftrain_flux.folder import IMAGE_COMPONENTS
+from difftrain_flux.model_files.components import local_folder
+from difftrain_flux.model_files.folder import IMAGE_COMPONENTS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

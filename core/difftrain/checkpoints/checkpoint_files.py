@@ -1,0 +1,222 @@
+"""Checkpoints: complete or absent, rotated, resumed exactly.
+
+``checkpoint-N`` holds the adapter as other programs load it and, under ``resume/``, what is needed to go on as
+if the run had never stopped. No generator state is among it: every random draw of a run comes from a seed of its
+place (see :mod:`difftrain.data.seeding`), so the step and the visits that were taken are enough.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from difftrain.checkpoints.gather import GatheredState, gather_exported, gather_optimizer_of
+from difftrain.checkpoints.resume_state import (
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    VISITS_FILE,
+    WEIGHTS_FILE,
+    ResumeState,
+    damaged,
+    sha256_of,
+    trained_dtype,
+)
+from difftrain.data.streaming.stream import SavedPosition
+from difftrain.errors import CheckpointError, MachineError, NotFinite
+from difftrain.machine.retries import refusal
+from difftrain.model.tensor_file import write_tensors
+from difftrain.output.output_dir import EXPORT_FOLDER, RESUME_FOLDER, list_checkpoints
+from difftrain.steps.optimizer_state import DamagedState, check_storable, load_optimizer, write_optimizer
+from difftrain.steps.sharding import placed_like
+
+if TYPE_CHECKING:
+    from difftrain.steps.step import Trainee
+
+
+def write_checkpoint(run: Trainee, gathered: GatheredState, output_dir: Path) -> Path:
+    """Write ``checkpoint-N`` beside its final name, flush, rename. For the main process alone.
+
+    Args:
+        gathered: What all processes have put together, see :func:`~difftrain.checkpoints.gather.gather_state`.
+
+    Raises:
+        NotFinite: If a weight is NaN or infinite; nothing is written.
+        MachineError: If it cannot be written; what was written of it is taken away, earlier ones are whole.
+    """
+    final = output_dir / f"checkpoint-{run.step}"
+    for weights in (gathered.weights, gathered.exported):
+        check_finite((name for name, tensor in weights.items() if not tensor.isfinite().all()), run.step)
+    temporary = output_dir / f".{final.name}.partial"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / RESUME_FOLDER).mkdir(parents=True)
+        _write_parts(run, gathered, temporary)
+        _flush(temporary)
+        _remove(final)
+        temporary.rename(final)
+        _flush_one(output_dir)
+    except (OSError, CheckpointError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise (_not_written(final, error) if isinstance(error, OSError) else error) from error
+    return final
+
+
+def check_finite(broken: Iterable[str], step: int) -> None:
+    """Make sure that no trained weight is broken.
+
+    Args:
+        broken: Names of those that are NaN or infinite.
+
+    Raises:
+        NotFinite: With how many are not.
+    """
+    names = list(broken)
+    if names:
+        raise NotFinite(
+            f"{len(names)} trained weights are not finite after step {step}, {names[0]} among them\n"
+            "hint: lower learning_rate"
+        )
+
+
+def rehearse(run: Trainee, output_dir: Path) -> None:
+    """Write and read the optimizer's state once, so that what cannot be saved is known after the first step.
+
+    For every process; the main one writes.
+
+    Raises:
+        CheckpointError: If the optimizer keeps what cannot be saved.
+        MachineError: If nothing can be written.
+    """
+    gathered = gather_optimizer_of(run)
+    if not run.accelerator.is_main_process:
+        return
+    trial = output_dir / f".checkpoint-{run.step}.trial"
+    try:
+        check_storable(gathered, trial)
+    except OSError as error:
+        raise _not_written(trial, error) from error
+
+
+def rotate(output_dir: Path, keep: int | None) -> None:
+    """Take away the oldest checkpoints beyond ``keep``; None keeps all."""
+    if keep is not None:
+        for old in list_checkpoints(output_dir)[:-keep]:
+            _remove(old)
+
+
+def export_adapter(run: Trainee, output_dir: Path) -> None:
+    """Put the adapter as other programs load it into the output folder. For every process; the main one writes.
+
+    Raises:
+        MachineError: If it cannot be written.
+    """
+    weights = gather_exported(run)
+    if run.accelerator.is_main_process:
+        write_adapter(run, weights, output_dir, output_dir)
+
+
+def write_adapter(run: Trainee, weights: Mapping[str, Tensor], output_dir: Path, place: Path) -> Path:
+    """Let the adapter write its files; each is there complete or not at all. Gives where they are.
+
+    Args:
+        weights: All of them, whole.
+        place: A folder that is there, for the files; or a name without extension, for the only file or a new folder.
+
+    Raises:
+        MachineError: If they cannot be written.
+    """
+    temporary = output_dir / EXPORT_FOLDER
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        run.plan.adapter.write(weights, temporary, run.plan.family.lora_prefix)
+        _flush(temporary)
+        written = sorted(temporary.iterdir())
+        if place.is_dir():
+            for path in written:
+                path.replace(place / path.name)
+        elif len(written) == 1:
+            place = place.with_name(f"{place.name}{written[0].suffix}")
+            written[0].replace(place)
+        else:
+            temporary.rename(place)
+    except OSError as error:
+        raise _not_written(f"the adapter in {output_dir}", error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return place
+
+
+def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
+    """Put adapter, optimizer, step and position back into ``run``, however they were sharded and are now.
+
+    Raises:
+        CheckpointError: If a file is damaged or does not fit the run's adapter or optimizer.
+    """
+    folder = checkpoint / RESUME_FOLDER
+    try:
+        weights = load((folder / WEIGHTS_FILE).read_bytes())
+        position = load((folder / VISITS_FILE).read_bytes())
+        own = run.plan.adapter.state(run.bare_denoiser)
+        placed = {name: placed_like(tensor, own[name]) if name in own else tensor for name, tensor in weights.items()}
+        run.plan.adapter.load_state(run.bare_denoiser, placed)
+        load_optimizer(run.optimizer, run.named_trained, folder / OPTIMIZER_FILE)
+    except (OSError, ValueError, LookupError, SafetensorError, DamagedState) as error:
+        raise damaged(checkpoint, error) from error
+    run.step, run.skipped = state.step, state.skipped
+    run.position = SavedPosition(epoch=state.epoch, samples=state.samples, tensors=position)
+
+
+def _write_parts(run: Trainee, gathered: GatheredState, folder: Path) -> None:
+    run.plan.adapter.write(gathered.exported, folder, run.plan.family.lora_prefix)
+    resume = folder / RESUME_FOLDER
+    write_tensors(resume / WEIGHTS_FILE, gathered.weights)
+    write_tensors(resume / VISITS_FILE, run.position.state())
+    write_optimizer(gathered.optimizer, resume / OPTIMIZER_FILE)
+    state = ResumeState(
+        step=run.step,
+        epoch=run.position.epoch,
+        samples=run.position.samples,
+        processes=run.accelerator.num_processes,
+        config=run.plan.config.model_dump(mode="json"),
+        plugins=run.plan.plugins.versions(),
+        data=dict(run.data),
+        skipped=run.skipped,
+        dtype=trained_dtype(run.plan),
+        files={path.name: sha256_of(path) for path in sorted(resume.iterdir())},
+    )
+    (resume / STATE_FILE).write_text(state.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _not_written(what: object, error: OSError) -> MachineError:
+    return MachineError(refusal(f"{what} cannot be written, what was saved before is whole", error))
+
+
+def _remove(folder: Path) -> None:
+    """Take a checkpoint away so that a kill meanwhile leaves no half of it under its name."""
+    if folder.exists():
+        doomed = folder.with_name(f".{folder.name}.removing")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Force a folder's files and names to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

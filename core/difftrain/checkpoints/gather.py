@@ -1,0 +1,76 @@
+"""The first half of saving, for every process: what is trained, put together in the main process.
+
+Where nothing is sharded the processes do not wait for each other, so that one which ends alone can still save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from difftrain.steps.optimizer_state import gather_optimizer
+from difftrain.steps.sharding import is_sharded, whole
+
+if TYPE_CHECKING:
+    from difftrain.steps.step import Trainee
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatheredState:
+    """The tensors of a checkpoint, whole. Weights are on the CPU, by the names of the adapter's state."""
+
+    weights: Mapping[str, Tensor]
+    """As they are trained on: what a run goes on from."""
+    exported: Mapping[str, Tensor]
+    """As they are to be used; other ones only with an optimizer that arrives at others than it trains."""
+    optimizer: Mapping[str, Any]
+    """What :func:`~difftrain.steps.optimizer_state.write_optimizer` writes."""
+
+
+def gather_state(run: Trainee) -> GatheredState | None:
+    """All that is written by :func:`~difftrain.checkpoints.checkpoint_files.write_checkpoint`; None but in the main
+    process.
+    """
+    weights = gather_weights(run)
+    exported = gather_exported(run) if run.evaluates_others else weights
+    optimizer = gather_optimizer_of(run)
+    if not run.accelerator.is_main_process:
+        return None
+    return GatheredState(weights=weights, exported=exported, optimizer=optimizer)
+
+
+def gather_exported(run: Trainee) -> dict[str, Tensor]:
+    """The weights that are to be used, as :func:`gather_weights` gives those that are trained on."""
+    with run.evaluating():
+        return gather_weights(run)
+
+
+def gather_weights(run: Trainee) -> dict[str, Tensor]:
+    """Copies of the trained weights as they are now; nothing but in the main process."""
+    keep = run.accelerator.is_main_process
+    return {name: tensor.to("cpu", copy=True) for name, tensor in _whole_weights(run) if keep}
+
+
+def gather_optimizer_of(run: Trainee) -> dict[str, Any]:
+    """The optimizer's state; without its sharded tensors but in the main process."""
+    keep = run.accelerator.is_main_process
+    return gather_optimizer(run.optimizer, run.named_trained, run.built_with, keep=keep)
+
+
+def not_finite_weights(run: Trainee) -> list[str]:
+    """Names of the trained weights that are NaN or infinite; every process gets the same ones."""
+    return [name for name, tensor in _whole_weights(run) if not tensor.isfinite().all()]
+
+
+def holds_parts(run: Trainee) -> bool:
+    """Whether each process has only a part of what is trained, so that none can save alone."""
+    return any(is_sharded(parameter) for parameter in run.trained)
+
+
+def _whole_weights(run: Trainee) -> Iterator[tuple[str, Tensor]]:
+    """One after another, so that no device has to hold more than one; all processes must go through all of them."""
+    for name, tensor in run.plan.adapter.state(run.bare_denoiser).items():
+        yield name, whole(tensor)

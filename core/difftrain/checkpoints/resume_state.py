@@ -1,0 +1,258 @@
+"""What a checkpoint says of its run, beside tensors, and what of it a resumed run may change. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from difftrain.config.messages import explain
+from difftrain.errors import CheckpointError
+from difftrain.output.output_dir import (
+    RESUME_FOLDER,
+    foreign_checkpoints,
+    is_checkpoint_name,
+    list_checkpoints,
+    step_of,
+)
+
+if TYPE_CHECKING:
+    from difftrain.planning.run_plan import RunPlan
+
+FORMAT = 3
+"""Of the files of a checkpoint.
+
+1 kept the optimizer in two files, and no visits; 2 had its state by the parameters' numbers, not by their names.
+"""
+STATE_FILE = "state.json"
+WEIGHTS_FILE = "adapter.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
+VISITS_FILE = "visits.safetensors"
+Resumed = tuple[Path, "ResumeState"]
+"""The checkpoint that a run goes on from, and what it says of its run."""
+_PLACES = ("output_dir", "resume_from_checkpoint", "plugins")
+"""Options that say where files lie: another place is no other run."""
+_FIXED: Mapping[str, str] = {
+    "model_family": "the adapter is of another model",
+    "model_flavour": "the adapter is of another model",
+    "lora_type": "the checkpoint holds another kind of adapter",
+    "optimizer": "the checkpoint holds another optimizer's state",
+    "seed": "the order of the samples follows from it, so some would never be shown and others twice",
+}
+"""Options that a resumed run must keep, and why; the adapter's own come to them."""
+
+
+class ResumeState(BaseModel):
+    """What a checkpoint knows of its run."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    format: Literal[3] = 3
+    step: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+    samples: int = Field(ge=0)
+    """Samples of that epoch that were taken, to be told; where exactly the data goes on, only its stream knows."""
+    processes: int = Field(ge=1)
+    config: dict[str, Any]
+    plugins: dict[str, str]
+    """Version of each plugin by name."""
+    data: dict[str, str] = {}
+    """What each dataset held, see :func:`difftrain.training.agreement.data_facts`."""
+    skipped: int = Field(0, ge=0)
+    """Updates of the run that were left out since they were not finite."""
+    dtype: str
+    """Number format of the trained weights, in torch's words."""
+    files: dict[str, str]
+    """sha256 of each file beside this one."""
+
+
+def trained_dtype(plan: RunPlan) -> str:
+    """Number format that the trained weights have, in torch's words."""
+    low = plan.optimizer.parameter_dtype == "bfloat16" and plan.config.mixed_precision == "bf16"
+    return "bfloat16" if low else "float32"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
+    """The checkpoint to resume: a path or a name in ``output_dir``; ``latest`` is the highest step if there is any;
+    ``none`` gives None.
+
+    Raises:
+        CheckpointError: If a path is wanted that is no checkpoint of ours, or another program's lie in ``output_dir``.
+    """
+    if wanted == "none":
+        return None
+    existing = list_checkpoints(output_dir)
+    if wanted == "latest":
+        if foreign := foreign_checkpoints(output_dir):
+            raise CheckpointError(foreign_checkpoint(foreign[-1]))
+        return existing[-1] if existing else None
+    for candidate in (Path(wanted).expanduser(), output_dir / wanted):
+        if (candidate / RESUME_FOLDER).is_dir():
+            return candidate
+        if any(candidate.glob("*.safetensors")):
+            raise CheckpointError(f"resume_from_checkpoint: {foreign_checkpoint(candidate)}")
+    there = ", ".join(path.name for path in existing) or "none"
+    raise CheckpointError(f"resume_from_checkpoint: {wanted} is no checkpoint; in {output_dir} there are: {there}")
+
+
+def find_state(plan: RunPlan) -> Resumed | None:
+    """The checkpoint that a run goes on from and what it says; None for a run that starts anew.
+
+    Raises:
+        CheckpointError: If it is none of ours, cannot be read, or does not go with the run's options.
+    """
+    checkpoint = find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
+    if checkpoint is None:
+        return None
+    state = read_state(checkpoint)
+    check_changes(state, plan, checkpoint)
+    return checkpoint, state
+
+
+def read_state(checkpoint: Path) -> ResumeState:
+    """What the checkpoint says of its run; its files are known to be what was written.
+
+    Raises:
+        CheckpointError: If it is another program's or another version's, or is damaged.
+    """
+    folder = checkpoint / RESUME_FOLDER
+    if not folder.is_dir():
+        raise CheckpointError(foreign_checkpoint(checkpoint))
+    try:
+        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        written = content.get("format", 1) if isinstance(content, dict) else None
+        if isinstance(written, int) and written != FORMAT:
+            raise CheckpointError(_other_format(checkpoint, written))
+        state = ResumeState.model_validate(content)
+        for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
+            if state.files.get(name) != sha256_of(folder / name):
+                raise ValueError(f"{name} is not what was written")
+        named = step_of(checkpoint) if is_checkpoint_name(checkpoint.name) else state.step
+        if named != state.step:
+            raise ValueError(f"{STATE_FILE} is of step {state.step}")
+    except ValidationError as error:
+        found = explain(error, content if isinstance(content, dict) else {})
+        raise damaged(checkpoint, f"{STATE_FILE}: {'; '.join(found.values())}") from error
+    except OSError as error:
+        raise damaged(checkpoint, f"{error.filename} cannot be read, {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(checkpoint, str(error)) from error
+    return state
+
+
+def _other_format(checkpoint: Path, written: int) -> str:
+    return (
+        f"{checkpoint} has the format {written} of another version of difftrain; this one reads format {FORMAT}\n"
+        "hint: go on with the version that wrote it, or start anew with --resume_from_checkpoint none; the adapter in "
+        "it loads as ever"
+    )
+
+
+def foreign_checkpoint(checkpoint: Path) -> str:
+    """What is said of a checkpoint folder that difftrain did not write."""
+    return (
+        f"{checkpoint} was written by another program (it has no folder {RESUME_FOLDER}), so it cannot be resumed\n"
+        "hint: set another output_dir; or start anew with --resume_from_checkpoint none, which moves what is there "
+        "into a folder beside it"
+    )
+
+
+def damaged(checkpoint: Path, error: object) -> CheckpointError:
+    """The error of a checkpoint that cannot be read, with another one to resume."""
+    others = [str(path) for path in reversed(list_checkpoints(checkpoint.parent)) if path.name != checkpoint.name]
+    hint = (
+        f"resume another one: --resume_from_checkpoint {others[0]}"
+        if others
+        else "start anew: --resume_from_checkpoint none"
+    )
+    return CheckpointError(f"{checkpoint} is damaged: {error}\nhint: {hint}")
+
+
+def check_changes(state: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
+    """Refuse what cannot change on the way; everything else is taken over, see :func:`changes_since`.
+
+    Raises:
+        CheckpointError: Naming every such option with its two values.
+    """
+    now = plan.config.model_dump(mode="json")
+    problems = [
+        f"{key} was {_told(state.config[key])} and is {_told(now.get(key))} now: {why}"
+        for key, why in _FIXED.items()
+        if key in state.config and state.config[key] != now.get(key)
+    ]
+    adapter = type(plan.adapter)
+    with suppress(ValidationError):  # options of another version: the weights themselves are compared later
+        before = adapter(**{key: state.config[key] for key in adapter.model_fields if key in state.config}).fixed()
+        problems += [
+            f"{key} was {_told(before.get(key))} and is {_told(value)} now: it says what the trained weights mean"
+            for key, value in plan.adapter.fixed().items()
+            if before.get(key) != value
+        ]
+    problems += [
+        f"{key} was {_told(state.config[key])} and is {_told(value)} now: the checkpoint has weights for other modules"
+        for key, value in plan.family.fixed().items()
+        if key in state.config and state.config[key] != value
+    ]
+    if state.dtype != trained_dtype(plan):
+        problems.append(
+            f"mixed_precision was {_told(state.config.get('mixed_precision'))}, with {state.dtype} weights, and is "
+            f"{plan.config.mixed_precision} now, with {trained_dtype(plan)} weights"
+        )
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint} cannot go on with these options: " + "; ".join(problems) + "\n"
+            "hint: write the value that the checkpoint was made with, or start anew with --resume_from_checkpoint none"
+        )
+
+
+def changes_since(state: ResumeState, plan: RunPlan, processes: int) -> list[str]:
+    """What is different now and taken over: ``train_batch_size 2 -> 3``. Places where files lie do not count."""
+    now = plan.config.model_dump(mode="json")
+    pairs = {key: (state.config.get(key), value) for key, value in now.items() if key not in _PLACES}
+    before, after = pairs.pop("optimizer_config", ({}, {}))
+    pairs |= _by_key("optimizer_config.", before or {}, after or {})
+    pairs |= _by_key("plugin ", state.plugins, plan.plugins.versions())
+    pairs["processes"] = state.processes, processes
+    return [f"{name} {_told(before)} -> {_told(after)}" for name, (before, after) in pairs.items() if before != after]
+
+
+def data_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is different in the datasets: ``'edits' had 100 samples, has 101``."""
+    told = []
+    for name in dict.fromkeys([*before, *now]):
+        if name not in now:
+            told.append(f"{name!r} is gone ({_count(before[name])})")
+        elif name not in before:
+            told.append(f"{name!r} is new ({_count(now[name])})")
+        elif _count(before[name]) != _count(now[name]):
+            told.append(f"{name!r} had {_count(before[name])}, has {_count(now[name])}")
+        elif before[name] != now[name]:
+            told.append(f"{name!r} has as many samples, but other pictures, captions or crops")
+    return told
+
+
+def _count(facts: str) -> str:
+    return facts.partition(" (")[0]
+
+
+def _by_key(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {f"{prefix}{key}": (before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after])}
+
+
+def _told(value: object) -> str:
+    return "unset" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,105 @@
+"""``difftrain check``: everything up to the first weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from difftrain.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from difftrain.data.samples.prepare_samples import PreparedData
+    from difftrain.planning.run_plan import RunPlan
+    from difftrain.startup.prepare_run import PreparedRun
+
+
+def check(invocation: Invocation) -> int:
+    """Plan the run, prepare its data, find its model, and say what it would do.
+
+    With ``--json``, one object on the standard output: ``status``, ``problems``, ``notes`` and the counts.
+
+    Raises:
+        DifftrainError: Whatever the user can mend.
+    """
+    found = _examine(invocation)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _told(found))
+    return 0
+
+
+def _examine(invocation: Invocation) -> dict[str, Any]:
+    plan = invocation.plan()
+    from difftrain.output.console import make_reporter
+    from difftrain.startup.prepare_run import prepare_run
+
+    ready = prepare_run(plan, make_reporter(quiet=invocation.json), fast=invocation.fast)
+    return {
+        "status": "ok",
+        "problems": [],
+        "notes": [*plan.notes, *ready.notes, *_removed(ready)],
+        "model": {
+            "family": plan.family.name,
+            "flavour": plan.flavour.name,
+            "name": ready.location.name,
+            "weights_of": list(ready.recognised.flavours),
+        },
+        **{key: value for key, value in ready.prepared.summary().items() if key != "notes"},
+        "to_encode": {"captions": len(ready.texts), "images": len(ready.images)},
+        "disk": [
+            {"what": need.what, "folder": str(need.folder), "files": need.files, "bytes": need.bytes}
+            for need in ready.needs
+        ],
+        **_lengths(plan, ready.prepared),
+    }
+
+
+def _removed(ready: PreparedRun) -> list[str]:
+    count = len(ready.caches.removed)
+    return [f"{count} damaged cache entries were removed; the run makes them again"] if count else []
+
+
+def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
+    """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
+    from difftrain.data.streaming.epoch import plan_epoch
+    from difftrain.startup.run_length import rounds_of, steps_left, total_steps
+
+    rounds = rounds_of(plan, prepared.samples)
+    batches = len(plan_epoch(prepared.samples, 0, rounds.rules))
+    return {
+        "batches_per_epoch": batches,
+        "steps_per_epoch": -(-batches // plan.config.gradient_accumulation_steps),
+        "total_steps": total_steps(plan, steps_left(rounds)),
+    }
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    """The summary for people."""
+    model = found["model"]
+    weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
+    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{weights}"]
+    for name, dataset in found["datasets"].items():
+        left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
+        used = f", {dataset['samples']} samples" if dataset["samples"] else ""
+        held_out = ", held out of training" if dataset["held_out"] else ""
+        lines.append(f"dataset {name}: {dataset['images']} images{used}{held_out}{left_out}")
+    for key in ("buckets", "reference_buckets"):
+        if found[key]:
+            listed = ", ".join(f"{size} ({count})" for size, count in found[key].items())
+            lines.append(f"{key.replace('_', ' ')}: {listed}")
+    epoch = f"{found['batches_per_epoch']} batches and {found['steps_per_epoch']} steps an epoch"
+    lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in all")
+    if found["held_out_samples"]:
+        lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")
+    encoded = " and ".join(f"{count} {what}" for what, count in found["to_encode"].items() if count)
+    lines.append(f"to encode: {encoded}" if encoded else "caches: complete, nothing to encode")
+    lines += [_told_need(need) for need in found["disk"] if need["files"]]
+    lines += [f"note: {note}" for note in found["notes"]]
+    lines.append("ready to train")
+    return "\n".join(lines)
+
+
+def _told_need(need: Mapping[str, Any]) -> str:
+    from difftrain.machine.disk import told_bytes
+
+    size = f", about {told_bytes(need['bytes'])}" if need["bytes"] else ""
+    return f"disk: {need['what']}: {need['files']} files{size}, into {need['folder']}"

@@ -1,0 +1,34 @@
+"""``difftrain``: train."""
+
+from __future__ import annotations
+
+import sys
+
+from difftrain.cli.demo_flag import OPENING, closing
+from difftrain.cli.invocation import Invocation
+from difftrain.cli.rerun_commands import resume_command, same_command
+from difftrain.errors import ConfigError
+from difftrain.output.output_dir import newest_sheet
+
+
+def train(invocation: Invocation) -> int:
+    """Plan, then train; gives the exit status.
+
+    Raises:
+        DifftrainError: Whatever the user can mend.
+    """
+    if invocation.json:
+        raise ConfigError("--json belongs to `difftrain check` and `difftrain plugins`")
+    plan = invocation.plan()
+    if invocation.demo:
+        print(OPENING, file=sys.stderr)
+    # only now torch: everything that the config can have wrong is known, and was known fast
+    from difftrain.training.run_training import RunAgain, run_training
+
+    typed = [argument for argument in invocation.arguments if argument != "train"]
+    again = RunAgain(same=same_command(typed), resuming=resume_command(typed))
+    status = run_training(plan, again, fast=invocation.fast)
+    if invocation.demo and status == 0:
+        chosen = f"--model {plan.family.name} --flavour {plan.flavour.name}"
+        print(closing(chosen, newest_sheet(plan.config.output_dir)), file=sys.stderr)
+    return status

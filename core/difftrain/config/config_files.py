@@ -1,0 +1,297 @@
+"""Reads the run file and the dataset list: JSON with comments, flags over file, every problem kept.
+
+Nothing but these two files is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import json5
+
+from difftrain.config.known_keys import DATASET_TABLES, KEYS_OF_TYPE, NOT_BUILT_VALUES, RUN_TABLES, KnownKeys, is_unset
+from difftrain.config.line_numbers import KeyPath, key_lines
+from difftrain.config.messages import shown
+from difftrain.config.paths import settle, settle_path
+from difftrain.config.problems import Problems
+from difftrain.config.schema import DatasetConfig, RunConfig
+from difftrain.config.section import Known, Section, check_section
+from difftrain.config.user_values import coerce, fill_placeholders, plain_key
+from difftrain.errors import ConfigError
+
+DEFAULT_PATH = Path("config/config.json")
+FlagValue = str | bool | list[str]
+Names = Mapping[str, Collection[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """A parsed file and where its keys stand."""
+
+    path: Path | None
+    """None stands for no file at all."""
+    content: Any
+    lines: Mapping[KeyPath, int]
+
+    def where(self, *path: str | int) -> str:
+        """``config/config.json:12: `` for a key that is there, ``config/config.json: `` otherwise."""
+        line = self.lines.get(path)
+        return f"{self.path}:{line}: " if line else f"{self.path}: "
+
+
+EMPTY_FILE = ConfigFile(path=None, content={}, lines={})
+"""Stands for a run that is described by flags alone."""
+
+
+def read_config_file(path: Path) -> ConfigFile:
+    """Parse JSON with comments and trailing commas.
+
+    Raises:
+        ConfigError: If the file is missing or unreadable, is not JSON, or has a key twice in one object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist\nhint: relative paths start at {Path.cwd()}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    try:
+        content = json5.loads(text, allow_duplicate_keys=False)
+    except ValueError as error:
+        raise ConfigError(f"{path}{_parser_complaint(str(error))}\nhint: JSON with comments is expected") from error
+    return ConfigFile(path=path, content=content, lines=key_lines(text))
+
+
+def _parser_complaint(text: str) -> str:
+    """``<string>:2 Unexpected "x" at column 5`` as ``:2: unexpected "x" at column 5``."""
+    place, _, what = text.removeprefix("<string>").partition(" ") if text.startswith("<string>:") else ("", "", text)
+    return f"{place}: {what[:1].lower()}{what[1:]}"
+
+
+def find_run_file(path: Path | None) -> ConfigFile:
+    """The run file: the one asked for, or ``config/config.json`` when there is one, or nothing.
+
+    Raises:
+        ConfigError: If it cannot be read, or is no object.
+    """
+    if path is None:
+        if not DEFAULT_PATH.is_file():
+            return EMPTY_FILE
+        path = DEFAULT_PATH
+    file = read_config_file(path)
+    if not isinstance(file.content, dict):
+        raise ConfigError(f'{path} must be an object {{"key": value}}, got {shown(file.content)}')
+    return _unwrapped(file)
+
+
+def _unwrapped(file: ConfigFile) -> ConfigFile:
+    """The run in a file that a web interface saved: ``{"_metadata": {...}, "config": {...}}``."""
+    if set(file.content) != {"_metadata", "config"} or not isinstance(file.content["config"], dict):
+        return file
+    lines = {path[1:]: line for path, line in file.lines.items() if path[0] == "config"}
+    return ConfigFile(path=file.path, content=file.content["config"], lines=lines)
+
+
+def plugin_switches(file: ConfigFile, flags: Mapping[str, FlagValue]) -> tuple[list[str], list[str]]:
+    """Plugin files and plugins turned off: what must be known before the schema is.
+
+    Values of another type are left to the check of the whole file.
+
+    Raises:
+        ConfigError: If the path of a plugin file cannot be what was meant.
+    """
+    asked: dict[str, Any] = {plain_key(key): value for key, value in file.content.items()} | dict(flags)
+    found = []
+    for key in ("plugins", "disable_plugin"):
+        value = coerce(tuple[str, ...], asked.get(key), lists_as_text=True)
+        found.append([item for item in value if isinstance(item, str)] if isinstance(value, list) else [])
+    problems = Problems()
+    known = _run_placeholders(asked, {})
+    with problems.catching("plugins: "):
+        found[0] = settle(found[0], known)
+    problems.raise_all()
+    return found[0], found[1]
+
+
+def load_run(
+    file: ConfigFile,
+    flags: Mapping[str, FlagValue],
+    schema: type[RunConfig],
+    names: Names,
+    problems: Problems,
+    *,
+    tables: KnownKeys = RUN_TABLES,
+    default_flavours: Mapping[str, str] | None = None,
+    needs_length: bool = True,
+) -> RunConfig | None:
+    """The run's options, flags over file.
+
+    Args:
+        flags: By plain key, texts as typed.
+        schema: The core's options merged with the plugins'.
+        names: Registered names by key, of :meth:`Registry.names_by_key`.
+        tables: Keys that no options class has.
+        default_flavours: By family, the flavour of a run that names none.
+        needs_length: Whether it must say how long to train.
+
+    Returns:
+        None when no config can be made even of the keys that are right; the problems say why.
+    """
+    raw_keys = {plain_key(key): key for key in file.content}
+
+    def where(key: str) -> str:
+        if key in flags:
+            return f"flag --{key}: "
+        return file.where(raw_keys.get(key, key)) if file.path else ""
+
+    values: dict[str, Any] = {}
+    for key, value in file.content.items():
+        plain = plain_key(key)
+        if plain in values and values[plain] != value:
+            problems.add(f"{file.where(key)}{plain} is given twice, as {shown(values[plain])} and {shown(value)}")
+        values[plain] = value
+    renamed = {tables.renamed.get(key, key) for key in flags}
+    values = {key: value for key, value in values.items() if tables.renamed.get(key, key) not in renamed}
+    values |= flags
+    _choose_flavour(values, default_flavours or {}, problems)
+    known = _run_placeholders(values, {"output_dir": str(schema.model_fields["output_dir"].get_default())})
+    section = Section(values=values, where=where, text_lists=tuple(flags), placeholders=known)
+    run = check_section(section, schema, tables, names, problems)
+    if run is None or not needs_length or run.max_train_steps or run.num_train_epochs:
+        return run
+    if problems.wrong_keys.isdisjoint(("max_train_steps", "num_train_epochs")):
+        problems.add(f"{where('')}neither max_train_steps nor num_train_epochs is set; one says how long to train")
+    return None
+
+
+def _choose_flavour(values: dict[str, Any], defaults: Mapping[str, str], problems: Problems) -> None:
+    """The family's default flavour, where none is named."""
+    family = _first(values, "model_family", "model")
+    if isinstance(family, str) and family in defaults and is_unset(_first(values, "model_flavour", "flavour")):
+        values.pop("flavour", None)
+        values["model_flavour"] = defaults[family]
+        problems.note(f"model_flavour is not given: {defaults[family]!r} is trained, the default of {family!r}")
+
+
+def _first(values: Mapping[str, Any], *keys: str) -> Any:
+    """The value of the first key that has one."""
+    return next((values[key] for key in keys if not is_unset(values.get(key))), None)
+
+
+def _run_placeholders(values: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str | None]:
+    """What placeholders stand for in a run's values, as far as they make sense; the check of the keys tells the rest.
+
+    Args:
+        known: What to take for a placeholder that the values do not set.
+    """
+    named: dict[str, str | None] = {
+        "model_family": _text(_first(values, "model_family", "model")),
+        "model_flavour": _text(_first(values, "model_flavour", "flavour")),
+    }
+    output = _text(_first(values, "output_dir"))
+    if output is None:
+        return {**named, "output_dir": known.get("output_dir", "output")}
+    try:
+        return {**named, "output_dir": settle_path(output, named)}
+    except ConfigError:
+        # told where the key itself is checked
+        return {**named, "output_dir": output}
+
+
+def placeholders(run: RunConfig, dataset: str | None) -> Known:
+    """What placeholders stand for in a dataset entry, and in the blocks inside it.
+
+    Args:
+        dataset: Id of the entry; None when it has none.
+    """
+    return {
+        "model_family": run.model_family,
+        "model_flavour": run.model_flavour,
+        "id": dataset,
+        "output_dir": str(run.output_dir),
+    }
+
+
+def _text(value: object) -> str | None:
+    """A name, if it is one; anything else is told when its own key is checked."""
+    return value if isinstance(value, str) else None
+
+
+def load_datasets(
+    run: RunConfig, schema: type[DatasetConfig], names: Names, problems: Problems
+) -> tuple[DatasetConfig, ...] | None:
+    """The enabled entries of the dataset list.
+
+    Returns:
+        None when there was a problem: what the entries mean together can then not be said.
+    """
+    before = len(problems)
+    if "data_backend_config" in problems.wrong_keys:
+        return None
+    try:
+        file = read_config_file(run.data_backend_config)
+    except ConfigError as error:
+        problems.add(f"data_backend_config: {error}")
+        return None
+    if not isinstance(file.content, list):
+        problems.add(f"{file.path} must be a list of datasets [{{...}}, ...], got {shown(file.content)}")
+        return None
+    entries = []
+    for index, raw in enumerate(file.content):
+        if not isinstance(raw, dict):
+            problems.add(f"{file.where(index)}a dataset must be an object {{...}}, got {shown(raw)}")
+        elif not _is_disabled(raw):
+            entries.append(_load_entry(file, index, raw, run, schema, names, problems))
+    complete = [entry for entry in entries if entry is not None]
+    return tuple(complete) if len(problems) == before else None
+
+
+def _is_disabled(raw: Mapping[str, Any]) -> bool:
+    """Told before anything else is read: what is turned off may hold anything."""
+    return any(
+        DATASET_TABLES.renamed.get(plain_key(key), plain_key(key)) == "disabled" and coerce(bool, value) is True
+        for key, value in raw.items()
+    )
+
+
+def _load_entry(
+    file: ConfigFile,
+    index: int,
+    raw: dict[str, Any],
+    run: RunConfig,
+    schema: type[DatasetConfig],
+    names: Names,
+    problems: Problems,
+) -> DatasetConfig | None:
+    raw_keys = {plain_key(key): key for key in raw}
+    plain = {plain_key(key): value for key, value in raw.items()}
+    name = _text(plain.get("id"))
+    if name is not None:
+        with problems.catching(f"{file.where(index, raw_keys['id'])}id: "):
+            name = str(fill_placeholders(name, placeholders(run, None)))
+    who = f"dataset {name!r}: " if name else f"dataset {index + 1}: "
+
+    def where(key: str) -> str:
+        return file.where(index, raw_keys.get(key, key)) + who
+
+    values = plain
+    unbuilt_type = values.get("type") in NOT_BUILT_VALUES["type"] and values["type"] not in names.get("type", ())
+    if unbuilt_type:
+        problems.not_built(f"type {values['type']!r}", name or str(index + 1))
+        redundant = ("type", "caption_strategy", *KEYS_OF_TYPE.get(values["type"], ()))
+        values = {key: value for key, value in values.items() if key not in redundant}
+    section = Section(
+        values=values,
+        where=where,
+        dataset=name or str(index + 1),
+        placeholders=placeholders(run, name),
+    )
+    entry = check_section(section, schema, DATASET_TABLES, names, problems)
+    if entry is not None and not entry.crop:
+        for key in ("crop_style", "crop_aspect", "crop_aspect_buckets"):
+            if key in entry.model_fields_set:
+                problems.note(f"{who}{key}: no effect, crop is false")
+    return entry

@@ -1,0 +1,119 @@
+"""One entry of the dataset list. Sources, caption sources and pairings add their fields."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from difftrain.config.known_keys import is_unset
+from difftrain.config.options import Options
+from difftrain.config.run_options import OptionsT, pick_options
+
+
+class DatasetConfig(Options):
+    """What an entry may say; the keys of its source, captions and pairing are merged in."""
+
+    id: str = Field(min_length=1)
+    """Unique name; part of messages and of the default cache folder."""
+    type: str = "local"
+    """Where the images come from."""
+    dataset_type: Literal["image", "conditioning", "eval", "text_embeds"] = "image"
+    """eval is an edit set that is never trained on, see eval_dataset_id; conditioning is implied by
+    conditioning_type; text_embeds only says where text embeddings are cached."""
+    disabled: bool = False
+    """Skip the entry."""
+
+    cache_dir_vae: Path | None = None
+    """Folder of the latents; default: cache_dir of the run, vae, id."""
+    cache_dir: Path | None = None
+    """Folder of the text embeddings, on a text_embeds entry."""
+    default: bool = False
+    """On a text_embeds entry: the one that is used."""
+
+    resolution: float | None = Field(None, gt=0)
+    """Unit by resolution_type; default: the run's."""
+    resolution_type: Literal["pixel", "area", "pixel_area"] | None = None
+    """pixel: shorter edge; area: megapixels; pixel_area: edge whose square is the area. Default: the run's."""
+    minimum_image_size: float | None = Field(None, ge=0)
+    """Smaller images are left out and counted; same unit as resolution."""
+    maximum_image_size: float | None = Field(None, gt=0)
+    """A larger image is first reduced to target_downsample_size; same unit as resolution."""
+    target_downsample_size: float | None = Field(None, gt=0)
+    """See maximum_image_size."""
+    minimum_aspect_ratio: float | None = Field(None, gt=0)
+    """Width over height; narrower images are left out and counted."""
+    maximum_aspect_ratio: float | None = Field(None, gt=0)
+    """Width over height; wider images are left out and counted."""
+    crop: bool = False
+    """Cut images to crop_aspect; false cuts only the few overhanging pixels of the bucket, at the centre."""
+    crop_style: Literal["center", "corner", "random"] = "center"
+    """Where the cut is taken."""
+    crop_aspect: Literal["square", "preserve", "closest"] = "square"
+    """Aspect of the cut: square, the image's own, or the closest of crop_aspect_buckets."""
+    crop_aspect_buckets: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
+    """Aspects (width over height) for crop_aspect = closest."""
+
+    repeats: int = Field(0, ge=0, le=100_000)
+    """0 visits each sample once an epoch, n visits it n + 1 times."""
+    probability: float = Field(1.0, gt=0, le=1)
+    """Share of the samples that an epoch takes."""
+    max_num_samples: int | None = Field(None, ge=1)
+    """Take only so many samples, the same ones in every run of one seed."""
+    caption_strategy: str | None = None
+    """Where captions come from; default: the data source where it gives any, else the run's. Null on a reference set
+    takes the edit set's."""
+
+    conditioning_data: tuple[str, ...] = ()
+    """On an edit set: id or list of ids of its reference sets."""
+    conditioning_type: str | None = None
+    """On a reference set: how its images follow the edit images. Where images bring the references of their row: how
+    these follow, reference_strict unless said."""
+    conditioning: tuple[dict[str, Any], ...] = ()
+    """On an edit set: one generator or a list of them, which make references from its images."""
+    text_embeds: str | None = None
+    """On an edit set: id of the text_embeds entry; all text goes to the default one, whichever is named."""
+    source_dataset_id: str | None = None
+    """On a reference set: the edit set whose geometry it follows."""
+    on_missing: Literal["error", "skip"] = "error"
+    """On an edit set: what to do with images whose reference is missing."""
+    allow_identical_references: bool = False
+    """On an edit set: train even where every reference is the edit image itself, to teach that nothing changes."""
+
+    @field_validator("conditioning", mode="before")
+    @classmethod
+    def _blocks_are_objects(cls, value: object) -> object:
+        if isinstance(value, tuple):
+            for position, block in enumerate(value, 1):
+                if not isinstance(block, dict):
+                    named = block if isinstance(block, str) else "superresolution"
+                    raise ValueError(f'block {position} must be an object, such as {{"type": "{named}"}}')
+        return value
+
+    @field_validator("text_embeds", "source_dataset_id", mode="before")
+    @classmethod
+    def _no_id(cls, value: object) -> object:
+        return None if is_unset(value) else value
+
+    @field_validator("conditioning_data", "conditioning", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if is_unset(value) or value is False:
+            return ()
+        if isinstance(value, str | dict):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    def build(self, kind: builtins.type[OptionsT]) -> OptionsT:
+        """The options object of a plugin's class, from those of its keys that the entry sets.
+
+        Raises:
+            pydantic.ValidationError: If the class refuses the values together.
+        """
+        return pick_options(self, kind)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.dataset_type == "conditioning" or self.conditioning_type is not None

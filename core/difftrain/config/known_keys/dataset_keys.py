@@ -1,0 +1,93 @@
+"""Keys of a dataset entry that no options class has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from difftrain.config.known_keys.idle_keys import NO_EFFECT as NO_EFFECT_RUN
+from difftrain.config.known_keys.key_tables import KnownKeys, because
+
+DATASET_TABLES = KnownKeys(
+    renamed={"disable": "disabled", "instance_data_root": "instance_data_dir"},
+    switches={"only_instance_prompt": ("caption_strategy", "instanceprompt")},
+    not_built={
+        "dataset_name": (),
+        "huggingface": (),
+        "parquet": (),
+        "train_batch_size": (),
+        "vae_cache_clear_each_epoch": (),
+        "vae_cache_ondemand": (),
+        "vae_cache_disable": (),
+        "is_regularisation_data": (),
+        "is_regularization_data": (),
+        "timestep_sampling_offset": (),
+        "start_step": (),
+        "end_step": (),
+        "start_epoch": (1,),
+        "end_epoch": (),
+        "ignore_epochs": (),
+        "caption_shuffle": ({"enable": False},),
+        "caption_filter_list": (),
+        "disable_multiline_split": (),
+        "prepend_instance_prompt": (),
+        "instance_prompt": (),
+        "max_upscale_threshold": (),
+        "metadata_backend": ("discovery", "json"),
+        "reference_resolution": (),
+        "image_embeds": (),
+        "conditioning_image_embeds": (),
+        "conditioning_config": (),
+        "aws_bucket_name": (),
+        "csv_file": (),
+        "csv_caption_column": (),
+        "csv_cache_dir": (),
+        "split": (),
+        "revision": (),
+        "streaming": (),
+        "auto_load": (),
+        "video": (),
+        "audio": (),
+        "slider_strength": (),
+    },
+    no_effect={
+        **{
+            key: NO_EFFECT_RUN[key]
+            for key in (
+                "aspect_bucket_rounding",
+                "preserve_data_backend_cache",
+                "skip_file_discovery",
+                "write_batch_size",
+                "vae_cache_scan_behaviour",
+                "metadata_update_interval",
+                "delete_unwanted_images",
+                "delete_problematic_images",
+                "text_encoder_batch_size",
+            )
+        },
+        **because(NO_EFFECT_RUN["compress_disk_cache"].reason, compress_cache=False),
+        **because("every start compares the data index with the files", scan_for_errors=False),
+        **because("cache entries are named by content", cache_file_suffix=None, hash_filenames=(False, True)),
+        **because("missing text is encoded at start-up", text_cache_ondemand=False, text_cache_disable=False),
+        **because(
+            "type aws is not built yet",
+            aws_region_name=None,
+            aws_endpoint_url=None,
+            aws_data_prefix="",
+            aws_access_key_id=None,
+            aws_secret_access_key=None,
+        ),
+        **because(
+            "there are no image embeddings beside latents",
+            cache_dir_conditioning_image_embeds=None,
+            conditioning_image_embed_batch_size=None,
+        ),
+    },
+)
+
+KEYS_OF_TYPE: Mapping[str, tuple[str, ...]] = {
+    "huggingface": ("dataset_name", "huggingface", "metadata_backend", "split", "revision", "streaming", "auto_load"),
+    "parquet": ("parquet", "metadata_backend"),
+    "aws": ("aws_bucket_name",),
+    "csv": ("csv_file", "csv_caption_column", "csv_cache_dir"),
+}
+"""Dataset keys that say nothing beyond the ``type`` that is not built: the type is named once for all of them."""

@@ -1,0 +1,241 @@
+"""Fill the caches: every text and picture that training will read, encoded once.
+
+The encoders are loaded only when something is missing, and let go afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from difftrain.contracts import ImageEncoder, TextEncoder
+from difftrain.data.caching.tensor_cache import TensorCache, cache_key
+from difftrain.data.caching.text_views import TextViews
+from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.files.pixels import load_placed, to_pixels
+from difftrain.errors import first_few
+from difftrain.types import Phase, PlacedImage, Reporter, Sample, Size, TextEmbeds
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+
+LATENTS = ("mean", "std")
+"""Names of the tensors of a picture's entry."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextItem:
+    """A caption, with the references it is read beside when the family's text encoder looks at pixels."""
+
+    caption: str
+    references: tuple[PlacedImage, ...] = ()
+
+
+class SampleCaches:
+    """Where the encoded form of every picture and caption of a run lies."""
+
+    def __init__(
+        self, plan: DataPlan, *, image_identity: str, text_identity: str, text_view: Callable[[Size], Size] | None
+    ) -> None:
+        """Identities are what the family says changes its latents and text embeddings, dtype included.
+
+        Args:
+            text_view: In which size the text encoder is handed a reference; None where it sees none.
+        """
+        self._image_identity = image_identity
+        self._text_identity = text_identity
+        self._views = TextViews(text_view) if text_view is not None else None
+        self._text = TensorCache(plan.text_folder)
+        self._latents: dict[str, TensorCache] = {}
+        for dataset in plan.datasets:
+            cache = TensorCache(dataset.latents_folder)
+            self._latents[dataset.id] = cache
+            self._latents.update({generator.id: cache for generator in dataset.generators})
+
+    def latents(self, image: PlacedImage) -> tuple[TensorCache, str]:
+        """Cache and key of a picture's latents."""
+        key = cache_key(image.record.content_hash, image.geometry.identity, self._image_identity)
+        return self._latents[image.record.dataset_id], key
+
+    def text(self, item: TextItem) -> tuple[TensorCache, str]:
+        """Cache and key of a caption's embeddings."""
+        return self._text, cache_key(self._text_identity, item.caption, *self.seen(item))
+
+    def seen(self, item: TextItem) -> list[str]:
+        """What tells the references that the text encoder sees beside a caption; empty where it sees none."""
+        return [self._views.identity(image) for image in item.references] if self._views else []
+
+    def sizes_seen(self, item: TextItem) -> list[Size]:
+        """In which sizes the text encoder sees the references beside a caption."""
+        return [self._views.size(image) for image in item.references] if self._views else []
+
+    def load_seen(self, item: TextItem) -> list[Image.Image]:
+        """The references that the text encoder sees beside a caption, as it is handed them."""
+        return [self._views.load(image) for image in item.references] if self._views else []
+
+    def text_items(
+        self, samples: Iterable[Sample], *, caption_dropout: bool, reference_dropout: bool
+    ) -> Iterator[TextItem]:
+        """Every caption that training may ask for, beside every set of references that it may be asked for with.
+
+        Args:
+            caption_dropout: Whether a visit may lose its caption.
+            reference_dropout: Whether a visit may lose its references.
+        """
+        yield TextItem(caption="")
+        for sample in samples:
+            for choice in sample.choices:
+                captions = sample.captions if choice.captions is None else choice.captions
+                beside = choice.references if self._views else ()
+                for references in (beside, ()) if beside and reference_dropout else (beside,):
+                    for caption in (*captions, "") if caption_dropout else captions:
+                        yield TextItem(caption=caption, references=references)
+
+    @property
+    def folders(self) -> set[Path]:
+        return {cache.folder for cache in (self._text, *self._latents.values())}
+
+    @property
+    def removed(self) -> list[str]:
+        """Keys of corrupt entries that were removed."""
+        return [
+            key for cache in {id(c): c for c in (self._text, *self._latents.values())}.values() for key in cache.removed
+        ]
+
+
+def encode_texts(
+    items: Iterable[TextItem],
+    caches: SampleCaches,
+    load: Callable[[], TextEncoder],
+    *,
+    reporter: Reporter,
+    batch_size: int = 8,
+) -> int:
+    """Encode the captions that are not cached; gives how many were encoded."""
+    waiting = lacking_texts(items, caches)
+    if not waiting:
+        return 0
+    with reporter.phase("load text encoders"):
+        encoder = load()
+    _note_cut_captions([item.caption for item in waiting], encoder, reporter)
+    with reporter.phase("encode captions", len(waiting)) as phase:
+        for group in _alike(waiting, caches, batch_size):
+            for item, embeds in zip(group, embed_texts(group, caches, encoder), strict=True):
+                cache, key = caches.text(item)
+                cache.write(key, embeds)
+                phase.advance(item=item.caption[:60])
+    return len(waiting)
+
+
+def _alike(items: Sequence[TextItem], caches: SampleCaches, batch_size: int) -> Iterator[list[TextItem]]:
+    """Groups of captions beside which the text encoder sees equally many references."""
+    by_count: dict[int, list[TextItem]] = defaultdict(list)
+    for item in items:
+        by_count[len(caches.seen(item))].append(item)
+    for group in by_count.values():
+        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+
+
+def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: Reporter) -> None:
+    cut = encoder.cut_captions(captions)
+    if cut:
+        length = "what" if encoder.max_tokens is None else f"the {encoder.max_tokens} tokens that"
+        names = first_few(f'"{caption[:30]}..."' for caption in cut)
+        reporter.say(
+            f"note: {len(cut)} of {len(captions)} captions are longer than {length} the text encoder reads, and are "
+            f"cut: {names}"
+        )
+
+
+def lacking_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
+    """The captions that are not cached, each once; ``phase`` counts all that were looked up."""
+    known: dict[str, TextItem | None] = {}
+    for item in items:
+        cache, key = caches.text(item)
+        if key not in known:
+            known[key] = None if cache.holds(key) else item
+            if phase is not None:
+                phase.advance(item=item.caption[:60])
+    return [item for item in known.values() if item is not None]
+
+
+def embed_texts(items: Sequence[TextItem], caches: SampleCaches, encoder: TextEncoder) -> list[TextEmbeds]:
+    """Embeddings of captions, beside which the encoder sees equally many references; those are loaded."""
+    images = [caches.load_seen(item) for item in items]
+    return encoder.encode([item.caption for item in items], images if any(images) else None)
+
+
+def encode_images(
+    images: Iterable[PlacedImage],
+    caches: SampleCaches,
+    load: Callable[[], ImageEncoder],
+    *,
+    reporter: Reporter,
+    batch_size: int = 1,
+) -> int:
+    """Encode the pictures that are not cached; gives how many were encoded."""
+    missing = lacking_images(images, caches)
+    if not missing:
+        return 0
+    with reporter.phase("load image encoder"):
+        encoder = load()
+    with reporter.phase("encode images", len(missing)) as phase:
+        for group, pixels in _decoded(missing, batch_size):
+            mean, std = encoder.encode(pixels)
+            for index, image in enumerate(group):
+                cache, key = caches.latents(image)
+                cache.write(key, {"mean": mean[index].clone(), "std": std[index].clone()})
+            phase.advance(len(group), item=group[-1].record.image.place)
+    return len(missing)
+
+
+def lacking_images(
+    images: Iterable[PlacedImage], caches: SampleCaches, phase: Phase | None = None
+) -> list[PlacedImage]:
+    """The pictures that are not cached, each once; ``phase`` counts all that were looked up."""
+    known: dict[tuple[str, str], PlacedImage | None] = {}
+    for image in images:
+        cache, key = caches.latents(image)
+        place = (str(cache.folder), key)
+        if place not in known:
+            known[place] = None if cache.holds(key) else image
+            if phase is not None:
+                phase.advance(item=image.record.key)
+    return [image for image in known.values() if image is not None]
+
+
+def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
+    """Targets and all references that any choice names, with repetitions."""
+    for sample in samples:
+        yield sample.target
+        for choice in sample.choices:
+            yield from choice.references
+
+
+def load_pixels(images: Sequence[PlacedImage]) -> Tensor:
+    """Pictures of one bucket as [B, 3, H, W], -1 to 1, float32."""
+    import torch
+
+    return torch.stack([torch.from_numpy(to_pixels(load_placed(image))) for image in images])
+
+
+def _decoded(images: Sequence[PlacedImage], batch_size: int) -> Iterator[tuple[list[PlacedImage], Tensor]]:
+    """Groups of one bucket size with their pixels; the next groups are decoded while one is encoded."""
+    by_size: dict[Size, list[PlacedImage]] = defaultdict(list)
+    for image in images:
+        by_size[image.geometry.bucket].append(image)
+    groups = [g[i : i + batch_size] for g in by_size.values() for i in range(0, len(g), batch_size)]
+    ahead = 4
+    with ThreadPoolExecutor(max_workers=ahead) as pool:
+        running = [pool.submit(load_pixels, group) for group in groups[:ahead]]
+        for index, group in enumerate(groups):
+            pixels = running.pop(0).result()
+            if index + ahead < len(groups):
+                running.append(pool.submit(load_pixels, groups[index + ahead]))
+            yield group, pixels

@@ -1,0 +1,45 @@
+"""The folders that runs write: what lies there is no data, wherever it is. No IO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from difftrain.config.problems import Problems
+from difftrain.config.schema import DatasetConfig, RunConfig
+from difftrain.data.entries.data_plan import DatasetPlan
+from difftrain.data.entries.generator_entries import plan_generators
+from difftrain.plugins.registry import Registry
+
+
+def planned_folders(
+    run: RunConfig,
+    datasets: Sequence[DatasetConfig],
+    plans: Sequence[DatasetPlan],
+    text_folder: Path,
+    registry: Registry,
+) -> dict[str, Path]:
+    """All folders of a run file by the name that a message calls them. No IO.
+
+    Those of the entries that this run does not use count too: another run of the same files writes them.
+    """
+    others = {"output_dir": run.output_dir, "cache_dir": run.cache_dir, "text embeddings": text_folder}
+    used = {plan.id for plan in plans}
+    for entry in datasets:
+        if entry.id in used:
+            continue
+        for folder in (entry.cache_dir_vae, entry.cache_dir):
+            if folder is not None:
+                others[f"cache of dataset {entry.id!r}"] = folder
+        for generator in plan_generators(run, entry, registry, Problems()):
+            others[f"{generator.id}: instance_data_dir"] = generator.folder
+    return written_folders(plans, others)
+
+
+def written_folders(datasets: Iterable[DatasetPlan], others: Mapping[str, Path]) -> dict[str, Path]:
+    """The folders of :attr:`DataPlan.written_folders`: those of the datasets, and others by name."""
+    folders = dict(others)
+    for dataset in datasets:
+        folders[f"dataset {dataset.id!r}: cache_dir_vae"] = dataset.latents_folder
+        folders |= {f"{generator.id}: instance_data_dir": generator.folder for generator in dataset.generators}
+    return {name: folder.expanduser() for name, folder in folders.items()}

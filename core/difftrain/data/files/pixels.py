@@ -1,0 +1,264 @@
+"""Pictures from the bytes of image files: upright, sRGB, 8 bit, no alpha; then one resize and one crop.
+
+Everything that looks at pixels goes through :func:`open_upright`, so training, generators and validation see
+the same picture. Start with :func:`load_placed`.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from difftrain.data.files.image_formats import readable_formats
+from difftrain.errors import DataError, PluginError, printable
+from difftrain.machine.open_file import open_image
+from difftrain.types import Box, ImageRecord, PlacedImage, Recipe, Size, SourceImage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_WHITE = (255, 255, 255)
+
+MOST_PIXELS = 1_000_000_000
+"""Of one picture. Cameras and panoramas have up to some hundred million; beyond, a file of a few bytes may be made to
+fill the memory."""
+# Pillow's own limit is a tenth of that, and its complaints name no size; see open_picture.
+Image.MAX_IMAGE_PIXELS = None
+
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises for broken files, besides what it should."""
+
+_ORIENTATION = 0x0112
+_SWAPS_AXES = (5, 6, 7, 8)
+_ORIENTATION_SOURCES = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+"""Where Pillow looks for an orientation; most files have none of these."""
+
+
+def open_upright(source: SourceImage) -> Image.Image:
+    """A picture as people see it.
+
+    EXIF orientation is applied, colours are converted from the embedded profile to sRGB, transparent parts
+    are shown on white and 16 bits are scaled to 8.
+
+    Returns:
+        A loaded RGB image.
+
+    Raises:
+        DataError: If it cannot be read or decoded, naming its place.
+    """
+    try:
+        with open_image(source) as stream, open_picture(stream) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _to_srgb(_to_eight_bits(upright))
+    except UNREADABLE as error:
+        raise DataError(f"{printable(source.place)}: cannot be read as a picture ({describe(error)})") from error
+
+
+def upright_size(source: SourceImage) -> Size:
+    """(width, height) after EXIF rotation, from the header alone.
+
+    Raises:
+        DataError: If it cannot be read, naming its place.
+    """
+    try:
+        with open_image(source) as stream:
+            return header_facts(stream)[0]
+    except UNREADABLE as error:
+        raise DataError(f"{printable(source.place)}: cannot be read as a picture ({describe(error)})") from error
+
+
+def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
+    """:func:`upright_size` of an open file, and whether it has frames beyond the one that is used.
+
+    Raises one of :data:`UNREADABLE`.
+    """
+    with open_picture(stream) as image:
+        width, height = image.size
+        # the second picture of an MPO file is for another eye, or a depth map
+        is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
+        if image.format == "TIFF":  # Pillow turns these itself
+            return (width, height), is_animated
+        turned = _exif(image, stream).get(_ORIENTATION) in _SWAPS_AXES
+    return (height, width) if turned else (width, height), is_animated
+
+
+@contextmanager
+def open_picture(stream: BinaryIO) -> Iterator[Image.Image]:
+    """A picture whose pixels are not read yet, of the formats that are read, in silence.
+
+    Broken metadata hides at most an orientation or a profile; Pillow's raw warning would tell no file and no remedy.
+    Warning filters belong to the process: where threads overlap, this one filter may stay, and nothing else.
+
+    Raises one of :data:`UNREADABLE`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        with Image.open(stream, formats=readable_formats()) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels, more than the {MOST_PIXELS // 10**6} megapixels that a "
+                    "picture may have; reduce it"
+                )
+            yield image
+
+
+def load_placed(placed: PlacedImage) -> Image.Image:
+    """The picture that is encoded: opened or made, resized once (LANCZOS), cropped.
+
+    Raises:
+        DataError: If it cannot be read, naming its place.
+    """
+    geometry = placed.geometry
+    image = _open_or_make(placed.record)
+    if image.size != geometry.resize:
+        image = image.resize(geometry.resize, Image.Resampling.LANCZOS)
+    return image.crop(geometry.box)
+
+
+def load_part(record: ImageRecord, box: Box, size: Size) -> Image.Image:
+    """A part of an image in another size: opened or made, resized once (LANCZOS).
+
+    Args:
+        box: The part, in pixels of the upright image.
+        size: Of the result.
+
+    Raises:
+        DataError: If it cannot be read, naming its place.
+    """
+    return _open_or_make(record).resize(size, Image.Resampling.LANCZOS, box=box)
+
+
+def _open_or_make(record: ImageRecord) -> Image.Image:
+    if record.recipe is None:
+        return open_upright(record.image)
+    return make_picture(record.image, record.recipe, record.content_hash)
+
+
+def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[3, H, W], float32, -1 to 1; in the arithmetic of diffusers' image processor, so that the bits are equal."""
+    import numpy as np
+
+    planes = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(planes / np.float32(255) * np.float32(2) - np.float32(1))
+
+
+def make_picture(source: SourceImage, recipe: Recipe, made_hash: str) -> Image.Image:
+    """Make a conditioning image; equal hashes give equal bytes in every process.
+
+    Args:
+        source: The edit image.
+        recipe: What makes it.
+        made_hash: Hex sha256 of the recipe's identity, which seeds the randomness.
+
+    Raises:
+        DataError: If the source cannot be read.
+        PluginError: If the generator fails, or gives no picture or one of another size.
+    """
+    original = open_upright(source)
+    made = _generate(recipe, original.copy(), random.Random(int(made_hash, 16)), source)
+    if made.size != original.size:
+        raise PluginError(
+            f"generator {type(recipe.generator).name!r} made a picture of {made.width}x{made.height} from one of "
+            f"{original.width}x{original.height}\nhint: generate() must return the size that it was given"
+        )
+    return made if made.mode == "RGB" else made.convert("RGB")
+
+
+def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source: SourceImage) -> Image.Image:
+    """What the generator gives; the fence around it."""
+    name = type(recipe.generator).name
+    try:
+        made: object = recipe.generator.generate(original, rng)
+    except Exception as error:  # plugin code of strangers may raise anything
+        raise PluginError(
+            f"generator {name!r} failed on {printable(source.place)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, Image.Image):
+        raise PluginError(
+            f"generator {name!r} gave {type(made).__name__} and no picture for {source.place}\n"
+            "hint: generate() must return a PIL image"
+        )
+    return made
+
+
+def describe(error: BaseException) -> str:
+    """A decoder's complaint without the address of its buffer."""
+    if isinstance(error, MemoryError):
+        return "not enough memory for it"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image file, or of an unknown format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _exif(image: Image.Image, stream: BinaryIO) -> Image.Exif:
+    """EXIF data without decoding pixels.
+
+    Pillow decodes a whole PNG to look for EXIF data behind the pixels, even though hardly any file has them
+    there; so it is let to only when a chunk there could hold some.
+    """
+    if image.format == "PNG" and _has_text_behind_pixels(stream):
+        return image.getexif()
+    return Image.Image.getexif(image) if _ORIENTATION_SOURCES & image.info.keys() else Image.Exif()
+
+
+def _has_text_behind_pixels(stream: BinaryIO) -> bool:
+    position = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(position)
+    pixels = data.find(b"IDAT")
+    return any(data.find(kind, pixels) >= 0 for kind in (b"eXIf", b"zTXt", b"iTXt", b"tEXt"))
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey images of 16 or 32 bits, which Pillow would clip instead of scale."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    import numpy as np
+
+    values = np.asarray(image, dtype=np.float64)
+    full = (1.0 if values.max(initial=0.0) <= 1.0 else 255.0) if image.mode == "F" else 65535.0
+    scaled = np.rint(np.clip(values / full, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(scaled)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    if image.mode not in ("RGB", "L", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    colours = _apply_profile(image, profile) if profile else image.convert("RGB")
+    if alpha is None:
+        return colours
+    canvas = Image.new("RGB", colours.size, _WHITE)
+    canvas.paste(colours, mask=alpha)
+    return canvas
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Colours in sRGB; a profile that is broken or meant for another mode is ignored, as viewers do."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image.convert("RGB")
+    assert converted is not None
+    return converted

@@ -1,0 +1,8 @@
+"""From records to samples, before any weight is loaded. Imports no torch.
+
+- `prepare_samples`: all datasets of a run; start here
+- `target_set`: the samples of one target set
+- `matching`: which reference belongs to which target; pure
+- `made_images`: reference images that generators make
+- `audit`: what is wrong or odd, in words
+"""

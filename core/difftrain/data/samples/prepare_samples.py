@@ -1,0 +1,211 @@
+"""From dataset entries to samples: scan, make, pair, place, audit. Before any weight is loaded, without torch.
+
+Start with :func:`prepare_samples`.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.samples.audit import (
+    Findings,
+    audit_contents,
+    audit_empty_captions,
+    audit_held_out,
+    audit_nothing_left,
+    audit_strangers,
+    audit_unedited,
+)
+from difftrain.data.samples.made_images import room_needed
+from difftrain.data.samples.target_set import EditSet
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.scan import Scan, scan
+from difftrain.errors import DataError, MachineError
+from difftrain.machine.disk import Need
+from difftrain.machine.folders import check_folder
+from difftrain.types import Reporter, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """The samples of a run, each once; repeats are not expanded."""
+
+    samples: tuple[Sample, ...]
+    """What is trained on."""
+    held_out: tuple[Sample, ...] = ()
+    """What no batch may hold: samples that are only measured and drawn in validations."""
+    notes: tuple[str, ...]
+    """What is odd but stops nothing."""
+    repeats: Mapping[str, int]
+    """Extra visits an epoch, by dataset id; 0 shows each sample once."""
+    images: Mapping[str, int]
+    """Pictures that each dataset has, those left out by a limit not counted; by dataset id."""
+    left_out: Mapping[str, Mapping[str, int]]
+    """By dataset id and reason."""
+    scanned: int
+    """Picture files that were looked at."""
+    hashed: int
+    """Picture files whose bytes were read; 0 when nothing changed since the last run."""
+    captions_read: int
+    """Caption files that were read; 0 when nothing changed since the last run."""
+    made: int
+    """Conditioning pictures that were made and stored now."""
+
+    def held_out_counts(self) -> dict[str, int]:
+        """How many samples each held-out set has, by dataset id."""
+        return dict(Counter(sample.dataset_id for sample in self.held_out))
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and the buckets of what is trained on, as plain JSON values."""
+        held_out = self.held_out_counts()
+        counts = Counter(sample.dataset_id for sample in self.samples) + Counter(held_out)
+        references = (placed for sample in self.samples for choice in sample.choices for placed in choice.references)
+        return {
+            "samples": len(self.samples),
+            "held_out_samples": len(self.held_out),
+            "datasets": {
+                dataset_id: {
+                    "images": images,
+                    "samples": counts.get(dataset_id, 0),
+                    "left_out": dict(self.left_out.get(dataset_id, {})),
+                    "repeats": self.repeats[dataset_id],
+                    "held_out": dataset_id in held_out,
+                }
+                for dataset_id, images in self.images.items()
+            },
+            "buckets": _bucket_counts(sample.target.geometry for sample in self.samples),
+            "reference_buckets": _bucket_counts(placed.geometry for placed in references),
+            "files": {
+                "scanned": self.scanned,
+                "hashed": self.hashed,
+                "captions_read": self.captions_read,
+                "made": self.made,
+            },
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedData:
+    """The samples of a run while the generators have not worked yet."""
+
+    samples: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    made: tuple[Need, ...]
+    """Room that the generators' pictures will take."""
+
+
+def prepare_samples(
+    plan: DataPlan, *, reporter: Reporter, before_making: Callable[[PairedData], None] | None = None
+) -> PreparedData:
+    """All samples of a run, audited.
+
+    Args:
+        before_making: Told of all samples before the generators start, which may take hours; may raise.
+
+    Raises:
+        DataError: If anything cannot be used; all problems of all datasets in one message.
+        MachineError: If what should be a folder is none, or made pictures have to be stored and cannot be.
+        PluginError: If a generator fails.
+    """
+    _check_folders(plan)
+    findings = Findings()
+    with _paused_garbage_collection(), ImageIndex(plan.index_path) as index:
+        scans = _scan_all(plan, index, reporter, findings)
+        edit_sets = [EditSet(plan, dataset, scans, findings) for dataset in plan.edit_sets]
+        samples: list[Sample] = []
+        held_out: list[Sample] = []
+        for edit_set in edit_sets:
+            edit_set.gather_references()
+            with reporter.phase(f"pair {edit_set.dataset.id}", len(edit_set.records)) as phase:
+                own = edit_set.samples(phase)
+            audit_unedited(findings, edit_set.dataset.config, own)
+            (held_out if edit_set.dataset.held_out else samples).extend(own)
+        audit_strangers(findings)
+        audit_empty_captions(findings, [*samples, *held_out])
+        audit_held_out(findings, trained=samples, held_out=held_out)
+        findings.raise_problems()
+        filled = {sample.dataset_id for sample in (*samples, *held_out)}
+        for edit_set in edit_sets:
+            if edit_set.dataset.id not in filled:
+                audit_nothing_left(findings, edit_set.dataset.config, edit_set.left_out)
+        findings.raise_problems()
+        if before_making is not None:
+            needs = (room_needed(made, one.records) for one in edit_sets for made in one.dataset.generators)
+            before_making(PairedData(samples=tuple(samples), held_out=tuple(held_out), made=tuple(needs)))
+        made = sum(edit_set.make_pictures(index, reporter) for edit_set in edit_sets)
+        findings.raise_problems()
+        hashed, captions_read = index.hashed, index.captions_read
+        findings.notes += index.notes
+    return PreparedData(
+        samples=tuple(samples),
+        held_out=tuple(held_out),
+        notes=tuple(findings.notes),
+        repeats={dataset.id: dataset.config.repeats for dataset in plan.datasets},
+        images={dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
+        left_out={edit_set.dataset.id: dict(edit_set.left_out) for edit_set in edit_sets},
+        scanned=sum(scanned.listed for scanned in scans.values()),
+        hashed=hashed,
+        captions_read=captions_read,
+        made=made,
+    )
+
+
+def _check_folders(plan: DataPlan) -> None:
+    """What may be written later must be a folder; whether it can be written matters only if something has to be."""
+    folders = [("text embeddings", plan.text_folder)]
+    for dataset in plan.datasets:
+        folders.append((f"dataset {dataset.id!r}: cache_dir_vae", dataset.latents_folder))
+        folders += [(f"{made.id}: instance_data_dir", made.folder) for made in dataset.generators if not made.on_demand]
+    problems = []
+    for name, folder in folders:
+        try:
+            check_folder(folder, name)
+        except MachineError as error:
+            problems.append(str(error))
+    if problems:
+        raise MachineError(*problems)
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Twice as fast: else every new record makes Python walk the hundred thousands that are there already."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings) -> dict[str, Scan]:
+    scans: dict[str, Scan] = {}
+    for dataset in plan.datasets:
+        try:
+            scans[dataset.id] = scan(dataset, index, reporter, written=plan.written_folders)
+        except DataError as error:
+            findings.problems.append(f"dataset {dataset.id!r}: {error}")
+            continue
+        scanned = scans[dataset.id]
+        findings.problems += scanned.problems
+        findings.notes += scanned.notes
+        for option, count in scanned.left_out.items():
+            findings.notes.append(f"dataset {dataset.id!r}: {count} images are left out by {option}")
+        if not dataset.is_reference:
+            audit_contents(findings, dataset.id, scanned)
+    if len(scans) < len(plan.datasets):
+        findings.raise_problems()
+    return scans
+
+
+def _bucket_counts(geometries: Any) -> dict[str, int]:
+    """How many pictures each bucket has, largest count first."""
+    counts = Counter(f"{geometry.bucket[0]}x{geometry.bucket[1]}" for geometry in geometries)
+    return dict(counts.most_common())

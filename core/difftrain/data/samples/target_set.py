@@ -1,0 +1,261 @@
+"""The samples of one edit set: its references matched or planned, placed, captioned and audited."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from difftrain.contracts import Pairing
+from difftrain.data.buckets import assign_bucket
+from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
+from difftrain.data.samples.audit import Findings, audit_matching, audit_misfits, audit_rows, audit_uncaptioned
+from difftrain.data.samples.made_images import make_missing, planned_records
+from difftrain.data.samples.matching import match
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.scan import Scan
+from difftrain.data.seeding import derive_seed
+from difftrain.errors import PairingError
+from difftrain.types import Geometry, ImageRecord, Phase, PlacedImage, ReferenceChoice, Reporter, Sample, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReferenceSet:
+    """What conditions each edit image together: of a reference set, of a generator, or of the image's own row."""
+
+    id: str
+    pairing: Pairing
+    rules_of: DatasetPlan
+    by_target: Mapping[str, ImageRecord | tuple[ImageRecord, ...]]
+    """By the edit image's key in its source."""
+
+    def of(self, target: ImageRecord) -> tuple[ImageRecord, ...]:
+        found = self.by_target[target.image.key]
+        return found if isinstance(found, tuple) else (found,)
+
+
+class EditSet:
+    """Builds the samples of one edit set."""
+
+    def __init__(self, plan: DataPlan, dataset: DatasetPlan, scans: Mapping[str, Scan], findings: Findings) -> None:
+        self.dataset = dataset
+        self.left_out: Counter[str] = Counter(scans[dataset.id].left_out)
+        self._plan = plan
+        self._scans = scans
+        self._findings = findings
+        self._references: list[_ReferenceSet] = []
+        self._unreadable_captions = frozenset[str]().union(
+            *(scans[name].unreadable_captions for name in (dataset.id, *dataset.references))
+        )
+        self._sized = _geometry_cache(dataset)
+        self.records = scans[dataset.id].records
+        """Images that become samples; those without a reference are taken out as reference sets are matched."""
+
+    def gather_references(self) -> None:
+        """Take the rows' own references, match the reference sets and plan the generators' pictures."""
+        if self._scans[self.dataset.id].references:
+            self._take_rows()
+        for reference_id in self.dataset.references:
+            self._match(self._plan.by_id(reference_id))
+        self.records = self._limited(self.records)
+        for generator in self.dataset.generators:
+            planned = planned_records(generator, self.records)
+            by_target = {record.image.key: made for record, made in zip(self.records, planned, strict=True)}
+            self._references.append(
+                _ReferenceSet(id=generator.id, pairing=generator.pairing, rules_of=self.dataset, by_target=by_target)
+            )
+
+    def make_pictures(self, index: ImageIndex, reporter: Reporter) -> int:
+        """Run the generators, last of all since it takes longest; gives how many pictures were made."""
+        written = 0
+        for generator in self.dataset.generators:
+            result = make_missing(generator, self.records, index, reporter)
+            written += result.written
+            self._findings.notes += result.notes
+            self._findings.problems += result.problems
+        return written
+
+    def samples(self, phase: Phase) -> list[Sample]:
+        """One sample for each edit image, in the order of the scan."""
+        samples: list[Sample] = []
+        uncaptioned: list[ImageRecord] = []
+        misfits: dict[str, list[str]] = {reference_set.id: [] for reference_set in self._references}
+        for record in self.records:
+            phase.advance(item=record.key)
+            geometry = self._sized(record, self._plan.seed)
+            target = PlacedImage(record=record, geometry=geometry)
+            placed = [self._place_all(reference_set, target, misfits) for reference_set in self._references]
+            if None in placed:
+                continue
+            choices = self._choices([images for images in placed if images is not None])
+            captions = _own_captions(record, choices, may_be_empty=self.dataset.captions is None)
+            if captions is None:
+                if self._unreadable_captions.isdisjoint([record.image.place, *_reference_places(choices)]):
+                    uncaptioned.append(record)
+                continue
+            samples.append(Sample(dataset_id=self.dataset.id, target=target, captions=captions, choices=choices))
+        self._audit(misfits, uncaptioned)
+        return samples
+
+    def _audit(self, misfits: Mapping[str, Sequence[str]], uncaptioned: Sequence[ImageRecord]) -> None:
+        total = len(self.records)
+        for reference_id, messages in misfits.items():
+            audit_misfits(
+                self._findings,
+                edits=self.dataset.id,
+                references=reference_id,
+                total=total,
+                misfits=messages,
+                one_size=self._plan.references_fit_target,
+            )
+        scan = self._scans[self.dataset.id]
+        audit_uncaptioned(
+            self._findings,
+            dataset=self.dataset.id,
+            total=total,
+            records=uncaptioned,
+            others=scan.others,
+            captioned_by_source=scan.captioned_by_source,
+        )
+
+    def _limited(self, records: list[ImageRecord]) -> list[ImageRecord]:
+        """At most ``max_num_samples``, drawn by name, so that a new file changes at most one of the others."""
+        limit = self.dataset.config.max_num_samples
+        if limit is None or len(records) <= limit:
+            return records
+        seed = self._plan.seed
+        order = sorted(records, key=lambda record: derive_seed(seed, "max_num_samples", record.key, _file_name(record)))
+        kept = {record.image.key for record in order[:limit]}
+        self.left_out["max_num_samples"] += len(records) - limit
+        return [record for record in records if record.image.key in kept]
+
+    def _take_rows(self) -> None:
+        """The references that the images bring; where some bring them, all must."""
+        scan, pairing = self._scans[self.dataset.id], self.dataset.row_pairing
+        if pairing is None:
+            self._findings.problems.append(
+                f"dataset {self.dataset.id!r}: its images bring references, and nothing says how these follow them\n"
+                "hint: set conditioning_type"
+            )
+            return
+        lacking = [record for record in scan.records if not scan.references[record.image.key]]
+        skip = self.dataset.config.on_missing == "skip"
+        audit_rows(self._findings, dataset=self.dataset.id, total=len(scan.records), lacking=lacking, skip=skip)
+        if skip and lacking:
+            self.left_out["on_missing"] += len(lacking)
+        self.records = [record for record in self.records if scan.references[record.image.key]]
+        self._references.append(
+            _ReferenceSet(id=self.dataset.id, pairing=pairing, rules_of=self.dataset, by_target=scan.references)
+        )
+
+    def _match(self, references: DatasetPlan) -> None:
+        """A partner left out by a size limit leaves the pair out; that is no missing file."""
+        own_scan, other_scan = self._scans[self.dataset.id], self._scans[references.id]
+        assert references.pairing is not None, "conditioning_data names reference sets only"
+        # All images, not what earlier reference sets left over, so that every missing file is told.
+        everyone = match(own_scan.records, other_scan.records)
+        everyone.unused = [record for record in everyone.unused if record.key not in own_scan.left_out_keys]
+        limited = [record for record in everyone.missing if record.key in other_scan.left_out_keys]
+        everyone.missing = [record for record in everyone.missing if record.key not in other_scan.left_out_keys]
+        skip = self.dataset.config.on_missing == "skip"
+        audit_matching(
+            self._findings,
+            edits=self.dataset.id,
+            references=references.id,
+            total=len(own_scan.records),
+            matching=everyone,
+            skip_missing=skip,
+        )
+        if limited:
+            self.left_out["size limit of the reference"] += len(limited)
+            self._findings.notes.append(
+                f"dataset {self.dataset.id!r}: {len(limited)} images are left out since the size limits of "
+                f"{references.id!r} leave out their reference"
+            )
+        if skip:
+            remaining = {record.image.key for record in self.records}
+            self.left_out["on_missing"] += sum(record.image.key in remaining for record in everyone.missing)
+        self.records = [record for record in self.records if record.image.key in everyone.found]
+        self._references.append(
+            _ReferenceSet(id=references.id, pairing=references.pairing, rules_of=references, by_target=everyone.found)
+        )
+
+    def _place_all(
+        self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[str]]
+    ) -> tuple[PlacedImage, ...] | None:
+        """What conditions an edit image together; None when one of them does not fit."""
+        placed = [self._place(one, reference_set, target, misfits) for one in reference_set.of(target.record)]
+        fitting = tuple(image for image in placed if image is not None)
+        return fitting if len(fitting) == len(placed) else None
+
+    def _place(
+        self,
+        reference: ImageRecord,
+        reference_set: _ReferenceSet,
+        target: PlacedImage,
+        misfits: Mapping[str, list[str]],
+    ) -> PlacedImage | None:
+        try:
+            geometry = reference_set.pairing.place(
+                target=target.record,
+                target_geometry=target.geometry,
+                reference=reference,
+                own_rules=reference_set.rules_of.rules,
+            )
+        except PairingError as error:
+            misfits[reference_set.id].append(str(error))
+            return None
+        if self._plan.references_fit_target and geometry.bucket != target.geometry.bucket:
+            (width, height), (own_width, own_height) = geometry.bucket, target.geometry.bucket
+            misfits[reference_set.id].append(
+                f"{reference.key} would be encoded at {width}x{height}, but its edit image at {own_width}x{own_height}"
+            )
+            return None
+        return PlacedImage(record=reference, geometry=geometry)
+
+    def _choices(self, placed: Sequence[tuple[PlacedImage, ...]]) -> tuple[ReferenceChoice, ...]:
+        """All reference sets at once, or each as one choice of which a visit draws one."""
+        if not placed:
+            return (ReferenceChoice(references=()),)
+        if self._plan.combined and len(placed) > 1:
+            return (ReferenceChoice(references=tuple(image for images in placed for image in images)),)
+        return tuple(
+            ReferenceChoice(references=images, captions=images[0].record.captions or None) for images in placed
+        )
+
+
+def _reference_places(choices: Sequence[ReferenceChoice]) -> list[str]:
+    return [placed.record.image.place for choice in choices for placed in choice.references]
+
+
+def _file_name(record: ImageRecord) -> str:
+    return record.image.key.rpartition("/")[2]
+
+
+def _own_captions(
+    record: ImageRecord, choices: Sequence[ReferenceChoice], *, may_be_empty: bool
+) -> tuple[str, ...] | None:
+    """The edit's captions; where it has none, those of its references; None when some draw would find none."""
+    if record.captions is not None:
+        return record.captions
+    if all(choice.captions is not None for choice in choices):
+        return tuple(dict.fromkeys(caption for choice in choices for caption in choice.captions or ()))
+    return ("",) if may_be_empty else None
+
+
+def _geometry_cache(dataset: DatasetPlan) -> Callable[[ImageRecord, int], Geometry]:
+    """Geometries by size, since most images of a dataset share a few; drawn ones rest on the image's content."""
+    rules = dataset.rules
+    is_drawn = rules.crop and rules.crop_style == "random"
+    known: dict[Size, Geometry] = {}
+
+    def geometry(record: ImageRecord, seed: int) -> Geometry:
+        if is_drawn:
+            draw = random.Random(derive_seed(seed, "crop", record.content_hash))
+            return assign_bucket(record.size, rules, draw=draw)
+        if record.size not in known:
+            known[record.size] = assign_bucket(record.size, rules)
+        return known[record.size]
+
+    return geometry

@@ -1,0 +1,263 @@
+"""What scans found, remembered in one SQLite file, so that a restart only looks at stamps.
+
+A row stands for the bytes at an image's place as long as its stamp stays. Several runs may share the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from difftrain.contracts import CaptionSource
+from difftrain.data.files.local_image import file_stamp
+from difftrain.data.scanning.file_facts import FileFacts, read_all, stamp_or_none
+from difftrain.data.scanning.index_file import DamagedRow, IndexFile
+from difftrain.errors import DataError
+from difftrain.types import Phase, SourceImage
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_IMAGES_A_CHUNK = 10_000
+"""Remembered together, so that a scan that is stopped goes on from there."""
+_IMAGES_A_QUERY = 500
+_IMAGES_A_TASK = 64
+
+
+@dataclass
+class ImageIndex:
+    """The open index. Use it as a context manager, from one thread."""
+
+    path: Path
+    hashed: int = 0
+    """Images whose bytes were read since the index was opened."""
+    captions_read: int = 0
+    """Caption files that were read since the index was opened."""
+
+    def __post_init__(self) -> None:
+        self._file = IndexFile(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What of the file could not be used, for the user."""
+        return self._file.notes
+
+    def examine(self, images: Sequence[SourceImage], phase: Phase, *, decode: bool = False) -> list[FileFacts]:
+        """Facts of every image, in the order given; only new or changed ones are read.
+
+        Args:
+            images: Images of any data source; those of one place have the same bytes.
+            phase: Counts the images.
+            decode: Decode images wholly that never were, to be sure of their pixels, instead of reading headers only.
+
+        Raises:
+            DataError: If the index cannot be used.
+        """
+        facts: list[FileFacts] = []
+        with ThreadPoolExecutor(max_workers=_decoding_threads() if decode else _reading_threads()) as pool:
+            for chunk in _chunks(images, _IMAGES_A_CHUNK):
+                facts += self._examine_chunk(chunk, phase, pool, decode=decode)
+        return facts
+
+    def remember(self, images: Iterable[tuple[str, FileFacts]]) -> None:
+        """Take facts, by place, of images that the caller has just written."""
+        rows = [_image_row(place, facts) for place, facts in images]
+        if rows:
+            statement = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            self._file.do(lambda connection: connection.executemany(statement, rows))
+
+    def captions(
+        self, source: CaptionSource, images: Sequence[SourceImage]
+    ) -> tuple[list[tuple[str, ...] | None], dict[str, str]]:
+        """Captions of each image and what could not be read; unchanged caption files are not read.
+
+        Returns:
+            Captions in the order given (None where an image has none), and error messages by the image's place.
+        """
+        found: list[tuple[str, ...] | None] = []
+        problems: dict[str, str] = {}
+        with ThreadPoolExecutor(max_workers=_reading_threads()) as pool:
+            for chunk in _chunks(images, _IMAGES_A_CHUNK):
+                found += self._captions_of_chunk(source, chunk, problems, pool)
+        return found, problems
+
+    def _examine_chunk(
+        self, images: Sequence[SourceImage], phase: Phase, pool: ThreadPoolExecutor, *, decode: bool
+    ) -> list[FileFacts]:
+        places = [image.place for image in images]
+        known = self._known_images(places)
+        facts: dict[str, FileFacts] = {}
+        stale: dict[str, tuple[SourceImage, str | None]] = {}
+        for part, stamps in _in_threads(pool, lambda part: [stamp_or_none(image) for image in part], images):
+            for image, stamp in zip(part, stamps, strict=True):
+                place = image.place
+                if _holds(known, place, stamp, decode=decode):
+                    facts[place] = known[place]
+                else:
+                    stale[place] = image, stamp
+        phase.advance(sum(place in facts for place in places))
+        for unread, read in _in_threads(pool, lambda part: read_all(part, decode=decode), list(stale.values())):
+            facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
+            phase.advance(len(unread), unread[-1][0].place)
+        self.hashed += len(stale)
+        self.remember((place, facts[place]) for place in stale if not facts[place].refused)
+        return [facts[place] for place in places]
+
+    def _known_images(self, places: Sequence[str]) -> dict[str, FileFacts]:
+        def select(connection: sqlite3.Connection) -> dict[str, FileFacts]:
+            known: dict[str, FileFacts] = {}
+            for part in _chunks(places, _IMAGES_A_QUERY):
+                query = f"SELECT * FROM images WHERE place IN ({','.join('?' * len(part))})"
+                known.update(map(_image_facts, connection.execute(query, [_encoded(place) for place in part])))
+            return known
+
+        return self._file.do(select)
+
+    def _captions_of_chunk(
+        self,
+        source: CaptionSource,
+        images: Sequence[SourceImage],
+        problems: dict[str, str],
+        pool: ThreadPoolExecutor,
+    ) -> list[tuple[str, ...] | None]:
+        identity = f"{type(source).name}{source.identity()}"
+        stamps: list[str] = []
+        for _, some in _in_threads(pool, lambda part: [_stamp(source.files(image)) for image in part], images):
+            stamps += some
+        known = self._known_captions(
+            identity, [image.place for image, stamp in zip(images, stamps, strict=True) if stamp]
+        )
+        found: dict[str, tuple[str, ...] | None] = {}
+        stale: list[tuple[SourceImage, str]] = []
+        for image, stamp in zip(images, stamps, strict=True):
+            remembered = known.get(image.place)
+            if remembered is not None and remembered[0] == stamp:
+                text = remembered[1]
+                found[image.key] = None if text == "null" else tuple(json.loads(text))
+            else:
+                stale.append((image, stamp))
+        fresh: list[tuple[bytes, str, str, str]] = []
+        for part, read in _in_threads(pool, lambda part: [_captions(source, image) for image, _ in part], stale):
+            for (image, stamp), captions in zip(part, read, strict=True):
+                if isinstance(captions, DataError):
+                    problems[image.place] = str(captions)
+                found[image.key] = None if isinstance(captions, DataError) else captions
+                if stamp and not isinstance(captions, DataError):
+                    fresh.append((_encoded(image.place), identity, stamp, json.dumps(captions)))
+        self.captions_read += len(fresh)
+        if fresh:
+            rows = [(*values, _checksum(values)) for values in fresh]
+            statement = "INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?, ?)"
+            self._file.do(lambda connection: connection.executemany(statement, rows))
+        return [found[image.key] for image in images]
+
+    def _known_captions(self, identity: str, places: Sequence[str]) -> dict[str, tuple[str, str]]:
+        def select(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
+            known: dict[str, tuple[str, str]] = {}
+            for part in _chunks(places, _IMAGES_A_QUERY):
+                marks = ",".join("?" * len(part))
+                query = f"SELECT * FROM captions WHERE source = ? AND place IN ({marks})"
+                for *values, checksum in connection.execute(query, (identity, *map(_encoded, part))):
+                    if _checksum(values) != checksum:
+                        raise DamagedRow("a row does not fit its checksum")
+                    known[_decoded(values[0])] = (values[2], values[3])
+            return known
+
+        return self._file.do(select)
+
+
+def _image_row(place: str, facts: FileFacts) -> tuple[Any, ...]:
+    error = facts.error and facts.error.encode("utf-8", "backslashreplace").decode()
+    stamp, sha256, width, height = facts[:4]
+    flags = int(facts.decoded), int(facts.is_animated)
+    values = (_encoded(place), stamp, sha256, width, height, error, *flags)
+    return (*values, _checksum(values))
+
+
+def _image_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
+    """Place and facts of a row.
+
+    Raises:
+        DamagedRow: If it is not what was written.
+    """
+    *values, checksum = row
+    if _checksum(values) != checksum:
+        raise DamagedRow("a row does not fit its checksum")
+    place, stamp, sha256, width, height, error, decoded, animated = values
+    facts = FileFacts(stamp, sha256, width, height, error, decoded=bool(decoded), is_animated=bool(animated))
+    return _decoded(place), facts
+
+
+def _encoded(place: str) -> bytes:
+    """As SQLite keeps it: paths may hold bytes that are no UTF-8, which Python has as lone surrogates."""
+    return place.encode("utf-8", "surrogatepass")
+
+
+def _decoded(place: bytes) -> str:
+    return place.decode("utf-8", "surrogatepass")
+
+
+def _checksum(values: Sequence[Any]) -> int:
+    """Tells a row from one that a disk has changed behind SQLite's back."""
+    return zlib.crc32(repr(tuple(values)).encode("utf-8", "backslashreplace"))
+
+
+def _captions(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | DataError | None:
+    try:
+        return source.captions(image)
+    except DataError as error:
+        return error
+
+
+def _holds(known: Mapping[str, FileFacts], place: str, stamp: str | None, *, decode: bool) -> bool:
+    return place in known and known[place].stamp == stamp and (known[place].decoded or not decode)
+
+
+def _in_threads(
+    pool: ThreadPoolExecutor, work: Callable[[Sequence[_Item]], list[_Result]], items: Sequence[_Item]
+) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
+    """Work on part after part, several at once since disks and networks have latency; results in order."""
+    parts = list(_chunks(items, _IMAGES_A_TASK))
+    return zip(parts, pool.map(work, parts), strict=True)
+
+
+def _stamp(files: Iterable[Path]) -> str:
+    """Changes whenever one of the files is changed, added or removed; empty when there are none."""
+    return "|".join(map(_stamp_or_absent, files))
+
+
+def _stamp_or_absent(file: Path) -> str:
+    try:
+        return file_stamp(str(file))
+    except OSError:
+        return "absent"
+
+
+def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _reading_threads() -> int:
+    return min(32, 2 * (os.cpu_count() or 1) + 2)
+
+
+def _decoding_threads() -> int:
+    """Pillow decodes on several cores at once; more threads would only hold more pictures in memory."""
+    return min(32, os.cpu_count() or 1)

@@ -1,0 +1,191 @@
+"""The SQLite file of an index: opened, shared with other runs, begun anew when it is damaged.
+
+It is only a cache. What cannot be used is done without, and said once: a damaged file or one of an older format is
+begun anew, one of a newer format stays as it is, and where nothing may be written the rows are kept in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from difftrain.errors import DataError
+from difftrain.machine.retries import refusal
+
+_Result = TypeVar("_Result")
+
+FORMAT = 4
+"""Of the tables, kept as the file's user_version."""
+BUSY_SECONDS = 60.0
+"""How long a run waits for another one that is writing; a write takes well below a second."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (
+    place BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT, width INTEGER, height INTEGER, error TEXT, decoded INTEGER,
+    is_animated INTEGER, checksum INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS captions (
+    place BLOB, source TEXT, stamp TEXT, captions TEXT, checksum INTEGER, PRIMARY KEY (place, source)
+) WITHOUT ROWID;
+"""
+_FORBIDDEN = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+_ELSEWHERE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL)
+_IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class DamagedRow(Exception):
+    """A row that is not what was written: the file was damaged without SQLite's noticing."""
+
+
+class IndexFile:
+    """The open file, or the memory that stands in for it. From one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        """What was done without, for the user."""
+        self._file: tuple[int, int] | None = None
+        self._tries_left = 3
+        self._stands_in = False
+        """Whether the connection is to memory."""
+        self._connection = self._open()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def do(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """What ``work`` gives; done again on a new file when the old one proves damaged.
+
+        Raises:
+            DataError: If another program has locked the file, the disk is full or fails.
+        """
+        while True:
+            try:
+                return self._transaction(work)
+            except (sqlite3.DatabaseError, DamagedRow) as error:
+                code = _code(error)
+                if code in _IN_USE or code in _ELSEWHERE or self._tries_left == 0:
+                    raise self._unusable(error) from error
+                self._tries_left -= 1
+                self._connection.close()
+                if self._stands_in:  # a copy of a damaged file
+                    self._connection = _memory()
+                else:
+                    self._connection = self._in_memory(error) if code in _FORBIDDEN else self._anew(error)
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        with self._connection:
+            return work(self._connection)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                return self._in_memory(error)
+            raise DataError(refusal(f"{self.path.parent} cannot be made", error)) from error
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            code = _code(error)
+            if code in _IN_USE or code in _ELSEWHERE:
+                raise self._unusable(error) from error
+            return self._in_memory(error) if code in _FORBIDDEN else self._anew(error)
+
+    def _connect(self) -> sqlite3.Connection:
+        self._file = _identity(self.path)
+        # a write begins at once as one: two runs that read first and write then would wait for each other
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE")
+        try:
+            found = _format(connection)
+            if found > FORMAT:
+                self.notes.append(
+                    f"{self.path} was written by a newer version (format {found}, this one knows {FORMAT}): it stays "
+                    "as it is, and files are read anew"
+                )
+                connection.close()
+                self._stands_in = True
+                return _memory()
+            if found not in (0, FORMAT):
+                raise sqlite3.DatabaseError(f"format {found} of an older version")
+            # not a write-ahead log, which needs memory that is shared among machines
+            connection.execute("PRAGMA journal_mode = DELETE")
+            if found == 0:
+                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            self._file = _identity(self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _anew(self, error: Exception) -> sqlite3.Connection:
+        """A new file in place of a damaged one, unless another run has put one there meanwhile."""
+        self.notes.append(f"{self.path} cannot be used ({error}): it is begun anew, and files are read anew")
+        try:
+            if _identity(self.path) == self._file:
+                for leftover in ("-journal", "-wal", "-shm", ""):
+                    with suppress(FileNotFoundError):
+                        self.path.with_name(self.path.name + leftover).unlink()
+            return self._connect()
+        except OSError as refused:
+            return self._in_memory(refused)
+        except sqlite3.DatabaseError as again:
+            if _code(again) in _FORBIDDEN:
+                return self._in_memory(again)
+            raise self._unusable(again) from again
+
+    def _in_memory(self, error: Exception) -> sqlite3.Connection:
+        """What the file holds, if it can be read, where it cannot be written."""
+        self._stands_in = True
+        why = error.strerror if isinstance(error, OSError) else error
+        self.notes.append(f"{self.path} cannot be written ({why}): what is read now is not remembered")
+        for options in ("mode=ro", "mode=ro&immutable=1"):  # immutable: a disk that allows no locks either
+            memory = _memory()
+            with suppress(sqlite3.DatabaseError):
+                source = sqlite3.connect(f"{self.path.absolute().as_uri()}?{options}", uri=True, timeout=BUSY_SECONDS)
+                try:
+                    if _format(source) == FORMAT:
+                        source.backup(memory)
+                        return memory
+                finally:
+                    source.close()
+            memory.close()
+        return _memory()
+
+    def _unusable(self, error: Exception) -> DataError:
+        if _code(error) in _IN_USE:
+            return DataError(
+                f"{self.path}: another program has locked the index of scanned files for {BUSY_SECONDS:g} seconds\n"
+                "hint: end that program; where the disk knows no locks, set cache_dir to another disk"
+            )
+        return DataError(
+            f"{self.path}: the index of scanned files cannot be written ({error})\n"
+            "hint: free some space, or set cache_dir to another disk"
+        )
+
+
+def _code(error: Exception) -> int:
+    """SQLite's primary result code; what Python found by itself, text that is no UTF-8, is damage."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF
+
+
+def _format(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from one that was put in its place; None when there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level="IMMEDIATE")
+    connection.executescript(_SCHEMA)
+    return connection

@@ -1,0 +1,252 @@
+"""One dataset's images and captions, as records; pixels are not loaded."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrain.data.buckets import SizeLimits, broken_limit
+from difftrain.data.entries.data_plan import DatasetPlan
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.other_files import note_listing
+from difftrain.data.scanning.file_facts import FileFacts
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.survey import survey
+from difftrain.errors import first_few
+from difftrain.types import ImageRecord, Reporter, SourceImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What one dataset has."""
+
+    records: list[ImageRecord]
+    """Images that are used, sorted by the keys that their source gave them."""
+    references: Mapping[str, tuple[ImageRecord, ...]]
+    """What the images of an edit set bring as references, by the image's key in the source; empty if none does."""
+    left_out: dict[str, int]
+    """How many images each size limit leaves out, by the option's name."""
+    left_out_keys: frozenset[str]
+    """Keys of images left out by a size limit or unreadable: their partners are not said to be missing one."""
+    listed: int
+    """Images that the source has, with those that they bring as references."""
+    captioned_by_source: bool
+    """Whether the captions are the data source's own."""
+    unreadable_captions: frozenset[str]
+    """Places of images whose captions could not be read: these are not said to have none."""
+    others: Sequence[str]
+    """Files beside the images, as paths below the root: where a missing caption may be."""
+    problems: tuple[str, ...]
+    """Unreadable pictures, folders and captions; the run cannot start with any."""
+    notes: tuple[str, ...]
+    """What was left out and what is odd."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Examined:
+    """What the images of a listing are."""
+
+    used: Sequence[tuple[SourceImage, FileFacts]]
+    left_out: Mapping[str, int]
+    left_out_keys: frozenset[str]
+    brought: Mapping[str, FileFacts]
+    """Of the images that others bring as references, by place."""
+    problems: Sequence[str]
+    notes: Sequence[str]
+
+
+def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: Mapping[str, Path]) -> Scan:
+    """List, examine and caption the images of one dataset.
+
+    Args:
+        written: Folders that runs write, by name; what lies there is no data.
+
+    Raises:
+        DataError: If the source does not exist or has no images.
+        PluginError: If the source fails or breaks its contract.
+    """
+    listing = survey(plan, written)
+    examined = _examine(plan, listing.images, index, reporter)
+    captioned_by_source = plan.takes_source_captions and any(image.captions for image in listing.images)
+    captions: list[tuple[str, ...] | None] = [None] * len(examined.used)
+    complaints: dict[str, str] = {}
+    if captioned_by_source:
+        captions = [image.captions or None for image, _ in examined.used]
+    elif plan.captions is not None:
+        captions, complaints = index.captions(plan.captions, [image for image, _ in examined.used])
+    records = [
+        _record(plan, image, facts, caption) for (image, facts), caption in zip(examined.used, captions, strict=True)
+    ]
+    problems = [*_unusable(listing.unusable), *examined.problems, *_complaints(complaints.values())]
+    notes = [*note_listing(listing), *examined.notes, *_split(captions, by_source=captioned_by_source)]
+    return Scan(
+        records=records,
+        references=_references(plan, records, examined.brought),
+        left_out=dict(examined.left_out),
+        left_out_keys=examined.left_out_keys,
+        listed=len(listing.images) + len(examined.brought),
+        captioned_by_source=captioned_by_source,
+        unreadable_captions=frozenset(complaints),
+        others=listing.others,
+        problems=tuple(f"dataset {plan.id!r}: {problem}" for problem in problems),
+        notes=tuple(f"dataset {plan.id!r}: {note}" for note in notes),
+    )
+
+
+def _record(
+    plan: DatasetPlan, image: SourceImage, facts: FileFacts, captions: tuple[str, ...] | None = None
+) -> ImageRecord:
+    return ImageRecord(
+        dataset_id=plan.id,
+        key=_key(image),
+        image=image,
+        width=facts.width,
+        height=facts.height,
+        content_hash=facts.sha256,
+        captions=captions,
+    )
+
+
+def _references(
+    plan: DatasetPlan, records: Sequence[ImageRecord], brought: Mapping[str, FileFacts]
+) -> dict[str, tuple[ImageRecord, ...]]:
+    if not brought:
+        return {}
+    return {
+        record.image.key: tuple(_record(plan, one, brought[one.place]) for one in record.image.references)
+        for record in records
+    }
+
+
+def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex, reporter: Reporter) -> _Examined:
+    """Facts of all images but those whose source says that a size limit leaves them out: these are not read."""
+    limits = _limits(plan)
+    left_out: Counter[str] = Counter()
+    keys: set[str] = set()
+    images: list[SourceImage] = []
+    for image in listed:
+        broken = None if image.size is None else broken_limit(image.size, limits)
+        if broken is None:
+            images.append(image)
+        else:
+            left_out[broken] += 1
+            keys.add(_key(image))
+    brought = [] if plan.is_reference else [one for image in images for one in image.references]
+    everything = [*images, *brought]
+    with reporter.phase(f"scan {plan.id}", len(everything)) as phase:
+        facts = index.examine(everything, phase)
+    brought_facts = {one.place: its for one, its in zip(brought, facts[len(images) :], strict=True)}
+    used: list[tuple[SourceImage, FileFacts]] = []
+    for image, one in zip(images, facts, strict=False):
+        broken = None if one.error is not None else broken_limit((one.width, one.height), limits)
+        if broken is not None:
+            left_out[broken] += 1
+        if broken is None and one.error is None and _can_be_read(image.references, brought_facts):
+            used.append((image, one))
+        else:
+            keys.add(_key(image))
+    return _Examined(
+        used=used,
+        left_out=left_out,
+        left_out_keys=frozenset(keys),
+        brought=brought_facts,
+        problems=_unreadable(everything, facts),
+        notes=[*_frames(everything, facts), *_other_sizes(everything, facts)],
+    )
+
+
+def _can_be_read(references: Sequence[SourceImage], facts: Mapping[str, FileFacts]) -> bool:
+    return not facts or all(facts[one.place].error is None for one in references)
+
+
+def _limits(plan: DatasetPlan) -> SizeLimits:
+    return SizeLimits(
+        resolution_type=plan.rules.resolution_type,
+        minimum_image_size=plan.config.minimum_image_size,
+        minimum_aspect_ratio=plan.config.minimum_aspect_ratio,
+        maximum_aspect_ratio=plan.config.maximum_aspect_ratio,
+    )
+
+
+def _key(image: SourceImage) -> str:
+    """The key without extension; composed, since macOS writes accented names in another form than Linux.
+
+    Bytes that are no UTF-8 are spelt out, so that a key is a text that can be hashed and stored.
+    """
+    key = image.stem
+    if key.isascii():
+        return key
+    spelt = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", spelt)
+
+
+def _unusable(unusable: Sequence[str]) -> list[str]:
+    if not unusable:
+        return []
+    return [
+        f"{len(unusable)} files and folders cannot be used: {first_few(unusable)}\n"
+        "hint: mend them, or move them out of the folder"
+    ]
+
+
+def _unreadable(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
+    broken = [(image, one) for image, one in zip(images, facts, strict=True) if one.error is not None]
+    if not broken:
+        return []
+    are_files = all(isinstance(image, LocalImage) for image, _ in broken)
+    names = first_few(f"{image.key if are_files else image.place} ({one.error})" for image, one in broken)
+    return [
+        f"{len(broken)} of {len(images)} pictures cannot be read: {names}\n"
+        f"hint: {unreadable_advice([one for _, one in broken], are_files=are_files)}"
+    ]
+
+
+def unreadable_advice(facts: Sequence[FileFacts], *, are_files: bool) -> str:
+    """What to do about images that cannot be read.
+
+    Args:
+        are_files: False where a data source keeps them in another way.
+    """
+    refused = any(one.refused for one in facts)
+    if not are_files:
+        return "make them readable where they are stored" if refused else "replace or remove them where they are stored"
+    return f"{'make these files readable' if refused else 'replace these files'}, or move them out of the folder"
+
+
+def _frames(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
+    names = [image.key for image, one in zip(images, facts, strict=True) if one.is_animated]
+    if not names:
+        return []
+    return [f"{len(names)} pictures have several frames, of which the first is used: {first_few(names)}"]
+
+
+def _other_sizes(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
+    """Images whose data source said something else than their bytes do; it may have left out others by mistake."""
+    names = [
+        f"{image.key} ({one.width}x{one.height}, not {image.size[0]}x{image.size[1]})"
+        for image, one in zip(images, facts, strict=True)
+        if image.size is not None and one.error is None and image.size != (one.width, one.height)
+    ]
+    if not names:
+        return []
+    return [f"{len(names)} images have another size than their data source says; theirs is used: {first_few(names)}"]
+
+
+def _complaints(complaints: Collection[str]) -> list[str]:
+    """All captions that cannot be read, with the remedy of the first."""
+    if not complaints:
+        return []
+    texts = [complaint.partition("\nhint: ")[0] for complaint in complaints]
+    hint = next((hint for complaint in complaints if (hint := complaint.partition("\n")[2])), "")
+    return [f"{len(texts)} captions cannot be read: {first_few(texts)}" + (f"\n{hint}" if hint else "")]
+
+
+def _split(captions: Collection[tuple[str, ...] | None], *, by_source: bool) -> list[str]:
+    count = sum(caption is not None and len(caption) > 1 for caption in captions)
+    if not count:
+        return []
+    which = "" if by_source else ", one a line of their caption file"
+    return [f"{count} images have several captions{which}: one of them is drawn at each visit"]

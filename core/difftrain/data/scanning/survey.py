@@ -1,0 +1,42 @@
+"""What a data source lists, held against its contract before anything of it is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from difftrain.contracts import Listing
+from difftrain.data.entries.data_plan import DatasetPlan
+from difftrain.errors import DataError, DifftrainError, PluginError, first_few
+
+
+def survey(plan: DatasetPlan, written: Mapping[str, Path]) -> Listing:
+    """The images of a dataset and what else its source tells; the fence around data sources.
+
+    Args:
+        written: Folders that runs write, by name; what lies there is no data.
+
+    Raises:
+        DataError: If the source does not exist or has no images, or gives several of them one key.
+        PluginError: If the source fails or breaks its contract.
+    """
+    who = f"data source {plan.source.name!r}"
+    try:
+        listing = plan.source.survey(written)
+    except DifftrainError:
+        raise
+    except Exception as error:  # plugin code of strangers may raise anything
+        raise PluginError(f"dataset {plan.id!r}: {who} failed: {type(error).__name__}: {error}") from error
+    if not listing.images and not listing.unusable:
+        raise DataError(f"{who} has no images")
+    if len({image.key for image in listing.images}) < len(listing.images):
+        counts = Counter(image.key for image in listing.images)
+        names = first_few(key for key, count in counts.items() if count > 1)
+        raise DataError(f"{who} gives one key to several images: {names}")
+    if not plan.source.gives_references and any(image.references for image in listing.images):
+        raise PluginError(
+            f"dataset {plan.id!r}: {who} gives references with its images, which it must declare\n"
+            f"hint: set gives_references = True on {type(plan.source).__qualname__}"
+        )
+    return listing

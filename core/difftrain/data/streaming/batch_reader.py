@@ -1,0 +1,138 @@
+"""From planned visits to a batch of cached tensors; what turns out to be corrupt is encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from difftrain.contracts import ImageEncoder, ModelFamily, TextEncoder
+from difftrain.data.caching.sample_caches import LATENTS, SampleCaches, TextItem, embed_texts, load_pixels
+from difftrain.data.caching.tensor_cache import AbsentEntry
+from difftrain.data.seeding import derive_seed
+from difftrain.data.streaming.epoch import Visit
+from difftrain.data.streaming.sample_extras import SampleExtras, stack_extras
+from difftrain.types import Batch, PlacedImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remake:
+    """How to encode again what turns out to be corrupt while training; encoders load when first needed."""
+
+    image_encoder: Callable[[], ImageEncoder]
+    text_encoder: Callable[[], TextEncoder]
+    let_go: Callable[[], None]
+    """Takes the encoders off the device again, where the model in training needs the room."""
+    in_use: AbstractContextManager[object]
+    """Held by whoever works with an encoder: nobody else moves it meanwhile. May be entered again."""
+
+
+class BatchReader:
+    """Turns visits into a batch of cached tensors."""
+
+    def __init__(
+        self,
+        caches: SampleCaches,
+        family: ModelFamily,
+        remake: Remake,
+        *,
+        seed: int,
+        sample_latents: bool,
+        extras: SampleExtras | None = None,
+    ) -> None:
+        """With ``sample_latents`` a target is drawn from its posterior each visit; references use the mean."""
+        self._caches = caches
+        self._family = family
+        self._remake = remake
+        self._seed = seed
+        self._sample_latents = sample_latents
+        self._extras = extras
+        self._remade = False
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read-cache")
+
+    def read(self, visits: Sequence[Visit]) -> Batch:
+        """The batch of some visits; a visit gives the same tensors in every batch.
+
+        Entries that are absent or corrupt are made again, all of a batch with the encoders loaded once.
+
+        Raises:
+            DataError: If an entry is there but cannot be read, or a picture that is to be encoded again cannot.
+            PluginError: If what the family and the loss ask of the samples cannot be had.
+        """
+        try:
+            return self._read(visits)
+        finally:
+            self._let_go()
+
+    def text(self, item: TextItem) -> dict[str, Tensor]:
+        """Embeddings of one caption, from the cache."""
+        try:
+            return self._text(item)
+        finally:
+            self._let_go()
+
+    def extras_identity(self, visit: Visit) -> str:
+        """Tells what the family and the loss are given of a visit from other values; empty where that is nothing."""
+        return self._extras.identity(visit.sample) if self._extras else ""
+
+    def _read(self, visits: Sequence[Visit]) -> Batch:
+        import torch
+
+        targets = [visit.sample.target for visit in visits]
+        slots = range(len(visits[0].references))
+        texts = [TextItem(caption=visit.caption, references=visit.references) for visit in visits]
+        moments = self._pool.map(self._latents, targets)
+        references = [self._pool.map(self._latents, [visit.references[slot] for visit in visits]) for slot in slots]
+        embeds = self._pool.map(self._text, texts)
+        extras = self._pool.map(self._extras.of, [visit.sample for visit in visits]) if self._extras else ()
+        keys = tuple(visit.name for visit in visits)
+        return Batch(
+            latents=torch.stack([self._draw(entry, visit) for entry, visit in zip(moments, visits, strict=True)]),
+            references=[torch.stack([entry["mean"] for entry in slot]) for slot in references],
+            text=self._family.collate_text(list(embeds)),
+            keys=keys,
+            extras=stack_extras(list(extras), keys) if self._extras else {},
+        )
+
+    def _draw(self, moments: dict[str, Tensor], visit: Visit) -> Tensor:
+        import torch
+
+        mean, std = moments["mean"], moments["std"]
+        if not self._sample_latents:
+            return mean.float()
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "posterior", visit.number))
+        return mean.float() + std.float() * torch.randn(mean.shape, generator=generator)
+
+    def _latents(self, image: PlacedImage) -> dict[str, Tensor]:
+        cache, key = self._caches.latents(image)
+        try:
+            return cache.read(key, needed=LATENTS)
+        except AbsentEntry:
+            pixels = load_pixels([image])
+            with self._remake.in_use:
+                self._remade = True
+                mean, std = self._remake.image_encoder().encode(pixels)
+            cache.write(key, {"mean": mean[0], "std": std[0]})
+            return cache.read(key, needed=LATENTS)
+
+    def _text(self, item: TextItem) -> dict[str, Tensor]:
+        cache, key = self._caches.text(item)
+        try:
+            return cache.read(key)
+        except AbsentEntry:
+            with self._remake.in_use:
+                self._remade = True
+                embeds = embed_texts([item], self._caches, self._remake.text_encoder())[0]
+            cache.write(key, embeds)
+            return cache.read(key)
+
+    def _let_go(self) -> None:
+        if self._remade:  # else nothing is to be waited for
+            with self._remake.in_use:
+                self._remade = False
+                self._remake.let_go()

@@ -1,0 +1,131 @@
+"""The folder of a run's results: what lies in it, and how an earlier run's results are kept beside it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from difftrain.machine.retries import refusal
+from difftrain.errors import MachineError
+from difftrain.model.lora import ADAPTER_FILE
+
+METRICS_FILE = "metrics.jsonl"
+PICTURES_FOLDER = "validation"
+RESUME_FOLDER = "resume"
+"""In a checkpoint: what only difftrain reads. Checkpoints of other programs have none."""
+EXPORT_FOLDER = ".adapter.partial"
+"""Where an adapter is written before its files get their place."""
+_NAME = re.compile(r"checkpoint-(\d+)")
+_PICTURED = re.compile(r"step-(\d+)")
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints of ours, oldest step first."""
+    return [path for path in _checkpoint_folders(output_dir) if (path / RESUME_FOLDER).is_dir()]
+
+
+def foreign_checkpoints(output_dir: Path) -> list[Path]:
+    """Folders that are named like ours and written by another program, oldest step first."""
+    return [path for path in _checkpoint_folders(output_dir) if not (path / RESUME_FOLDER).is_dir()]
+
+
+def _checkpoint_folders(output_dir: Path) -> list[Path]:
+    if not output_dir.is_dir():
+        return []
+    return sorted((path for path in output_dir.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()), key=step_of)
+
+
+def exported_files(output_dir: Path) -> list[Path]:
+    """The files of the finished run's adapter: those that diffusers looks for, or that a checkpoint has too."""
+    kinds = {path.name for folder in list_checkpoints(output_dir) for path in folder.iterdir()} - {RESUME_FOLDER}
+    return [path for name in sorted({ADAPTER_FILE} | kinds) if (path := output_dir / name).exists()]
+
+
+def exported_adapter(output_dir: Path) -> Path:
+    """What to name to the user as the finished run's adapter: its file, or the folder if it has several."""
+    files = exported_files(output_dir)
+    return files[0] if len(files) == 1 else output_dir
+
+
+def newest_sheet(output_dir: Path) -> Path | None:
+    """The picture sheet of the run's last validation that was drawn to its end, if there is one."""
+    sheets = [folder / "sheet.png" for folder in _drawn_steps(output_dir)]
+    return next((sheet for sheet in reversed(sheets) if sheet.is_file()), None)
+
+
+def is_checkpoint_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name tells."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match, "only for what list_checkpoints gives"
+    return int(match[1])
+
+
+def remove_leftovers(output_dir: Path) -> None:
+    """Take away what a kill left of checkpoints that were being written or removed."""
+    for pattern in (EXPORT_FOLDER, ".checkpoint-*.partial", ".checkpoint-*.removing", ".checkpoint-*.trial"):
+        for leftover in output_dir.glob(pattern):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    leftover.unlink()
+
+
+def set_aside(output_dir: Path) -> Path | None:
+    """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
+    others = [output_dir / name for name in (METRICS_FILE, PICTURES_FOLDER)]
+    results = [*_checkpoint_folders(output_dir), *exported_files(output_dir), *others]
+    results = [path for path in results if path.exists()]
+    return _move_aside(output_dir, results) if results else None
+
+
+def set_newer_aside(output_dir: Path, step: int) -> Path | None:
+    """Move what lies beyond ``step`` into ``previous-K``: a run resumed before it must not take it for its own later.
+
+    These are checkpoints with the adapter that was made after them, and pictures, also those that a kill left without a
+    checkpoint. The metrics are copied there, since the run's own file goes on from ``step``.
+    """
+    newer = [path for path in list_checkpoints(output_dir) if step_of(path) > step]
+    pictures = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
+    if not newer and not pictures:
+        return None
+    folder = _move_aside(output_dir, [*newer, *(exported_files(output_dir) if newer else []), *pictures])
+    metrics = output_dir / METRICS_FILE
+    try:
+        if metrics.exists():
+            shutil.copy(metrics, folder)
+    except OSError as error:
+        raise MachineError(refusal(f"{metrics} cannot be copied into {folder}", error)) from error
+    return folder
+
+
+def _drawn_steps(output_dir: Path) -> dict[Path, int]:
+    """Folders of validation pictures with their steps, the oldest step first."""
+    found = (output_dir / PICTURES_FOLDER).glob("step-*")
+    steps = {path: int(match[1]) for path in found if (match := _PICTURED.fullmatch(path.name))}
+    return dict(sorted(steps.items(), key=lambda item: item[1]))
+
+
+def _move_aside(output_dir: Path, paths: Sequence[Path]) -> Path:
+    number = 1
+    while (output_dir / f"previous-{number}").exists():
+        number += 1
+    folder = output_dir / f"previous-{number}"
+    try:
+        folder.mkdir()
+        for path in paths:
+            if path.exists():
+                kept = folder / path.relative_to(output_dir)
+                kept.parent.mkdir(exist_ok=True)
+                path.rename(kept)
+    except OSError as error:
+        what = f"output_dir {output_dir}: {error.filename} cannot be moved into {folder}"
+        raise MachineError(refusal(what, error)) from error
+    return folder

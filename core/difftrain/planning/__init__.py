@@ -1,0 +1,6 @@
+"""The plan of a run: names to objects, from config files only. Imports no torch.
+
+- `run_plan`: the plan; start here
+- `model_plan`: the part of it that needs no dataset
+- `prompts`: validation prompts
+"""

@@ -1,0 +1,173 @@
+"""The plan of a model: what a command needs that only loads it, such as to edit, to export or to fill caches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from difftrain import contracts
+from difftrain.config.config_files import DEFAULT_PATH, FlagValue, find_run_file, load_run, plugin_switches
+from difftrain.config.known_keys import NOT_BUILT_VALUES
+from difftrain.config.messages import explain
+from difftrain.config.options import Options
+from difftrain.config.problems import Problems
+from difftrain.config.schema import RunConfig
+from difftrain.errors import PluginError
+from difftrain.model.flavour_match import check_name
+from difftrain.plugins.discovery import LoadedPlugins, load_plugins
+from difftrain.plugins.registry import KINDS, Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """A model with its adapter, before anything is read but the config file."""
+
+    config: RunConfig
+    family: contracts.ModelFamily
+    flavour: contracts.ModelFlavour
+    adapter: contracts.Adapter
+    quantizer: contracts.Quantizer | None
+    """None for ``base_model_precision: no_change``."""
+    plugins: LoadedPlugins
+    notes: tuple[str, ...]
+    """Said once at start-up."""
+
+
+def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: LoadedPlugins | None = None) -> ModelPlan:
+    """Read the run file and build what its model needs. A dataset list and a length may be missing.
+
+    Args:
+        path: The run file; None takes ``config/config.json`` if there is one.
+        flags: Run options by plain key, texts as typed; they win over the file.
+        plugins: Loaded before, with the switches of this file and these flags; None loads them.
+
+    Raises:
+        ConfigError: With every problem there is.
+        PluginError: If a bundled plugin is broken or a name is given twice.
+    """
+    problems = Problems()
+    run, plugins = read_run(path, flags, problems, plugins, needs_length=False)
+    chosen = Chooser(run=run, registry=plugins.registry, problems=problems)
+    family, flavour = chosen.named("family", run.model_family), chosen.flavour()
+    adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
+    check_model(run, flavour, plugins, problems)
+    problems.raise_all()
+    return ModelPlan(
+        config=run,
+        family=family,
+        flavour=flavour,
+        adapter=adapter,
+        quantizer=quantizer,
+        plugins=plugins,
+        notes=(*plugin_notes(plugins), *problems.notes),
+    )
+
+
+def read_run(
+    path: Path | None,
+    flags: Mapping[str, FlagValue],
+    problems: Problems,
+    plugins: LoadedPlugins | None = None,
+    *,
+    needs_length: bool = True,
+) -> tuple[RunConfig, LoadedPlugins]:
+    """The run's options, and the plugins, loaded if they are not; problems that leave a config are kept.
+
+    Raises:
+        ConfigError: With every problem there is, if no config can be made.
+    """
+    file = find_run_file(path)
+    if plugins is None:
+        files, disabled = plugin_switches(file, flags)
+        plugins = load_plugins(files=files, disabled=disabled)
+    run = load_run(
+        file,
+        flags,
+        plugins.run_schema,
+        plugins.registry.names_by_key(),
+        problems,
+        tables=plugins.run_tables,
+        default_flavours=plugins.registry.default_flavours(),
+        needs_length=needs_length,
+    )
+    if run is None:
+        if file.path is None:
+            problems.texts.insert(
+                0,
+                f"no run file: {DEFAULT_PATH} does not exist in {Path.cwd()}; name one with --config PATH, "
+                "or add --demo to see a run with nothing of your own",
+            )
+        problems.raise_all()
+    assert run is not None, "no config without a problem"
+    return run, plugins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chooser:
+    """Builds the objects that a run names; each problem is kept and gives None."""
+
+    run: RunConfig
+    registry: Registry
+    problems: Problems
+
+    def named(self, kind: str, name: str, *, family: str | None = None) -> Any:
+        found = self.find(kind, name, family=family)
+        if found is None:
+            return None
+        try:
+            return self.run.build(found)
+        except ValidationError as error:
+            for sentence in explain(error, self.run.model_dump(mode="json")).values():
+                self.problems.add(f"{KINDS[kind].key} {name!r}: {sentence}")
+            return None
+
+    def flavour(self) -> Any:
+        """The flavour asked for, or the family's default or only one."""
+        flavours = self.registry.flavours(self.run.model_family)
+        name = self.run.model_flavour or self.registry.default_flavour(self.run.model_family)
+        if self.run.model_family not in self.registry.all("family"):
+            return None
+        if name is None:
+            known = ", ".join(sorted(flavours)) or "none is installed"
+            self.problems.add(f"model_flavour is missing; flavours of {self.run.model_family!r}: {known}")
+            return None
+        return self.named("flavour", name, family=self.run.model_family)
+
+    def quantizer(self) -> Any:
+        """None for ``no_change`` too."""
+        if self.run.base_model_precision == "no_change":
+            return None
+        found = self.named("quantizer", self.run.base_model_precision)
+        lacking = found.check() if found is not None else None
+        if lacking is not None:
+            self.problems.add(f"base_model_precision {self.run.base_model_precision!r}: {lacking}")
+        return found
+
+    def find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:
+        try:
+            return self.registry.find(kind, name, family=family)
+        except PluginError as error:
+            key = KINDS[kind].key
+            if name not in NOT_BUILT_VALUES.get(key, ()):
+                self.problems.add(f"{key}: {error}")
+            return None
+
+
+def check_model(
+    run: RunConfig, flavour: contracts.ModelFlavour | None, plugins: LoadedPlugins, problems: Problems
+) -> None:
+    """What plugins find wrong with the config, and whether the name of the weights can be the flavour's."""
+    for text in plugins.check_config(run):
+        problems.add(text)
+    if flavour is not None:
+        with problems.catching():
+            problems.notes += check_name(run, flavour, plugins.registry.flavours(flavour.family))
+
+
+def plugin_notes(plugins: LoadedPlugins) -> list[str]:
+    used = [f"plugin {status.name!r} of {status.giver} is in use" for status in plugins.third_party()]
+    return [*used, *plugins.warnings()]

@@ -1,0 +1,181 @@
+"""The plan of a run: every name an object, every check done that needs no data file and no weight."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difftrain import contracts
+from difftrain.config.config_files import FlagValue, load_datasets
+from difftrain.config.optimizer_settings import optimizer_options
+from difftrain.config.options import Options
+from difftrain.config.problems import Problems
+from difftrain.config.schema import DatasetConfig, RunConfig
+from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.entries.resolve import resolve_datasets
+from difftrain.planning.model_plan import Chooser, ModelPlan, check_model, plugin_notes, read_run
+from difftrain.planning.prompts import validation_prompts
+from difftrain.plugins.discovery import LoadedPlugins
+from difftrain.plugins.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(ModelPlan):
+    """All that a run is, before anything is read but the config files."""
+
+    data: DataPlan
+    optimizer: contracts.OptimizerFactory
+    schedule: contracts.Schedule
+    timestep_sampler: contracts.TimestepSampler
+    loss: contracts.Loss
+    observers: tuple[contracts.Observer, ...]
+    """All that are registered."""
+    prompts: Mapping[str, str]
+    """Validation prompts by short name."""
+
+
+def plan_run(
+    path: Path | None,
+    flags: Mapping[str, FlagValue],
+    *,
+    plugins: LoadedPlugins | None = None,
+) -> RunPlan:
+    """Read the config files, load the plugins, resolve everything.
+
+    Args:
+        path: The run file; None takes ``config/config.json`` if there is one.
+        flags: Run options by plain key, texts as typed; they win over the file.
+        plugins: Loaded before, with the switches of this file and these flags; None loads them.
+
+    Raises:
+        ConfigError: With every problem there is.
+        PluginError: If a bundled plugin is broken or a name is given twice.
+    """
+    problems = Problems()
+    run, plugins = read_run(path, flags, problems, plugins)
+    datasets = load_datasets(run, plugins.dataset_schema, plugins.registry.names_by_key(), problems)
+    return build_plan(run, datasets, plugins, problems)
+
+
+def build_plan(
+    run: RunConfig,
+    datasets: Sequence[DatasetConfig] | None,
+    plugins: LoadedPlugins,
+    problems: Problems,
+) -> RunPlan:
+    """Every object of a run, built from its options.
+
+    Args:
+        datasets: Enabled entries; None when they had problems, which are kept already.
+        problems: What was found so far; all of it is raised together.
+
+    Raises:
+        ConfigError: With every problem there is.
+    """
+    chosen = _TrainingChooser(run=run, registry=plugins.registry, problems=problems)
+    family = chosen.named("family", run.model_family)
+    flavour = chosen.flavour()
+    adapter = chosen.named("adapter", run.lora_type)
+    optimizer = chosen.optimizer()
+    schedule = chosen.named("schedule", run.lr_scheduler)
+    quantizer = chosen.quantizer()
+    timestep_sampler = chosen.timestep_sampler(family)
+    loss = chosen.named("loss", run.loss_type)
+    observers = chosen.observers()
+    data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
+    _check_buckets(run, family, problems)
+    check_model(run, flavour, plugins, problems)
+    prompts: dict[str, str] = {}
+    with problems.catching():
+        prompts = validation_prompts(run)
+    problems.raise_all()
+    assert data is not None, "no plan of the data without a problem"
+    _note_doubts(run, flavour, optimizer, problems)
+    used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *([quantizer] if quantizer else [])]
+    _note_unused_options(run, plugins.registry, used, problems)
+    return RunPlan(
+        config=run,
+        data=data,
+        family=family,
+        flavour=flavour,
+        adapter=adapter,
+        optimizer=optimizer,
+        schedule=schedule,
+        quantizer=quantizer,
+        timestep_sampler=timestep_sampler,
+        loss=loss,
+        observers=observers,
+        prompts=prompts,
+        plugins=plugins,
+        notes=(*plugin_notes(plugins), *problems.notes),
+    )
+
+
+class _TrainingChooser(Chooser):
+    """Builds what only training needs too."""
+
+    def optimizer(self) -> Any:
+        found = self.find("optimizer", self.run.optimizer)
+        if found is None:
+            return None
+        return optimizer_options(self.run, found, self.problems)
+
+    def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
+        """The one asked for, or the family's usual one."""
+        name = self.run.timestep_sampler or (family.usual_timestep_sampler if family else None)
+        return self.named("timestep sampler", name) if name else None
+
+    def observers(self) -> tuple[contracts.Observer, ...]:
+        """One of each class; strangers' constructors may raise anything."""
+        built = []
+        for found in self.registry.classes("observer"):
+            try:
+                built.append(self.named("observer", found.name))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+                told = "".join(traceback.format_exception_only(error)).strip()
+                giver = self.registry.giver("observer", found)
+                self.problems.add(f"observer {found.name!r} of {giver} cannot be built: {told}")
+        return tuple(observer for observer in built if observer is not None)
+
+
+def _check_buckets(run: RunConfig, family: contracts.ModelFamily | None, problems: Problems) -> None:
+    if family is not None and run.aspect_bucket_alignment % family.pixel_multiple:
+        problems.add(
+            f"aspect_bucket_alignment must be a multiple of {family.pixel_multiple} for model_family "
+            f"{family.name!r}, got {run.aspect_bucket_alignment}"
+        )
+
+
+def _note_doubts(
+    run: RunConfig, flavour: contracts.ModelFlavour, optimizer: contracts.OptimizerFactory, problems: Problems
+) -> None:
+    if flavour.distilled_from is not None:
+        problems.note(
+            f"flavour {flavour.name!r} is step-distilled, and training such a model makes its pictures "
+            f"collapse; train {flavour.distilled_from} instead"
+        )
+    if optimizer.usual_learning_rates is not None:
+        low, high = optimizer.usual_learning_rates
+        usual = f"{low:g} to {high:g} is usual for an adapter with optimizer {optimizer.name!r}"
+        if run.learning_rate > high:
+            problems.note(f"learning_rate {run.learning_rate:g} is high, {usual}; signs of it are square grids")
+        elif run.learning_rate < low:
+            problems.note(f"learning_rate {run.learning_rate:g} is low, {usual}; little may be learnt")
+    if run.max_train_steps is not None and run.lr_warmup_steps >= run.max_train_steps:
+        problems.note(
+            f"lr_warmup_steps {run.lr_warmup_steps} is not below max_train_steps {run.max_train_steps}; "
+            "the full learning rate is never reached"
+        )
+
+
+def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
+    used = {key for options in chosen for key in type(options).model_fields}
+    unused = run.model_fields_set - set(RunConfig.model_fields) - used
+    # at its default it asks for nothing
+    for key in sorted(key for key in unused if getattr(run, key) != type(run).model_fields[key].default):
+        owners = [kind for kind in registry.run_option_classes() if key in kind.model_fields]
+        named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
+        problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")

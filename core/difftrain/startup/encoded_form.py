@@ -1,0 +1,115 @@
+"""In which form a run encodes its pictures and captions: number formats, cache keys, bytes. No torch.
+
+The encoders themselves are in `frozen_encoders.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from difftrain.config.options import Options
+from difftrain.config.schema import RunConfig
+from difftrain.data.caching.sample_caches import SampleCaches, TextItem
+from difftrain.data.entries.data_plan import DataPlan
+from difftrain.machine.disk import Need, files_bytes
+from difftrain.planning.model_plan import ModelPlan
+from difftrain.types import ModelLocation, PlacedImage
+
+_IMAGE_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_HEADER = 256
+"""Bytes that a safetensors file has beside its tensors, about."""
+
+
+def compute_dtype(config: RunConfig) -> str:
+    """Torch's name of the number format that the model and the text encoders run in."""
+    return "bfloat16" if config.mixed_precision == "bf16" else "float32"
+
+
+def image_dtype(config: RunConfig) -> str:
+    """Torch's name of the number format that the image encoder runs in."""
+    return _IMAGE_DTYPES.get(config.vae_dtype, compute_dtype(config))
+
+
+def image_identity(plan: ModelPlan, location: ModelLocation) -> str:
+    """What changes latents: the model's part, the number format, and tiles, whose seams show."""
+    tiling = "|tiled" if plan.config.vae_enable_tiling else ""
+    return f"{plan.family.image_identity(location)}|torch.{image_dtype(plan.config)}{tiling}"
+
+
+def text_identity(plan: ModelPlan, location: ModelLocation) -> str:
+    """What changes text embeddings."""
+    return f"{plan.family.text_identity(location, plan.flavour)}|torch.{compute_dtype(plan.config)}"
+
+
+def model_identity(plan: ModelPlan, location: ModelLocation) -> str:
+    """What the frozen model is and in which formats it runs: tells measurements of one model from another's."""
+    parts = (
+        location.identity,
+        plan.flavour.name,
+        *_not_default(plan.flavour),
+        plan.config.base_model_precision,
+        *_not_default(plan.quantizer),
+        compute_dtype(plan.config),
+        image_identity(plan, location),
+        text_identity(plan, location),
+    )
+    return "|".join(parts)
+
+
+def _not_default(options: Options | None) -> list[str]:
+    """The values that are not their defaults: a new option changes no identity while it is left out."""
+    return [] if options is None else [*map(str, options.model_dump(mode="json", exclude_defaults=True).items())]
+
+
+def open_caches(plan: ModelPlan, data: DataPlan, location: ModelLocation) -> SampleCaches:
+    """The run's caches; keys tell apart whatever changes what the encoders give."""
+    return SampleCaches(
+        data,
+        image_identity=image_identity(plan, location),
+        text_identity=text_identity(plan, location),
+        text_view=partial(plan.family.text_view, flavour=plan.flavour) if plan.family.text_sees_references else None,
+    )
+
+
+def room_needed(
+    plan: ModelPlan,
+    data: DataPlan,
+    location: ModelLocation,
+    caches: SampleCaches,
+    *,
+    texts: Sequence[TextItem],
+    images: Iterable[PlacedImage],
+) -> list[Need]:
+    """Room that the entries of these captions and pictures will take."""
+    config, family = plan.config, plan.family
+    seen = Counter(tuple(caches.sizes_seen(item)) for item in texts)
+    text_bytes = partial(family.text_bytes, location, plan.flavour, _value_bytes(compute_dtype(config)))
+    total = sum(_entries_bytes(count, text_bytes(views)) for views, count in seen.items())
+    needs = [_need("text embeddings", data.text_folder, len(texts), total)]
+    owners = {dataset.latents_folder: dataset.id for dataset in data.datasets}
+    counts: Counter[Path] = Counter()
+    sizes: Counter[Path] = Counter()
+    for image in images:
+        folder = caches.latents(image)[0].folder
+        size = family.latents_bytes(location, image.geometry.bucket, _value_bytes(image_dtype(config)))
+        counts[folder] += 1
+        sizes[folder] += _entries_bytes(1, size)
+    latents = (
+        _need(f"latents of {owners[folder]!r}", folder, count, sizes[folder]) for folder, count in counts.items()
+    )
+    return [need for need in (*needs, *latents) if need.files]
+
+
+def _need(what: str, folder: Path, files: int, size: int) -> Need:
+    return Need(folder=folder, what=what, files=files, bytes=size, option="cache_dir")
+
+
+def _entries_bytes(count: int, each: int) -> int:
+    return files_bytes(count, each + _HEADER) if each else 0
+
+
+def _value_bytes(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2

@@ -1,0 +1,227 @@
+"""The start-up that a run and ``difftrain check`` share: everything up to the first weight, without torch.
+
+Start with :func:`prepare_run`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from difftrain.checkpoints.resume_state import find_state
+from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, lacking_images, lacking_texts
+from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.files.local_image import LocalImage
+from difftrain.data.files.pixels import load_placed
+from difftrain.data.samples.audit import check_areas, check_counts
+from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples
+from difftrain.data.scanning.file_facts import FileFacts
+from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.scan import unreadable_advice
+from difftrain.errors import DataError, MachineError, first_few
+from difftrain.machine.disk import Need, check_room
+from difftrain.machine.folders import check_writable
+from difftrain.machine.processes import first_process_first
+from difftrain.model.flavour_match import Recognised
+from difftrain.planning.run_plan import RunPlan
+from difftrain.startup.encoded_form import open_caches, room_needed
+from difftrain.startup.find_model import find_model
+from difftrain.types import ModelLocation, PlacedImage, Reporter, Sample
+from difftrain.validation.scenes import Scene, choose_scenes, spread
+
+FIXED_LOSS_SAMPLES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """What is known of a run before its first weight is loaded."""
+
+    location: ModelLocation
+    recognised: Recognised
+    """Of which flavours the weights can be."""
+    prepared: PreparedData
+    scenes: Sequence[Scene]
+    """What validations draw."""
+    measured: Sequence[Sample]
+    """Samples of the loss that validations measure."""
+    caches: SampleCaches
+    texts: Sequence[TextItem]
+    """Captions that are still to be encoded."""
+    images: Sequence[PlacedImage]
+    """Pictures that are still to be encoded."""
+    needs: Sequence[Need]
+    """Room on disk that the run takes beside what is there."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is odd but stops nothing."""
+        return [*self.recognised.notes, *self.prepared.notes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ahead:
+    """What validations look at, and what is to be encoded."""
+
+    scenes: Sequence[Scene]
+    measured: Sequence[Sample]
+    texts: Sequence[TextItem]
+    images: Sequence[PlacedImage]
+    needs: Sequence[Need]
+
+
+def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> PreparedRun:
+    """Find the model, prepare the samples, and find out all that would stop the run later.
+
+    Of several processes the first comes first; the others then find made what it made.
+
+    Args:
+        fast: Do not decode pictures wholly that were never decoded; a damaged one then stops the run when it is
+            encoded.
+
+    Raises:
+        DifftrainError: Whatever a user can mend.
+    """
+    check_writable(plan.config.output_dir, "output_dir")
+    find_state(plan)  # a checkpoint that cannot be resumed is told before the data is read
+    model = find_model(plan)
+    location = model.location
+    caches = open_caches(plan, plan.data, location)
+    ahead: list[_Ahead] = []
+
+    def look_ahead(paired: PairedData) -> None:
+        ahead.append(_look_ahead(plan, location, caches, paired, reporter))
+        _check_disk(ahead[0].needs)
+
+    with first_process_first():
+        prepared = prepare_samples(plan.data, reporter=reporter, before_making=look_ahead)
+        (found,) = ahead
+        problems = [] if fast else _undecodable(plan.data, found.images, prepared, reporter)
+        problems += _unusable(found.scenes, reporter)
+        if problems:
+            raise DataError(*problems)
+    return PreparedRun(
+        location=location,
+        recognised=model.recognised,
+        prepared=prepared,
+        scenes=found.scenes,
+        measured=found.measured,
+        caches=caches,
+        texts=found.texts,
+        images=found.images,
+        needs=found.needs,
+    )
+
+
+def _look_ahead(
+    plan: RunPlan, location: ModelLocation, caches: SampleCaches, paired: PairedData, reporter: Reporter
+) -> _Ahead:
+    config = plan.config
+    validates = bool(config.validation_steps or config.validation_on_startup)
+    validated = (paired.held_out or paired.samples) if validates else ()
+    measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
+    scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
+    encoded = [*paired.samples, *measured]
+    check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
+    if plan.flavour.max_pixels is not None:
+        check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
+    with reporter.phase("check caches") as phase:
+        texts = lacking_texts(_texts(plan, caches, paired.samples, measured, scenes), caches, phase)
+        images = lacking_images(every_image(encoded), caches, phase)
+    needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=images)]
+    needs += [need for need in paired.made if need.files]
+    return _Ahead(scenes=scenes, measured=measured, texts=texts, images=images, needs=needs)
+
+
+def _texts(
+    plan: RunPlan,
+    caches: SampleCaches,
+    trained: Sequence[Sample],
+    measured: Sequence[Sample],
+    scenes: Sequence[Scene],
+) -> Iterator[TextItem]:
+    """Every caption that training and validations ask for."""
+    config = plan.config
+    yield from caches.text_items(
+        trained,
+        caption_dropout=config.caption_dropout_probability > 0,
+        reference_dropout=config.reference_dropout_probability > 0,
+    )
+    yield from caches.text_items(measured, caption_dropout=False, reference_dropout=False)
+    for scene in scenes:
+        for prompt in (scene.prompt, config.validation_negative_prompt):
+            yield scene.text(prompt, plan.flavour.pipeline_references)
+
+
+def _check_disk(needs: Sequence[Need]) -> None:
+    """Folders that something must be written into can be written, and have the room.
+
+    Raises:
+        MachineError: With every one that cannot or has not.
+    """
+    problems = []
+    for need in needs:
+        if need.files:
+            try:
+                check_writable(need.folder, f"{need.what} ({need.files} to be written):")
+            except MachineError as error:
+                problems.append(str(error))
+    if problems:
+        raise MachineError(*problems)
+    check_room(needs)
+
+
+def _undecodable(
+    plan: DataPlan, images: Sequence[PlacedImage], prepared: PreparedData, reporter: Reporter
+) -> list[str]:
+    """Messages on the pictures that will be encoded and cannot be decoded.
+
+    One whose latents are cached was decoded then: the same bytes have the same key. The index remembers the others.
+    Damage that a decoder fills in without a word, as in a JPEG's pixels, cannot be told from a picture.
+    """
+    owners = {placed.record.image.place: placed.record for placed in images}
+    if not owners:
+        return []
+    with reporter.phase("check pictures", len(owners)) as phase, ImageIndex(plan.index_path) as index:
+        every = [record.image for record in owners.values()]
+        facts = dict(zip(owners, index.examine(every, phase, decode=True), strict=True))
+    broken: dict[str, dict[str, FileFacts]] = defaultdict(dict)
+    for place, one in facts.items():
+        if one.error is not None:
+            broken[owners[place].dataset_id][place] = one
+    return [
+        _told_broken(
+            dataset_id,
+            unreadable,
+            prepared.images.get(dataset_id),
+            are_files=all(isinstance(owners[place].image, LocalImage) for place in unreadable),
+        )
+        for dataset_id, unreadable in broken.items()
+    ]
+
+
+def _told_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, *, are_files: bool) -> str:
+    of_all = f" of {total}" if total else ""
+    names = first_few(f"{place} ({one.error})" for place, one in broken.items())
+    advice = unreadable_advice(list(broken.values()), are_files=are_files)
+    return f"dataset {dataset_id!r}: {len(broken)}{of_all} pictures cannot be decoded: {names}\nhint: {advice}"
+
+
+def _unusable(scenes: Sequence[Scene], reporter: Reporter) -> list[str]:
+    """Messages on pictures of the validations, each opened or made once: a damaged one must not end a run there."""
+    pictures = {
+        (placed.record.image.place, placed.record.recipe): placed
+        for scene in scenes
+        for placed in (*scene.references, *([scene.target] if scene.target else []))
+    }
+    problems: list[str] = []
+    if not pictures:
+        return problems
+    with reporter.phase("check pictures to draw", len(pictures)) as phase:
+        for placed in pictures.values():
+            try:
+                load_placed(placed)
+            except DataError as error:
+                problems.append(str(error))
+            phase.advance(item=placed.record.key)
+    return problems

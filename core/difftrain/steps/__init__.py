@@ -1,0 +1,12 @@
+"""One optimizer step and what it is made of.
+
+- `step`: noise, prediction, loss, backward, update; start here
+- `noise_levels`: noise levels: samplers and the shift
+- `losses`: losses
+- `tally`: sums over the micro-batches of a step
+- `not_finite`: what happens at NaN
+- `schedules`: learning-rate schedules
+- `optimizers`: optimizers
+- `optimizer_state`: an optimizer's state in one file
+- `sharding`: tensors that are spread over processes
+"""

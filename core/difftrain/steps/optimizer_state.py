@@ -1,0 +1,271 @@
+"""The state of any torch optimizer in one file, exact, by the names of its parameters, whole however they are sharded.
+
+Written by torch, read without running anything of it. :func:`gather_optimizer` is for every process,
+:func:`write_optimizer` for the first.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from difftrain.errors import CheckpointError, first_few
+from difftrain.steps.sharding import is_sharded, placed_like, whole
+
+Settings = Sequence[Mapping[str, Any]]
+"""What each parameter group says beside its parameters: rates, decays, ..."""
+Named = Sequence[tuple[str, Tensor]]
+"""Trained parameters with their names in the model."""
+_NO_SETTINGS = ("params", "param_names")
+"""What a group says of its parameters; the rest is settings."""
+
+
+class DamagedState(CheckpointError):
+    """A file that cannot be read."""
+
+
+def bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that its factory built, below what accelerate puts around it."""
+    built: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return built
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> Settings:
+    """Copies of the plain settings of each group as they are now; what is no number, text or tensor is left out."""
+    return [
+        {key: copy.deepcopy(value) for key, value in group.items() if key not in _NO_SETTINGS and _is_plain(value)}
+        for group in optimizer.param_groups
+    ]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str, Tensor)
+
+
+def gather_optimizer(
+    optimizer: torch.optim.Optimizer, named: Named, built_with: Settings, *, keep: bool = True
+) -> dict[str, Any]:
+    """What :func:`write_optimizer` writes.
+
+    Every process must call it; only where something is sharded do they wait for each other.
+
+    Args:
+        built_with: The settings that the optimizer was built with, to tell later which of them the user changed.
+        keep: False in a process that only contributes its parts: what it gets holds none of the sharded tensors.
+    """
+    names = _names(optimizer, named)
+    saved = optimizer.state_dict()
+    state = {names[key]: value for key, value in saved["state"].items() if _is_number(key, names)}
+    groups = [
+        {
+            "parameters": [names[number] for number in group["params"]],
+            "built_with": dict(before),
+            "settings": {key: value for key, value in group.items() if key not in _NO_SETTINGS},
+        }
+        for group, before in zip(saved["param_groups"], built_with, strict=True)
+    ]
+    return {
+        "optimizer": _kind(optimizer),
+        "parameters": dict(zip(names, map(_shape, _each_parameter(optimizer)), strict=True)),
+        "groups": _gathered(groups, keep),
+        "sharded": [name for name, value in state.items() if _any_sharded(value)],
+        "state": {name: _gathered(value, keep) for name, value in state.items()},
+        "more": {key: _gathered(value, keep) for key, value in saved["state"].items() if not _is_number(key, names)},
+    }
+
+
+def write_optimizer(gathered: Mapping[str, Any], path: Path) -> None:
+    """Write what :func:`gather_optimizer` gave and read it back, so that no checkpoint holds what cannot be resumed.
+
+    Raises:
+        OSError: If the file cannot be written.
+        CheckpointError: If the optimizer keeps what torch cannot store or would not read back.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(gathered, file)
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        if isinstance(error.__context__, OSError):  # torch's own words for a full disk name no reason
+            raise error.__context__ from error
+        raise CheckpointError(_cannot_hold(gathered["optimizer"], error)) from error
+
+
+def check_storable(gathered: Mapping[str, Any], path: Path) -> None:
+    """Write the state, read it back, take it away: found now, and not at the first checkpoint.
+
+    Raises:
+        OSError: If the file cannot be written.
+        CheckpointError: If it would not come back.
+    """
+    try:
+        write_optimizer(gathered, path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, named: Named, path: Path) -> None:
+    """Put back what :func:`write_optimizer` wrote, bit for bit. A setting that the user changed is this run's.
+
+    Args:
+        optimizer: Freshly built with this run's settings; its parameters may be sharded otherwise than they were.
+
+    Raises:
+        DamagedState: If the file is damaged.
+        CheckpointError: If it is of another optimizer or other parameters, or holds what only code could make.
+    """
+    parameters, names = _each_parameter(optimizer), _names(optimizer, named)
+    home = parameters[0].device
+
+    def placed(storage: Any, location: str) -> Any:
+        # some optimizers count steps in a tensor on the CPU, also for parameters on a GPU
+        return storage if location == "cpu" or home.type == "cpu" else storage.to(device=home)
+
+    try:
+        told = torch.load(path, map_location=placed, weights_only=True)
+        kind, shapes, groups = told["optimizer"], told["parameters"], told["groups"]
+        sharded, by_name, more = set(told["sharded"]), told["state"], told["more"]
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_cannot_hold(_kind(optimizer), error)) from error
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
+        raise DamagedState(f"the optimizer's state cannot be read ({error})") from error
+    _check_fit(optimizer, names, kind=kind, shapes=shapes, groups=[group["parameters"] for group in groups])
+    state = {
+        number: _placed(by_name[name], parameters[number], was_sharded=name in sharded)
+        for number, name in enumerate(names)
+        if name in by_name
+    }
+    now = settings_of(optimizer)
+    fresh = optimizer.state_dict()["param_groups"]
+    own = [{key: group[key] for key in _NO_SETTINGS if key in group} for group in fresh]
+    restored = [{**ours, **group["settings"]} for ours, group in zip(own, groups, strict=True)]
+    optimizer.load_state_dict({"state": {**more, **state}, "param_groups": restored})
+    # torch casts state to the parameter's dtype on loading; an optimizer may keep it in another one
+    for number, entries in state.items():
+        if isinstance(entries, dict):
+            optimizer.state[parameters[number]].update(entries)
+    for group, saved, after in zip(optimizer.param_groups, groups, now, strict=True):
+        before = saved["built_with"]
+        group.update({key: value for key, value in after.items() if not _same(before.get(key), value)})
+
+
+def _any_sharded(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_any_sharded, value.values()))
+    return any(map(_any_sharded, value)) if isinstance(value, list | tuple) else is_sharded(value)
+
+
+def _gathered(value: Any, keep: bool) -> Any:
+    """The same with every sharded tensor put together on the CPU, or None for it; what holds none is left as it is."""
+    if not _any_sharded(value):
+        return value
+    if isinstance(value, dict):
+        return {key: _gathered(part, keep) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_gathered(part, keep) for part in value])
+    full = whole(value)
+    return full.cpu() if keep else None
+
+
+def _placed(value: Any, parameter: Tensor, *, was_sharded: bool) -> Any:
+    """State of one parameter where it belongs: cut like a sharded one, and beside it on its device if it was cut.
+
+    A single number stays what it is, since optimizers count steps in one.
+    """
+    if isinstance(value, dict):
+        return {key: _placed(part, parameter, was_sharded=was_sharded) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_placed(part, parameter, was_sharded=was_sharded) for part in value])
+    if not isinstance(value, Tensor) or value.ndim == 0 or not (was_sharded or is_sharded(parameter)):
+        return value
+    return placed_like(value, parameter)
+
+
+def _same(one: object, other: object) -> bool:
+    """Equal plain values; NaN is equal to itself."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(torch.equal(one.cpu(), other.cpu()))
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and (one == other or (one != one and other != other))
+
+
+def _cannot_hold(kind: str, reason: object) -> str:
+    # torch's complaint goes on with advice to turn the protection off
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    named = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
+    named = named.removeprefix("WeightsUnpickler error: ")
+    return (
+        f"optimizer {kind} keeps what a checkpoint cannot hold: {named}\n"
+        "hint: take another optimizer; its author can keep tensors and plain values, or name the type with "
+        "torch.serialization.add_safe_globals"
+    )
+
+
+def _check_fit(
+    optimizer: torch.optim.Optimizer,
+    names: Sequence[str],
+    *,
+    kind: str,
+    shapes: Mapping[str, str],
+    groups: Sequence[Sequence[str]],
+) -> None:
+    if kind != _kind(optimizer):
+        raise CheckpointError(
+            f"the checkpoint's optimizer is {kind}, this run's is {_kind(optimizer)}\n"
+            "hint: resume with the optimizer that the checkpoint was made with, or start anew with "
+            "--resume_from_checkpoint none"
+        )
+    own = dict(zip(names, map(_shape, _each_parameter(optimizer)), strict=True))
+    different = [
+        f"{name} was {shapes.get(name, 'not there')} and is {own.get(name, 'not there')} now"
+        for name in dict.fromkeys([*shapes, *own])
+        if shapes.get(name) != own.get(name)
+    ]
+    if different:
+        raise CheckpointError(
+            f"the checkpoint's optimizer has {len(shapes)} parameters, this run's has {len(own)}; of them "
+            f"{len(different)} differ: {first_few(different, 1)}\n"
+            "hint: resume with the adapter and the mixed_precision that the checkpoint was made with"
+        )
+    numbers = iter(names)
+    now = [{next(numbers) for _ in group["params"]} for group in optimizer.param_groups]
+    if now != [set(group) for group in groups]:
+        raise CheckpointError(
+            f"the checkpoint's optimizer has {len(groups)} groups of parameters, this run's has {len(now)} or divides "
+            "them otherwise\nhint: resume with the optimizer_config that the checkpoint was made with"
+        )
+
+
+def _each_parameter(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """In the order in which a state dict counts them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _names(optimizer: torch.optim.Optimizer, named: Named) -> list[str]:
+    """Of each parameter; one that is not the model's, as a copy in another format, is called by its place."""
+    by_id = {id(parameter): name for name, parameter in named}
+    return [by_id.get(id(own), f"#{number}") for number, own in enumerate(_each_parameter(optimizer))]
+
+
+def _is_number(key: object, names: Sequence[str]) -> bool:
+    """Whether a key of a state dict stands for a parameter; an optimizer may keep more than what belongs to one."""
+    return type(key) is int and key < len(names)
+
+
+def _shape(parameter: Tensor) -> str:
+    return f"{str(parameter.dtype).removeprefix('torch.')}{list(parameter.shape)}"
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    """Module and name of the optimizer's class."""
+    kind = type(bare(optimizer))
+    return f"{kind.__module__}.{kind.__qualname__}"

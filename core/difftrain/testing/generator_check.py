@@ -1,0 +1,46 @@
+"""The contract of conditioning generators, as a test."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from PIL import Image
+
+from difftrain.contracts import ConditioningGenerator
+from difftrain.testing.example_images import draw_picture
+from difftrain.types import Size
+
+SIZES: tuple[Size, ...] = ((64, 48), (37, 51))
+
+
+def check_generator(generator: ConditioningGenerator | type[ConditioningGenerator], **options: Any) -> None:
+    """Assert what the core relies on of a conditioning generator.
+
+    Equal random state gives equal bytes, the result is RGB of the target's size, the target itself and the
+    process's own random state are untouched, and the options survive JSON.
+
+    Args:
+        generator: An instance, or a class that is built with ``options``.
+
+    Raises:
+        AssertionError: Saying what is broken.
+    """
+    made = generator(**options) if isinstance(generator, type) else generator
+    for size in SIZES:
+        _check_pictures(made, draw_picture(size, seed=1))
+    kind = type(made)
+    again = kind.model_validate_json(made.model_dump_json())
+    assert again.identity() == made.identity(), f"options of {kind.name!r} do not survive JSON: {made.identity()}"
+
+
+def _check_pictures(generator: ConditioningGenerator, target: Image.Image) -> None:
+    name = type(generator).name
+    before, global_state = target.tobytes(), random.getstate()
+    first = generator.generate(target, random.Random(7))
+    second = generator.generate(target, random.Random(7))
+    assert target.tobytes() == before, f"{name!r} changes its input"
+    assert random.getstate() == global_state, f"{name!r} draws from the global random state; use only `rng`"
+    assert first.mode == "RGB", f"{name!r} gives mode {first.mode}, not RGB"
+    assert first.size == target.size, f"{name!r} gives {first.size} for a target of {target.size}"
+    assert first.tobytes() == second.tobytes(), f"{name!r} gives other pixels for equal random state"

@@ -1,0 +1,95 @@
+"""Whether all processes of a run see the same data, options and step; and what a run's data is, to see it change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from difftrain.data.streaming.epoch import EpochRules
+from difftrain.errors import MachineError, StoppedElsewhere
+from difftrain.types import PlacedImage, Sample
+
+if TYPE_CHECKING:
+    from difftrain.steps.step import Trainee
+
+
+def data_facts(
+    samples: Iterable[Sample], rules: EpochRules, asked: Mapping[str, Mapping[str, object]] | None = None
+) -> dict[str, str]:
+    """What each dataset shows, by its id: ``100 samples, repeats 0, probability 1 (3f2a...)``.
+
+    The hash is over all that training reads of the samples.
+
+    Args:
+        asked: By dataset id, values of what the family and the loss ask of it; they stand behind the probability.
+    """
+    more = {
+        name: "".join(f", {key} {json.dumps(value)}" for key, value in own.items())
+        for name, own in (asked or {}).items()
+    }
+    counts: dict[str, int] = {}
+    digests: dict[str, hashlib._Hash] = {}
+    for sample in samples:
+        counts[sample.dataset_id] = counts.get(sample.dataset_id, 0) + 1
+        digests.setdefault(sample.dataset_id, hashlib.sha256()).update(repr(_facts(sample)).encode())
+    return {
+        name: f"{count} samples, repeats {rules.repeats.get(name, 0)}, probability {rules.probability.get(name, 1):g}"
+        f"{more.get(name, '')} ({digests[name].hexdigest()[:16]})"
+        for name, count in counts.items()
+    }
+
+
+def _facts(sample: Sample) -> tuple[object, ...]:
+    choices = [(tuple(map(_image, choice.references)), choice.captions) for choice in sample.choices]
+    return sample.target.record.key, _image(sample.target), sample.captions, choices
+
+
+def _image(image: PlacedImage) -> tuple[str, str]:
+    return image.record.content_hash, image.geometry.identity
+
+
+def check_agreement(run: Trainee) -> None:
+    """Compare what every process is about to train, before the first step.
+
+    Raises:
+        MachineError: In the first process, naming what differs.
+        StoppedElsewhere: In the others.
+    """
+    if run.accelerator.num_processes == 1:
+        return
+    from accelerate.utils import gather_object
+
+    every: list[dict[str, str]] = gather_object([_own_facts(run)])
+    differing = differences(every)
+    if differing and run.accelerator.is_main_process:
+        raise MachineError(
+            f"the {len(every)} processes of this run do not see the same: {'; '.join(differing)}\n"
+            "hint: give all of them the same files and options, and change no file while a run starts"
+        )
+    if differing:
+        raise StoppedElsewhere
+
+
+def differences(every: list[dict[str, str]]) -> list[str]:
+    """``dataset 'edits': 100 samples (3f2a) in process 0, 101 samples (77b0) in process 1``, for what differs."""
+    told = []
+    for name in dict.fromkeys(key for facts in every for key in facts):
+        values = [facts.get(name, "nothing") for facts in every]
+        other = next((number for number, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            told.append(f"{name}: {values[0]} in process 0, {values[other]} in process {other}")
+    return told
+
+
+def _own_facts(run: Trainee) -> dict[str, str]:
+    options = run.plan.config.model_dump(mode="json")
+    data: Mapping[str, str] = {f"dataset {name!r}": facts for name, facts in run.data.items()}
+    facts = {"step": str(run.step), "steps in all": str(run.total_steps), "samples taken": str(run.position.samples)}
+    return {
+        **data,
+        **facts,
+        **{key: json.dumps(value) for key, value in options.items()},
+        **{f"plugin {name}": version for name, version in run.plan.plugins.versions().items()},
+    }

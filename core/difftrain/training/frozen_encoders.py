@@ -1,0 +1,77 @@
+"""The frozen encoders of a run: loaded when first needed, out of the way otherwise."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import torch
+
+from difftrain.contracts import ImageEncoder, TextEncoder
+from difftrain.planning.model_plan import ModelPlan
+from difftrain.startup.encoded_form import compute_dtype, image_dtype
+from difftrain.types import ModelLocation
+
+
+class Encoders:
+    """Text and image encoders of one model location."""
+
+    def __init__(self, plan: ModelPlan, location: ModelLocation, device: torch.device) -> None:
+        self._plan, self._location, self._device = plan, location, device
+        self._text: TextEncoder | None = None
+        self._image: ImageEncoder | None = None
+        self._lock = threading.Lock()
+        self.in_use = threading.RLock()
+        """Held by whoever works with an encoder, so that no other thread moves it meanwhile."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return _dtype(compute_dtype(self._plan.config))
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        return _dtype(image_dtype(self._plan.config))
+
+    def text(self) -> TextEncoder:
+        with self._lock:
+            if self._text is None:
+                self._text = self._plan.family.load_text_encoder(
+                    self._location, self._plan.flavour, self._device, self.compute_dtype
+                )
+            return self._text
+
+    def image(self) -> ImageEncoder:
+        """The image encoder on the run's device, to encode with."""
+        encoder = self.resting_image()
+        encoder.move(self._device)
+        return encoder
+
+    def resting_image(self) -> ImageEncoder:
+        """The image encoder where it is; on the CPU when it was not loaded before."""
+        config = self._plan.config
+        with self._lock:
+            if self._image is None:
+                self._image = self._plan.family.load_image_encoder(
+                    self._location,
+                    torch.device("cpu"),
+                    self.image_dtype,
+                    tiling=config.vae_enable_tiling,
+                    slicing=config.vae_enable_slicing,
+                )
+            return self._image
+
+    def make_room(self) -> None:
+        """Let the text encoders go and move the image encoder to the CPU, once nobody works with them."""
+        with self.in_use:
+            if self._text is not None:
+                self._text = None
+                gc.collect()  # text encoders refer to themselves: only this frees their gigabytes now
+            if self._image is not None:
+                self._image.move(torch.device("cpu"))
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

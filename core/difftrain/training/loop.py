@@ -1,0 +1,61 @@
+"""The training loop, to be read as prose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from difftrain.checkpoints.saver import Saver
+from difftrain.data.streaming.stream import MicroBatch
+from difftrain.machine.interrupts import Interrupted, Interrupts
+from difftrain.machine.processes import greatest
+from difftrain.output.observers import Observers
+from difftrain.steps.step import Trainee, take_step
+from difftrain.validation.validator import Validations
+
+
+def train(
+    run: Trainee,
+    micro_batches: Iterator[MicroBatch],
+    saver: Saver,
+    validations: Validations,
+    observers: Observers,
+    interrupts: Interrupts,
+) -> int | None:
+    """Train to the last step or to a signal; whatever ends it, what was trained is saved.
+
+    Returns:
+        The number of the signal; None when the run has all of its steps.
+
+    Raises:
+        NotFinite: If a loss, a gradient or the trained weights are NaN or infinite.
+    """
+    config = run.plan.config
+    stopped_by = None
+    run.denoiser.train()
+    try:
+        while run.step < run.total_steps and not (stopped_by := _signal_anywhere(run, interrupts)):
+            result = take_step(run, micro_batches)
+            saver.rehearse()
+            observers.step_end(result)
+
+            is_last = run.step == run.total_steps
+            if is_last or _due(run.step, config.checkpoint_step_interval):
+                saver.save()
+            if config.validation_steps and (is_last or _due(run.step, config.validation_steps)):
+                validations.validate()
+        saver.save()
+    except Interrupted:
+        raise  # a second signal: at once
+    except BaseException as error:
+        saver.rescue(error)
+        raise
+    return stopped_by
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _signal_anywhere(run: Trainee, interrupts: Interrupts) -> int | None:
+    """The signal that reached any process, so that all of them leave the loop at the same step."""
+    return greatest(run.accelerator, interrupts.number or 0) or None

@@ -1,0 +1,57 @@
+"""Which stream of batches a run trains on, opened where the run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from difftrain.data.streaming.batch_reader import BatchReader
+from difftrain.data.streaming.rounds import Position
+from difftrain.data.streaming.stream import BatchStream, CachedStream, StreamPosition
+from difftrain.planning.run_plan import RunPlan
+from difftrain.startup.run_length import rounds_of, steps_left
+from difftrain.training.agreement import data_facts
+from difftrain.types import Sample
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedStream:
+    """A stream and what the run has to know of it."""
+
+    batches: BatchStream
+    position: StreamPosition
+    """Where it goes on."""
+    steps_left: int | None
+    """Optimizer steps to its end; None if it has none, or none that is known."""
+    facts: Mapping[str, str]
+    """What each dataset holds: compared between processes, and with what a checkpoint was trained on."""
+
+
+def open_stream(
+    plan: RunPlan,
+    samples: Sequence[Sample],
+    reader: BatchReader,
+    accelerator: Accelerator,
+    saved: StreamPosition | None,
+) -> OpenedStream:
+    """Open the stream of a run.
+
+    Args:
+        saved: Where a checkpoint stood; None for a run that begins.
+
+    Raises:
+        DataError: If it shows nothing.
+        CheckpointError: If another kind of stream has stood there.
+    """
+    start = Position.restored(saved.epoch, saved.state()) if saved else Position()
+    rounds = rounds_of(plan, samples, start=start, processes=accelerator.num_processes)
+    batches = CachedStream(
+        rounds, reader, process=accelerator.process_index, pin_memory=accelerator.device.type == "cuda"
+    )
+    asked = {dataset.id: dataset.asked for dataset in plan.data.edit_sets}
+    facts = data_facts(samples, rounds.rules, asked)
+    return OpenedStream(batches=batches, position=start, steps_left=steps_left(rounds), facts=facts)

@@ -1,0 +1,9 @@
+"""What a run measures and draws on the way.
+
+- `scenes`: what is drawn, chosen once
+- `validator`: draws and measures; start here
+- `psnr`: how close an image is to its target
+- `sheet`: images side by side
+- `drawn_files`: drawn images as files
+- `closing_words`: what the run says at its end
+"""

@@ -1,0 +1,104 @@
+"""Validation pictures as files: their names, and a mark of what each shows, for the base column of later steps."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import unicodedata
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from difftrain.data.caching.tensor_cache import write_atomically
+from difftrain.data.files.pixels import UNREADABLE
+
+LONGEST_NAME = 120
+"""Bytes of a scene's name; disks take 255, and numbers and the extension come behind it."""
+_MARK = "difftrain-scene"
+"""Key of the PNG text that holds a scene's identity."""
+_PUNCTUATION = frozenset('<>:"/\\|?*')
+"""What Windows refuses in a name, and what separates folders anywhere."""
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL)
+"""What Windows takes for a device, with any extension."""
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def file_name(scene_name: str, seed_number: int) -> str:
+    """Without the extension; ``seed_number`` counts from 1, and the first is not named."""
+    return scene_name if seed_number == 1 else f"{scene_name}-seed-{seed_number}"
+
+
+def safe_file_name(text: str) -> str:
+    """A name that Linux, macOS and Windows take for one file in the folder where it is written.
+
+    Args:
+        text: Any: of a prompt, of a picture and its folder; also what is not UTF-8 on the disk, or empty.
+
+    Returns:
+        1 to :data:`LONGEST_NAME` bytes of UTF-8. What is safe stays as it is. Two texts may give one name: see
+        :func:`disk_key`.
+    """
+    name = "".join(map(_safe_character, unicodedata.normalize("NFC", text)))
+    name = _trimmed(name) or "unnamed"
+    if _DEVICES.fullmatch(name):
+        name = f"_{name}"
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    end = "-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return _trimmed(name.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore")) + end
+
+
+def disk_key(name: str) -> str:
+    """Equal for names that are one file on a disk that ignores case or how accents are written."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFC", name).upper().casefold())
+
+
+def save_drawn(picture: Image.Image, path: Path, identity: str) -> None:
+    """Write a PNG that tells which scene it shows, whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written, naming it.
+    """
+    marks = PngInfo()
+    marks.add_text(_MARK, identity)
+    save_png(picture, path, marks)
+
+
+def save_png(picture: Image.Image, path: Path, marks: PngInfo | None = None) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written, naming it.
+    """
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", pnginfo=marks)
+    write_atomically(path, stream.getvalue())
+
+
+def open_drawn(path: Path, identity: str) -> Image.Image | None:
+    """The picture, if it is there, complete, and shows this scene."""
+    try:
+        with Image.open(path) as picture:
+            if picture.info.get(_MARK) != identity:
+                return None
+            return picture.convert("RGB")
+    except UNREADABLE:
+        return None
+
+
+def _safe_character(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind == "Zs":
+        return " "
+    # control and formatting characters, lone surrogates, line breaks
+    return "-" if character in _PUNCTUATION or kind[0] == "C" or kind in ("Zl", "Zp") else character
+
+
+def _trimmed(name: str) -> str:
+    """Without what hides a file or looks like an option at its start, and what gets lost at its end."""
+    return name.lstrip(" .-").rstrip(" .")

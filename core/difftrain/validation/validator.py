@@ -1,0 +1,276 @@
+"""Validation: fixed-seed pictures through the stock pipeline, and the loss on the same fixed samples and noise."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from PIL import Image
+
+from difftrain.config.run_options import SEED_LIMIT
+from difftrain.contracts import ValidationResult
+from difftrain.data.files.pixels import load_placed
+from difftrain.data.seeding import derive_seed
+from difftrain.data.streaming.batch_reader import BatchReader
+from difftrain.data.streaming.epoch import Visit
+from difftrain.errors import first_few
+from difftrain.machine.interrupts import Interrupts
+from difftrain.output.observers import Observers
+from difftrain.steps.step import Trainee, loss_at
+from difftrain.types import Reporter, Sampler, ValidationRequest
+from difftrain.validation.closing_words import told_pictures
+from difftrain.validation.drawn_files import file_name, open_drawn, save_drawn, save_png, step_folder
+from difftrain.validation.psnr import Scores, psnr
+from difftrain.validation.scenes import Scene, image_identity
+from difftrain.validation.sheet import Row, Shown, draw_sheet
+
+FIXED_SIGMAS = (0.25, 0.5, 0.75)
+"""Noise levels of the fixed-sample loss: little, middling and strong noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What one validation drew."""
+
+    files: Mapping[str, Path]
+    """By name; the sheet of all is ``sheet``."""
+    scores: Scores
+    identity: str
+    """Tells these scores from those of other pictures, or of pictures that are drawn otherwise."""
+
+    def added_to(self, result: ValidationResult) -> ValidationResult:
+        """What was measured before, with the PSNR, where any scene has a target, and the files."""
+        measured = self.scores.as_metrics()
+        return replace(
+            result,
+            metrics={**result.metrics, **measured},
+            by_image=self.scores.by_image(),
+            measured_on={**result.measured_on, **({"psnr": self.identity} if measured else {})},
+            files=self.files,
+        )
+
+
+@dataclass(kw_only=True)
+class Validator:
+    """Draws the scenes and measures the fixed-sample loss; the same every time but for the weights."""
+
+    scenes: list[Scene]
+    fixed: list[Visit]
+    """Samples of the fixed-sample loss."""
+    held_out: bool
+    """Whether these are of samples that are never trained on."""
+    seeds: int
+    """How often each scene is drawn, with seeds in a row."""
+    model_identity: str
+    """Content, flavour and number formats of the frozen model and of its encoders."""
+    reader: BatchReader
+    sampler: Sampler
+    folder: Path
+    reporter: Reporter
+    said_base_is_missing: bool = False
+
+    def measure(self, run: Trainee) -> ValidationResult:
+        """The loss of the fixed samples."""
+        loss = self.fixed_loss(run)
+        return ValidationResult(
+            step=run.step,
+            metrics={} if loss is None else {"fixed_loss": loss},
+            measured_on={"fixed_loss": self.samples_identity(run)},
+        )
+
+    def draw(self, run: Trainee) -> Drawn:
+        """Draw every scene with every seed, and the sheet of all."""
+        scores = Scores()
+        if not self.scenes:
+            return Drawn(files={}, scores=scores, identity=self.pictures_identity(run))
+        self._say_base_is_missing(run)
+        folder = step_folder(self.folder, run.step)
+        files: dict[str, Path] = {}
+        rows = []
+        total = len(self.scenes) * self.seeds
+        with _evaluating(run), self.reporter.phase(f"validation at step {run.step}", total) as phase:
+            for scene in self.scenes:
+                drawn_with = scene.drawn_with(run.plan.flavour.pipeline_references)
+                references = tuple(map(load_placed, drawn_with))
+                pictures = []
+                for number in range(1, self.seeds + 1):
+                    pictures.append(self.sampler(self._request(scene, references, run, number)))
+                    name = file_name(scene.name, number)
+                    files[name] = folder / f"{name}.png"
+                    save_drawn(pictures[-1], files[name], self._identity(scene, run))
+                    phase.advance(item=name)
+                rows.append(self._judged_row(scene, references, pictures, scores, run))
+        files["sheet"] = folder / "sheet.png"
+        save_png(draw_sheet(rows, self._title(run.step, scores), step=run.step), files["sheet"])
+        return Drawn(files=files, scores=scores, identity=self.pictures_identity(run))
+
+    def fixed_loss(self, run: Trainee) -> float | None:
+        """Mean loss of the same few samples at the same noise: comparable between steps, unlike a step's loss."""
+        if not self.fixed:
+            return None
+        losses = []
+        total = len(self.fixed) * len(FIXED_SIGMAS)
+        with _evaluating(run), self.reporter.phase("loss on fixed samples", total) as phase:
+            for index, visit in enumerate(self.fixed):
+                batch = self.reader.read([visit])
+                seed = run.plan.config.seed
+                torch.manual_seed(derive_seed(seed, "fixed loss layers", index))  # what the family draws: guidance
+                generator = torch.Generator().manual_seed(derive_seed(seed, "fixed loss", index))
+                noise = torch.randn(batch.latents.shape, generator=generator)
+                for level in FIXED_SIGMAS:
+                    losses.append(loss_at(run, run.bare_denoiser, batch, torch.tensor([level]), noise).mean().item())
+                    phase.advance(item=visit.name)
+        return sum(losses) / len(losses)
+
+    def samples_identity(self, run: Trainee) -> str:
+        """Tells the fixed-sample loss from that of other samples or noise, or of a model that is asked otherwise.
+
+        The options of family and flavour are part of it as a whole: only they know which of them the model is fed.
+        """
+        config, plan = run.plan.config, run.plan
+        asked = [options.identity() for options in (plan.family, plan.flavour, plan.loss)]
+        samples = [
+            (visit.caption, *map(image_identity, (visit.sample.target, *visit.references))) for visit in self.fixed
+        ]
+        asked += [extras for visit in self.fixed if (extras := self.reader.extras_identity(visit))]
+        return _digest(samples, asked, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
+
+    def pictures_identity(self, run: Trainee) -> str:
+        """Tells the PSNR from that of other pictures, or of pictures drawn otherwise; a few hexadecimal digits."""
+        judged = [(self._identity(scene, run), image_identity(scene.target)) for scene in self.scenes if scene.target]
+        return _digest(judged, self.seeds)
+
+    def _request(
+        self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee, seed_number: int
+    ) -> ValidationRequest:
+        config, flavour = run.plan.config, run.plan.flavour
+        guidance, real = config.validation_guidance, config.validation_guidance_real
+        guidance = flavour.default_guidance if guidance is None else guidance
+        real = flavour.default_guidance_real if real is None else real
+        most = flavour.pipeline_references
+        negative = scene.text(config.validation_negative_prompt, most)
+        return ValidationRequest(
+            text=self.reader.text(scene.text(scene.prompt, most)),
+            negative_text=self.reader.text(negative) if real > 1 else None,
+            references=references,
+            width=scene.size[0],
+            height=scene.size[1],
+            steps=config.validation_num_inference_steps,
+            guidance=guidance,
+            guidance_real=real,
+            seed=(config.validation_seed + seed_number - 1) % SEED_LIMIT,
+        )
+
+    def _identity(self, scene: Scene, run: Trainee) -> str:
+        return scene.identity(run.plan.config, self.model_identity)
+
+    def _base(self, scene: Scene, run: Trainee) -> Image.Image | None:
+        """The scene as this run drew it before its first step, if it did; the first seed."""
+        if run.step == 0:
+            return None
+        return open_drawn(self._base_path(scene), self._identity(scene, run))
+
+    def _base_path(self, scene: Scene) -> Path:
+        return step_folder(self.folder, 0) / f"{file_name(scene.name, 1)}.png"
+
+    def _say_base_is_missing(self, run: Trainee) -> None:
+        """Once a run: the column goes when a resumed run draws otherwise, and the sheet does not tell why."""
+        if run.step == 0 or self.said_base_is_missing:
+            return
+        there = [scene for scene in self.scenes if self._base_path(scene).is_file()]
+        missing = [scene.name for scene in there if self._base(scene, run) is None]
+        if missing:
+            self.said_base_is_missing = True
+            self.reporter.say(
+                f"note: {len(missing)} of {len(there)} pictures of step 0 are not shown as base, since this run draws "
+                f"or computes otherwise than they were drawn, or they are damaged: {first_few(missing)}"
+            )
+
+    def _judged_row(
+        self,
+        scene: Scene,
+        references: tuple[Image.Image, ...],
+        pictures: Sequence[Image.Image],
+        scores: Scores,
+        run: Trainee,
+    ) -> Row:
+        """The scene's row of the sheet; its PSNR is added to ``scores``."""
+        base = self._base(scene, run)
+        if scene.target is None:
+            return Row(
+                caption=scene.prompt,
+                references=tuple(Shown(picture=reference) for reference in references),
+                base=Shown(picture=base) if base else None,
+                result=Shown(picture=pictures[0]),
+                target=None,
+            )
+        target = load_placed(scene.target)
+        size = pictures[0].size
+        values = [psnr(picture, target) for picture in pictures]
+        scores.pictures[scene.name] = fmean(values)
+        # at the result's size too, since less pixels would make another measure
+        alike = [psnr(image, target, size=size) if image.size == target.size else None for image in references]
+        if measured := [value for value in alike if value is not None]:
+            scores.references[scene.name] = measured[0]
+        return Row(
+            caption=scene.prompt,
+            references=tuple(map(_shown, references, alike)),
+            base=_shown(base, psnr(base, target)) if base else None,
+            result=_shown(pictures[0], values[0]),
+            target=Shown(picture=target),
+        )
+
+    def _title(self, step: int, scores: Scores) -> str:
+        if scores.mean is None:
+            return f"step {step}"
+        drawn = told_pictures(len(scores.pictures), held_out=self.held_out, seeds=self.seeds)
+        reference = "" if scores.reference_mean is None else f"reference {scores.reference_mean:.1f} dB, "
+        return f"step {step}: PSNR to the target, {drawn}: {reference}result {scores.mean:.1f} dB"
+
+
+@dataclass(kw_only=True)
+class Validations:
+    """The validations of one run: in the main process, while the others wait."""
+
+    validator: Validator
+    trainee: Trainee
+    observers: Observers
+    interrupts: Interrupts
+
+    def validate(self) -> None:
+        """Measure, draw and tell the observers. A signal ends it at once; what was measured by then is told."""
+        if self.trainee.accelerator.is_main_process:
+            result = None
+            # a run is not lost for an image of it
+            with self.observers.fence("the validation"), self.interrupts.cut_short():
+                self.interrupts.ask()
+                result = self.validator.measure(self.trainee)
+                result = self.validator.draw(self.trainee).added_to(result)
+            if result is not None:
+                self.observers.validation_end(result)
+        self.trainee.accelerator.wait_for_everyone()
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
+
+
+def _shown(picture: Image.Image, decibel: float | None) -> Shown:
+    return Shown(picture=picture, note="" if decibel is None else f"{decibel:.1f} dB")
+
+
+@contextmanager
+def _evaluating(run: Trainee) -> Iterator[None]:
+    """Without dropout and gradients, with the weights that the optimizer arrives at; the model is in training mode
+    again afterwards, also after an interrupt."""
+    run.bare_denoiser.eval()
+    try:
+        with run.evaluating(), torch.no_grad():
+            yield
+    finally:
+        run.bare_denoiser.train()

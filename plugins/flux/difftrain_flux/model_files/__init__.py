@@ -1,0 +1,9 @@
+"""Where a FLUX.1 model's files are, and what they say of themselves.
+
+- `locate`: finds a model without loading it
+- `identify`: what its small files say that it is
+- `folder`: what a folder must hold
+- `components`: a local folder with the wanted components
+- `tiny_random`: builds the random checkpoint
+- `entry_bytes`: bytes of cache entries
+"""

@@ -1,0 +1,30 @@
+"""From a location to a local folder with the wanted components: built, downloaded or simply there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from difftrain import ModelLocation, fetch_components
+from difftrain_flux.built_in import OFFLINE, TINY_RANDOM
+
+
+def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
+    """Folder in diffusers layout that holds these components.
+
+    Raises:
+        ModelError: If a hub model can be neither downloaded nor found in the cache.
+    """
+    quiet_libraries()
+    if location.path is None:
+        return fetch_components(location, components, offline=OFFLINE)
+    if location.name == TINY_RANDOM:
+        from difftrain_flux.model_files.tiny_random import ensure_tiny_random
+
+        return ensure_tiny_random(location.path)
+    return location.path
+
+
+def quiet_libraries() -> None:
+    """Before their first import: transformers warns of image libraries that nothing here uses."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

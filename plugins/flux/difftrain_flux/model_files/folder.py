@@ -1,0 +1,60 @@
+"""What a FLUX.1 folder in diffusers layout must hold. Light: no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from difftrain import ModelError, check_complete, read_json
+from difftrain_flux.model_files.identify import (
+    INDEX,
+    TRANSFORMER_CLASS,
+    TRANSFORMER_CONFIG,
+    Identity,
+    check_index,
+    identify,
+    read_card,
+)
+
+TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+IMAGE_COMPONENTS = ("vae",)
+COMPONENTS = ("transformer", *IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler")
+WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2")
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "transformer": ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim"),
+    "vae": ("block_out_channels", "latent_channels", "scaling_factor", "shift_factor"),
+    "text_encoder": ("hidden_size", "num_hidden_layers"),
+    "text_encoder_2": ("d_model", "num_layers"),
+    "scheduler": ("_class_name",),
+}
+"""What a config that anyone saved says. The stock classes take their own defaults for what it does not, and then the
+weights do not fit, or pictures are drawn otherwise."""
+
+
+def identify_folder(folder: Path) -> Identity:
+    """What a folder's small files say that it is, once it is known to be complete.
+
+    Raises:
+        ModelError: If it is another model, parts of it are missing, or one of these files is damaged.
+    """
+    where = f"model folder {folder}"
+    index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
+    check_index(where, index)  # the parts of another model are other ones, and nobody misses these
+    check_complete(folder, COMPONENTS, WEIGHTED, NEEDED)
+    config = read_json(folder / TRANSFORMER_CONFIG)
+    kind = config.get("_class_name", TRANSFORMER_CLASS)
+    if kind != TRANSFORMER_CLASS:
+        raise ModelError(f"{where}: the transformer is a {kind}, but model_family flux needs a {TRANSFORMER_CLASS}")
+    return identify(where, index, config, read_card(folder))
+
+
+def identify_snapshot(hub_id: str, snapshot: Path) -> Identity:
+    """What a hub model is, by those of its small files that are there.
+
+    Raises:
+        ModelError: If it is another model, or one of the files is damaged.
+    """
+    index, config = (
+        read_json(snapshot / name) if (snapshot / name).exists() else {} for name in (INDEX, TRANSFORMER_CONFIG)
+    )
+    return identify(f"hub model {hub_id!r}", index, config, read_card(snapshot))
