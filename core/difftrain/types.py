@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
 
 if TYPE_CHECKING:
+    import random
+
     import torch
     from PIL import Image
     from torch import Tensor
 
-    from difftrain.contracts import ConditioningGenerator
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -79,11 +80,22 @@ class Geometry:
         return f"{self.resize}{self.crop}{self.bucket}"
 
 
+class ImageMaker(Protocol):
+    """What a recipe needs of a :class:`~difftrain.contracts.ConditioningGenerator`."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    def identity(self) -> str: ...
+
+    def generate(self, image: Image.Image, rng: random.Random) -> Image.Image: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """How a conditioning image is made from a source image."""
 
-    generator: ConditioningGenerator
+    generator: ImageMaker
     seed: int
 
     def identity(self, source_hash: str) -> str:

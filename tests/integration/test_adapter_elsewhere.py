@@ -21,7 +21,8 @@ from difftrain.checkpoints.resume_state import find_state
 from difftrain.output.console import SilentReporter
 from difftrain.planning.run_plan import plan_run
 from difftrain.startup.prepare_run import prepare_run
-from difftrain.steps.step import Trainee, predict
+from difftrain.steps.step import predict
+from difftrain.steps.training_state import Trainee
 from difftrain.training.assemble import assemble
 from difftrain.types import Batch
 from difftrain_flux.built_in import tiny_random_folder

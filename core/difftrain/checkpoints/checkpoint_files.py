@@ -37,7 +37,7 @@ from difftrain.steps.optimizer_state import DamagedState, check_storable, load_o
 from difftrain.steps.sharding import placed_like
 
 if TYPE_CHECKING:
-    from difftrain.steps.step import Trainee
+    from difftrain.steps.training_state import Trainee
 
 
 def write_checkpoint(run: Trainee, gathered: GatheredState, output_dir: Path) -> Path:

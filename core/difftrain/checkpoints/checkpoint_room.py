@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from difftrain.machine.disk import Need, check_room, told_bytes
-from difftrain.steps.step import Trainee
+from difftrain.steps.training_state import Trainee
 from difftrain.types import Reporter
 
 _TIMES_THE_WEIGHTS = 5

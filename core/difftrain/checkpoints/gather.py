@@ -15,7 +15,7 @@ from difftrain.steps.optimizer_state import gather_optimizer
 from difftrain.steps.sharding import is_sharded, whole
 
 if TYPE_CHECKING:
-    from difftrain.steps.step import Trainee
+    from difftrain.steps.training_state import Trainee
 
 
 @dataclass(frozen=True, kw_only=True)

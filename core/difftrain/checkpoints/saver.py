@@ -19,7 +19,8 @@ from difftrain.errors import CheckpointError, DifftrainError, NotFinite
 from difftrain.machine.interrupts import Interrupts
 from difftrain.machine.processes import greatest
 from difftrain.output.observers import Observers
-from difftrain.steps.step import Trainee, loss_at
+from difftrain.steps.step import loss_at
+from difftrain.steps.training_state import Trainee
 from difftrain.types import Reporter
 
 _PROOF_SIGMA = 0.5

@@ -1,6 +1,7 @@
 """One optimizer step and what it is made of.
 
 - `step`: noise, prediction, loss, backward, update; start here
+- `training_state`: the model, its optimizer, and how far it is
 - `noise_levels`: noise levels: samplers and the shift
 - `losses`: losses
 - `tally`: sums over the micro-batches of a step

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from difftrain.errors import NotFinite, first_few
 
 if TYPE_CHECKING:
-    from difftrain.steps.step import Trainee
     from difftrain.steps.tally import Tally
+    from difftrain.steps.training_state import Trainee
 
 
 def leave_out(run: Trainee, tally: Tally, loss: float, grad_norm: float) -> None:

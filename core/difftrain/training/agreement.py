@@ -12,7 +12,7 @@ from difftrain.errors import MachineError, StoppedElsewhere
 from difftrain.types import PlacedImage, Sample
 
 if TYPE_CHECKING:
-    from difftrain.steps.step import Trainee
+    from difftrain.steps.training_state import Trainee
 
 
 def data_facts(

@@ -23,7 +23,8 @@ from difftrain.startup.encoded_form import model_identity
 from difftrain.startup.prepare_run import PreparedRun
 from difftrain.startup.run_length import total_steps
 from difftrain.steps.optimizer_state import settings_of
-from difftrain.steps.step import Trainee, remember_rates
+from difftrain.steps.step import remember_rates
+from difftrain.steps.training_state import Trainee
 from difftrain.training.adapted_model import load_adapted
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream

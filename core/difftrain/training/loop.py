@@ -9,7 +9,8 @@ from difftrain.data.streaming.stream import MicroBatch
 from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.machine.processes import greatest
 from difftrain.output.observers import Observers
-from difftrain.steps.step import Trainee, take_step
+from difftrain.steps.step import take_step
+from difftrain.steps.training_state import Trainee
 from difftrain.validation.validator import Validations
 
 

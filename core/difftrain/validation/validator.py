@@ -21,7 +21,8 @@ from difftrain.data.streaming.epoch import Visit
 from difftrain.errors import first_few
 from difftrain.machine.interrupts import Interrupts
 from difftrain.output.observers import Observers
-from difftrain.steps.step import Trainee, loss_at
+from difftrain.steps.step import loss_at
+from difftrain.steps.training_state import Trainee
 from difftrain.types import Reporter, Sampler, ValidationRequest
 from difftrain.validation.closing_words import told_pictures
 from difftrain.validation.drawn_files import file_name, open_drawn, save_drawn, save_png, step_folder

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from difftrain import ModelLocation, fetch_components
 from difftrain_flux.built_in import OFFLINE, TINY_RANDOM
+from difftrain_flux.model_files.quiet import quiet_libraries
 
 
 def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
@@ -23,8 +23,3 @@ def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
 
         return ensure_tiny_random(location.path)
     return location.path
-
-
-def quiet_libraries() -> None:
-    """Before their first import: transformers warns of image libraries that nothing here uses."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

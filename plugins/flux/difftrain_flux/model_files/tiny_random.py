@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from difftrain import ModelError, without_bars
 from difftrain_flux.built_in import TINY_RANDOM, TINY_RANDOM_WIDTH
 from difftrain_flux.flavours import T5_TOKENS
-from difftrain_flux.model_files.components import quiet_libraries
+from difftrain_flux.model_files.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, FluxKontextPipeline, FluxTransformer2DModel

@@ -1,0 +1,92 @@
+"""The state of a training: the model, its optimizer, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from difftrain.contracts import NoiseProcess, OptimizerFactory
+from difftrain.data.streaming.rounds import Position
+from difftrain.data.streaming.stream import MicroBatch, StreamPosition
+from difftrain.steps.optimizer_state import Settings, bare
+from difftrain.steps.sharding import let_go_of_whole_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from difftrain.planning.run_plan import RunPlan
+
+
+@dataclass(kw_only=True)
+class Trainee:
+    """The model in training and what moves it."""
+
+    plan: RunPlan
+    accelerator: Accelerator
+    denoiser: nn.Module
+    """As wrapped by accelerate; only this one is called in training."""
+    bare_denoiser: nn.Module
+    """The same weights without a wrapper."""
+    noise_process: NoiseProcess
+    optimizer: torch.optim.Optimizer
+    built_with: Settings
+    """What the optimizer's groups said before the first step of this process."""
+    total_steps: int
+    data: Mapping[str, str] = field(default_factory=dict)
+    """What each dataset holds, see :func:`difftrain.training.agreement.data_facts`."""
+    step: int = 0
+    """Optimizer steps done."""
+    position: StreamPosition = field(default_factory=Position)
+    skipped: int = 0
+    """Updates of the whole run that were left out, since they were not finite."""
+    skipped_in_a_row: int = 0
+    updating: bool = False
+    """True while the optimizer writes: what ends the run then leaves weights of which some are new."""
+    proven_with: MicroBatch | None = None
+    """One that gave a finite loss in the last good step."""
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [parameter for _, parameter in self.named_trained]
+
+    @property
+    def named_trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [named for named in self.bare_denoiser.named_parameters() if named[1].requires_grad]
+
+    @property
+    def evaluates_others(self) -> bool:
+        """Whether the optimizer arrives at other weights than those that it trains."""
+        return type(self.plan.optimizer).evaluating is not OptimizerFactory.evaluating
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the trained weights are those to validate and to save; afterwards they are as before, bit for bit.
+
+        Whatever rounding the optimizer's way there and back has: a run must not change with how often it validates,
+        and only the main process does.
+        """
+        trained = self.trained if self.evaluates_others else []
+        before = [parameter.detach().clone() for parameter in trained]
+        try:
+            with self.plan.optimizer.evaluating(bare(self.optimizer)):
+                yield
+        finally:
+            let_go_of_whole_weights(self.bare_denoiser)
+            with torch.no_grad():
+                for parameter, kept in zip(trained, before, strict=True):
+                    parameter.copy_(kept)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.plan.config.mixed_precision == "bf16" else torch.float32
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Entered for each forward: one context around the loop would keep stale casts of trained weights."""
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.accelerator.device.type, dtype=self.compute_dtype)
