@@ -1,4 +1,4 @@
-"""Write a FLUX.1 Kontext of full size with random weights, in diffusers layout: for speed and memory, not for pictures.
+"""Write a FLUX.1 Kontext of full size with random weights, in diffusers layout: for speed and memory, not for images.
 
 usage: python benchmarks/make_checkpoint.py FOLDER        (about 34 GB; needs a GPU with 30 GB to be quick)
 

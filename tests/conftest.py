@@ -122,16 +122,16 @@ class EditPairs:
         edit_sizes: list[tuple[int, int]] | None = None,
         **edit_fields: object,
     ) -> Path:
-        """Write the files; without ``references`` there is an edit set alone. Gives the path of the dataset list."""
+        """Write the files; without ``references`` there is a target set alone. Gives the path of the dataset list."""
         edit_sizes = edit_sizes or [(64, 64)]
         names = [references, *(f"{references}-{n}" for n in range(2, reference_sets + 1))] if references else []
         for index in range(count):
             edit_size = edit_sizes[index % len(edit_sizes)]
-            path = picture(self.folder / "edits" / f"{index:04}.png", edit_size, seed=index)
+            path = new_image(self.folder / "edits" / f"{index:04}.png", edit_size, seed=index)
             path.with_suffix(".txt").write_text(f"make it edit number {index}")
             for number, name in enumerate(names):
                 size = sizes[index % len(sizes)] if sizes else edit_size
-                picture(self.folder / name / f"{index:04}.png", size, seed=1000 * (number + 1) + index)
+                new_image(self.folder / name / f"{index:04}.png", size, seed=1000 * (number + 1) + index)
         common = {"type": "local", "resolution": 64}
         edits = {"id": "edits", "instance_data_dir": "edits", "caption_strategy": "textfile", **common, **edit_fields}
         if names:
@@ -143,8 +143,8 @@ class EditPairs:
         return path
 
 
-def picture(path: Path, size: tuple[int, int], *, seed: int) -> Path:
-    """A picture of smooth random colours."""
+def new_image(path: Path, size: tuple[int, int], *, seed: int) -> Path:
+    """An image of smooth random colours."""
     import numpy as np
     from PIL import Image
 

@@ -53,13 +53,13 @@ HELD_OUT = {
 }
 
 
-def windows(picture: Image.Image, photo: Photo, rng: random.Random) -> Iterator[Image.Image]:
+def windows(image: Image.Image, photo: Photo, rng: random.Random) -> Iterator[Image.Image]:
     """Square windows of random places and scales, ``EDGE`` pixels each."""
     for _ in range(photo.windows):
-        edge = EDGE * min(picture.size) / rng.uniform(*photo.views)
-        left, top = rng.uniform(0, picture.width - edge), rng.uniform(0, picture.height - edge)
+        edge = EDGE * min(image.size) / rng.uniform(*photo.views)
+        left, top = rng.uniform(0, image.width - edge), rng.uniform(0, image.height - edge)
         box = (left, top, left + edge, top + edge)
-        yield picture.resize((EDGE, EDGE), Image.Resampling.LANCZOS, box=box)
+        yield image.resize((EDGE, EDGE), Image.Resampling.LANCZOS, box=box)
 
 
 def write(photos: dict[str, Photo], sources: list[Path], folder: Path) -> None:
@@ -70,13 +70,13 @@ def write(photos: dict[str, Photo], sources: list[Path], folder: Path) -> None:
     for name, photo in photos.items():
         path = next(source / photo.source for source in sources if (source / photo.source).is_file())
         with Image.open(path) as source:
-            picture = source.convert("RGB")
-        for number, window in enumerate(windows(picture, photo, random.Random(name)), start=1):
+            image = source.convert("RGB")
+        for number, window in enumerate(windows(image, photo, random.Random(name)), start=1):
             window.save(folder / f"{name}-{number}.jpg", quality=92, subsampling="4:4:4", optimize=True)
 
 
 def unpacked(packages: Path) -> Path:
-    """The package's pictures; downloads and unpacks it if it is not there."""
+    """The package's images; downloads and unpacks it if it is not there."""
     folder = packages / "unpacked" / PACKAGE
     if not folder.is_dir():
         packages.mkdir(parents=True, exist_ok=True)

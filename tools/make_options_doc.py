@@ -20,7 +20,7 @@ from difftrain.config.options import Options
 from difftrain.config.schema import GROUPS, RunConfig
 from difftrain.data.entries.generator_entries import GeneratorEntry
 from difftrain.plugins.discovery import load_plugins
-from difftrain.plugins.registry import KINDS, Registry
+from difftrain.plugins.registry import EXTENSIONS, Registry
 
 TARGET = Path(__file__).parent.parent / "docs" / "options.md"
 TYPES: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -75,7 +75,7 @@ def _dataset_parts(registry: Registry, names: Names) -> Iterator[str]:
     yield from _plugin_parts(registry, names, DatasetConfig, wanted="dataset_options")
     for kind, provided, asked in registry.asking_samples():
         yield _section(
-            f"An edit set, with `{KINDS[kind].key}` of the run: `{provided.name}`", asked.model_fields, names
+            f"A target set, with `{EXTENSIONS[kind].key}` of the run: `{provided.name}`", asked.model_fields, names
         )
 
 
@@ -89,7 +89,7 @@ def _generator_parts(registry: Registry, names: Names) -> Iterator[str]:
 
 def _plugin_parts(registry: Registry, names: Names, base: type[Options], *, wanted: str) -> Iterator[str]:
     """Options of registered classes; one that several classes have is listed with each of them."""
-    for kind, facts in KINDS.items():
+    for kind, facts in EXTENSIONS.items():
         for provided in registry.classes(kind) if getattr(facts, wanted) else ():
             fields = {key: field for key, field in provided.model_fields.items() if key not in base.model_fields}
             if fields:
@@ -116,7 +116,7 @@ def _known_key_parts(registry: Registry) -> Iterator[str]:
         rows = [(f"`{key}`", _listed(idle.usual), idle.reason) for key, idle in sorted(table.no_effect.items())]
         yield f"### Accepted without effect: {title} keys\n\n" + _table(("key", "usual values", "why"), rows)
     yield NOTES_OF_UNBUILT_KEYS
-    built = {key for kind in registry.dataset_option_classes() for key in kind.model_fields}
+    built = {key for cls in registry.dataset_option_classes() for key in cls.model_fields}
     for title, table in tables.items():
         unbuilt = sorted(
             (key, neutral) for key, neutral in table.not_built.items() if title == "run" or key not in built
@@ -128,7 +128,9 @@ def _known_key_parts(registry: Registry) -> Iterator[str]:
 
 
 def _section(title: str, fields: Mapping[str, FieldInfo], names: Names) -> str:
-    rows = [(f"`{key}`", _kind(key, field, names), _default(field), _meaning(field)) for key, field in fields.items()]
+    rows = [
+        (f"`{key}`", _value_type(key, field, names), _default(field), _meaning(field)) for key, field in fields.items()
+    ]
     return f"### {title}\n\n" + _table(("option", "value", "default", "meaning"), rows)
 
 
@@ -137,7 +139,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _kind(key: str, field: FieldInfo, names: Names) -> str:
+def _value_type(key: str, field: FieldInfo, names: Names) -> str:
     """The type in words, or the names that the value may have."""
     choices = _choices(field.annotation)
     if not choices and key in names:

@@ -40,7 +40,7 @@ class DataError(DifftrainError):
 
 
 class PairingError(DataError):
-    """A reference does not fit its edit image."""
+    """A reference does not fit its target image."""
 
 
 class ModelError(DifftrainError):

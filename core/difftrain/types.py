@@ -61,7 +61,7 @@ class Geometry:
     crop: tuple[int, int]
     """(left, top) of the crop box, in the resized image."""
     bucket: Size
-    """Size of the crop box, and so of the picture that is encoded."""
+    """Size of the crop box, and so of the image that is encoded."""
 
     def __post_init__(self) -> None:
         for axis in (0, 1):
@@ -99,9 +99,9 @@ class Recipe:
     seed: int
 
     def identity(self, source_hash: str) -> str:
-        """Names the made picture: the same text gives the same bytes on every machine."""
-        kind = type(self.generator)
-        return f"{source_hash}|{kind.name}|v{kind.version}|{self.generator.identity()}|seed{self.seed}"
+        """Names the made image: the same text gives the same bytes on every machine."""
+        cls = type(self.generator)
+        return f"{source_hash}|{cls.name}|v{cls.version}|{self.generator.identity()}|seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +171,7 @@ class ImageRecord:
     captions: tuple[str, ...] | None = None
     """One is drawn per visit. None when there is no caption; an empty text is an empty caption."""
     recipe: Recipe | None = None
-    """Set when the picture is made from ``image`` in memory, on demand."""
+    """Set when the image is made from ``image`` in memory, on demand."""
 
     def __post_init__(self) -> None:
         if self.width <= 0 or self.height <= 0:
@@ -201,12 +201,12 @@ class ReferenceChoice:
 
     references: tuple[PlacedImage, ...]
     captions: tuple[str, ...] | None = None
-    """Captions of the reference set or generator; None takes the edit's."""
+    """Captions of the reference set or generator; None takes the target's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One training example: an edit image, how it may be conditioned, and what the instruction is."""
+    """One training example: a target image, how it may be conditioned, and what the instruction is."""
 
     dataset_id: str
     target: PlacedImage
@@ -238,8 +238,8 @@ class Batch:
         """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
 
         def move(tensor: Tensor) -> Tensor:
-            kind = dtype if tensor.is_floating_point() else None
-            return tensor.to(device=device, dtype=kind, non_blocking=True)
+            cast = dtype if tensor.is_floating_point() else None
+            return tensor.to(device=device, dtype=cast, non_blocking=True)
 
         return Batch(
             latents=self.latents.to(device=device, non_blocking=True),
@@ -302,7 +302,7 @@ class ModelLocation:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationRequest:
-    """One picture to draw with the model as it is now."""
+    """One image to draw with the model as it is now."""
 
     text: TextEmbeds
     """Embeddings of one prompt, not batched."""
@@ -318,7 +318,7 @@ class ValidationRequest:
 
 
 class Sampler(Protocol):
-    """Draws validation pictures."""
+    """Draws validation images."""
 
     def __call__(self, request: ValidationRequest) -> Image.Image: ...
 

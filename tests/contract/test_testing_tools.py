@@ -239,7 +239,7 @@ def test_dataset_has_pairs_of_one_name_with_captions(tmp_path):
     assert [path.name for path in sorted(folders.edits.glob("*.png"))] == names
     assert len({(folders.edits / name).read_bytes() for name in names}) == 3
     assert Image.open(folders.edits / names[0]).size == (40, 24)
-    assert (folders.edits / "000.txt").read_text() == "sharpen picture 0\n"
+    assert (folders.edits / "000.txt").read_text() == "sharpen image 0\n"
 
 
 def test_dataset_is_the_same_each_time(tmp_path):

@@ -12,7 +12,7 @@ tags: [text-to-image]
 
 
 def check_model(command, edit_pairs, flavour, model, *more, program="check"):
-    """Check (or train, without a program) a flavour on a model and a set of pictures without references.
+    """Check (or train, without a program) a flavour on a model and a set of images without references.
 
     Args:
         command, edit_pairs: The fixtures of these names.

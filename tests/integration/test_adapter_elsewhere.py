@@ -22,7 +22,7 @@ from difftrain.output.console import SilentReporter
 from difftrain.planning.run_plan import plan_run
 from difftrain.startup.prepare_run import prepare_run
 from difftrain.steps.step import predict
-from difftrain.steps.training_state import Trainee
+from difftrain.steps.training_state import TrainingState
 from difftrain.training.assemble import assemble
 from difftrain.types import Batch
 from difftrain_flux.built_in import tiny_random_folder
@@ -65,7 +65,7 @@ print(json.dumps({"found": found, "ours": [name for name in sys.modules if name.
 """
 
 
-def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> Trainee:
+def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> TrainingState:
     """Train three steps through the command; gives the run as it is resumed from its last checkpoint."""
     flags = {
         "model_family": "flux", "model_flavour": "kontext", "pretrained_model_name_or_path": "tiny-random",
@@ -77,10 +77,10 @@ def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> Trainee:
     assert ended.status == 0, ended.err
     with contextlib.chdir(pairs.folder):
         plan = plan_run(None, flags)
-        ready = prepare_run(plan, SilentReporter())
-        run = assemble(plan, ready, find_state(plan), Accelerator(mixed_precision="no"), SilentReporter())
-    assert run.trainee.step == 3
-    return run.trainee
+        prepared = prepare_run(plan, SilentReporter())
+        assembled = assemble(plan, prepared, find_state(plan), Accelerator(mixed_precision="no"), SilentReporter())
+    assert assembled.state.step == 3
+    return assembled.state
 
 
 def fixed_batch() -> Batch:
@@ -96,15 +96,15 @@ def fixed_batch() -> Batch:
     )
 
 
-def write_prediction(trainee: Trainee, path: Path) -> None:
+def write_prediction(state: TrainingState, path: Path) -> None:
     """What the stock transformer takes for the fixed batch, and what training predicts for it."""
     batch = fixed_batch()
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(8))
     noisy = FlowMatching().add_noise(batch.latents, torch.tensor([0.6]), noise)
     with torch.no_grad():
-        prediction = predict(trainee, trainee.bare_denoiser, noisy, batch)
-    family, flavour = trainee.plan.family, trainee.plan.flavour
-    taken = flavour.extend_input(family, family.build_input(noisy, batch, trainee.bare_denoiser), batch)
+        prediction = predict(state, state.bare_denoiser, noisy, batch)
+    family, flavour = state.plan.family, state.plan.flavour
+    taken = flavour.extend_input(family, family.build_input(noisy, batch, state.bare_denoiser), batch)
     tensors = {
         "hidden_states": taken.tokens,
         "img_ids": taken.ids,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import picture, run_in
+from conftest import new_image, run_in
 from difftrain.data.files.image_formats import readable_formats
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate")
@@ -44,9 +44,9 @@ class Project:
 
     def __post_init__(self) -> None:
         for index in range(4):
-            edit = picture(self.folder / "edits" / f"{index:04}.png", (96, 64), seed=index)
+            edit = new_image(self.folder / "edits" / f"{index:04}.png", (96, 64), seed=index)
             edit.with_suffix(".txt").write_text(f"make it number {index}")
-            picture(self.folder / "references" / f"{index:04}.png", (96, 64), seed=100 + index)
+            new_image(self.folder / "references" / f"{index:04}.png", (96, 64), seed=100 + index)
         self.run = {
             "model_family": "flux",
             "model_flavour": "kontext",
@@ -95,8 +95,8 @@ def ambiguous_pair(project):
     shutil.copy(project.reference(1), project.reference(2).with_suffix(".bmp"))
 
 
-def unreadable_picture(project):
-    project.edit(3).write_bytes(b"no picture")
+def unreadable_image(project):
+    project.edit(3).write_bytes(b"no image")
     project.edit(0).write_bytes(project.edit(0).read_bytes()[:200])
 
 
@@ -131,7 +131,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     ),
     missing_pair: (
         "dataset 'edits': 2 of 4 images have no reference in 'refs': 0001.png, 0003.png\n"
-        "hint: name each reference after its edit image (same folder, same stem, any extension), or set "
+        "hint: name each reference after its target image (same folder, same stem, any extension), or set "
         '"on_missing": "skip"'
     ),
     ambiguous_pair: (
@@ -139,15 +139,15 @@ MESSAGES: dict[Callable[[Project], None], str] = {
         "0002.webp)\n"
         "hint: keep one file a stem and folder, or give a pair's two files the same extension"
     ),
-    unreadable_picture: (
-        "dataset 'edits': 2 of 4 pictures cannot be read: 0000.png (image file is truncated), 0003.png (not an image "
+    unreadable_image: (
+        "dataset 'edits': 2 of 4 images cannot be read: 0000.png (image file is truncated), 0003.png (not an image "
         "file, or of an unknown format)\n"
         "hint: replace these files, or move them out of the folder"
     ),
     no_images: (
-        "dataset 'edits': instance_data_dir edits has no images; 4 caption files have no picture: 0000.txt, 0001.txt, "
+        "dataset 'edits': instance_data_dir edits has no images; 4 caption files have no image: 0000.txt, 0001.txt, "
         "0002.txt, ...\n"
-        "hint: pictures are files of these kinds: {formats}; give a caption the name of its picture, in the same folder"
+        "hint: images are files of these kinds: {formats}; give a caption the name of its image, in the same folder"
     ),
     duplicate_id: "datasets.json: dataset id 'edits' is used by 2 datasets; every id must be unique",
     shared_cache_folder: (
@@ -156,7 +156,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     ),
     combined_with_captions: (
         "dataset 'refs': caption_strategy 'filename' would never be used: conditioning_multidataset_sampling = "
-        "combined shows all references of a sample at once and takes the edit set's captions\n"
+        "combined shows all references of a sample at once and takes the target set's captions\n"
         'hint: set "caption_strategy": null, or set "conditioning_multidataset_sampling": "random"'
     ),
     cache_folder_is_a_file: (
@@ -225,7 +225,7 @@ def test_what_is_wrong_in_both_files_is_told_together(project):
 
 def test_what_is_wrong_in_the_data_is_told_together(project):
     project.reference(1).unlink()
-    picture(project.reference(3), (64, 96), seed=9)
+    new_image(project.reference(3), (64, 96), seed=9)
     project.edit(2).with_suffix(".txt").unlink()
     project.write()
     ended = run_in(project.folder, "--config", "config.json")
@@ -234,7 +234,7 @@ def test_what_is_wrong_in_the_data_is_told_together(project):
     assert message.splitlines()[0] == "3 problems"
     for told in (
         "- dataset 'edits': 1 of 4 images have no reference in 'refs': 0001.png",
-        "- dataset 'edits': 1 of 3 references in 'refs' do not fit: 0003.png is 64x96, but its edit image is 96x64",
+        "- dataset 'edits': 1 of 3 references in 'refs' do not fit: 0003.png is 64x96, but its target image is 96x64",
         "- dataset 'edits': 1 of 3 images have no caption: 0002.png",
     ):
         assert told in message.splitlines()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from conftest import read_metrics
 
-PICTURES = {
+IMAGES = {
     "max_train_steps": 2, "validation_steps": 2, "validation_on_startup": "true", "num_eval_images": 2,
     "validation_num_inference_steps": 1, "validation_resolution": 64, "checkpoint_step_interval": 2,
 }  # fmt: skip
@@ -23,15 +23,15 @@ def arguments(edit_pairs):
         folder = edit_pairs.folder / name
         folder.mkdir()
         for index in range(6):
-            with Image.open(edit_pairs.folder / "edits" / f"{index:04}.png") as picture:
-                picture.transpose(Image.Transpose.ROTATE_90 if name == "seen" else Image.Transpose.ROTATE_180).save(
+            with Image.open(edit_pairs.folder / "edits" / f"{index:04}.png") as image:
+                image.transpose(Image.Transpose.ROTATE_90 if name == "seen" else Image.Transpose.ROTATE_180).save(
                     folder / f"{index:04}.png"
                 )
         blur = {"type": "superresolution", "captions": f"sharpen what is {name}"}
         entries.append({"id": name, "instance_data_dir": name, "resolution": 64, "conditioning": blur})
     datasets = edit_pairs.folder / "datasets.json"
     datasets.write_text(json.dumps(entries))
-    return changed((*edit_pairs.kontext, "--data_backend_config", str(datasets)), **PICTURES)
+    return changed((*edit_pairs.kontext, "--data_backend_config", str(datasets)), **IMAGES)
 
 
 def steps_told(ended, start):
@@ -63,7 +63,7 @@ def test_losses_that_the_model_was_asked_for_otherwise_are_not_compared(command,
 @pytest.mark.parametrize(
     "other", [{"validation_num_seeds": 2}, {"validation_num_inference_steps": 2}, {"validation_seed": 1}]
 )
-def test_pictures_that_were_drawn_otherwise_are_not_compared(command, arguments, other):
+def test_images_that_were_drawn_otherwise_are_not_compared(command, arguments, other):
     first = command(*changed(arguments, eval_dataset_id="seen"))
     assert steps_told(first, "PSNR") == [0, 2]
     second = command(*changed(arguments, eval_dataset_id="seen", max_train_steps=4, **other))
@@ -79,7 +79,7 @@ def test_what_stays_the_same_is_compared_across_a_resume(command, arguments):
     assert steps_told(second, "loss on the same") == [0, 2, 4]
 
 
-def test_pictures_of_steps_that_are_done_again_are_kept_and_not_taken_for_new_ones(command, arguments, edit_pairs):
+def test_images_of_steps_that_are_done_again_are_kept_and_not_taken_for_new_ones(command, arguments, edit_pairs):
     assert command(*changed(arguments, max_train_steps=6)).status == 0
     sheet = edit_pairs.output / "validation" / "step-000006" / "sheet.png"
     before = sheet.read_bytes()
@@ -90,7 +90,7 @@ def test_pictures_of_steps_that_are_done_again_are_kept_and_not_taken_for_new_on
     assert (edit_pairs.output / "validation/step-000000/sheet.png").is_file()
 
 
-def test_held_out_pictures_that_nothing_looks_at_are_not_encoded(command, arguments):
+def test_held_out_images_that_nothing_looks_at_are_not_encoded(command, arguments):
     ended = command(*changed(arguments, eval_dataset_id="seen,unseen", num_eval_images=8))
     assert ended.status == 0, ended.err
     assert "encode images 20:" in ended.err  # six pairs to train on, four to measure the loss on
@@ -104,15 +104,15 @@ def test_metrics_name_what_was_measured(command, arguments, edit_pairs):
     assert (start["fixed_loss_on"], start["psnr_on"]) == (end["fixed_loss_on"], end["psnr_on"])
 
 
-def test_a_damaged_held_out_picture_is_told_before_the_first_step(command, arguments, edit_pairs):
+def test_a_damaged_held_out_image_is_told_before_the_first_step(command, arguments, edit_pairs):
     datasets = edit_pairs.folder / "datasets.json"
-    # made when it is drawn: else the start reads every picture
+    # made when it is drawn: else the start reads every image
     datasets.write_text(datasets.read_text().replace('"superresolution"', '"superresolution", "generate": "ondemand"'))
-    picture = edit_pairs.folder / "seen" / "0005.png"
-    content = bytearray(picture.read_bytes())
+    image = edit_pairs.folder / "seen" / "0005.png"
+    content = bytearray(image.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 40] = bytes(40)
-    picture.write_bytes(content)
+    image.write_bytes(content)
     ended = command(*changed(arguments, eval_dataset_id="seen", num_eval_images=6, validation_on_startup="false"))
     assert ended.status == 2
     assert "0005.png" in ended.err
@@ -127,7 +127,7 @@ def test_the_loss_is_measured_on_every_held_out_set(command, arguments, edit_pai
         assert list((edit_pairs.folder / "cache/vae" / name).rglob("*.safetensors")), name
 
 
-def test_without_validation_held_out_pictures_are_not_encoded(command, arguments):
+def test_without_validation_held_out_images_are_not_encoded(command, arguments):
     off = {"validation_steps": 0, "validation_on_startup": "false"}
     ended = command(*changed(arguments, eval_dataset_id="seen", **off))
     assert ended.status == 0, ended.err

@@ -22,7 +22,7 @@ DISK = [
 
 
 @pytest.fixture
-def trainee(command, edit_pairs, monkeypatch):
+def state(command, edit_pairs, monkeypatch):
     """What a run of one step saves."""
     caught = []
 
@@ -36,8 +36,8 @@ def trainee(command, edit_pairs, monkeypatch):
     return caught[0]
 
 
-def save(trainee, output):
-    module.write_checkpoint(trainee, gather_state(trainee), output)
+def save(state, output):
+    module.write_checkpoint(state, gather_state(state), output)
     module.rotate(output, keep=1)
 
 
@@ -67,20 +67,20 @@ def killed_before(number, monkeypatch, action):
 
 
 @pytest.mark.parametrize("already_there", [False, True])
-def test_every_checkpoint_there_loads_whenever_the_kill_came(trainee, tmp_path, monkeypatch, already_there):
+def test_every_checkpoint_there_loads_whenever_the_kill_came(state, tmp_path, monkeypatch, already_there):
     output = tmp_path / "killed"
     moments = 0
     while True:
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        trainee.step = 1
-        save(trainee, output)
-        trainee.step = 1 if already_there else 2
-        if not killed_before(moments + 1, monkeypatch, lambda: save(trainee, output)):
+        state.step = 1
+        save(state, output)
+        state.step = 1 if already_there else 2
+        if not killed_before(moments + 1, monkeypatch, lambda: save(state, output)):
             break
         moments += 1
         for name in checkpoints(output):
-            module.load_checkpoint(trainee, output / name, resume_state.read_state(output / name))
+            module.load_checkpoint(state, output / name, resume_state.read_state(output / name))
         if not already_there:
             assert checkpoints(output), "the one before was taken away too early"
     assert moments > 10

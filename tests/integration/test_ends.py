@@ -125,7 +125,7 @@ def test_an_error_while_the_optimizer_writes_saves_nothing_half_new(run, monkeyp
     assert checkpoints(output) == ["checkpoint-2"]
 
 
-def test_a_picture_and_its_cache_entry_that_are_gone_save_and_end_with_one_error(edit_pairs, command):
+def test_an_image_and_its_cache_entry_that_are_gone_save_and_end_with_one_error(edit_pairs, command):
     folder = edit_pairs.folder
     arguments = (
         *edit_pairs.kontext, "--data_backend_config", edit_pairs(count=30), "--max_train_steps", 30,
@@ -133,7 +133,7 @@ def test_a_picture_and_its_cache_entry_that_are_gone_save_and_end_with_one_error
     ended = command(*observe(folder, arguments, [3], "shutil.rmtree('references'); shutil.rmtree('cache/vae')"))
     assert ended.status == 2
     assert ended.err.count("error:") == 1
-    assert "cannot be read as a picture (no such file or directory)" in ended.err
+    assert "cannot be read as an image (no such file or directory)" in ended.err
     assert checkpoints(edit_pairs.output) == [f"checkpoint-{steps_of(edit_pairs.output)[-1]}"]
 
 
@@ -158,7 +158,7 @@ def break_sampler(monkeypatch, error):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("no picture"), OSError(28, "No space left on device"), MemoryError()], ids=lambda e: str(e)
+    "error", [RuntimeError("no image"), OSError(28, "No space left on device"), MemoryError()], ids=lambda e: str(e)
 )
 def test_a_validation_that_fails_is_said_once_and_the_run_goes_on(run, monkeypatch, error):
     folder, arguments, output = run
@@ -171,7 +171,7 @@ def test_a_validation_that_fails_is_said_once_and_the_run_goes_on(run, monkeypat
     assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
 
 
-def test_a_picture_of_the_validation_that_is_gone_does_not_end_the_run(edit_pairs, command):
+def test_an_image_of_the_validation_that_is_gone_does_not_end_the_run(edit_pairs, command):
     arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(count=5), "--max_train_steps", 6)
     arguments = changed(arguments, validation_steps=3, **VALIDATION)
     ended = command(*observe(edit_pairs.folder, arguments, [2], "shutil.rmtree('references')"))

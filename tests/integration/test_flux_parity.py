@@ -62,7 +62,7 @@ def stock(location, denoiser):
     }
 
 
-def picture(seed: int = 0, width: int = SIZE, height: int = SIZE) -> Image.Image:
+def new_image(seed: int = 0, width: int = SIZE, height: int = SIZE) -> Image.Image:
     """Smooth colours."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
@@ -116,16 +116,16 @@ def kontext_input(family, denoiser, image_encoder, text, call, image) -> FluxInp
 
 @pytest.fixture(scope="module")
 def kontext_call(stock, texts):
-    return stock_call(stock[FluxKontextPipeline], texts[0], image=picture(), max_area=SIZE * SIZE, _auto_resize=False)
+    return stock_call(stock[FluxKontextPipeline], texts[0], image=new_image(), max_area=SIZE * SIZE, _auto_resize=False)
 
 
 def test_kontext_ids_equal_the_stock_pipelines(family, denoiser, image_encoder, texts, kontext_call):
-    model_input = kontext_input(family, denoiser, image_encoder, texts[0], kontext_call, picture())
+    model_input = kontext_input(family, denoiser, image_encoder, texts[0], kontext_call, new_image())
     assert torch.equal(model_input.ids, kontext_call.arguments["img_ids"])
 
 
 def test_kontext_prediction_equals_the_stock_pipelines(family, denoiser, image_encoder, texts, kontext_call):
-    model_input = kontext_input(family, denoiser, image_encoder, texts[0], kontext_call, picture())
+    model_input = kontext_input(family, denoiser, image_encoder, texts[0], kontext_call, new_image())
     with torch.no_grad():
         prediction = family.predict(denoiser, model_input)
     cells = SIZE // 8
@@ -134,7 +134,7 @@ def test_kontext_prediction_equals_the_stock_pipelines(family, denoiser, image_e
 
 
 def test_reference_of_another_size_gives_the_stock_ids_and_prediction(family, denoiser, image_encoder, texts, stock):
-    image = picture(1, 96, 48)
+    image = new_image(1, 96, 48)
     call = stock_call(stock[FluxKontextPipeline], texts[0], image=image, max_area=SIZE * SIZE, _auto_resize=False)
     model_input = kontext_input(family, denoiser, image_encoder, texts[0], call, image)
     assert torch.equal(model_input.ids, call.arguments["img_ids"])
@@ -154,7 +154,7 @@ def test_text_to_image_equals_the_stock_pipelines(family, denoiser, texts, stock
 
 
 def test_reference_latents_equal_the_stock_encoding(stock, image_encoder):
-    pipeline, image = stock[FluxKontextPipeline], picture(2)
+    pipeline, image = stock[FluxKontextPipeline], new_image(2)
     pixels = pipeline.image_processor.preprocess(image, SIZE, SIZE)
     with torch.no_grad():
         expected = pipeline._encode_vae_image(pixels, torch.Generator())
@@ -164,9 +164,9 @@ def test_reference_latents_equal_the_stock_encoding(stock, image_encoder):
 
 def test_drawn_latents_have_the_posterior_of_the_stock_vae(stock, image_encoder):
     pipeline = stock[FluxKontextPipeline]
-    mean, std = image_encoder.encode(to_pixels(picture(2)))
+    mean, std = image_encoder.encode(to_pixels(new_image(2)))
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
-    posterior = pipeline.vae.encode(to_pixels(picture(2))).latent_dist
+    posterior = pipeline.vae.encode(to_pixels(new_image(2))).latent_dist
     drawn = posterior.sample(torch.Generator().manual_seed(3))
     expected = (drawn - pipeline.vae.config.shift_factor) * pipeline.vae.config.scaling_factor
     torch.testing.assert_close(mean + std * noise, expected)
@@ -194,8 +194,8 @@ def random_batch(family, texts, references: int = 1, sigmas=(0.3, 0.8)):
     latents = torch.randn(2, 16, 8, 8, generator=generator)
     levels = torch.tensor(sigmas)
     noisy = NoisyBatch(noisy=latents, sigma=levels, timestep=levels, target=torch.zeros_like(latents))
-    pictures = [torch.randn(2, 16, 8, 4 + 2 * slot, generator=generator) for slot in range(references)]
-    return noisy, Batch(latents=latents, references=pictures, text=family.collate_text(texts))
+    images = [torch.randn(2, 16, 8, 4 + 2 * slot, generator=generator) for slot in range(references)]
+    return noisy, Batch(latents=latents, references=images, text=family.collate_text(texts))
 
 
 def one_of(noisy: NoisyBatch, batch: Batch, index: int):
@@ -280,7 +280,7 @@ def test_bfloat16_model_predicts_nearly_what_float32_does(location, denoiser, te
 
 def test_bfloat16_encoders_give_finite_values_of_that_dtype(location, family):
     encoder = family.load_image_encoder(location, CPU, torch.bfloat16, tiling=True, slicing=True)
-    mean, std = encoder.encode(to_pixels(picture()))
+    mean, std = encoder.encode(to_pixels(new_image()))
     (text,) = family.load_text_encoder(location, Dev(), CPU, torch.bfloat16).encode(["a house"])
     for tensor in (mean, std, *text.values()):
         assert tensor.dtype is torch.bfloat16
@@ -298,7 +298,7 @@ def sampler(location, family, denoiser, image_encoder):
 
 
 def test_sampler_draws_what_the_stock_pipeline_draws(sampler, stock, texts):
-    image = picture(4, 128, 128)
+    image = new_image(4, 128, 128)
     ours = sampler(request(texts, references=(image,)))
     pipeline = stock[FluxKontextPipeline]
     expected = pipeline(
@@ -339,7 +339,7 @@ def test_sampler_leaves_training_modes_and_random_state_alone(sampler, denoiser,
 def test_sampler_takes_a_vae_of_another_dtype(location, family, image_encoder, texts):
     half = load_denoiser(family, location, dtype=torch.bfloat16)
     sampler = family.make_sampler(location, Kontext(), half, image_encoder, CPU, torch.bfloat16)
-    assert sampler(request(texts, references=(picture(),))).size == (SIZE, SIZE)
+    assert sampler(request(texts, references=(new_image(),))).size == (SIZE, SIZE)
     assert image_encoder.vae.dtype is torch.float32
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from conftest import EditPairs, read_metrics, run_in
 from difftrain.steps import step
 
-PICTURES = {
+IMAGES = {
     "eval_dataset_id": "edits", "num_eval_images": 2, "validation_steps": 2, "validation_on_startup": "true",
     "validation_num_seeds": 2, "validation_num_inference_steps": 1, "validation_resolution": 64,
 }  # fmt: skip
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     other(count=3, references=None, edit_sizes=[(80, 64)])
     (folder / "other" / "edits").rename(folder / "edits-2")
     flags = dict(zip(pairs.kontext[::2], pairs.kontext[1::2], strict=True))
-    flags |= {f"--{key}": value for key, value in PICTURES.items()} | {"--data_backend_config": datasets}
+    flags |= {f"--{key}": value for key, value in IMAGES.items()} | {"--data_backend_config": datasets}
     arguments = [part for pair in flags.items() for part in pair]
     shown = []
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def test_only_the_other_set_is_trained_on(run):
     assert {name.split("/")[0] for name in shown} == {"trained"}
 
 
-def test_pictures_are_of_the_held_out_set_with_every_seed(run):
+def test_images_are_of_the_held_out_set_with_every_seed(run):
     output, *_ = run
     names = {path.name for path in (output / "validation" / "step-000004").iterdir()}
     assert names == {"sheet.png"} | {f"edits-000{i}{seed}.png" for i in range(2) for seed in ("", "-seed-2")}
@@ -75,9 +75,9 @@ def test_metrics_have_psnr_of_result_and_reference(run):
     lines = [line for line in read_metrics(output) if "psnr" in line]
     assert [line["step"] for line in lines] == [0, 2, 4]
     for line in lines:
-        measured = {"fixed_loss", "fixed_loss_on", "psnr", "psnr_on", "psnr_reference", "psnr_by_picture"}
+        measured = {"fixed_loss", "fixed_loss_on", "psnr", "psnr_on", "psnr_reference", "psnr_by_image"}
         assert line.keys() == {"step"} | measured
-        assert line["psnr_by_picture"].keys() == {"edits-0000", "edits-0001"}
+        assert line["psnr_by_image"].keys() == {"edits-0000", "edits-0001"}
     assert len({line["psnr_reference"] for line in lines}) == 1
 
 
@@ -85,6 +85,6 @@ def test_closing_words_compare_the_start_with_the_end(run):
     *_, ended, _ = run
     assert "loss on the same 3 held-out samples and noise: " in ended.err
     (line,) = [line for line in ended.err.splitlines() if line.startswith("PSNR")]
-    assert line.startswith("PSNR to the target, mean of 2 held-out pictures x 2 seeds: reference ")
+    assert line.startswith("PSNR to the target, mean of 2 held-out images x 2 seeds: reference ")
     assert " dB, at step 0 " in line
     assert ", at step 4 " in line

@@ -178,7 +178,7 @@ def test_signal_while_encoding_keeps_the_cache_entries_so_far(command, edit_pair
 
     arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(count=4), "--max_train_steps", 1)
     with monkeypatch.context() as patch:
-        # five captions (the empty one is among them), then two pictures, then the signal
+        # five captions (the empty one is among them), then two images, then the signal
         send_at_call(patch, TensorCache, "write", number, call=8)
         stopped = command(*arguments)
     assert stopped.status == status
@@ -229,7 +229,7 @@ def test_signal_in_validation_draws_no_more_and_loses_no_step(whole, monkeypatch
     assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
 
 
-def test_ctrl_c_while_pictures_are_made_in_processes_ends_without_tracebacks(edit_pairs, tmp_path):
+def test_ctrl_c_while_images_are_made_in_processes_ends_without_tracebacks(edit_pairs, tmp_path):
     datasets = edit_pairs(
         count=60, references=None, edit_sizes=[(512, 512)],
         conditioning=[{"type": "jpeg_artifacts", "compression_rounds": 9}],

@@ -1,4 +1,4 @@
-"""The main job as a newcomer types it: one command, real photographs, an adapter and pictures at the end."""
+"""The main job as a newcomer types it: one command, real photographs, an adapter and images at the end."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_demo_ends_with_an_adapter_and_names_the_sheet_last(demo):
     folder, ended = demo
     assert ended.status == 0, ended.err
     assert (folder / "output/demo/pytorch_lora_weights.safetensors").stat().st_size > 10_000
-    for told in ("adapter:", "checkpoints:", "pictures:", "for a real run"):
+    for told in ("adapter:", "checkpoints:", "images:", "for a real run"):
         assert told in ended.err + ended.out
     assert ended.err.rstrip().endswith("output/demo/validation/step-000060/sheet.png")
 
@@ -43,8 +43,8 @@ def test_demo_sharpens_photographs_that_it_never_trained_on(demo):
 
 def test_demo_draws_reference_base_result_and_target_of_what_is_held_out(demo):
     folder, _ = demo
-    pictures = sorted((folder / "output/demo/validation/step-000060").glob("*.png"))
-    assert [path.stem for path in pictures if path.stem != "sheet"] == [
+    images = sorted((folder / "output/demo/validation/step-000060").glob("*.png"))
+    assert [path.stem for path in images if path.stem != "sheet"] == [
         f"held-out-{path.stem}" for path in sorted((Path(difftrain.demo.__file__).parent / "held_out").glob("*.jpg"))
     ]
     with Image.open(folder / "output/demo/validation/step-000060/sheet.png") as sheet:
@@ -122,8 +122,8 @@ def test_changed_bytes_under_the_same_name_are_encoded_again(command, edit_pairs
     datasets = edit_pairs()
     arguments = (*edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", 1)
     command(*arguments)
-    picture = edit_pairs.folder / "references" / "0002.png"
-    Image.open(picture).transpose(Image.Transpose.ROTATE_180).save(picture)
+    image = edit_pairs.folder / "references" / "0002.png"
+    Image.open(image).transpose(Image.Transpose.ROTATE_180).save(image)
     assert "encode images 1:" in command(*arguments, "--resume_from_checkpoint", "none").err
 
 

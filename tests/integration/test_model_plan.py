@@ -72,7 +72,7 @@ def test_its_encoders_are_loaded_too(elsewhere):
     plan = plan_model(None, FLAGS)
     encoders = Encoders(plan, find_model(plan).location, CPU)
     assert encoders.text() is encoders.text()
-    assert encoders.resting_image() is encoders.image()
+    assert encoders.idle_image_encoder() is encoders.image()
 
 
 def test_the_plan_of_a_run_serves_where_a_model_is_asked_for(edit_pairs):

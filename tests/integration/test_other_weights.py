@@ -137,7 +137,7 @@ def test_a_folder_of_other_weights_is_named_before_data_is_scanned(checked, mode
 
 def test_distilled_weights_under_another_name_come_with_the_warning(checked, model):
     name = model(**SCHNELL_FILES)
-    assert f"training such a model makes its pictures collapse: train {DEV} instead" in checked("dev", name).err
+    assert f"training such a model makes its images collapse: train {DEV} instead" in checked("dev", name).err
     allowed = checked("dev", name, "--allow_other_weights")
     assert allowed.status == 0, allowed.err
     assert "since allow_other_weights is on; these are step-distilled" in allowed.out

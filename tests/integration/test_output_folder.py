@@ -22,14 +22,14 @@ def test_check_makes_no_output_folder(command, edit_pairs):
     assert not edit_pairs.output.exists()
 
 
-def test_pictures_of_a_run_that_never_saved_are_set_aside_too(command, edit_pairs):
+def test_images_of_a_run_that_never_saved_are_set_aside_too(command, edit_pairs):
     old = edit_pairs.output / "validation" / "step-000004" / "sheet.png"
     old.parent.mkdir(parents=True)
-    old.write_bytes(b"an old picture")
+    old.write_bytes(b"an old image")
     ended = command(*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1)
     assert ended.status == 0, ended.err
-    assert (edit_pairs.output / "previous-1/validation/step-000004/sheet.png").read_bytes() == b"an old picture"
-    assert "pictures:" not in ended.err
+    assert (edit_pairs.output / "previous-1/validation/step-000004/sheet.png").read_bytes() == b"an old image"
+    assert "images:" not in ended.err
 
 
 def test_checkpoint_to_resume_that_is_not_there_is_told_before_the_data_is_scanned(command, edit_pairs):

@@ -141,7 +141,7 @@ def test_only_the_first_process_saves_and_it_says_where(two_processes):
 
 
 @pytest.mark.parametrize("work", ["read_all", "_make_one", "write"])
-def test_files_are_hashed_and_pictures_made_and_encoded_by_the_first_process_alone(two_processes, work):
+def test_files_are_hashed_and_images_made_and_encoded_by_the_first_process_alone(two_processes, work):
     folder, _, _ = two_processes
     assert set((folder / f"{work}.txt").read_text()) == {"0"}
 

@@ -1,4 +1,4 @@
-"""Reference latents in the cache of a real run are what the stock pipeline makes of the same picture at that size."""
+"""Reference latents in the cache of a real run are what the stock pipeline makes of the same image at that size."""
 
 import pytest
 import torch
@@ -41,9 +41,9 @@ def test_cached_reference_equals_what_the_stock_pipeline_hands_its_transformer(p
     handle = pipeline.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
     )
-    with Image.open(folder / "references/0000.png") as picture:
-        # the call would keep a picture's own size; preprocessing is where the pipeline resizes
-        image = pipeline.image_processor.preprocess(picture, height=64, width=96)
+    with Image.open(folder / "references/0000.png") as opened:
+        # the call would keep an image's own size; preprocessing is where the pipeline resizes
+        image = pipeline.image_processor.preprocess(opened, height=64, width=96)
     pipeline(
         **TEXT, image=image, width=64, height=64, max_area=64 * 64, _auto_resize=False, num_inference_steps=1,
         output_type="latent",

@@ -28,7 +28,7 @@ def test_killed_and_resumed_run_gives_the_bytes_of_an_uninterrupted_one(command,
     whole = command(*arguments, "--output_dir", "whole")
     assert whole.status == 0, whole.err
 
-    # pictures are drawn in this one and not in the other: they must change nothing
+    # images are drawn in this one and not in the other: they must change nothing
     process = real_command(*changed(arguments, **VALIDATION))
     wait_until(process, lambda: (edit_pairs.output / "checkpoint-7").is_dir())
     assert killed(process)
@@ -284,7 +284,7 @@ def test_changed_data_is_said(again, trained):
         ended = again()
         assert ended.status == 0, ended.err
         assert (
-            "the data changed since that checkpoint: dataset 'edits' has as many samples, but other pictures, "
+            "the data changed since that checkpoint: dataset 'edits' has as many samples, but other images, "
             "captions or crops"
         ) in ended.err
     finally:

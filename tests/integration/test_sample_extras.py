@@ -22,20 +22,20 @@ VALIDATION = {
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Train one step on both of two edit sets, three samples each, in one batch."""
+    """Train one step on both of two target sets, three samples each, in one batch."""
     folder = tmp_path_factory.mktemp("extras")
     pairs = EditPairs(folder)
     pairs(count=3, references=None)
     shutil.copytree(folder / "edits", folder / "others")
     for index in range(3):
-        Image.new("L", (64, 64)).save(folder / "others" / f"{index:04}.png")  # else one picture lies in two sets
+        Image.new("L", (64, 64)).save(folder / "others" / f"{index:04}.png")  # else one image lies in two sets
     (folder / "asking.py").write_text(SOURCE)
     given = {"max_train_steps": 1, "train_batch_size": 6, "plugins": "./asking.py", "loss_type": "weighted"}
     return DataTrials(folder, changed(pairs.kontext, **given))
 
 
 def entries(**weights):
-    """Both edit sets, with these weights."""
+    """Both target sets, with these weights."""
     sets = [{**EDITS, "id": name, "instance_data_dir": name} for name in ("edits", "others")]
     return [{**entry, "loss_weight": weights[entry["id"]]} if entry["id"] in weights else entry for entry in sets]
 
@@ -183,7 +183,7 @@ def test_a_key_of_the_loss_on_a_reference_set_is_noted(train):
     references["conditioning_type"] = "reference_strict"
     arguments = arguments_of(train, "misplaced", {**EDITS, "conditioning_data": "others"}, references)
     ended = run_in(train.folder, "check", *arguments)
-    said = "dataset 'others': loss_weight: no effect on a reference set; it belongs on the edit set"
+    said = "dataset 'others': loss_weight: no effect on a reference set; it belongs on the target set"
     assert said in ended.out
 
 

@@ -47,27 +47,25 @@ def assert_told_in_time(ended, *told):
 
 @BOTH
 @pytest.mark.parametrize("folder", ["edits", "references"])
-def test_a_picture_damaged_in_the_middle_is_told_before_any_weight(
-    command, edit_pairs, arguments, command_name, folder
-):
+def test_an_image_damaged_in_the_middle_is_told_before_any_weight(command, edit_pairs, arguments, command_name, folder):
     for name in ("0001.png", "0003.png"):
         spoil_middle(edit_pairs.folder / folder / name)
     ended = command(*command_name, *arguments)
-    assert_told_in_time(ended, f"dataset '{folder}': 2 of 4 pictures cannot be decoded:", "0001.png", "0003.png")
+    assert_told_in_time(ended, f"dataset '{folder}': 2 of 4 images cannot be decoded:", "0001.png", "0003.png")
 
 
-def test_check_decodes_a_picture_once(command, edit_pairs, arguments):
-    assert "check pictures 8:" in command("check", *arguments).err
-    assert "check pictures" in command("check", *arguments).err
+def test_check_decodes_an_image_once(command, edit_pairs, arguments):
+    assert "check images 8:" in command("check", *arguments).err
+    assert "check images" in command("check", *arguments).err
     assert files_read(command, "check", *arguments) == []
     spoil_middle(edit_pairs.folder / "edits" / "0002.png")
     ended = command("check", *arguments)
-    assert "1 of 4 pictures cannot be decoded" in ended.err
+    assert "1 of 4 images cannot be decoded" in ended.err
     assert "0002.png" in ended.err
 
 
 def files_read(command, *arguments):
-    """Names of the pictures whose bytes a command reads."""
+    """Names of the images whose bytes a command reads."""
     from difftrain.data.scanning import file_facts
 
     read = []
@@ -82,11 +80,11 @@ def test_fast_leaves_the_decoding_out(command, edit_pairs, arguments):
     spoil_middle(edit_pairs.folder / "edits" / "0002.png")
     ended = command("check", "--fast", *arguments)
     assert ended.status == 0, ended.err
-    assert "check pictures" not in ended.err
+    assert "check images" not in ended.err
     assert command("check", *arguments).status == 2
 
 
-def test_a_fast_run_is_stopped_by_the_damaged_picture_when_it_is_encoded(command, edit_pairs, arguments):
+def test_a_fast_run_is_stopped_by_the_damaged_image_when_it_is_encoded(command, edit_pairs, arguments):
     spoil_middle(edit_pairs.folder / "edits" / "0002.png")
     ended = command("--fast", *arguments)
     assert ended.status == 2
@@ -94,18 +92,18 @@ def test_a_fast_run_is_stopped_by_the_damaged_picture_when_it_is_encoded(command
     assert "load image encoder" in ended.err
 
 
-def test_pictures_whose_latents_are_cached_are_not_decoded_again(command, edit_pairs, arguments):
+def test_images_whose_latents_are_cached_are_not_decoded_again(command, edit_pairs, arguments):
     assert command("--fast", *arguments).status == 0
-    assert "check pictures" not in command("check", *arguments).err
+    assert "check images" not in command("check", *arguments).err
 
 
 @BOTH
-def test_a_picture_that_only_validations_draw_is_told_before_any_weight(command, edit_pairs, arguments, command_name):
+def test_an_image_that_only_validations_draw_is_told_before_any_weight(command, edit_pairs, arguments, command_name):
     held_out = edit_pairs.folder / "held-out"
     held_out.mkdir()
     for index in range(6):  # four of them are measured too, and so encoded
-        with Image.open(edit_pairs.folder / "edits" / f"{index % 4:04}.png") as picture:
-            picture.rotate(index + 1).save(held_out / f"{index:04}.png")
+        with Image.open(edit_pairs.folder / "edits" / f"{index % 4:04}.png") as image:
+            image.rotate(index + 1).save(held_out / f"{index:04}.png")
     datasets = edit_pairs.folder / "datasets.json"
     blur = {"type": "superresolution", "captions": "sharpen it", "generate": "ondemand"}
     entry = {"id": "seen", "instance_data_dir": "held-out", "resolution": 64, "conditioning": blur}
@@ -121,7 +119,7 @@ def test_too_small_a_disk_is_told_before_any_weight(command, edit_pairs, argumen
     folder, _ = small_disk
     (folder / "filler").write_bytes(bytes(1 << 19))
     ended = command(*command_name, *changed(arguments, cache_dir=folder / "cache"))
-    # five captions of 512 x 32 and 32 numbers, eight pictures of 2 x 16 x 24 x 16 numbers, all in float32
+    # five captions of 512 x 32 and 32 numbers, eight images of 2 x 16 x 24 x 16 numbers, all in float32
     assert_told_in_time(
         ended, f"not enough room on the disk of {folder}/cache", " KiB are needed and", "set cache_dir to"
     )
@@ -142,7 +140,7 @@ def test_check_tells_how_much_will_be_written(command, edit_pairs, arguments):
     assert "caches: complete, nothing to encode\n" in command("check", *arguments).out
 
 
-def test_made_pictures_are_part_of_the_estimate(command, edit_pairs, arguments):
+def test_made_images_are_part_of_the_estimate(command, edit_pairs, arguments):
     edit_pairs(
         count=4, references=None, resolution=128, edit_sizes=[(192, 128)], conditioning={"type": "jpeg_artifacts"}
     )
@@ -252,13 +250,13 @@ def test_entries_that_turn_out_corrupt_while_training_are_made_again_and_the_enc
     for entry, content in zip(entries, before, strict=True):
         entry.write_bytes(content[:-4] + b"\x00\x00\xc0\x7f")  # a float32 NaN, found when it is read
     calls = []
-    make_room = Encoders.make_room
-    monkeypatch.setattr(Encoders, "make_room", lambda self: (make_room(self), calls.append((self._text, self._image))))
+    release = Encoders.release
+    monkeypatch.setattr(Encoders, "release", lambda self: (release(self), calls.append((self._text, self._image))))
     ended = command(*changed(arguments, resume_from_checkpoint="none", max_train_steps=8))
     assert ended.status == 0, ended.err
     empty = 1  # no caption is dropped, so nothing reads that of dropouts
     assert sum(entry.read_bytes() == content for entry, content in zip(entries, before, strict=True)) + empty == 9
-    assert len(calls) > 2  # after captions and pictures, and after batches
+    assert len(calls) > 2  # after captions and images, and after batches
     text, image = calls[-1]
     assert text is None
     assert image is not None
@@ -273,7 +271,7 @@ def test_check_says_that_it_removed_damaged_entries(command, edit_pairs, argumen
 
 
 @BOTH
-def test_a_picture_that_the_system_does_not_open_is_not_called_damaged(
+def test_an_image_that_the_system_does_not_open_is_not_called_damaged(
     command, edit_pairs, arguments, command_name, monkeypatch
 ):
     from difftrain.data.scanning import file_facts

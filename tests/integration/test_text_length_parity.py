@@ -1,4 +1,4 @@
-"""A checkpoint whose T5 tokenizer allows 64 tokens: texts and pictures are those of the stock pipeline at 64."""
+"""A checkpoint whose T5 tokenizer allows 64 tokens: texts and images are those of the stock pipeline at 64."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_texts_equal_the_stock_encoding_at_64_tokens(stock, texts):
         assert torch.equal(text["pooled_prompt_embeds"], pooled[0])
 
 
-def test_pictures_equal_those_of_the_stock_pipeline_asked_in_words_at_64_tokens(parts, stock, texts):
+def test_images_equal_those_of_the_stock_pipeline_asked_in_words_at_64_tokens(parts, stock, texts):
     family, flavour, location = parts
     reference = Image.effect_mandelbrot((SIZE, SIZE), (-2, -1, 1, 1), 50).convert("RGB")
     encoder = family.load_image_encoder(location, CPU, torch.float32, tiling=False, slicing=False)

@@ -60,7 +60,7 @@ class Environment:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """With the documented example, and a package whose module cannot be imported."""
-    folder = tmp_path_factory.mktemp("strangers")
+    folder = tmp_path_factory.mktemp("unused_references")
     broken = folder / "difftrain-canny"
     (broken / "difftrain_canny").mkdir(parents=True)
     (broken / "pyproject.toml").write_text(BROKEN_PROJECT)

@@ -1,6 +1,6 @@
 """The files that users already have train the small random model: unchanged but for paths, model path and step count.
 
-Everything else stays as written: 1024 px, int8-quanto, optimi-lion, bfloat16, gradient checkpointing. The pictures
+Everything else stays as written: 1024 px, int8-quanto, optimi-lion, bfloat16, gradient checkpointing. The images
 are small files, which the 1024 px make large.
 """
 
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import picture, read_metrics, run_in
+from conftest import new_image, read_metrics, run_in
 
 USERS_FILES = Path(__file__).parents[1] / "unit" / "users_files"
-QUICK_PICTURES = ("--num_eval_images", 1, "--validation_num_inference_steps", 2)
+QUICK_IMAGES = ("--num_eval_images", 1, "--validation_num_inference_steps", 2)
 """What the files do not set, chosen so that drawing takes a second."""
 ADAPTED_MODULES = 22
 """Attention layers of the small random model's two double and two single blocks: 2 * 8 + 2 * 3."""
@@ -40,7 +40,7 @@ PAIR_PATHS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The users' files and the pictures that they name."""
+    """The users' files and the images that they name."""
     folder = tmp_path_factory.mktemp("users")
     for name, steps in {"config.jsonc": 2, "short.jsonc": 1}.items():
         changes = {'"max_train_steps": 10000': f'"max_train_steps": {steps}'}
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
     made = {"/path/to/sharp-images": "sharp", "/path/to/pristine-images": "edits"}
     (folder / "generated.jsonc").write_text(with_values("generated_pairs.jsonc", made))
     for name, size in {"edits": (120, 80), "references": (120, 80), "loose": (80, 96), "sharp": (80, 120)}.items():
-        path = picture(folder / name / "house.png", size, seed=len(name))
+        path = new_image(folder / name / "house.png", size, seed=len(name))
         if name in ("edits", "sharp"):
             path.with_suffix(".txt").write_text("paint the door red")
     return folder
@@ -66,7 +66,7 @@ def train(folder: Path, datasets: str, *more: object, config: str = "config.json
     output = output or datasets
     ended = run_in(
         folder, "--config", config, "--data_backend_config", f"{datasets}.jsonc",
-        "--pretrained_model_name_or_path", "tiny-random", "--output_dir", output, *(more or QUICK_PICTURES),
+        "--pretrained_model_name_or_path", "tiny-random", "--output_dir", output, *(more or QUICK_IMAGES),
     )  # fmt: skip
     assert ended.status == 0, ended.err
     return folder / output
@@ -78,13 +78,13 @@ def strict(folder):
 
 
 def encoded_sizes(cache: Path) -> set[str]:
-    """Sizes in pixels of the pictures whose latents are in a folder."""
+    """Sizes in pixels of the images whose latents are in a folder."""
     means = [load_file(path)["mean"] for path in cache.rglob("*.safetensors")]
     return {f"{8 * mean.shape[-1]}x{8 * mean.shape[-2]}" for mean in means}
 
 
 def assert_trained(output: Path, *, steps: int) -> None:
-    """An adapter whose zeros have moved, a metrics line a step, and a picture of a megapixel."""
+    """An adapter whose zeros have moved, a metrics line a step, and an image of a megapixel."""
     tensors = load_file(output / ADAPTER)
     assert len(tensors) == 2 * ADAPTED_MODULES
     assert all(tensor.any() for tensor in tensors.values())
@@ -126,7 +126,7 @@ def test_every_value_written_as_a_string_gives_the_same_adapter(folder, strict):
 
 def test_a_file_that_a_web_interface_exported(folder):
     (folder / "export.json").write_text(with_values("web_export.json", {}))
-    output = train(folder, "pairs", *QUICK_PICTURES, "--max_train_steps", 1, config="export.json", output="exported")
+    output = train(folder, "pairs", *QUICK_IMAGES, "--max_train_steps", 1, config="export.json", output="exported")
     assert_trained(output, steps=1)
 
 

@@ -30,7 +30,7 @@ def train(tmp_path_factory):
 
 @pytest.fixture
 def seen_by_vae(monkeypatch):
-    """The encoder, and the pictures that it is given in one call, in the order of the calls."""
+    """The encoder, and the images that it is given in one call, in the order of the calls."""
     calls = []
     encode = FluxImageEncoder.encode
 
@@ -43,7 +43,7 @@ def seen_by_vae(monkeypatch):
 
 
 def latents(run):
-    """By the picture's name."""
+    """By the image's name."""
     return {key: tensor for fed in run.fed for key, tensor in zip(fed.batch.keys, fed.batch.latents, strict=True)}
 
 
@@ -56,7 +56,7 @@ def encoded(run, what):
 # geometry
 
 
-def test_a_picture_that_is_cut_otherwise_is_encoded_anew_and_trained_so(train):
+def test_an_image_that_is_cut_otherwise_is_encoded_anew_and_trained_so(train):
     styles = ("center", "corner", "random")
     runs = {style: train.with_edits(crop=True, crop_style=style) for style in styles}
     assert all(encoded(run, "images") == 4 for run in runs.values())
@@ -80,7 +80,7 @@ def test_random_crops_follow_the_seed(train):
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_large_picture_is_reduced_before_it_is_cut(train, seen_by_vae):
+def test_a_large_image_is_reduced_before_it_is_cut(train, seen_by_vae):
     large = {"crop": True, "resolution_type": "pixel", "resolution": 32}
     train.with_edits({"cache_dir": "whole"}, **large)
     train.with_edits({"cache_dir": "reduced"}, **large, maximum_image_size=48, target_downsample_size=48)
@@ -147,7 +147,7 @@ def test_another_denoiser_needs_nothing_anew(train, model):
         ({"mixed_precision": "bf16", "vae_dtype": "fp32"}, torch.float32),
     ],
 )
-def test_vae_dtype_is_what_pictures_are_encoded_in(train, seen_by_vae, options, dtype):
+def test_vae_dtype_is_what_images_are_encoded_in(train, seen_by_vae, options, dtype):
     train.with_edits({"cache_dir": "-".join(["dtype", *options]), **options})
     assert {encoder.vae.dtype for encoder, _ in seen_by_vae} == {dtype}
 
@@ -158,7 +158,7 @@ def test_latents_of_another_dtype_are_encoded_anew(train):
 
 
 @pytest.mark.parametrize(("size", "batches"), [(1, [1, 1, 1, 1]), (3, [3, 1])])
-def test_vae_batch_size_is_how_many_pictures_are_encoded_at_once(train, seen_by_vae, size, batches):
+def test_vae_batch_size_is_how_many_images_are_encoded_at_once(train, seen_by_vae, size, batches):
     train.with_edits({"vae_batch_size": size, "cache_dir": f"batches-{size}"})
     assert [len(pixels) for _, pixels in seen_by_vae] == batches
 
@@ -200,7 +200,7 @@ def test_of_two_text_embeds_entries_the_default_is_used(train):
     assert (entries(run.folder / "first"), entries(run.folder / "second")) == (0, 5)
 
 
-def test_a_generators_seed_and_options_make_other_pictures(train):
+def test_a_generators_seed_and_options_make_other_images(train):
     noisy = {"type": "superresolution", "captions": "clean", "blur_radius": 1, "noise_level": 0.1}
     runs = [train.with_edits(conditioning={**noisy, **more}) for more in ({}, {"seed": 1}, {"blur_radius": 2})]
     shown = [run.fed[0].batch.references[0].sum().item() for run in runs]
@@ -224,6 +224,6 @@ def test_a_family_whose_text_encoder_sees_references_has_an_entry_for_each_refer
     run = train.with_edits({"cache_dir": "seeing"}, conditioning=blur)
     # the caption beside each of four images, and the empty one alone
     assert encoded(run, "captions") == len(seen) == 5
-    counts = [(caption, len(pictures)) for caption, pictures in seen]
+    counts = [(caption, len(images)) for caption, images in seen]
     assert sorted(counts) == [("", 0), *[("sharpen", 1)] * 4]
-    assert len({pictures[0].tobytes() for _, pictures in seen if pictures}) == 4
+    assert len({images[0].tobytes() for _, images in seen if images}) == 4

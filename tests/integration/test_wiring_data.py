@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from wiring import EDITS, DataTrials
 
-from conftest import EditPairs, picture
+from conftest import EditPairs, new_image
 from difftrain_flux.packing import pack
 
 
@@ -112,9 +112,9 @@ def test_disabled_and_held_out_sets_are_not_trained_on(train):
     assert {key.split("/")[0] for key in named.keys} == {"edits"}
 
 
-def test_size_and_aspect_limits_leave_pictures_out(train):
+def test_size_and_aspect_limits_leave_images_out(train):
     for index, size in enumerate([(64, 64), (128, 64), (32, 32), (64, 160)]):
-        picture(train.folder / "mixed" / f"{index}.png", size, seed=index)
+        new_image(train.folder / "mixed" / f"{index}.png", size, seed=index)
     mixed = {"instance_data_dir": "mixed", "caption_strategy": None}
     limits = {"minimum_image_size": 64, "minimum_aspect_ratio": 0.5, "maximum_aspect_ratio": 1.5}
     shown = {key: set(train.with_edits(**mixed, **{key: limit}).keys) for key, limit in limits.items()}
@@ -184,7 +184,7 @@ def test_reference_ids_say_how_references_are_told_apart(train, rule, numbers):
     assert len(ids.unique(dim=0)) == len(ids)
 
 
-def test_a_generators_pictures_and_captions_are_trained_on(train):
+def test_a_generators_images_and_captions_are_trained_on(train):
     blur = {"type": "superresolution", "captions": ["sharpen", "deblur"]}
     jpeg = {"type": "jpeg_artifacts", "quality": 5, "generate": "ondemand", "captions": "repair"}
     run = train.with_edits({"num_train_epochs": 3}, conditioning=[blur, jpeg])
@@ -217,7 +217,7 @@ def test_on_missing_skip_trains_on_the_other_pairs(train):
 
 def test_a_loose_reference_keeps_its_own_size_or_follows_as_it_says(train):
     for number in range(8):
-        picture(train.folder / "wide" / f"{number:04}.png", (128, 64), seed=number)
+        new_image(train.folder / "wide" / f"{number:04}.png", (128, 64), seed=number)
     edits = {**EDITS, "conditioning_data": "wide"}
     sizes = {}
     for rule in ("own", "same"):
@@ -228,7 +228,7 @@ def test_a_loose_reference_keeps_its_own_size_or_follows_as_it_says(train):
     assert sizes == {"own": (4, 8), "same": tuple(target)}
 
 
-# pictures
+# images
 
 
 def shapes(run):

@@ -89,7 +89,7 @@ def test_observers_are_told_of_everything_in_its_order(train, tmp_path):
     ]
     (line,) = [line for line in read_metrics(tmp_path / "output") if "fixed_loss" in line]
     assert validated["metrics"] == {name: line[name] for name in ("fixed_loss", "psnr", "psnr_reference")}
-    assert set(validated["files"]) == {"sheet", *line["psnr_by_picture"]}
+    assert set(validated["files"]) == {"sheet", *line["psnr_by_image"]}
     assert all(validated["files"].values())
     assert validated["on"] == ["fixed_loss", "psnr"]
 
@@ -112,7 +112,7 @@ def test_the_metrics_file_has_what_it_had(train, tmp_path):
     *steps, validated = read_metrics(tmp_path / "output")
     assert [line["step"] for line in steps] == [1, 2]
     assert set(validated) == {
-        "step", "fixed_loss", "fixed_loss_on", "psnr", "psnr_reference", "psnr_by_picture", "psnr_on",
+        "step", "fixed_loss", "fixed_loss_on", "psnr", "psnr_reference", "psnr_by_image", "psnr_on",
     }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def train(tmp_path_factory):
 
 def adapters(run):
     """The adapted layers of the model that was trained, by name."""
-    return {name: part for name, part in run.trainee.bare_denoiser.named_modules() if isinstance(part, LoraLayer)}
+    return {name: part for name, part in run.state.bare_denoiser.named_modules() if isinstance(part, LoraLayer)}
 
 
 def rates(run):
@@ -118,7 +118,7 @@ def test_the_schedule_is_what_moves_the_weights(train, options, factors):
 
 def test_optimizer_config_reaches_the_groups_that_step(train):
     run = train(optimizer_config='{"weight_decay": 0.25, "eps": 1e-6, "betas": [0.5, 0.75]}')
-    (group,) = run.trainee.optimizer.param_groups
+    (group,) = run.state.optimizer.param_groups
     assert (group["weight_decay"], group["eps"], group["beta1"], group["beta2"]) == (0.25, 1e-6, 0.5, 0.75)
     assert not torch.equal(run.weights[-1], train().weights[-1])
 
@@ -139,7 +139,7 @@ def test_optimizer_names_the_rule_that_moves_the_weights(train):
     ],
 )
 def test_trained_weights_have_the_dtype_that_the_optimizer_is_made_for(train, options, dtype):
-    assert {weight.dtype for weight in train(**options).trainee.trained} == {dtype}
+    assert {weight.dtype for weight in train(**options).state.trained} == {dtype}
 
 
 # adapter
@@ -180,7 +180,7 @@ def test_flux_lora_target_names_what_is_adapted(train):
 
 
 def test_nothing_but_the_adapter_is_trained(train):
-    model = train().trainee.bare_denoiser
+    model = train().state.bare_denoiser
     assert all((".lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
 
 
@@ -198,7 +198,7 @@ def test_gradient_checkpointing_computes_every_block_twice(train, monkeypatch, o
 
     monkeypatch.setattr(FluxTransformerBlock, "forward", counted)
     run = train(gradient_checkpointing=option, max_train_steps=3)
-    blocks = len(run.trainee.bare_denoiser.transformer_blocks)
+    blocks = len(run.state.bare_denoiser.transformer_blocks)
     assert calls[True] == 3 * blocks * times
 
 
@@ -211,7 +211,7 @@ def test_base_model_precision_stores_the_inner_layers_in_eight_bits(train):
     from optimum.quanto import QLinear
 
     run = train(base_model_precision="int8-quanto")
-    model = run.trainee.bare_denoiser
+    model = run.state.bare_denoiser
     assert all(isinstance(layer.base_layer, QLinear) for layer in adapters(run).values())
     assert type(model.x_embedder) is type(model.proj_out) is nn.Linear
     assert all(moved > 0 for moved in run.moved)

@@ -59,14 +59,14 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steered(train):
-    """Everything that a picture can be asked for, at once."""
+    """Everything that an image can be asked for, at once."""
     return train(
         validation_guidance=4.5, validation_guidance_real=2.5, validation_negative_prompt="blurry",
         validation_num_inference_steps=7, validation_seed=11, validation_num_seeds=3,
     )  # fmt: skip
 
 
-def test_a_picture_has_the_samples_own_prompt_reference_and_aspect(train):
+def test_an_image_has_the_samples_own_prompt_reference_and_aspect(train):
     drawing = train()
     (asked,) = drawing.asked
     assert (asked["width"], asked["height"]) == (80, 48)
@@ -88,7 +88,7 @@ def test_guidance_steps_and_seed_reach_the_pipeline(steered):
     assert set(steered.values("num_inference_steps")) == {7}
 
 
-def test_every_seed_in_a_row_draws_its_picture(steered):
+def test_every_seed_in_a_row_draws_its_image(steered):
     assert steered.values("seed") == [11, 12, 13]
 
 
@@ -123,7 +123,7 @@ def test_validation_resolution_gives_the_area(train, asked_for, size):
     assert asked["max_area"] == size[0] * size[1]
 
 
-def test_pictures_are_drawn_when_they_are_due(train):
+def test_images_are_drawn_when_they_are_due(train):
     drawing = train(validation_steps=2, validation_on_startup="true", max_train_steps=5)
     measured = [line for line in read_metrics(drawing.run.output) if "fixed_loss" in line]
     assert [line["step"] for line in measured] == [0, 2, 4, 5]

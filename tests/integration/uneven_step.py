@@ -26,7 +26,7 @@ def main():
     denoiser, optimizer = accelerator.prepare(bare, optimizer)
     own = LOSSES[accelerator.process_index]
     config = SimpleNamespace(seed=1, max_grad_norm=0, learning_rate=0.0, lr_warmup_steps=0, mixed_precision="no")
-    run = step.Trainee(
+    run = step.TrainingState(
         plan=SimpleNamespace(
             config=config, family=SimpleNamespace(tokens=lambda batch: {}), schedule=Constant(), optimizer=AdamWBf16()
         ),

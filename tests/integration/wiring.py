@@ -82,7 +82,7 @@ class Watched:
     folder: Path
     output: Path
     ended: Ended
-    trainee: Any
+    state: Any
     fed: list[Fed] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
     """A :class:`difftrain.types.StepResult` a step."""
@@ -141,13 +141,13 @@ class DataTrials(Trials):
         return self(data_backend_config=name, **options)
 
     def with_edits(self, options: dict[str, object] | None = None, /, **fields: object) -> Watched:
-        """On the edit set alone, with these keys in its entry."""
+        """On the target set alone, with these keys in its entry."""
         return self.with_datasets({**EDITS, **fields}, **(options or {}))
 
 
 def watch(folder: Path, output: Path, arguments: Sequence[object]) -> Watched:
     """Train in this process; the run must finish."""
-    seen = Watched(folder=folder, output=output, ended=Ended(0, "", ""), trainee=None)
+    seen = Watched(folder=folder, output=output, ended=Ended(0, "", ""), state=None)
     with pytest.MonkeyPatch.context() as patch:
         _watch_forwards(patch, seen)
         _watch_steps(patch, seen)
@@ -163,8 +163,8 @@ def _watch_steps(patch: pytest.MonkeyPatch, seen: Watched) -> None:
         return torch.cat([weight.detach().float().flatten() for weight in run.trained])
 
     def watched_step(run: Any, micro_batches: Any) -> Any:
-        if seen.trainee is None:
-            seen.trainee = run
+        if seen.state is None:
+            seen.state = run
             seen.weights.append(row(run))
         seen.results.append(take_step(run, micro_batches))
         seen.weights.append(row(run))

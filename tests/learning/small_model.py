@@ -29,26 +29,26 @@ HELD_OUT = ("cat", "coffee", "rocket")
 
 def photograph(name: str) -> Image.Image:
     """One of the tests' photographs, shorter edge 192 pixels."""
-    with Image.open(Path(__file__).parents[1] / "photos" / f"{name}.jpg") as picture:
-        return picture.convert("RGB")
+    with Image.open(Path(__file__).parents[1] / "photos" / f"{name}.jpg") as image:
+        return image.convert("RGB")
 
 
 def windows(names: Sequence[str], each: int, *, size: int = SIZE, seed: int = 0) -> list[Image.Image]:
     """Square windows of photographs, ``each`` of every one, reduced to ``size``."""
     rng, cut = random.Random(seed), []
     for name in names:
-        picture = photograph(name)
+        image = photograph(name)
         for _ in range(each):
-            edge = rng.randint(140, min(picture.size))
-            left, top = rng.randint(0, picture.width - edge), rng.randint(0, picture.height - edge)
-            window = picture.crop((left, top, left + edge, top + edge))
+            edge = rng.randint(140, min(image.size))
+            left, top = rng.randint(0, image.width - edge), rng.randint(0, image.height - edge)
+            window = image.crop((left, top, left + edge, top + edge))
             cut.append(window.resize((size, size), Image.Resampling.LANCZOS))
     return cut
 
 
-def psnr(picture: Image.Image, other: Image.Image) -> float:
-    """Likeness of two pictures, dB."""
-    difference = np.asarray(picture, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+def psnr(image: Image.Image, other: Image.Image) -> float:
+    """Likeness of two images, dB."""
+    difference = np.asarray(image, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     return 10 * math.log10(255**2 / (difference**2).mean())
 
 
@@ -71,9 +71,9 @@ class SmallModel:
             location, self.flavour, self.denoiser, self.image_encoder, device, torch.float32
         )
 
-    def latents(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def latents(self, images: Sequence[Image.Image]) -> Tensor:
         """[B, 16, h, w]."""
-        pixels = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures]) / 127.5 - 1
+        pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 127.5 - 1
         return self.image_encoder.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())[0]
 
     @torch.no_grad()

@@ -17,13 +17,13 @@ def validations(tmp_path_factory):
 
 
 def test_the_demo_beats_the_blurred_input_by_a_decibel_and_the_base_by_more(validations):
-    """Mean over 8 held-out pictures and 3 seeds; seen: 21.6 dB blurred, 21.1 before training, 22.9 after."""
+    """Mean over 8 held-out images and 3 seeds; seen: 21.6 dB blurred, 21.1 before training, 22.9 after."""
     before, after = validations[0]["psnr"], validations[max(validations)]["psnr"]
     reference = validations[0]["psnr_reference"]
     assert after >= reference + 1, f"blurred {reference:.2f}, after training {after:.2f}"
     assert after - before > after - reference, f"blurred {reference:.2f}, before training {before:.2f}"
 
 
-def test_the_demo_sharpens_every_held_out_picture(validations):
-    before, after = (validations[step]["psnr_by_picture"] for step in (0, max(validations)))
+def test_the_demo_sharpens_every_held_out_image(validations):
+    before, after = (validations[step]["psnr_by_image"] for step in (0, max(validations)))
     assert {name for name in after if after[name] <= before[name]} == set()

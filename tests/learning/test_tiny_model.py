@@ -8,7 +8,7 @@ from small_model import HELD_OUT, SIGMAS, TRAINED_ON, SmallModel, psnr, windows
 
 GREY, INVERT, NOTHING = "make it black and white", "invert the colours", ""
 EDITS = {
-    GREY: lambda picture: ImageOps.grayscale(picture).convert("RGB"),
+    GREY: lambda image: ImageOps.grayscale(image).convert("RGB"),
     INVERT: ImageOps.invert,
     NOTHING: Image.Image.copy,
 }
@@ -26,7 +26,7 @@ def photographs():
 
 
 def edited(photographs, caption):
-    return [EDITS[caption](picture) for picture in photographs]
+    return [EDITS[caption](image) for image in photographs]
 
 
 @pytest.mark.parametrize("caption", [GREY, INVERT])
@@ -49,17 +49,17 @@ def test_the_caption_of_the_edit_beats_every_other(model, photographs):
 @pytest.fixture(scope="module")
 def drawn(model, photographs):
     """Drawings of two references by caption, from the same noise."""
-    return [{caption: model.draw(picture, caption) for caption in EDITS} for picture in photographs[:2]]
+    return [{caption: model.draw(image, caption) for caption in EDITS} for image in photographs[:2]]
 
 
 def test_each_instruction_draws_its_own_edit_of_the_same_reference(photographs, drawn):
-    for picture, drawings in zip(photographs, drawn, strict=False):
+    for image, drawings in zip(photographs, drawn, strict=False):
         for caption, other in ((GREY, INVERT), (INVERT, GREY)):
-            own, others = (psnr(drawings[caption], EDITS[name](picture)) for name in (caption, other))
+            own, others = (psnr(drawings[caption], EDITS[name](image)) for name in (caption, other))
             assert own > others + 5, f"{caption!r}: {own:.1f} dB to its own target, {others:.1f} dB to the other's"
 
 
-def test_three_captions_draw_three_pictures(drawn):
+def test_three_captions_draw_three_images(drawn):
     for drawings in drawn:
         for one, other in combinations(EDITS, 2):
             likeness = psnr(drawings[one], drawings[other])
@@ -67,7 +67,7 @@ def test_three_captions_draw_three_pictures(drawn):
 
 
 def test_the_drawn_edit_is_nearer_to_its_target_than_the_reference_is(photographs, drawn):
-    for picture, drawings in zip(photographs, drawn, strict=False):
-        target = EDITS[GREY](picture)
-        reached, untouched = psnr(drawings[GREY], target), psnr(picture, target)
+    for image, drawings in zip(photographs, drawn, strict=False):
+        target = EDITS[GREY](image)
+        reached, untouched = psnr(drawings[GREY], target), psnr(image, target)
         assert reached > untouched + 2, f"drawn {reached:.1f} dB, reference {untouched:.1f} dB"

@@ -29,10 +29,10 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def cut(picture, left=0, top=0):
+def cut(image, left=0, top=0):
     """The middle of a window with margin, or what lies beside the middle."""
     left, top = MARGIN + left, MARGIN + top
-    return picture.crop((left, top, left + SIZE, top + SIZE))
+    return image.crop((left, top, left + SIZE, top + SIZE))
 
 
 def write_pairs(folder: Path, *, misaligned: bool) -> None:
@@ -40,10 +40,10 @@ def write_pairs(folder: Path, *, misaligned: bool) -> None:
     rng = random.Random(0)
     for name in ("edits", "references"):
         (folder / name).mkdir()
-    for index, picture in enumerate(windows(TRAINED_ON, 10, size=SIZE + 2 * MARGIN)):
+    for index, image in enumerate(windows(TRAINED_ON, 10, size=SIZE + 2 * MARGIN)):
         shift = [rng.choice((-1, 1)) * rng.randint(8, MARGIN) if misaligned else 0 for _ in range(2)]
-        cut(picture).save(folder / "edits" / f"{index:02}.png")
-        cut(picture.filter(BLUR), *shift).save(folder / "references" / f"{index:02}.png")
+        cut(image).save(folder / "edits" / f"{index:02}.png")
+        cut(image.filter(BLUR), *shift).save(folder / "references" / f"{index:02}.png")
     common = {"type": "local", "resolution": SIZE, "resolution_type": "pixel"}
     edits = {"id": "edits", "instance_data_dir": "edits", "conditioning_data": "references", **common}
     edits |= {"caption_strategy": "instanceprompt", "instance_prompt": CAPTION}
@@ -73,12 +73,12 @@ class Measure:
 
     def __init__(self) -> None:
         self.model = SmallModel()
-        sharp = [cut(picture) for picture in windows(HELD_OUT, 4, size=SIZE + 2 * MARGIN, seed=1)]
-        blurred = [cut(picture.filter(BLUR)) for picture in windows(HELD_OUT, 4, size=SIZE + 2 * MARGIN, seed=1)]
+        sharp = [cut(image) for image in windows(HELD_OUT, 4, size=SIZE + 2 * MARGIN, seed=1)]
+        blurred = [cut(image.filter(BLUR)) for image in windows(HELD_OUT, 4, size=SIZE + 2 * MARGIN, seed=1)]
         self.sharp, self.blurred = self.model.latents(sharp), self.model.latents(blurred)
 
     def loss(self, adapter: Path | None = None, *, scale: float = 1.0, references: bool = True) -> float:
-        """Velocity loss of the sharp pictures given the blurred ones, or nothing."""
+        """Velocity loss of the sharp images given the blurred ones, or nothing."""
         pipeline = self.model.pipeline
         if adapter:
             pipeline.load_lora_weights(adapter, adapter_name="trained")

@@ -28,8 +28,8 @@ def run_values(**changes):
     return {key: value for key, value in values.items() if value is not ...}
 
 
-def edit_set(**changes):
-    """An edit set that is right, with changes."""
+def target_set(**changes):
+    """A target set that is right, with changes."""
     values = {"id": "edits", "instance_data_dir": "edits", "caption_strategy": "textfile", **changes}
     return {key: value for key, value in values.items() if value is not ...}
 
@@ -41,8 +41,8 @@ def reference_set(**changes):
 
 
 def pair(**changes):
-    """An edit set and its reference set."""
-    return [edit_set(conditioning_data="refs", **changes), reference_set()]
+    """A target set and its reference set."""
+    return [target_set(conditioning_data="refs", **changes), reference_set()]
 
 
 def plan(run=None, datasets=None, **flags) -> RunPlan:

@@ -44,8 +44,8 @@ def rules(**changes):
     return GeometryRules(**values)
 
 
-def picture(path: Path, size=(96, 64), seed=0, **saving) -> Path:
-    """A picture of smooth random colours."""
+def new_image(path: Path, size=(96, 64), seed=0, **saving) -> Path:
+    """An image of smooth random colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
@@ -62,7 +62,7 @@ def caption(image: Path, text: str) -> None:
     image.with_suffix(".txt").write_text(text)
 
 
-def edit_set(root: Path, folder="edits", *, references=(), generators=(), captions=True, own_rules=None, **config):
+def target_set(root: Path, folder="edits", *, references=(), generators=(), captions=True, own_rules=None, **config):
     return DatasetPlan(
         config=DatasetConfig(id=folder, **config),
         source=LocalSource(instance_data_dir=root / folder),
@@ -115,6 +115,6 @@ def data_plan(root: Path, *datasets, combined=False, references_fit_target=False
 def two_folders(root: Path, names=("a", "b", "c")):
     """Edits with captions and references of the same names; gives the plan."""
     for number, name in enumerate(names):
-        caption(picture(root / "edits" / f"{name}.png", seed=number), f"edit {name}")
-        picture(root / "references" / f"{name}.png", seed=100 + number)
-    return data_plan(root, edit_set(root, references=["references"]), reference_set(root))
+        caption(new_image(root / "edits" / f"{name}.png", seed=number), f"edit {name}")
+        new_image(root / "references" / f"{name}.png", seed=100 + number)
+    return data_plan(root, target_set(root, references=["references"]), reference_set(root))

@@ -38,8 +38,8 @@ def drawn(edit, photograph: torch.Tensor | None = None, size: int = 64) -> tuple
     """Reference and target of one edit, [3, H, W] each; on black where no photograph [3, H, W] is given."""
     recipe = recipe_modules()
     photograph = torch.zeros(3, size, size) if photograph is None else photograph
-    uploaded = recipe.pictures.DeviceRecipes.upload(recipe.recipes.collect([edit]), torch.device("cpu"))
-    references, targets = recipe.pictures.pairs(uploaded, photograph[None])
+    uploaded = recipe.images.DeviceRecipes.upload(recipe.recipes.collect([edit]), torch.device("cpu"))
+    references, targets = recipe.images.pairs(uploaded, photograph[None])
     return references[0], targets[0]
 
 

@@ -7,11 +7,11 @@ from data_plans import (
     SilentReporter,
     caption,
     data_plan,
-    edit_set,
     generator_plan,
-    picture,
+    new_image,
     reference_set,
     rules,
+    target_set,
     two_folders,
 )
 
@@ -38,15 +38,15 @@ def test_all_problems_of_all_pairs_are_told_at_once(tmp_path):
     (references / "a.png").unlink()
     (references / "b.png").rename(references / "b.webp")
     shutil.copy(references / "b.webp", references / "b.jpg")
-    (references / "c.png").write_bytes(b"no picture")
-    picture(references / "d.png", (60, 90))
+    (references / "c.png").write_bytes(b"no image")
+    new_image(references / "d.png", (60, 90))
     (tmp_path / "edits" / "e.txt").unlink()
     message = problems_of(plan)
     assert message.startswith("5 problems")
     assert "1 of 6 images have no reference in 'references': a.png" in message
     assert "b.png (could be b.jpg or b.webp)" in message
     assert "c.png (not an image file, or of an unknown format)" in message
-    assert "d.png is 60x90, but its edit image is 96x64" in message
+    assert "d.png is 60x90, but its target image is 96x64" in message
     assert "images have no caption: e.png" in message
 
 
@@ -78,7 +78,7 @@ def test_missing_references_are_left_out_and_counted_when_asked(tmp_path):
     two_folders(tmp_path)
     (tmp_path / "references" / "b.png").unlink()
     plan = data_plan(
-        tmp_path, edit_set(tmp_path, references=["references"], on_missing="skip"), reference_set(tmp_path)
+        tmp_path, target_set(tmp_path, references=["references"], on_missing="skip"), reference_set(tmp_path)
     )
     prepared = prepare(plan)
     assert [sample.target.record.key for sample in prepared.samples] == ["a", "c"]
@@ -88,9 +88,9 @@ def test_missing_references_are_left_out_and_counted_when_asked(tmp_path):
 
 def test_reference_below_its_size_limit_leaves_the_pair_out_instead_of_missing(tmp_path):
     two_folders(tmp_path)
-    picture(tmp_path / "references" / "b.png", (12, 8))
+    new_image(tmp_path / "references" / "b.png", (12, 8))
     plan = data_plan(
-        tmp_path, edit_set(tmp_path, references=["references"]), reference_set(tmp_path, minimum_image_size=32)
+        tmp_path, target_set(tmp_path, references=["references"]), reference_set(tmp_path, minimum_image_size=32)
     )
     prepared = prepare(plan)
     assert len(prepared.samples) == 2
@@ -102,14 +102,14 @@ def test_nothing_is_made_while_pairs_have_problems(tmp_path):
     (tmp_path / "references" / "b.png").unlink()
     made = generator_plan(tmp_path, Superresolution())
     plan = data_plan(
-        tmp_path, edit_set(tmp_path, references=["references"], generators=[made]), reference_set(tmp_path)
+        tmp_path, target_set(tmp_path, references=["references"], generators=[made]), reference_set(tmp_path)
     )
     problems_of(plan)
     assert not made.folder.exists()
 
 
 def test_missing_folders_of_two_datasets_are_told_together(tmp_path):
-    plan = data_plan(tmp_path, edit_set(tmp_path, references=["references"]), reference_set(tmp_path))
+    plan = data_plan(tmp_path, target_set(tmp_path, references=["references"]), reference_set(tmp_path))
     message = problems_of(plan)
     assert "dataset 'edits'" in message
     assert "dataset 'references'" in message
@@ -121,24 +121,24 @@ def test_odd_but_usable_pairs_are_notes(tmp_path):
     shutil.copy(edits / "a.png", references / "a.png")
     shutil.copy(edits / "c.png", edits / "b.png")
     caption(edits / "d.png", "")
-    picture(references / "extra.png")
+    new_image(references / "extra.png")
     notes = "\n".join(prepare(plan).notes)
-    assert "1 of 4 references in 'references' are the edit images themselves, so nothing is edited: a.png" in notes
-    assert "1 pictures are duplicates: c.png = b.png" in notes
+    assert "1 of 4 references in 'references' are the target images themselves, so nothing is edited: a.png" in notes
+    assert "1 images are duplicates: c.png = b.png" in notes
     assert "1 images have an empty caption: d.png" in notes
-    assert "1 references have no edit image: extra.png" in notes
+    assert "1 references have no target image: extra.png" in notes
 
 
-def test_edit_set_without_references_is_fine(tmp_path):
-    caption(picture(tmp_path / "edits" / "a.png"), "red")
-    [sample] = prepare(data_plan(tmp_path, edit_set(tmp_path))).samples
+def test_target_set_without_references_is_fine(tmp_path):
+    caption(new_image(tmp_path / "edits" / "a.png"), "red")
+    [sample] = prepare(data_plan(tmp_path, target_set(tmp_path))).samples
     assert [choice.references for choice in sample.choices] == [()]
 
 
 def test_no_caption_strategy_trains_on_the_empty_caption_with_one_note(tmp_path):
-    picture(tmp_path / "edits" / "a.png", seed=1)
-    picture(tmp_path / "edits" / "b.png", seed=2)
-    prepared = prepare(data_plan(tmp_path, edit_set(tmp_path, captions=False)))
+    new_image(tmp_path / "edits" / "a.png", seed=1)
+    new_image(tmp_path / "edits" / "b.png", seed=2)
+    prepared = prepare(data_plan(tmp_path, target_set(tmp_path, captions=False)))
     assert [sample.captions for sample in prepared.samples] == [("",), ("",)]
     assert len(prepared.notes) == 1
 
@@ -146,10 +146,10 @@ def test_no_caption_strategy_trains_on_the_empty_caption_with_one_note(tmp_path)
 def two_reference_sets(tmp_path, *, combined):
     two_folders(tmp_path, names="ab")
     for name in "ab":
-        caption(picture(tmp_path / "sketches" / f"{name}.png", seed=ord(name)), f"colour {name}")
+        caption(new_image(tmp_path / "sketches" / f"{name}.png", seed=ord(name)), f"colour {name}")
     return data_plan(
         tmp_path,
-        edit_set(tmp_path, references=["sketches", "references"]),
+        target_set(tmp_path, references=["sketches", "references"]),
         reference_set(tmp_path),
         reference_set(tmp_path, "sketches", captions=not combined),
         combined=combined,
@@ -175,25 +175,27 @@ def test_random_gives_one_choice_a_set_with_its_own_captions(tmp_path):
 def test_references_that_must_fit_their_targets_are_named_where_they_do_not(tmp_path):
     two_folders(tmp_path, names="ab")
     small = reference_set(tmp_path, pairing=ReferenceLoose(), own_rules=rules(resolution=64))
-    edits = edit_set(tmp_path, references=["references"])
+    edits = target_set(tmp_path, references=["references"])
     assert len(prepare(data_plan(tmp_path, edits, small)).samples) == 2
     with pytest.raises(DataError) as told:
         prepare(data_plan(tmp_path, edits, small, references_fit_target=True))
-    assert "2 of 2 references in 'references' do not fit: a would be encoded at 64x64, but its edit" in str(told.value)
+    assert "2 of 2 references in 'references' do not fit: a would be encoded at 64x64, but its target" in str(
+        told.value
+    )
     assert 'and use "conditioning_type": "reference_strict"' in str(told.value)
 
 
 def test_captions_of_the_only_reference_set_are_used(tmp_path):
     two_folders(tmp_path, names="a")
     caption(tmp_path / "references" / "a.png", "sharpen")
-    plan = data_plan(tmp_path, edit_set(tmp_path, references=["references"]), reference_set(tmp_path, captions=True))
+    plan = data_plan(tmp_path, target_set(tmp_path, references=["references"]), reference_set(tmp_path, captions=True))
     assert prepare(plan).samples[0].choices[0].captions == ("sharpen",)
 
 
 def test_captions_of_the_only_generator_do_for_edits_without_any(tmp_path):
-    picture(tmp_path / "edits" / "a.png")
+    new_image(tmp_path / "edits" / "a.png")
     made = generator_plan(tmp_path, Superresolution(), captions=("deblur", "sharpen"))
-    [sample] = prepare(data_plan(tmp_path, edit_set(tmp_path, generators=[made]))).samples
+    [sample] = prepare(data_plan(tmp_path, target_set(tmp_path, generators=[made]))).samples
     assert sample.choices[0].captions == sample.captions == ("deblur", "sharpen")
 
 
@@ -204,7 +206,7 @@ def test_generators_add_to_the_reference_sets(tmp_path):
         generator_plan(tmp_path, JpegArtifacts(), on_demand=True, number=2),
     ]
     plan = data_plan(
-        tmp_path, edit_set(tmp_path, references=["references"], generators=generators), reference_set(tmp_path)
+        tmp_path, target_set(tmp_path, references=["references"], generators=generators), reference_set(tmp_path)
     )
     [sample] = prepare(plan).samples
     assert [choice.references[0].record.dataset_id for choice in sample.choices] == [
@@ -216,10 +218,10 @@ def test_generators_add_to_the_reference_sets(tmp_path):
 
 def test_sample_limit_keeps_the_same_samples_when_one_is_added(tmp_path):
     for number in range(12):
-        caption(picture(tmp_path / "edits" / f"{number:02}.png", seed=number), "red")
-    plan = data_plan(tmp_path, edit_set(tmp_path, max_num_samples=5))
+        caption(new_image(tmp_path / "edits" / f"{number:02}.png", seed=number), "red")
+    plan = data_plan(tmp_path, target_set(tmp_path, max_num_samples=5))
     before = {sample.target.record.key for sample in prepare(plan).samples}
-    caption(picture(tmp_path / "edits" / "new.png", seed=99), "red")
+    caption(new_image(tmp_path / "edits" / "new.png", seed=99), "red")
     after = {sample.target.record.key for sample in prepare(plan).samples}
     assert len(before) == len(after) == 5
     assert len(before & after) >= 4
@@ -227,8 +229,8 @@ def test_sample_limit_keeps_the_same_samples_when_one_is_added(tmp_path):
 
 def test_random_crop_rests_on_content_not_on_the_name(tmp_path):
     cropped = rules(crop=True, crop_aspect="square", crop_style="random")
-    caption(picture(tmp_path / "edits" / "a.png", (400, 100)), "red")
-    plan = data_plan(tmp_path, edit_set(tmp_path, own_rules=cropped))
+    caption(new_image(tmp_path / "edits" / "a.png", (400, 100)), "red")
+    plan = data_plan(tmp_path, target_set(tmp_path, own_rules=cropped))
     [before] = prepare(plan).samples
     for suffix in ("png", "txt"):
         (tmp_path / "edits" / f"a.{suffix}").rename(tmp_path / "edits" / f"z.{suffix}")
@@ -237,8 +239,8 @@ def test_random_crop_rests_on_content_not_on_the_name(tmp_path):
 
 
 def test_everything_left_out_is_an_error(tmp_path):
-    caption(picture(tmp_path / "edits" / "a.png"), "red")
-    assert "no samples" in problems_of(data_plan(tmp_path, edit_set(tmp_path, minimum_image_size=4000)))
+    caption(new_image(tmp_path / "edits" / "a.png"), "red")
+    assert "no samples" in problems_of(data_plan(tmp_path, target_set(tmp_path, minimum_image_size=4000)))
 
 
 def test_summary_is_json_with_counts_and_buckets(tmp_path):
@@ -265,7 +267,7 @@ def test_cache_folders_that_cannot_be_made_are_all_told_before_anything_is_read(
     two_folders(tmp_path)
     (tmp_path / "file").write_text("a file")
     made = replace(generator_plan(tmp_path, Superresolution()), folder=tmp_path / "file" / "made")
-    edits = replace(edit_set(tmp_path, generators=[made]), latents_folder=tmp_path / "file")
+    edits = replace(target_set(tmp_path, generators=[made]), latents_folder=tmp_path / "file")
     with pytest.raises(MachineError) as raised:
         prepare(replace(data_plan(tmp_path, edits), text_folder=tmp_path / "file" / "text"))
     message = str(raised.value)
@@ -280,7 +282,7 @@ def test_a_sample_limit_hides_no_missing_reference(tmp_path):
     for name in "bcde":
         (tmp_path / "references" / f"{name}.png").unlink()
     plan = data_plan(
-        tmp_path, edit_set(tmp_path, references=["references"], max_num_samples=1), reference_set(tmp_path)
+        tmp_path, target_set(tmp_path, references=["references"], max_num_samples=1), reference_set(tmp_path)
     )
     assert "4 of 6 images have no reference in 'references': b.png, c.png, d.png, ..." in problems_of(plan)
 
@@ -289,7 +291,7 @@ def test_a_sample_limit_counts_complete_pairs_only(tmp_path):
     two_folders(tmp_path, names="abcdef")
     for name in "abcd":
         (tmp_path / "references" / f"{name}.png").unlink()
-    edits = edit_set(tmp_path, references=["references"], on_missing="skip", max_num_samples=2)
+    edits = target_set(tmp_path, references=["references"], on_missing="skip", max_num_samples=2)
     prepared = prepare(data_plan(tmp_path, edits, reference_set(tmp_path)))
     assert [sample.target.record.key for sample in prepared.samples] == ["e", "f"]
     assert prepared.left_out["edits"] == {"on_missing": 4}
@@ -301,54 +303,55 @@ def test_unreadable_caption_is_one_problem(tmp_path, folder):
     (tmp_path / "edits" / "b.txt").unlink()
     (tmp_path / folder / "b.txt").write_bytes(b"\xff\xfe\xfd")
     references = reference_set(tmp_path, captions=True)
-    message = problems_of(data_plan(tmp_path, edit_set(tmp_path, references=["references"]), references))
+    message = problems_of(data_plan(tmp_path, target_set(tmp_path, references=["references"]), references))
     assert message.startswith(f"dataset '{folder}': 1 captions cannot be read")
 
 
-def test_an_edit_set_without_samples_names_its_limits_though_another_has_some(tmp_path):
+def test_a_target_set_without_samples_names_its_limits_though_another_has_some(tmp_path):
     for folder in ("edits", "small"):
-        caption(picture(tmp_path / folder / "a.png"), "red")
-    plan = data_plan(tmp_path, edit_set(tmp_path), edit_set(tmp_path, "small", minimum_image_size=4000))
+        caption(new_image(tmp_path / folder / "a.png"), "red")
+    plan = data_plan(tmp_path, target_set(tmp_path), target_set(tmp_path, "small", minimum_image_size=4000))
     assert problems_of(plan).startswith(
         "dataset 'small': no samples are left; left out: 1 by minimum_image_size = 4000\nhint:"
     )
 
 
 def copied(root, names="abc", *, of="abc", **options):
-    """Two folders in which these references are the edit images themselves."""
+    """Two folders in which these references are the target images themselves."""
     two_folders(root, names=of)
     for name in names:
         shutil.copy(root / "edits" / f"{name}.png", root / "references" / f"{name}.png")
-    return data_plan(root, edit_set(root, references=["references"], **options), reference_set(root))
+    return data_plan(root, target_set(root, references=["references"], **options), reference_set(root))
 
 
-def test_references_that_are_all_the_edit_images_themselves_are_an_error(tmp_path):
+def test_references_that_are_all_the_target_images_themselves_are_an_error(tmp_path):
     message = problems_of(copied(tmp_path))
     assert message.startswith(
-        "dataset 'edits': all 3 references in 'references' are the edit images themselves, so nothing would be learnt "
-        "but to copy: a.png, b.png, c.png\nhint:"
+        "dataset 'edits': all 3 references in 'references' are the target images themselves, so nothing would be "
+        "learnt but to copy: a.png, b.png, c.png\nhint:"
     )
     assert '"allow_identical_references": true' in message
 
 
 def test_one_folder_as_edits_and_references_is_an_error(tmp_path):
     two_folders(tmp_path)
-    references = replace(reference_set(tmp_path), source=edit_set(tmp_path).source)
-    assert "are the edit images themselves" in problems_of(
-        data_plan(tmp_path, edit_set(tmp_path, references=["references"]), references)
+    references = replace(reference_set(tmp_path), source=target_set(tmp_path).source)
+    assert "are the target images themselves" in problems_of(
+        data_plan(tmp_path, target_set(tmp_path, references=["references"]), references)
     )
 
 
 def test_identical_references_may_be_asked_for(tmp_path):
     prepared = prepare(copied(tmp_path, allow_identical_references=True))
     assert len(prepared.samples) == 3
-    assert "3 of 3 references in 'references' are the edit images themselves" in "\n".join(prepared.notes)
+    assert "3 of 3 references in 'references' are the target images themselves" in "\n".join(prepared.notes)
 
 
 def test_some_identical_references_are_a_note(tmp_path):
     notes = "\n".join(prepare(copied(tmp_path, "ab")).notes)
     assert (
-        "2 of 3 references in 'references' are the edit images themselves, so nothing is edited: a.png, b.png" in notes
+        "2 of 3 references in 'references' are the target images themselves, so nothing is edited: a.png, b.png"
+        in notes
     )
 
 
@@ -363,13 +366,13 @@ def test_one_reference_set_of_copies_beside_another_of_edits_is_an_error(tmp_pat
 
 
 def test_made_references_are_never_called_copies(tmp_path):
-    caption(picture(tmp_path / "edits" / "a.png"), "red")
+    caption(new_image(tmp_path / "edits" / "a.png"), "red")
     made = generator_plan(tmp_path, Superresolution(), on_demand=True)
-    assert prepare(data_plan(tmp_path, edit_set(tmp_path, generators=[made]))).notes == ()
+    assert prepare(data_plan(tmp_path, target_set(tmp_path, generators=[made]))).notes == ()
 
 
-def test_references_that_are_edit_images_of_other_pairs_are_a_note(tmp_path):
+def test_references_that_are_target_images_of_other_pairs_are_a_note(tmp_path):
     plan = two_folders(tmp_path)
     shutil.copy(tmp_path / "edits" / "b.png", tmp_path / "references" / "a.png")
     notes = "\n".join(prepare(plan).notes)
-    assert "1 of 3 references in 'references' are edit images of other pairs: a.png = b.png" in notes
+    assert "1 of 3 references in 'references' are target images of other pairs: a.png = b.png" in notes

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, edit_set, picture
+from data_plans import SilentReporter, caption, data_plan, new_image, target_set
 
 from difftrain import DataError
 from difftrain.data.files.captions import TextfileCaptions
@@ -18,7 +18,7 @@ JAPANESE = "\u7a7a\u3092\u9752\u304f\u3057\u3066\u304f\u3060\u3055\u3044"
 
 
 def prepare(root, **options):
-    return prepare_samples(data_plan(root, edit_set(root, **options)), reporter=SilentReporter())
+    return prepare_samples(data_plan(root, target_set(root, **options)), reporter=SilentReporter())
 
 
 def problem_of(root, **options):
@@ -69,7 +69,7 @@ def test_a_file_without_words_is_the_empty_caption(tmp_path, data):
 
 def test_many_captions_of_another_encoding_are_one_problem_with_one_remedy(tmp_path):
     for number in range(6):
-        path = picture(tmp_path / "edits" / f"{number}.png")
+        path = new_image(tmp_path / "edits" / f"{number}.png")
         path.with_suffix(".txt").write_bytes(GERMAN.encode("cp1252"))
     message = problem_of(tmp_path)
     assert message.startswith("dataset 'edits': 6 captions cannot be read: ")
@@ -77,8 +77,8 @@ def test_many_captions_of_another_encoding_are_one_problem_with_one_remedy(tmp_p
 
 
 def test_captions_split_into_lines_are_counted(tmp_path):
-    caption(picture(tmp_path / "edits" / "a.png", seed=1), "red\nblue")
-    caption(picture(tmp_path / "edits" / "b.png", seed=2), "red")
+    caption(new_image(tmp_path / "edits" / "a.png", seed=1), "red\nblue")
+    caption(new_image(tmp_path / "edits" / "b.png", seed=2), "red")
     [note] = prepare(tmp_path).notes
     assert note.startswith("dataset 'edits': 1 images have several captions, one a line of their caption file")
 
@@ -100,7 +100,7 @@ def test_captions_split_into_lines_are_counted(tmp_path):
     ],
 )
 def test_near_misses_are_pointed_at_where_a_caption_is_missing(tmp_path, near, advice):
-    path = picture(tmp_path / "edits" / "cat.png")
+    path = new_image(tmp_path / "edits" / "cat.png")
     if path.with_name("CAT.PNG").exists():
         pytest.skip("names that differ in case only are the same here")
     (path.parent / near).parent.mkdir(exist_ok=True)
@@ -111,7 +111,7 @@ def test_near_misses_are_pointed_at_where_a_caption_is_missing(tmp_path, near, a
 
 
 def test_accents_of_the_other_form_are_pointed_at(tmp_path):
-    picture(tmp_path / "edits" / "caf\u00e9.png")
+    new_image(tmp_path / "edits" / "caf\u00e9.png")
     (tmp_path / "edits" / "cafe\u0301.txt").write_text("a place")
     message = problem_of(tmp_path)
     assert "1 of 1 images have no caption" in message
@@ -120,7 +120,7 @@ def test_accents_of_the_other_form_are_pointed_at(tmp_path):
 
 def test_thousands_of_near_misses_stay_one_short_message(tmp_path):
     for number in range(40):
-        path = picture(tmp_path / "edits" / f"{number:03}.png", (32, 32))
+        path = new_image(tmp_path / "edits" / f"{number:03}.png", (32, 32))
         path.with_suffix(".caption").write_text("red")
     message = problem_of(tmp_path)
     assert "rename 000.caption to 000.txt, and so on for 40 files" in message

@@ -18,7 +18,7 @@ class Listening:
         self.said.append(text)
 
 
-def trainee(folder, *, step=0, total=10, interval=3, limit=None):
+def state(folder, *, step=0, total=10, interval=3, limit=None):
     config = SimpleNamespace(output_dir=folder, checkpoint_step_interval=interval, checkpoints_total_limit=limit)
     weights = [torch.zeros(1 << 20)]  # 4 MiB, so that a checkpoint has 20
     return SimpleNamespace(plan=SimpleNamespace(config=config), trained=weights, step=step, total_steps=total)
@@ -38,13 +38,13 @@ def free(monkeypatch):
     [(0, 10, 3, 4), (0, 9, 3, 3), (4, 10, 3, 3), (0, 10, 0, 1), (0, 10, 500, 1), (9, 10, 3, 1), (0, 1000, 1, 1000)],
 )
 def test_checkpoints_are_counted(tmp_path, step, total, interval, count):
-    assert checkpoints_ahead(trainee(tmp_path, step=step, total=total, interval=interval)) == count
+    assert checkpoints_ahead(state(tmp_path, step=step, total=total, interval=interval)) == count
 
 
 def test_too_little_for_one_checkpoint_is_an_error(tmp_path, free):
     free(19)
     with pytest.raises(MachineError, match="20 MiB are needed and 19 MiB are free"):
-        check_checkpoint_room(trainee(tmp_path), Listening())
+        check_checkpoint_room(state(tmp_path), Listening())
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_too_little_for_one_checkpoint_is_an_error(tmp_path, free):
 def test_too_little_for_all_that_are_kept_is_a_note(tmp_path, free, limit, mebibytes, noted):
     free(mebibytes)
     listening = Listening()
-    check_checkpoint_room(trainee(tmp_path, limit=limit), listening)
+    check_checkpoint_room(state(tmp_path, limit=limit), listening)
     assert [f"{mebibytes} MiB are free" in text for text in listening.said] == [True] * noted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from config_runs import edit_set, error_of, pair, plan
+from config_runs import error_of, pair, plan, target_set
 
 TEXT = {"id": "text", "dataset_type": "text_embeds", "default": True}
 
@@ -40,13 +40,13 @@ def test_a_text_cache_that_is_not_used_is_said():
 
 @pytest.mark.parametrize("value", [None, "", "none"])
 def test_a_dataset_id_that_is_not_given_is_none(value):
-    data = plan(datasets=[edit_set(text_embeds=value, conditioning_data=value, source_dataset_id=value)]).data
-    assert data.edit_sets[0].references == ()
+    data = plan(datasets=[target_set(text_embeds=value, conditioning_data=value, source_dataset_id=value)]).data
+    assert data.target_sets[0].references == ()
 
 
 @pytest.mark.parametrize("key", ["disable", "disabled", "--disable"])
 def test_a_dataset_is_turned_off_under_both_names(key):
-    assert [one.id for one in plan(datasets=[edit_set(), {"id": "x", key: True, "nonsense": 1}]).data.datasets] == [
+    assert [one.id for one in plan(datasets=[target_set(), {"id": "x", key: True, "nonsense": 1}]).data.datasets] == [
         "edits"
     ]
 

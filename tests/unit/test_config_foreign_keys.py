@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from config_runs import PLUGINS, edit_set, error_of, pair, plan, run_values
+from config_runs import PLUGINS, error_of, pair, plan, run_values, target_set
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,8 +177,8 @@ def test_a_value_under_another_name_is_the_same_run(key, other, own):
 
 
 def test_the_other_name_of_a_caption_strategy():
-    entry = edit_set(caption_strategy="instance_prompt", instance_prompt="red")
-    assert plan(datasets=[entry]).data.edit_sets[0].captions.name == "instanceprompt"
+    entry = target_set(caption_strategy="instance_prompt", instance_prompt="red")
+    assert plan(datasets=[entry]).data.target_sets[0].captions.name == "instanceprompt"
 
 
 UNSET = [None, "", "none", "null", "None"]

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from config_runs import PLUGINS, edit_set, error_of, pair, run_values
+from config_runs import PLUGINS, error_of, pair, run_values, target_set
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -76,12 +76,12 @@ def test_the_optimizers_numbers_as_text_must_be_finite(text):
 
 @pytest.mark.parametrize("key", ["resolution", "probability", "minimum_aspect_ratio", "maximum_image_size"])
 def test_a_dataset_number_must_be_finite(key):
-    message = error_of(datasets=with_written([edit_set(**{key: "HERE"})], "Infinity"))
+    message = error_of(datasets=with_written([target_set(**{key: "HERE"})], "Infinity"))
     assert message == f"datasets.json:1: dataset 'edits': {key} must be a finite number, got Infinity"
 
 
 def test_a_number_in_a_list_must_be_finite():
-    datasets = with_written([edit_set(crop_aspect_buckets=[1.0, "HERE"])], "NaN")
+    datasets = with_written([target_set(crop_aspect_buckets=[1.0, "HERE"])], "NaN")
     assert "crop_aspect_buckets[1] must be a finite number, got NaN" in error_of(datasets=datasets)
 
 
@@ -89,7 +89,7 @@ def test_a_number_in_a_list_must_be_finite():
 def test_a_generators_number_must_be_finite(params):
     own = {"blur_radius": "HERE"}
     block = {"type": "superresolution", **({"params": own} if params else own)}
-    message = error_of(datasets=with_written([edit_set(conditioning=[block])], "1e400"))
+    message = error_of(datasets=with_written([target_set(conditioning=[block])], "1e400"))
     assert "conditioning" in message
     assert "blur_radius must be a finite number, got Infinity" in message
 
@@ -97,7 +97,7 @@ def test_a_generators_number_must_be_finite(params):
 def test_a_generators_number_in_a_list_must_be_finite():
     block = {"type": "jpeg", "quality_range": [10, "HERE"]}
     assert "quality_range[1] must be a finite number" in error_of(
-        datasets=with_written([edit_set(conditioning=block)], "NaN")
+        datasets=with_written([target_set(conditioning=block)], "NaN")
     )
 
 

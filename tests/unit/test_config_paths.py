@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from config_runs import PLUGINS, edit_set, error_of, pair, plan, reference_set, run_values
+from config_runs import PLUGINS, error_of, pair, plan, reference_set, run_values, target_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difftrain.config.paths import holds_path, settle_path
+from difftrain.config.paths import expand_path, holds_path
 from difftrain.config.problems import Problems
 from difftrain.config.section import parse_options
 from difftrain.contracts import ConditioningGenerator
@@ -85,7 +85,7 @@ def test_files_that_are_read_are_found_where_they_are_meant(key, text, tmp_path)
 
 def test_every_path_of_a_dataset_is_filled_in(tmp_path):
     datasets = [
-        edit_set(
+        target_set(
             instance_data_dir="~/{id}",
             cache_dir_vae="{output_dir}/{id}",
             conditioning=[BLUR | {"instance_data_dir": "{output_dir}/made/{id}"}, BLUR | {"instance_data_dir": "~/b"}],
@@ -102,8 +102,8 @@ def test_every_path_of_a_dataset_is_filled_in(tmp_path):
 
 
 def test_the_captions_of_a_generator_are_filled_in_but_keep_other_braces():
-    datasets = [edit_set(conditioning=BLUR | {"captions": "sharpen {id} in {red} for $5"})]
-    assert plan(datasets=datasets).data.edit_sets[0].generators[0].captions == ("sharpen edits in {red} for $5",)
+    datasets = [target_set(conditioning=BLUR | {"captions": "sharpen {id} in {red} for $5"})]
+    assert plan(datasets=datasets).data.target_sets[0].generators[0].captions == ("sharpen edits in {red} for $5",)
 
 
 class Masks(ConditioningGenerator):
@@ -178,7 +178,7 @@ def test_what_is_not_filled_in_is_named_with_its_key_and_the_remedy(key, text, p
 
 @pytest.mark.parametrize("key", ["instance_data_dir", "cache_dir_vae", "cache_dir"])
 def test_what_is_not_filled_in_names_the_dataset(key):
-    message = error_of(datasets=[edit_set(), edit_set(id="b", **{"instance_data_dir": "b", key: "$DATA/b"})])
+    message = error_of(datasets=[target_set(), target_set(id="b", **{"instance_data_dir": "b", key: "$DATA/b"})])
     assert message == (
         f"datasets.json:1: dataset 'b': {key}: \"$DATA/b\": $DATA is not filled in\n"
         "hint: write {env:DATA} for the environment variable"
@@ -186,7 +186,7 @@ def test_what_is_not_filled_in_names_the_dataset(key):
 
 
 def test_what_is_not_filled_in_names_the_generator():
-    message = error_of(datasets=[edit_set(conditioning=BLUR | {"instance_data_dir": "$DATA/b"})])
+    message = error_of(datasets=[target_set(conditioning=BLUR | {"instance_data_dir": "$DATA/b"})])
     assert message.startswith("dataset 'edits': conditioning 'superresolution': instance_data_dir: \"$DATA/b\": $DATA")
 
 
@@ -237,7 +237,7 @@ def test_a_backslash_that_is_gone_is_noticed():
 
 
 def test_a_backslash_of_a_dataset_is_noticed():
-    text = json.dumps([edit_set(instance_data_dir="HERE")]).replace("HERE", r"C:\temp")
+    text = json.dumps([target_set(instance_data_dir="HERE")]).replace("HERE", r"C:\temp")
     assert "dataset 'edits': instance_data_dir: 'C:\\temp' has a tab in it" in error_of(datasets=text)
 
 
@@ -266,13 +266,13 @@ def test_resuming_may_be_turned_off_in_any_spelling(value):
 
 @pytest.mark.parametrize("value", ["", None, "none"])
 def test_an_empty_cache_folder_of_a_dataset_is_the_default(value):
-    data = plan(datasets=[edit_set(cache_dir_vae=value), TEXT | {"cache_dir": value}]).data
+    data = plan(datasets=[target_set(cache_dir_vae=value), TEXT | {"cache_dir": value}]).data
     assert (data.by_id("edits").latents_folder, data.text_folder) == (Path("cache/vae/edits"), Path("cache/text"))
 
 
 @pytest.mark.parametrize("value", ["", None])
 def test_an_empty_data_folder_is_missing(value):
-    assert "instance_data_dir" in error_of(datasets=[edit_set(instance_data_dir=value)])
+    assert "instance_data_dir" in error_of(datasets=[target_set(instance_data_dir=value)])
 
 
 def test_bytes_that_are_no_text_are_told_and_not_a_traceback():
@@ -281,28 +281,28 @@ def test_bytes_that_are_no_text_are_told_and_not_a_traceback():
 
 
 def test_half_a_character_in_a_dataset_is_told():
-    message = error_of(datasets=[edit_set(instance_data_dir="a\ud800")])
+    message = error_of(datasets=[target_set(instance_data_dir="a\ud800")])
     assert message.startswith("datasets.json:1: dataset 'edits': instance_data_dir must be a text in UTF-8")
 
 
 @given(PLAIN)
 def test_a_path_without_anything_to_fill_in_is_kept(text):
-    assert settle_path(text, {}) == text
+    assert expand_path(text, {}) == text
 
 
 @given(st.text(min_size=1))
 def test_any_text_is_a_path_or_one_error(text):
     with contextlib.suppress(ConfigError):
-        assert not any(ord(character) < 32 for character in settle_path(text, {"id": "i"}))
+        assert not any(ord(character) < 32 for character in expand_path(text, {"id": "i"}))
 
 
 def test_a_reference_set_has_its_own_id_in_its_paths():
-    datasets = [edit_set(conditioning_data="refs"), reference_set(cache_dir_vae="x/{id}")]
+    datasets = [target_set(conditioning_data="refs"), reference_set(cache_dir_vae="x/{id}")]
     assert plan(datasets=datasets).data.by_id("refs").latents_folder == Path("x/refs")
 
 
 def test_an_id_with_a_placeholder_is_filled_in_before_it_fills_in_others():
-    data = plan(datasets=[edit_set(id="set-{model_flavour}", cache_dir_vae="x/{id}")]).data
+    data = plan(datasets=[target_set(id="set-{model_flavour}", cache_dir_vae="x/{id}")]).data
     assert data.by_id("set-kontext").latents_folder == Path("x/set-kontext")
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from config_runs import PLUGINS, edit_set, error_of, pair, plan, run_values
+from config_runs import PLUGINS, error_of, pair, plan, run_values, target_set
 
 from difftrain.errors import DifftrainError
 from difftrain.planning.run_plan import plan_run
@@ -179,7 +179,7 @@ def test_a_missing_flavour_lists_the_flavours():
 
 @pytest.mark.parametrize("absent", [..., None, "", "none"])
 def test_a_flavour_that_is_left_out_is_the_default_of_the_family_and_is_said(absent):
-    run = plan(run_values(model_flavour=absent, output_dir="out/{model_flavour}"), [edit_set()])
+    run = plan(run_values(model_flavour=absent, output_dir="out/{model_flavour}"), [target_set()])
     assert (run.flavour.name, run.config.output_dir) == ("dev", Path("out/dev"))
     assert "model_flavour is not given: 'dev' is trained, the default of 'flux'" in run.notes
 
@@ -288,5 +288,5 @@ def test_plugins_that_did_not_load_are_said_once_a_report():
 
 
 def test_placeholders_of_texts_that_are_no_paths_are_filled_in_too():
-    run = plan(run_values(validation_prompt="a picture of {model_flavour}"), [edit_set()])
-    assert run.config.validation_prompt == "a picture of kontext"
+    run = plan(run_values(validation_prompt="an image of {model_flavour}"), [target_set()])
+    assert run.config.validation_prompt == "an image of kontext"

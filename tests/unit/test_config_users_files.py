@@ -18,10 +18,10 @@ def plan_users_files(datasets: str, **flags):
     return plan_run(USERS_FILES / "config.jsonc", {"data_backend_config": datasets, **flags}, plugins=PLUGINS)
 
 
-def test_the_pair_file_gives_an_edit_set_with_its_references():
+def test_the_pair_file_gives_a_target_set_with_its_references():
     data = plan_users_files("pairs").data
-    assert [dataset.id for dataset in data.edit_sets] == ["my-edited-images"]
-    assert data.edit_sets[0].references == ("my-reference-images",)
+    assert [dataset.id for dataset in data.target_sets] == ["my-edited-images"]
+    assert data.target_sets[0].references == ("my-reference-images",)
 
 
 def test_the_run_file_chooses_by_name():
@@ -31,7 +31,7 @@ def test_the_run_file_chooses_by_name():
 
 
 def test_the_generator_file_gives_the_parameters_and_captions_as_written():
-    blur, jpeg = (dataset.generators[0] for dataset in plan_users_files("generated_pairs").data.edit_sets)
+    blur, jpeg = (dataset.generators[0] for dataset in plan_users_files("generated_pairs").data.target_sets)
     assert (blur.generator.blur_radius, blur.generator.noise_level) == (3.0, 0.02)
     assert (jpeg.generator.quality_range, jpeg.generator.compression_rounds) == ((10, 30), 2)
     assert jpeg.captions[0] == "remove compression artifacts"
@@ -56,7 +56,7 @@ def test_the_held_out_pair_set_of_the_split_file_is_taken_out_of_training(tmp_pa
     (tmp_path / "split.json").write_text(json.dumps([*entries, trained]))
     flags = {"data_backend_config": str(tmp_path / "split.json"), "eval_dataset_id": "edited-images"}
     data = plan_run(USERS_FILES / "config.jsonc", flags, plugins=PLUGINS).data
-    assert {dataset.id: dataset.held_out for dataset in data.edit_sets} == {"edited-images": True, "mine": False}
+    assert {dataset.id: dataset.held_out for dataset in data.target_sets} == {"edited-images": True, "mine": False}
     assert data.by_id("edited-images").references == ("reference-images",)
 
 

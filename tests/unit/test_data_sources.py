@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from data_plans import SilentReporter, data_plan, edit_set, generator_plan, picture, reference_set
+from data_plans import SilentReporter, data_plan, generator_plan, new_image, reference_set, target_set
 
 from difftrain import DataError, DataSource, LocalImage, PluginError, SourceImage
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
@@ -61,8 +61,8 @@ IMAGES: dict[int, list[SourceImage]] = {}
 
 @pytest.fixture
 def png(tmp_path):
-    """Bytes of a picture."""
-    return lambda size=(96, 64), seed=0: picture(tmp_path / "a.png", size, seed).read_bytes()
+    """Bytes of an image."""
+    return lambda size=(96, 64), seed=0: new_image(tmp_path / "a.png", size, seed).read_bytes()
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def shelf(*images, kind=Shelf):
 
 
 def on_shelf(root, *images, kind=Shelf, captions=TEXT_FILES, **config):
-    plan = edit_set(root, **config)
+    plan = target_set(root, **config)
     return replace(
         plan,
         source=shelf(*images, kind=kind),
@@ -135,7 +135,7 @@ def test_equal_bytes_have_equal_hashes_wherever_they_are(tmp_path, png):
     [blob] = prepare(tmp_path, on_shelf(tmp_path, Blob(key="x", data=data, captions=("x",)))).samples
     (tmp_path / "edits").mkdir()
     (tmp_path / "edits" / "y.png").write_bytes(data)
-    [file] = prepare(tmp_path, edit_set(tmp_path, captions=False)).samples
+    [file] = prepare(tmp_path, target_set(tmp_path, captions=False)).samples
     assert blob.target.record.content_hash == file.target.record.content_hash
     assert blob.target.geometry == file.target.geometry
 
@@ -183,12 +183,12 @@ def test_an_image_that_cannot_be_opened_is_one_problem_that_names_its_place(tmp_
     image = Refusing(key="a", data=b"", version=error, captions=("x",))
     with pytest.raises(DataError) as raised:
         prepare(tmp_path, on_shelf(tmp_path, image))
-    assert f"1 of 1 pictures cannot be read: shelf: a ({words})\nhint: make them readable where" in str(raised.value)
-    with pytest.raises(DataError, match="shelf: a: cannot be read as a picture"):
+    assert f"1 of 1 images cannot be read: shelf: a ({words})\nhint: make them readable where" in str(raised.value)
+    with pytest.raises(DataError, match="shelf: a: cannot be read as an image"):
         open_upright(image)
 
 
-def test_what_is_no_picture_is_named_by_its_place(tmp_path):
+def test_what_is_no_image_is_named_by_its_place(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read: shelf: a .not an image.*\nhint: replace or remove"):
         prepare(tmp_path, on_shelf(tmp_path, Blob(key="a", data=b"text", captions=("x",))))
 
@@ -301,7 +301,7 @@ def test_a_row_whose_reference_cannot_be_read_is_that_problem_alone(tmp_path, pn
     images = [row(1, png, blob("1.r", png)), row(2, png, Blob(key="2.r", data=b"text"))]
     with pytest.raises(DataError) as raised:
         prepare(tmp_path, on_shelf(tmp_path, *images))
-    assert "1 of 4 pictures cannot be read: shelf: 2.r" in str(raised.value)
+    assert "1 of 4 images cannot be read: shelf: 2.r" in str(raised.value)
     assert "no reference" not in str(raised.value)
 
 
@@ -322,10 +322,10 @@ def test_rows_stand_beside_generators(tmp_path, png, combined):
     assert [len(choice.references) for choice in prepared.samples[0].choices] == ([3] if combined else [2, 1])
 
 
-def test_references_that_all_are_their_own_edit_images_are_a_mistake(tmp_path, png):
+def test_references_that_all_are_their_own_target_images_are_a_mistake(tmp_path, png):
     data = png()
     images = [Blob(key="1", data=data, captions=("x",), references=(Blob(key="1.r", data=data),))]
-    with pytest.raises(DataError, match=r"all 1 references in 'edits' are the edit images.*\nhint: give each row"):
+    with pytest.raises(DataError, match=r"all 1 references in 'edits' are the target images.*\nhint: give each row"):
         prepare(tmp_path, on_shelf(tmp_path, *images))
 
 
@@ -338,7 +338,7 @@ def test_a_source_serves_as_a_reference_set_too(tmp_path, png):
     assert "never read" not in OPENED
 
 
-def test_pictures_are_made_of_images_that_other_processes_cannot_import(tmp_path, png):
+def test_images_are_made_of_images_that_other_processes_cannot_import(tmp_path, png):
     @dataclass(frozen=True, kw_only=True, slots=True)
     class OfThisProcess(Blob):
         pass
@@ -350,7 +350,7 @@ def test_pictures_are_made_of_images_that_other_processes_cannot_import(tmp_path
     assert all(isinstance(one.choices[0].references[0].record.image, LocalImage) for one in prepared.samples)
 
 
-def test_pictures_made_on_demand_are_made_of_the_images_bytes(tmp_path, png):
+def test_images_made_on_demand_are_made_of_the_images_bytes(tmp_path, png):
     plan = on_shelf(tmp_path, row(1, png))
     plan = replace(plan, generators=(generator_plan(tmp_path, Superresolution(), on_demand=True),))
     [sample] = prepare(tmp_path, plan).samples
@@ -397,8 +397,8 @@ def test_keys_must_differ_and_there_must_be_some(tmp_path, png):
 
 
 def test_files_that_runs_write_are_left_out_of_any_source(tmp_path):
-    inside = LocalImage.at(picture(tmp_path / "out" / "b.png"))
-    outside = [LocalImage.at(picture(tmp_path / name)) for name in ("c.png", "a.png")]
+    inside = LocalImage.at(new_image(tmp_path / "out" / "b.png"))
+    outside = [LocalImage.at(new_image(tmp_path / name)) for name in ("c.png", "a.png")]
     found = scanned(tmp_path, on_shelf(tmp_path, inside, *outside, captions=None))
     assert [record.key for record in found.records] == ["a", "c"]
-    assert "1 pictures are left out" in found.notes[0]
+    assert "1 images are left out" in found.notes[0]

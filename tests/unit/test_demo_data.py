@@ -27,17 +27,17 @@ def rows() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", TRAINED_ON + HELD_OUT, ids=lambda path: path.stem)
-def test_a_shipped_picture_is_small(path):
+def test_a_shipped_image_is_small(path):
     assert path.stat().st_size <= 20_000
-    with Image.open(path) as picture:
-        assert picture.size == (128, 128)
+    with Image.open(path) as image:
+        assert image.size == (128, 128)
 
 
 def test_no_photograph_is_both_trained_on_and_held_out():
     assert not subjects(TRAINED_ON) & subjects(HELD_OUT)
 
 
-def test_no_picture_is_shipped_twice():
+def test_no_image_is_shipped_twice():
     digests = {hashlib.sha256(path.read_bytes()).digest() for path in TRAINED_ON + HELD_OUT}
     assert len(digests) == len(TRAINED_ON) + len(HELD_OUT)
 

@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 
 from difftrain.errors import MachineError
-from difftrain.machine.disk import Need, check_room, files_bytes, told_needs
+from difftrain.machine.disk import Need, check_room, describe_needs, files_bytes
 
 Usage = namedtuple("Usage", "total used free")
 GIB = 1 << 30
@@ -65,8 +65,8 @@ def test_files_take_whole_blocks():
 
 
 def test_much_is_told_and_little_is_not(tmp_path):
-    assert told_needs([need(tmp_path, GIB // 2), need(tmp_path, GIB // 2)]) is None
-    assert told_needs([need(tmp_path, GIB), need(tmp_path, GIB // 2, "text embeddings"), need(tmp_path, 0)]) == (
+    assert describe_needs([need(tmp_path, GIB // 2), need(tmp_path, GIB // 2)]) is None
+    assert describe_needs([need(tmp_path, GIB), need(tmp_path, GIB // 2, "text embeddings"), need(tmp_path, 0)]) == (
         f"1.5 GiB of disk will be written: latents of 'edits' 1.0 GiB in {tmp_path}, "
         f"text embeddings 512 MiB in {tmp_path}"
     )

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from data_plans import data_plan, edit_set
+from data_plans import data_plan, target_set
 
 from difftrain.config.options import Options
 from difftrain.data.files.local_image import LocalImage
@@ -55,7 +55,7 @@ def sample(key="a"):
 
 
 def extras(tmp_path, family, loss, **options):
-    dataset = edit_set(tmp_path)
+    dataset = target_set(tmp_path)
     return SampleExtras(data_plan(tmp_path, type(dataset)(**{**vars(dataset), **options})), family, loss)
 
 

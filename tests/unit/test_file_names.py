@@ -1,4 +1,4 @@
-"""Names of prompts, samples and datasets as file names: on every disk, and none for two pictures."""
+"""Names of prompts, samples and datasets as file names: on every disk, and none for two images."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ REFUSED_BY_WINDOWS = set('<>:"/\\|?*') | {chr(code) for code in range(32)}
         ("before/after", "before-after"),
         ("../../etc/passwd", "etc-passwd"),
         ("a:b", "a-b"),
-        ("C:\\pictures\\x", "C--pictures-x"),
+        ("C:\\images\\x", "C--images-x"),
         ("..", "unnamed"),
         ("-rf", "rf"),
         ("a--b-", "a--b-"),

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from data_plans import SilentReporter, generator_plan, picture
+from data_plans import SilentReporter, generator_plan, new_image
 from PIL import Image, ImageOps
 from pydantic import ValidationError
 
@@ -20,13 +20,13 @@ from difftrain_conditioning_generators.superresolution import Superresolution
 
 @pytest.fixture
 def photo(tmp_path):
-    return open_upright(LocalImage.at(picture(tmp_path / "photo.png", (90, 70))))
+    return open_upright(LocalImage.at(new_image(tmp_path / "photo.png", (90, 70))))
 
 
 def records(root, count=3, suffix="png"):
     made = []
     for number in range(count):
-        path = picture(root / "edits" / f"{number:03}.{suffix}", seed=number)
+        path = new_image(root / "edits" / f"{number:03}.{suffix}", seed=number)
         made.append(
             ImageRecord(
                 dataset_id="edits",
@@ -95,7 +95,7 @@ def test_jpeg_modes_draw_within_their_values():
 @pytest.mark.parametrize(
     "mode", [{"quality_mode": "range", "quality_range": (7, 7)}, {"quality_mode": "random", "quality_list": (7,)}]
 )
-def test_the_quality_that_a_mode_draws_is_the_one_that_pictures_are_saved_with(photo, mode):
+def test_the_quality_that_a_mode_draws_is_the_one_that_images_are_saved_with(photo, mode):
     drawn = JpegArtifacts(quality=90, **mode).generate(photo, random.Random(1))
     assert drawn.tobytes() == JpegArtifacts(quality=7).generate(photo, random.Random(1)).tobytes()
 
@@ -134,14 +134,14 @@ def test_block_noise_is_one_offset_a_block():
     ],
     ids=lambda generator: f"{generator.name}",
 )
-def test_same_seed_same_picture_of_the_same_size(photo, generator):
+def test_same_seed_same_image_of_the_same_size(photo, generator):
     first = generator.generate(photo.copy(), random.Random(7))
     second = generator.generate(photo.copy(), random.Random(7))
     assert first.tobytes() == second.tobytes()
     assert (first.size, first.mode) == (photo.size, "RGB")
 
 
-def test_made_pictures_are_identical_in_other_processes(tmp_path):
+def test_made_images_are_identical_in_other_processes(tmp_path):
     sources = records(tmp_path, FEWEST_FOR_PROCESSES)
     made_in_pool = generator_plan(tmp_path / "pool", Superresolution())
     assert make(tmp_path, made_in_pool, sources).written == len(sources)
@@ -163,7 +163,7 @@ def test_generator_that_other_processes_cannot_import_works_in_this_one(tmp_path
     assert make(tmp_path, generator_plan(tmp_path, Inverted()), sources).written == len(sources)
 
 
-def test_picture_made_on_demand_equals_the_stored_one_and_writes_nothing(tmp_path):
+def test_image_made_on_demand_equals_the_stored_one_and_writes_nothing(tmp_path):
     sources = records(tmp_path, 1, "jpg")
     stored_plan = generator_plan(tmp_path / "stored", Superresolution())
     make(tmp_path, stored_plan, sources)
@@ -178,7 +178,7 @@ def test_picture_made_on_demand_equals_the_stored_one_and_writes_nothing(tmp_pat
     assert not (tmp_path / "demand").exists()
 
 
-def test_picture_of_a_jpeg_is_stored_without_loss_in_the_source_size(tmp_path):
+def test_image_of_a_jpeg_is_stored_without_loss_in_the_source_size(tmp_path):
     sources = records(tmp_path, 1, "jpg")
     plan = generator_plan(tmp_path, Superresolution())
     make(tmp_path, plan, sources)
@@ -187,7 +187,7 @@ def test_picture_of_a_jpeg_is_stored_without_loss_in_the_source_size(tmp_path):
         assert (image.format, image.size) == ("PNG", (96, 64))
 
 
-def test_changed_options_or_seed_never_reuse_a_picture(tmp_path):
+def test_changed_options_or_seed_never_reuse_an_image(tmp_path):
     [source] = records(tmp_path, 1)
     plans = [
         generator_plan(tmp_path, Superresolution()),
@@ -197,7 +197,7 @@ def test_changed_options_or_seed_never_reuse_a_picture(tmp_path):
     assert len({planned_records(plan, [source])[0].image.path for plan in plans}) == 3
 
 
-def test_made_picture_is_not_made_twice(tmp_path):
+def test_made_image_is_not_made_twice(tmp_path):
     sources = records(tmp_path)
     plan = generator_plan(tmp_path, Superresolution())
     assert make(tmp_path, plan, sources).written == 3
@@ -205,7 +205,7 @@ def test_made_picture_is_not_made_twice(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:80] + bytes(60) + data[140:]])
-def test_damaged_picture_is_made_again_and_said(tmp_path, damage):
+def test_damaged_image_is_made_again_and_said(tmp_path, damage):
     sources = records(tmp_path)
     plan = generator_plan(tmp_path, Superresolution())
     make(tmp_path, plan, sources)
@@ -215,7 +215,7 @@ def test_damaged_picture_is_made_again_and_said(tmp_path, damage):
     result = make(tmp_path, plan, sources)
     assert result.written == 1
     assert len(result.notes) == 1
-    assert "1 made pictures were damaged" in result.notes[0]
+    assert "1 made images were damaged" in result.notes[0]
     assert path.read_bytes() == whole
 
 
@@ -268,9 +268,9 @@ def test_failure_of_a_generator_in_another_process_is_told_alike(tmp_path):
 
 
 @pytest.mark.parametrize("on_demand", [False, True])
-def test_generator_that_returns_no_picture_is_named(tmp_path, on_demand):
+def test_generator_that_returns_no_image_is_named(tmp_path, on_demand):
     plan = generator_plan(tmp_path, Forgetful(), on_demand=on_demand)
-    with pytest.raises(PluginError, match=r"generator 'forgetful' gave NoneType and no picture for .*000\.png"):
+    with pytest.raises(PluginError, match=r"generator 'forgetful' gave NoneType and no image for .*000\.png"):
         make(tmp_path, plan, records(tmp_path))
 
 
@@ -282,7 +282,7 @@ def test_undecodable_first_source_is_a_problem_on_demand_too(tmp_path):
     assert "000.png" in result.problems[0]
 
 
-def test_made_picture_that_cannot_be_stored_is_a_message_with_its_path(tmp_path):
+def test_made_image_that_cannot_be_stored_is_a_message_with_its_path(tmp_path):
     plan = generator_plan(tmp_path, Superresolution())
     sources = records(tmp_path, 1)
     (planned,) = planned_records(plan, sources)

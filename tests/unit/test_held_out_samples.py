@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from config_runs import plan, run_values
-from data_plans import SilentReporter, caption, data_plan, edit_set, picture, reference_set
+from data_plans import SilentReporter, caption, data_plan, new_image, reference_set, target_set
 
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.startup.run_length import rounds_of
@@ -12,7 +12,7 @@ from difftrain.startup.run_length import rounds_of
 
 def fill(root, folder, count, first_seed):
     for index in range(count):
-        caption(picture(root / folder / f"{index}.png", seed=first_seed + index), f"edit {index}")
+        caption(new_image(root / folder / f"{index}.png", seed=first_seed + index), f"edit {index}")
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def prepared(tmp_path):
     fill(tmp_path, "edits", 3, 0)
     fill(tmp_path, "kept", 2, 100)
     for index in range(2):
-        picture(tmp_path / "references" / f"{index}.png", seed=200 + index)
-    kept = replace(edit_set(tmp_path, "kept", references=["references"]), held_out=True)
-    datasets = (edit_set(tmp_path), kept, reference_set(tmp_path))
+        new_image(tmp_path / "references" / f"{index}.png", seed=200 + index)
+    kept = replace(target_set(tmp_path, "kept", references=["references"]), held_out=True)
+    datasets = (target_set(tmp_path), kept, reference_set(tmp_path))
     return prepare_samples(data_plan(tmp_path, *datasets), reporter=SilentReporter())
 
 
@@ -33,14 +33,14 @@ def test_held_out_samples_stand_apart_from_those_that_are_trained_on(prepared):
 
 def test_one_reference_folder_for_a_trained_and_a_held_out_set_leaves_only_strangers_over(tmp_path):
     fill(tmp_path, "edits", 2, 0)
-    caption(picture(tmp_path / "kept" / "2.png", seed=100), "edit 2")
+    caption(new_image(tmp_path / "kept" / "2.png", seed=100), "edit 2")
     for name in ("0", "1", "2", "stranger"):
-        picture(tmp_path / "references" / f"{name}.png", seed=200 + len(name))
-    kept = replace(edit_set(tmp_path, "kept", references=["references"]), held_out=True)
-    datasets = (edit_set(tmp_path, references=["references"]), kept, reference_set(tmp_path))
+        new_image(tmp_path / "references" / f"{name}.png", seed=200 + len(name))
+    kept = replace(target_set(tmp_path, "kept", references=["references"]), held_out=True)
+    datasets = (target_set(tmp_path, references=["references"]), kept, reference_set(tmp_path))
     notes = prepare_samples(data_plan(tmp_path, *datasets), reporter=SilentReporter()).notes
-    about = [note for note in notes if "have no edit image" in note]
-    assert about == ["dataset 'references': 1 references have no edit image: stranger.png"]
+    about = [note for note in notes if "have no target image" in note]
+    assert about == ["dataset 'references': 1 references have no target image: stranger.png"]
 
 
 def test_held_out_samples_keep_their_references(prepared):
@@ -57,13 +57,13 @@ def test_summary_counts_held_out_samples_by_themselves(prepared):
     }
 
 
-def test_pictures_that_are_held_out_and_trained_on_are_noted_with_their_names(tmp_path):
+def test_images_that_are_held_out_and_trained_on_are_noted_with_their_names(tmp_path):
     fill(tmp_path, "edits", 3, 0)
     fill(tmp_path, "kept", 3, 1)  # kept/0 and kept/1 are edits/1 and edits/2
-    plan = data_plan(tmp_path, edit_set(tmp_path), replace(edit_set(tmp_path, "kept"), held_out=True))
+    plan = data_plan(tmp_path, target_set(tmp_path), replace(target_set(tmp_path, "kept"), held_out=True))
     (note,) = prepare_samples(plan, reporter=SilentReporter()).notes
     assert note == (
-        "dataset 'kept': 2 of 3 held-out pictures are trained on too, so they show nothing about unseen pictures: "
+        "dataset 'kept': 2 of 3 held-out images are trained on too, so they show nothing about unseen images: "
         "0.png = edits/1.png, 1.png = edits/2.png"
     )
 
@@ -77,7 +77,7 @@ def test_no_batch_of_an_epoch_holds_a_held_out_sample(tmp_path, monkeypatch):
     planned = plan(
         run_values(eval_dataset_id="kept", train_batch_size=2, num_train_epochs=2, max_train_steps=0), datasets
     )
-    prepared = prepare_samples(planned.data, reporter=SilentReporter())
-    steps = rounds_of(planned, prepared.samples).steps()
+    data = prepare_samples(planned.data, reporter=SilentReporter())
+    steps = rounds_of(planned, data.samples).steps()
     shown = [visit.name for step in steps for batch in step[0].batches for visit in batch]
     assert sorted(shown) == sorted(4 * [f"edits/{index}" for index in range(5)])

@@ -9,11 +9,11 @@ import zlib
 
 import numpy as np
 import pytest
-from data_plans import picture
+from data_plans import new_image
 from PIL import Image, ImageCms
 
 from difftrain import ConditioningGenerator, DataError, Geometry, ImageRecord, LocalImage, PluginError
-from difftrain.data.files.pixels import load_placed, make_picture, open_upright, to_pixels, upright_size
+from difftrain.data.files.pixels import load_placed, make_image, open_upright, to_pixels, upright_size
 from difftrain.data.scanning.file_facts import read_all
 from difftrain.types import PlacedImage, Recipe
 
@@ -23,7 +23,7 @@ TURNED = [(1, (30, 20)), (3, (30, 20)), (6, (20, 30)), (8, (20, 30))]
 def with_orientation(path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture(path, (30, 20), exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    new_image(path, (30, 20), exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
     return path
 
 
@@ -98,24 +98,24 @@ def test_broken_profile_is_ignored(tmp_path):
     assert open_upright(LocalImage.at(tmp_path / "a.png")).getpixel((1, 1)) == (120, 60, 200)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0"])
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0"])
 def test_broken_file_is_named(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.jpg: cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"a\.jpg: cannot be read as an image"):
         open_upright(LocalImage.at(tmp_path / "a.jpg"))
     with pytest.raises(DataError, match=r"a\.jpg"):
         upright_size(LocalImage.at(tmp_path / "a.jpg"))
 
 
 def test_truncated_file_is_an_error_not_a_grey_area(tmp_path):
-    path = picture(tmp_path / "a.jpg", (200, 200))
+    path = new_image(tmp_path / "a.jpg", (200, 200))
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(DataError, match="truncated"):
         open_upright(LocalImage.at(path))
 
 
-def test_placed_picture_is_resized_once_then_cropped(tmp_path):
-    path = picture(tmp_path / "a.png", (90, 60))
+def test_placed_image_is_resized_once_then_cropped(tmp_path):
+    path = new_image(tmp_path / "a.png", (90, 60))
     record = ImageRecord(dataset_id="d", key="a", image=LocalImage.at(path), width=90, height=60, content_hash="0")
     geometry = Geometry(resize=(48, 32), crop=(8, 0), bucket=(32, 32))
     expected = Image.open(path).resize((48, 32), Image.Resampling.LANCZOS).crop((8, 0, 40, 32))
@@ -139,8 +139,8 @@ def test_generator_that_changes_the_size_is_named(tmp_path):
             return image.reduce(2)
 
     recipe = Recipe(generator=Halving(), seed=0)
-    with pytest.raises(PluginError, match="'halving' made a picture of 48x32 from one of 96x64"):
-        make_picture(LocalImage.at(picture(tmp_path / "a.png")), recipe, "00")
+    with pytest.raises(PluginError, match="'halving' made an image of 48x32 from one of 96x64"):
+        make_image(LocalImage.at(new_image(tmp_path / "a.png")), recipe, "00")
 
 
 def test_sixteen_bit_tiff_colours_do_not_crash(tmp_path):
@@ -177,7 +177,7 @@ def test_a_photograph_of_200_megapixels_loads_in_silence(tmp_path):
 
 
 @pytest.mark.parametrize("read", [open_upright, upright_size])
-def test_a_picture_that_would_fill_the_memory_is_named_with_its_size(tmp_path, read):
+def test_an_image_that_would_fill_the_memory_is_named_with_its_size(tmp_path, read):
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT" + bytes(13))
@@ -214,7 +214,7 @@ def spoilt(data, place=0.5):
     return data[:at] + bytes(byte ^ 0x5A for byte in data[at : at + 60]) + data[at + 60 :]
 
 
-def test_broken_pictures_end_in_our_words_alone(tmp_path):
+def test_broken_images_end_in_our_words_alone(tmp_path):
     for name, data in BROKEN.items():
         (tmp_path / f"{name}.jpg").write_bytes(data())
     program = (
@@ -230,11 +230,11 @@ def test_broken_pictures_end_in_our_words_alone(tmp_path):
     ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
     assert ended.stderr == ""
     assert ended.returncode == 0
-    assert "tiff pixels.jpg: cannot be read as a picture" in ended.stdout
+    assert "tiff pixels.jpg: cannot be read as an image" in ended.stdout
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "TIFF", "TGA", "PPM", "QOI"])
-def test_whatever_is_broken_is_told_as_an_unreadable_picture(tmp_path, kind):
+def test_whatever_is_broken_is_told_as_an_unreadable_image(tmp_path, kind):
     data = saved(kind, exif=Image.Exif()) if kind in ("JPEG", "PNG", "WEBP", "AVIF") else saved(kind)
     path = tmp_path / "a.png"
     draws = random.Random(7)

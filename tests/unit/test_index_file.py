@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, edit_set, local, picture
+from data_plans import SilentReporter, caption, data_plan, local, new_image, target_set
 
 from difftrain import DataError, LocalImage
 from difftrain.data.files.captions import TextfileCaptions
@@ -25,7 +25,7 @@ COUNT = 300
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    first = picture(folder / "000.png", (16, 16))
+    first = new_image(folder / "000.png", (16, 16))
     return [first, *(linked(first, folder / f"{number:03}-{'long' * 20}.png") for number in range(1, COUNT))]
 
 
@@ -146,7 +146,7 @@ def test_index_that_is_damaged_while_it_is_open_is_begun_anew(path, files, damag
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
         index.examine(local(files[:5]), phase)
         damage(path)
-        picture(files[0].parent / "new.png", (16, 16))
+        new_image(files[0].parent / "new.png", (16, 16))
         facts = index.examine(local([*files, files[0].parent / "new.png"]), phase)
         assert {(one.width, one.error) for one in facts} == {(16, None)}
         assert len(index.notes) <= 1  # pages that SQLite holds in memory are whole
@@ -161,7 +161,7 @@ def test_empty_file_is_a_new_index(path, files):
 
 
 def test_damaged_caption_is_read_again(tmp_path, path):
-    image = picture(tmp_path / "a.png")
+    image = new_image(tmp_path / "a.png")
     caption(image, "make it blue")
     with ImageIndex(path) as index:
         index.captions(TextfileCaptions(), [LocalImage.at(image)])
@@ -184,8 +184,8 @@ def test_index_of_a_newer_format_stays_as_it_is(path, files):
 
 
 def test_notes_of_the_index_reach_the_user(tmp_path):
-    caption(picture(tmp_path / "edits" / "a.png"), "red")
-    plan = data_plan(tmp_path, edit_set(tmp_path))
+    caption(new_image(tmp_path / "edits" / "a.png"), "red")
+    plan = data_plan(tmp_path, target_set(tmp_path))
     prepare_samples(plan, reporter=SilentReporter())
     zeros(plan.index_path)
     (note,) = prepare_samples(plan, reporter=SilentReporter()).notes
@@ -301,7 +301,7 @@ def test_file_that_may_not_grow_is_one_error_with_the_path(path, files):
 
 @pytest.mark.parametrize("seconds", [-(10**9), 10**10, 1.5 * 10**10])
 def test_times_that_no_database_can_hold_are_remembered(tmp_path, path, seconds):
-    image = picture(tmp_path / "a.png", (16, 16))
+    image = new_image(tmp_path / "a.png", (16, 16))
     os.utime(image, ns=(int(seconds) * 10**9, int(seconds) * 10**9))
     filled(path, [image])
     os.utime(image, ns=(int(seconds) * 10**9, int(seconds) * 10**9 + 10**9))
@@ -309,6 +309,6 @@ def test_times_that_no_database_can_hold_are_remembered(tmp_path, path, seconds)
 
 
 def test_names_that_are_not_utf_8_are_remembered(tmp_path, path):
-    image = picture(tmp_path / "a.png", (16, 16))
+    image = new_image(tmp_path / "a.png", (16, 16))
     other = tmp_path / os.fsdecode(b"caf\xe9.png")
     filled(path, [image.rename(other)])

@@ -18,13 +18,13 @@ def arguments(width, height, *references):
     return Kontext().pipeline_arguments(request)
 
 
-def picture(width, height):
+def new_image(width, height):
     return Image.linear_gradient("L").convert("RGB").resize((width, height))
 
 
 @pytest.mark.parametrize("size", [(1024, 1024), (1536, 1024), (512, 512)])
 def test_real_sizes_leave_reference_sizing_to_the_pipeline(size):
-    reference = picture(1000, 700)
+    reference = new_image(1000, 700)
     given = arguments(*size, reference)
     assert given["_auto_resize"] is True
     assert given["image"] is reference
@@ -34,15 +34,15 @@ def test_area_is_always_the_asked_one_so_that_the_pipeline_keeps_the_size():
     assert arguments(768, 1344)["max_area"] == 768 * 1344
 
 
-def test_small_pictures_keep_small_references_as_they_are():
-    reference = picture(64, 48)
+def test_small_images_keep_small_references_as_they_are():
+    reference = new_image(64, 48)
     given = arguments(96, 96, reference)
     assert given["_auto_resize"] is False
     assert given["image"] is reference
 
 
-def test_small_pictures_reduce_large_references_to_their_own_area():
-    given = arguments(128, 128, picture(1600, 800))
+def test_small_images_reduce_large_references_to_their_own_area():
+    given = arguments(128, 128, new_image(1600, 800))
     assert given["image"].size == (176, 96)
 
 
@@ -51,7 +51,7 @@ def test_without_references_the_pipeline_draws_from_text():
 
 
 def test_of_several_references_the_pipeline_is_shown_the_first():
-    first, second = picture(1024, 1024), picture(512, 512)
+    first, second = new_image(1024, 1024), new_image(512, 512)
     assert arguments(1024, 1024, first, second)["image"] is first
 
 

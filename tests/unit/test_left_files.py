@@ -1,7 +1,7 @@
 """No file of a data folder vanishes without a word."""
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, edit_set, picture
+from data_plans import SilentReporter, caption, data_plan, new_image, target_set
 from PIL import Image
 
 from difftrain import DataError
@@ -15,11 +15,11 @@ def prepare(plan):
 
 
 def notes_of(root, **options):
-    return prepare(data_plan(root, edit_set(root, **options))).notes
+    return prepare(data_plan(root, target_set(root, **options))).notes
 
 
 def edit(root, name="a.png"):
-    caption(picture(root / "edits" / name), "red")
+    caption(new_image(root / "edits" / name), "red")
     return root / "edits" / name
 
 
@@ -36,7 +36,7 @@ def test_what_pillow_reads_is_read(tmp_path, name, kind):
     path.parent.mkdir()
     Image.new("RGB", (96, 64), "red").save(path, format=kind)
     caption(path, "red")
-    [sample] = prepare(data_plan(tmp_path, edit_set(tmp_path))).samples
+    [sample] = prepare(data_plan(tmp_path, target_set(tmp_path))).samples
     assert sample.target.record.image.path == path
     assert open_upright(LocalImage.at(path)).size == (96, 64)
 
@@ -44,7 +44,7 @@ def test_what_pillow_reads_is_read(tmp_path, name, kind):
 def test_a_file_of_another_format_than_its_name_says_is_read(tmp_path):
     path = edit(tmp_path, "a.jpg")
     Image.new("RGB", (96, 64)).save(path, format="WEBP")
-    assert len(prepare(data_plan(tmp_path, edit_set(tmp_path))).samples) == 1
+    assert len(prepare(data_plan(tmp_path, target_set(tmp_path))).samples) == 1
 
 
 def test_first_frame_of_an_animation_is_used_and_said_at_every_start(tmp_path):
@@ -56,19 +56,19 @@ def test_first_frame_of_an_animation_is_used_and_said_at_every_start(tmp_path):
     assert open_upright(LocalImage.at(path)).getpixel((0, 0)) == (255, 0, 0)
     for _ in range(2):
         [note] = notes_of(tmp_path)
-        assert note == "dataset 'edits': 1 pictures have several frames, of which the first is used: a.gif"
+        assert note == "dataset 'edits': 1 images have several frames, of which the first is used: a.gif"
 
 
-def test_pictures_that_are_not_read_are_named_and_counted_once_with_the_remedy(tmp_path):
+def test_images_that_are_not_read_are_named_and_counted_once_with_the_remedy(tmp_path):
     edit(tmp_path)
     for name in ("b.heic", "c.HEIC", "d.psd", "sub/e.cr2", "f.svg"):
         path = tmp_path / "edits" / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        caption(path, "its caption is not one without a picture")
+        caption(path, "its caption is not one without an image")
     [note] = notes_of(tmp_path)
     assert note == (
-        "dataset 'edits': 5 pictures are of kinds that are not read (.heic 2, .cr2 1, .psd 1, .svg 1): b.heic, c.HEIC, "
+        "dataset 'edits': 5 images are of kinds that are not read (.heic 2, .cr2 1, .psd 1, .svg 1): b.heic, c.HEIC, "
         "d.psd, ...\nhint: convert them to PNG or JPEG; .heic is read once pillow-heif is installed"
     )
 
@@ -83,12 +83,12 @@ def test_videos_and_other_files_are_counted(tmp_path):
     )
 
 
-def test_captions_without_a_picture_are_named_and_counted(tmp_path):
+def test_captions_without_an_image_are_named_and_counted(tmp_path):
     edit(tmp_path)
     for name in ("cat.txt", "dog.txt"):
         (tmp_path / "edits" / name).write_text("a pet")
     [note] = notes_of(tmp_path)
-    assert note.startswith("dataset 'edits': 2 caption files have no picture: cat.txt, dog.txt")
+    assert note.startswith("dataset 'edits': 2 caption files have no image: cat.txt, dog.txt")
 
 
 def test_system_files_are_skipped_and_counted(tmp_path):
@@ -102,20 +102,20 @@ def test_system_files_are_skipped_and_counted(tmp_path):
         path = tmp_path / "edits" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    prepared = prepare(data_plan(tmp_path, edit_set(tmp_path)))
+    prepared = prepare(data_plan(tmp_path, target_set(tmp_path)))
     assert prepared.scanned == 1
     [note] = prepared.notes
     assert note.startswith("dataset 'edits': 12 hidden or system files and folders are skipped: ")
 
 
-def test_a_folder_of_unread_pictures_says_what_it_has(tmp_path):
+def test_a_folder_of_unread_images_says_what_it_has(tmp_path):
     for name in ("a.heic", "b.heic", "c.mp4", "notes.txt"):
         path = tmp_path / "edits" / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
     with pytest.raises(DataError) as raised:
-        prepare(data_plan(tmp_path, edit_set(tmp_path)))
+        prepare(data_plan(tmp_path, target_set(tmp_path)))
     message = str(raised.value)
     assert "has no images" in message
-    assert "2 pictures are of kinds that are not read (.heic 2)" in message
+    assert "2 images are of kinds that are not read (.heic 2)" in message
     assert "pillow-heif" in message

@@ -1,4 +1,4 @@
-"""Made pictures: what the system refuses to open is kept, and what it refuses to write is one message."""
+"""Made images: what the system refuses to open is kept, and what it refuses to write is one message."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def _no_waiting(monkeypatch):
 
 @pytest.fixture
 def made(tmp_path):
-    """A plan, its sources, and the files of its pictures, made before; the index has forgotten them."""
+    """A plan, its sources, and the files of its images, made before; the index has forgotten them."""
     plan, sources = generator_plan(tmp_path, Superresolution()), records(tmp_path, 3)
     assert make(tmp_path, plan, sources).written == 3
     (tmp_path / "index.sqlite").unlink()
@@ -33,7 +33,7 @@ def made(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
-def test_picture_that_the_system_does_not_open_is_kept_and_named(tmp_path, made, monkeypatch, number):
+def test_image_that_the_system_does_not_open_is_kept_and_named(tmp_path, made, monkeypatch, number):
     plan, sources, paths = made
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
     read = file_facts._content
@@ -45,7 +45,7 @@ def test_picture_that_the_system_does_not_open_is_kept_and_named(tmp_path, made,
 
     with monkeypatch.context() as patch:
         patch.setattr(file_facts, "_content", refusing)
-        with pytest.raises(DataError, match=f"1 of 3 made pictures cannot be opened: {paths[1]}") as raised:
+        with pytest.raises(DataError, match=f"1 of 3 made images cannot be opened: {paths[1]}") as raised:
             make(tmp_path, plan, sources)
     assert os.strerror(number).lower() in str(raised.value)
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths] == before
@@ -53,22 +53,22 @@ def test_picture_that_the_system_does_not_open_is_kept_and_named(tmp_path, made,
     assert (again.written, again.notes) == (0, ())
 
 
-def test_picture_that_cannot_be_looked_at_is_not_taken_for_missing(tmp_path, made, monkeypatch):
+def test_image_that_cannot_be_looked_at_is_not_taken_for_missing(tmp_path, made, monkeypatch):
     plan, sources, paths = made
-    kind = type(paths[0])
-    original = kind.stat
+    cls = type(paths[0])
+    original = cls.stat
 
     def refusing(self, **options):
         if self == paths[0]:
             raise PermissionError(errno.EACCES, "Permission denied", str(self))
         return original(self, **options)
 
-    monkeypatch.setattr(kind, "stat", refusing)
+    monkeypatch.setattr(cls, "stat", refusing)
     with pytest.raises(DataError, match=f"{paths[0]} cannot be looked at .permission denied"):
         make(tmp_path, plan, sources)
 
 
-def test_picture_that_another_run_removes_meanwhile_is_made_again_without_a_note(tmp_path, made, monkeypatch):
+def test_image_that_another_run_removes_meanwhile_is_made_again_without_a_note(tmp_path, made, monkeypatch):
     plan, sources, paths = made
     read = file_facts._content
 
@@ -83,7 +83,7 @@ def test_picture_that_another_run_removes_meanwhile_is_made_again_without_a_note
     assert (result.written, result.notes) == (1, ())
 
 
-def test_a_folder_that_cannot_be_written_is_no_error_while_all_pictures_are_there(tmp_path, made, small_disk):
+def test_a_folder_that_cannot_be_written_is_no_error_while_all_images_are_there(tmp_path, made, small_disk):
     folder, protect = small_disk
     plan = generator_plan(folder, Superresolution())
     sources = records(tmp_path, 3)
@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_no_error_while_all_pictures_are_ther
         make(tmp_path, plan, sources)
 
 
-def test_a_full_disk_is_one_message_that_leaves_whole_pictures_only(tmp_path, small_disk):
+def test_a_full_disk_is_one_message_that_leaves_whole_images_only(tmp_path, small_disk):
     folder, _ = small_disk
     plan, sources = generator_plan(folder, Superresolution()), records(tmp_path, 8)
     with pytest.raises(OSError, match="No space"), (folder / "filler").open("wb") as filler:
@@ -143,7 +143,7 @@ def test_a_process_that_cannot_write_tells_the_first_one(tmp_path):
     assert len(files) == 1
 
 
-def test_room_for_made_pictures_counts_those_that_are_missing(tmp_path, made):
+def test_room_for_made_images_counts_those_that_are_missing(tmp_path, made):
     plan, sources, paths = made
     assert room_needed(plan, sources).files == 0
     paths[0].unlink()
@@ -152,11 +152,11 @@ def test_room_for_made_pictures_counts_those_that_are_missing(tmp_path, made):
     assert 96 * 64 * 2 <= need.bytes <= 96 * 64 * 2 + 4096
 
 
-def test_pictures_made_on_demand_need_no_room(tmp_path):
+def test_images_made_on_demand_need_no_room(tmp_path):
     assert room_needed(generator_plan(tmp_path, Superresolution(), on_demand=True), records(tmp_path, 2)).files == 0
 
 
-def test_picture_that_was_just_made_is_not_decoded_again(tmp_path):
+def test_image_that_was_just_made_is_not_decoded_again(tmp_path):
     plan, sources = generator_plan(tmp_path, Superresolution()), records(tmp_path, 2)
     with ImageIndex(tmp_path / "index.sqlite") as index:
         make_missing(plan, sources, index, SilentReporter())

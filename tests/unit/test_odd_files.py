@@ -5,7 +5,7 @@ import socket
 import sys
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, edit_set, picture, two_folders
+from data_plans import SilentReporter, caption, data_plan, new_image, target_set, two_folders
 
 from conftest import run_in
 from difftrain import DataError
@@ -23,17 +23,17 @@ def prepare(plan):
 
 
 def samples_of(root, **options):
-    return prepare(data_plan(root, edit_set(root, **options))).samples
+    return prepare(data_plan(root, target_set(root, **options))).samples
 
 
 def problem_of(root, **options):
     with pytest.raises(DataError) as raised:
-        prepare(data_plan(root, edit_set(root, **options)))
+        prepare(data_plan(root, target_set(root, **options)))
     return str(raised.value)
 
 
 def edit(root, name="a.png"):
-    caption(picture(root / "edits" / name), "red")
+    caption(new_image(root / "edits" / name), "red")
     return root / "edits" / name
 
 
@@ -69,7 +69,7 @@ def test_file_times_far_away_are_remembered(tmp_path, seconds):
         os.utime(path, (seconds, seconds))
     except (OSError, OverflowError):
         pytest.skip("not possible on this file system")
-    plan = data_plan(tmp_path, edit_set(tmp_path))
+    plan = data_plan(tmp_path, target_set(tmp_path))
     assert prepare(plan).hashed == 1
     assert prepare(plan).hashed == 0
     os.utime(path.with_suffix(".txt"), (seconds, seconds))
@@ -78,7 +78,7 @@ def test_file_times_far_away_are_remembered(tmp_path, seconds):
 
 def test_names_that_are_not_utf8_are_used_and_remembered(tmp_path):
     edit(tmp_path, f"{NOT_UTF8}/{NOT_UTF8}.png")
-    plan = data_plan(tmp_path, edit_set(tmp_path, max_num_samples=1))
+    plan = data_plan(tmp_path, target_set(tmp_path, max_num_samples=1))
     [sample] = prepare(plan).samples
     assert sample.target.record.key == r"caf\xe9/caf\xe9"
     assert sample.captions == ("red",)
@@ -99,7 +99,7 @@ def test_a_name_that_is_not_utf8_gives_no_caption(tmp_path):
 def test_names_are_printed_on_one_line_whatever_they_hold(tmp_path):
     for name in (f"{NOT_UTF8}.png", "two\nlines\x1b[31m.png", "turned\u202egnp.png"):
         (tmp_path / "edits").mkdir(exist_ok=True)
-        (tmp_path / "edits" / name).write_bytes(b"no picture")
+        (tmp_path / "edits" / name).write_bytes(b"no image")
     message = problem_of(tmp_path)
     for shown in (r"caf\xe9.png", r"two\nlines\x1b[31m.png", r"turned\u202egnp.png"):
         assert shown in message
@@ -131,7 +131,7 @@ def test_link_to_a_folder_that_is_gone_is_told(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
 def test_caption_that_is_no_file_is_named_and_never_waited_for(tmp_path, kind):
-    picture(tmp_path / "edits" / "a.png")
+    new_image(tmp_path / "edits" / "a.png")
     odd = tmp_path / "edits" / "a.txt"
     if kind == "pipe":
         os.mkfifo(odd)
@@ -143,13 +143,13 @@ def test_caption_that_is_no_file_is_named_and_never_waited_for(tmp_path, kind):
     assert "a.txt" in problem_of(tmp_path)
 
 
-def test_folder_named_like_a_picture_is_a_folder(tmp_path):
+def test_folder_named_like_an_image_is_a_folder(tmp_path):
     edit(tmp_path, "b.png/c.png")
     [sample] = samples_of(tmp_path)
     assert sample.target.record.key == "b.png/c"
 
 
-def test_empty_picture_is_named(tmp_path):
+def test_empty_image_is_named(tmp_path):
     edit(tmp_path).write_bytes(b"")
     assert "a.png (an empty file)" in problem_of(tmp_path)
 
@@ -183,8 +183,8 @@ def test_accent_twins_in_a_pair_are_ambiguous(tmp_path):
 def test_check_prints_names_that_are_not_utf8(tmp_path, edit_pairs, json_flag):
     edit_pairs(count=2)
     for folder in ("edits", "references"):
-        picture(tmp_path / folder / f"{NOT_UTF8}.png", (64, 64), seed=5)
-    picture(tmp_path / "references" / f"{NOT_UTF8}2.png", (64, 64), seed=6)
+        new_image(tmp_path / folder / f"{NOT_UTF8}.png", (64, 64), seed=5)
+    new_image(tmp_path / "references" / f"{NOT_UTF8}2.png", (64, 64), seed=6)
     (tmp_path / "edits" / f"{NOT_UTF8}.txt").write_text("")
     flags = (*edit_pairs.kontext, "--data_backend_config", "datasets.json", "--max_train_steps", 1)
     ended = run_in(tmp_path, "check", *flags, *json_flag)

@@ -54,5 +54,5 @@ class Weighted(MeanSquaredError):
 def test_dataset_keys_of_a_loss_are_listed_with_it(document):
     registry = load_plugins(only=["difftrain"]).registry
     registry.add("loss", Weighted, "test 1.0")
-    section = document(registry).split("### An edit set, with `loss_type` of the run: `weighted`")[1]
+    section = document(registry).split("### A target set, with `loss_type` of the run: `weighted`")[1]
     assert "| `loss_weight` | number | `1.0` | What the loss of each sample is multiplied by. |" in section

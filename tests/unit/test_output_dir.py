@@ -25,7 +25,7 @@ def test_a_run_that_drew_nothing_has_no_sheet(tmp_path):
     assert newest_sheet(tmp_path) is None
 
 
-def test_pictures_that_a_kill_left_beyond_the_newest_checkpoint_are_set_aside_and_the_adapter_stays(tmp_path):
+def test_images_that_a_kill_left_beyond_the_newest_checkpoint_are_set_aside_and_the_adapter_stays(tmp_path):
     (tmp_path / "checkpoint-4").mkdir()
     (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"of step 4")
     kept, stale = drawn(tmp_path, 4), drawn(tmp_path, 6)

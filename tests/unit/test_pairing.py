@@ -67,11 +67,11 @@ def test_pixels_of_a_strict_pair_stay_aligned(tmp_path, size, suffix, orientatio
         records.append(record(name, upright_size(LocalImage.at(path)), path=path))
     target, reference = records
     placed = place(ReferenceStrict(), target, reference)
-    pictures = [
+    images = [
         load_placed(PlacedImage(record=one, geometry=geometry))
         for one, geometry in ((target, assign_bucket(target.size, RULES)), (reference, placed))
     ]
-    assert pictures[0].tobytes() == pictures[1].tobytes()
+    assert images[0].tobytes() == images[1].tobytes()
 
 
 @given(st.tuples(st.integers(16, 5000), st.integers(16, 5000)))
@@ -87,7 +87,7 @@ def test_strict_reference_of_half_size_goes_to_the_edit_resize_in_one_step():
 
 @pytest.mark.parametrize("size", [(1960, 1080), (1920, 1110), (1080, 1920)])
 def test_strict_reference_of_another_aspect_is_refused_with_both_sizes(size):
-    with pytest.raises(PairingError, match=rf"a\.png is {size[0]}x{size[1]}, but its edit image is 1920x1080"):
+    with pytest.raises(PairingError, match=rf"a\.png is {size[0]}x{size[1]}, but its target image is 1920x1080"):
         place(ReferenceStrict(), record("a", (1920, 1080)), record("a", size))
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from data_plans import SilentReporter, data_plan, edit_set, picture
+from data_plans import SilentReporter, data_plan, new_image, target_set
 from PIL import Image
 
 from difftrain import RunStart, ValidationResult, contracts
@@ -119,18 +119,18 @@ def test_the_guides_data_source_gives_pairs(tmp_path):
     rows = [{"id": name, "image": image, "caption": f"edit {name}", "reference": reference} for name in "ba"]
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
     plan = replace(
-        edit_set(tmp_path),
+        target_set(tmp_path),
         source=source(json_file=tmp_path / "pairs.json"),
         takes_source_captions=True,
         row_pairing=ReferenceStrict(),
     )
-    prepared = prepare_samples(data_plan(tmp_path, plan), reporter=SilentReporter())
-    shown = [(one.target.record.key, one.captions, len(one.choices[0].references)) for one in prepared.samples]
+    data = prepare_samples(data_plan(tmp_path, plan), reporter=SilentReporter())
+    shown = [(one.target.record.key, one.captions, len(one.choices[0].references)) for one in data.samples]
     assert shown == [("a", ("edit a",), 1), ("b", ("edit b",), 1)]
 
 
 def png(folder, seed):
-    return picture(folder / "x.png", seed=seed).read_bytes()
+    return new_image(folder / "x.png", seed=seed).read_bytes()
 
 
 def test_the_table_lists_exactly_the_hooks_that_exist():

@@ -15,7 +15,7 @@ def grey(value, size=(8, 8)):
 
 # Golden values: 10 log10(1 / MSE); 51 of 255 is 0.2, 255 of 255 is 1.
 @pytest.mark.parametrize(
-    ("picture", "target", "expected"),
+    ("image", "target", "expected"),
     [
         (grey(0), grey(51), 13.9794),  # MSE 0.04
         (grey(0), grey(255), 0.0),  # MSE 1
@@ -23,9 +23,9 @@ def grey(value, size=(8, 8)):
         (grey(0), grey(1), 48.1308),  # MSE 1 / 255^2
     ],
 )
-def test_psnr_is_that_of_the_mean_squared_error_over_rgb(picture, target, expected):
-    assert psnr(picture, target) == pytest.approx(expected, abs=1e-4)
-    assert psnr(target, picture) == psnr(picture, target)
+def test_psnr_is_that_of_the_mean_squared_error_over_rgb(image, target, expected):
+    assert psnr(image, target) == pytest.approx(expected, abs=1e-4)
+    assert psnr(target, image) == psnr(image, target)
 
 
 def test_psnr_of_noise_is_that_of_its_own_error():
@@ -35,11 +35,11 @@ def test_psnr_of_noise_is_that_of_its_own_error():
     assert psnr(Image.fromarray(first), Image.fromarray(second)) == pytest.approx(-10 * np.log10(error))
 
 
-def test_equal_pictures_have_the_highest_value_and_not_infinity():
+def test_equal_images_have_the_highest_value_and_not_infinity():
     assert psnr(grey(7), grey(7)) == HIGHEST
 
 
-def test_target_of_another_size_is_brought_to_the_pictures_size():
+def test_target_of_another_size_is_brought_to_the_images_size():
     assert psnr(grey(0, (8, 8)), grey(51, (20, 12))) == pytest.approx(13.9794, abs=1e-4)
 
 
@@ -50,13 +50,13 @@ def test_both_are_compared_at_a_size_that_is_given():
 
 
 def test_means_are_over_the_scenes():
-    scores = Scores(pictures={"a": 20.0, "b": 24.0}, references={"a": 21.0, "b": 22.0})
+    scores = Scores(images={"a": 20.0, "b": 24.0}, references={"a": 21.0, "b": 22.0})
     assert scores.as_metrics() == {"psnr": 22.0, "psnr_reference": 21.5}
     assert scores.by_image() == {"psnr": {"a": 20.0, "b": 24.0}}
 
 
-def test_references_of_some_pictures_are_not_compared_with_the_results_of_all():
-    scores = Scores(pictures={"a": 20.0, "b": 24.0}, references={"a": 21.0})
+def test_references_of_some_images_are_not_compared_with_the_results_of_all():
+    scores = Scores(images={"a": 20.0, "b": 24.0}, references={"a": 21.0})
     assert scores.reference_mean is None
     assert "psnr_reference" not in scores.as_metrics()
 
@@ -65,6 +65,6 @@ def test_scenes_without_targets_measure_nothing():
     assert Scores().as_metrics() == Scores().by_image() == {}
 
 
-def test_scores_of_equal_pictures_are_json():
-    written = json.dumps(Scores(pictures={"a": psnr(grey(1), grey(1))}).as_metrics(), allow_nan=False)
+def test_scores_of_equal_images_are_json():
+    written = json.dumps(Scores(images={"a": psnr(grey(1), grey(1))}).as_metrics(), allow_nan=False)
     assert json.loads(written)["psnr"] == 100

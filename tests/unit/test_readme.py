@@ -11,7 +11,7 @@ from typing import Any
 import json5
 import pytest
 
-from conftest import picture, run_in
+from conftest import new_image, run_in
 from difftrain.cli.flags import OWN_FLAGS
 from difftrain.planning.run_plan import plan_run
 from difftrain.plugins.discovery import load_plugins
@@ -100,14 +100,14 @@ def test_every_config_snippet_can_be_planned(snippet, plugin_files, monkeypatch)
 
 @pytest.fixture
 def readers_folder(tmp_path):
-    """A folder in which someone followed the README: both files as printed, and pictures where they say."""
+    """A folder in which someone followed the README: both files as printed, and images where they say."""
     run, pairs, made = blocks(ROOT / "README.md", "jsonc")
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(run, encoding="utf-8")
     (tmp_path / "config" / "multidatabackend.json").write_text(pairs, encoding="utf-8")
     (tmp_path / "config" / "made.json").write_text(made, encoding="utf-8")
     for seed, name in enumerate(("data/edits/cat.png", "data/references/cat.jpg", "data/photos/cat.png")):
-        picture(tmp_path / name, (96, 64), seed=seed)
+        new_image(tmp_path / name, (96, 64), seed=seed)
     (tmp_path / "data/edits/cat.txt").write_text("make it black and white\nremove all colour")
     return tmp_path
 

@@ -39,7 +39,7 @@ def captions(recipe, subjects, count, seed):
 
 @pytest.fixture(scope="module")
 def many(recipe, subjects):
-    """20 000 captions: edits, and pictures with descriptions."""
+    """20 000 captions: edits, and images with descriptions."""
     return captions(recipe, subjects, HALF, 1)
 
 
@@ -98,9 +98,9 @@ def test_every_kind_of_edit_is_drawn(recipe, subjects):
     assert kinds >= {f"scene_{name}" for name in recipe.scene_edits.SCENE_EDITS}
 
 
-def test_quarter_turns_are_drawn_for_square_pictures_only(recipe):
+def test_quarter_turns_are_drawn_for_square_images_only(recipe):
     rng = random.Random(3)
-    made = [recipe.picture_edits.rotate(rng) for _ in range(60)]
+    made = [recipe.image_edits.rotate(rng) for _ in range(60)]
     pool = recipe.captions.Pool(made, recipe.captions.load_tokenizers(TOKENIZERS), torch.device("cpu"))
     torch.manual_seed(0)
     kinds = {square: {made[index].kind for index in pool.draw(500, square).tolist()} for square in (True, False)}

@@ -80,7 +80,7 @@ def test_the_empty_caption_is_what_dropped_captions_become(pool):
 
 def test_latents_are_those_of_difftrains_image_encoder(recipe, run, location):
     device = torch.device("cpu")
-    pictures = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     encoder = run.plan.family.load_image_encoder(location, device, torch.float32, tiling=False, slicing=False)
-    ours = recipe.student.encoder_of(TINY_FOLDER, device)(pictures)
-    torch.testing.assert_close(ours, encoder.encode(pictures * 2 - 1)[0], rtol=1e-4, atol=1e-4)
+    ours = recipe.student.encoder_of(TINY_FOLDER, device)(images)
+    torch.testing.assert_close(ours, encoder.encode(images * 2 - 1)[0], rtol=1e-4, atol=1e-4)

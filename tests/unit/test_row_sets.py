@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from config_runs import edit_set, reference_set, run_values
+from config_runs import reference_set, run_values, target_set
 
 from difftrain.planning.run_plan import plan_run
 from difftrain.plugins.discovery import load_plugins
@@ -51,10 +51,10 @@ def planned(tmp_path):
 
 
 def rows(**changes):
-    return edit_set(id="rows", type="shelf", instance_data_dir=..., caption_strategy=..., **changes)
+    return target_set(id="rows", type="shelf", instance_data_dir=..., caption_strategy=..., **changes)
 
 
-def test_rows_are_an_edit_set_of_strict_references_unless_the_entry_says_otherwise(planned):
+def test_rows_are_a_target_set_of_strict_references_unless_the_entry_says_otherwise(planned):
     found = planned(
         rows(), rows() | {"id": "loose", "conditioning_type": "reference_loose", "reference_resolution": "same"}
     )
@@ -65,20 +65,20 @@ def test_rows_are_an_edit_set_of_strict_references_unless_the_entry_says_otherwi
 
 
 @pytest.mark.parametrize("changes", [{}, {"dataset_type": "conditioning"}])
-def test_rows_that_an_edit_set_names_are_its_reference_set(planned, changes):
+def test_rows_that_a_target_set_names_are_its_reference_set(planned, changes):
     refs = rows(conditioning_type="reference_loose", **changes) | {"id": "refs"}
-    found = planned(edit_set(conditioning_data="refs"), refs)
+    found = planned(target_set(conditioning_data="refs"), refs)
     assert found["refs"].pairing.name == "reference_loose"
     assert found["refs"].row_pairing is None
 
 
 def test_rows_may_be_held_out(planned):
-    found = planned(edit_set(), rows(dataset_type="eval", conditioning_type="reference_strict"))
+    found = planned(target_set(), rows(dataset_type="eval", conditioning_type="reference_strict"))
     assert found["rows"].held_out
 
 
 def test_other_sources_are_what_they_were(planned):
-    found = planned(edit_set(conditioning_data="refs"), reference_set())
+    found = planned(target_set(conditioning_data="refs"), reference_set())
     assert found["edits"].row_pairing is None
     assert found["refs"].is_reference
 
@@ -93,7 +93,7 @@ def test_captions_of_the_source_are_taken_unless_the_entry_names_a_strategy(plan
 
 def test_a_reference_set_takes_no_captions_of_its_source(planned):
     refs = rows(conditioning_type="reference_loose") | {"id": "refs"}
-    found = planned(edit_set(conditioning_data="refs"), refs)
+    found = planned(target_set(conditioning_data="refs"), refs)
     assert not found["refs"].takes_source_captions
 
 

@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, edit_set, generator_plan, local, picture, two_folders
+from data_plans import SilentReporter, caption, data_plan, generator_plan, local, new_image, target_set, two_folders
 
 from difftrain import DataError
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
@@ -27,7 +27,7 @@ def test_folder_is_walked_and_sorted_and_hidden_files_are_skipped(tmp_path):
 
 
 def test_linked_folders_are_followed_once(tmp_path):
-    picture(tmp_path / "real" / "a.png")
+    new_image(tmp_path / "real" / "a.png")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "root")
@@ -66,33 +66,33 @@ def test_file_name_and_instance_prompt_captions(tmp_path):
 
 
 def test_record_has_the_upright_size_and_the_path_below_the_root_as_key(tmp_path):
-    caption(picture(tmp_path / "edits" / "sub" / "a.png", (50, 40)), "red")
+    caption(new_image(tmp_path / "edits" / "sub" / "a.png", (50, 40)), "red")
     with ImageIndex(tmp_path / "index.sqlite") as index:
-        [record] = scan(edit_set(tmp_path), index, SilentReporter(), written={}).records
+        [record] = scan(target_set(tmp_path), index, SilentReporter(), written={}).records
     assert (record.key, record.size, record.captions) == ("sub/a", (50, 40), ("red",))
 
 
 def test_accents_compare_equal_however_they_are_composed(tmp_path):
-    caption(picture(tmp_path / "edits" / "e\u0301.png"), "red")
+    caption(new_image(tmp_path / "edits" / "e\u0301.png"), "red")
     with ImageIndex(tmp_path / "index.sqlite") as index:
-        [record] = scan(edit_set(tmp_path), index, SilentReporter(), written={}).records
+        [record] = scan(target_set(tmp_path), index, SilentReporter(), written={}).records
     assert record.key == "\u00e9"
 
 
 def test_small_images_are_left_out_and_counted(tmp_path):
-    caption(picture(tmp_path / "edits" / "large.png", (200, 100)), "red")
-    caption(picture(tmp_path / "edits" / "small.png", (40, 30)), "red")
-    plan = edit_set(tmp_path, minimum_image_size=64)
+    caption(new_image(tmp_path / "edits" / "large.png", (200, 100)), "red")
+    caption(new_image(tmp_path / "edits" / "small.png", (40, 30)), "red")
+    plan = target_set(tmp_path, minimum_image_size=64)
     prepared = prepare(data_plan(tmp_path, plan))
     assert [sample.target.record.key for sample in prepared.samples] == ["large"]
     assert prepared.left_out["edits"] == {"minimum_image_size": 1}
     assert "1 images are left out by minimum_image_size" in prepared.notes[0]
 
 
-def test_made_pictures_below_the_root_are_no_edit_images(tmp_path):
-    caption(picture(tmp_path / "edits" / "a.png"), "red")
+def test_made_images_below_the_root_are_no_target_images(tmp_path):
+    caption(new_image(tmp_path / "edits" / "a.png"), "red")
     made = generator_plan(tmp_path / "edits", Superresolution())
-    plan = data_plan(tmp_path, edit_set(tmp_path, generators=[made]))
+    plan = data_plan(tmp_path, target_set(tmp_path, generators=[made]))
     assert len(prepare(plan).samples) == len(prepare(plan).samples) == 1
 
 
@@ -104,9 +104,9 @@ def test_second_preparation_reads_no_file(tmp_path):
     assert first.samples == second.samples
 
 
-def test_second_preparation_makes_no_picture_and_reads_none(tmp_path):
-    caption(picture(tmp_path / "edits" / "a.png"), "red")
-    plan = data_plan(tmp_path, edit_set(tmp_path, generators=[generator_plan(tmp_path, Superresolution())]))
+def test_second_preparation_makes_no_image_and_reads_none(tmp_path):
+    caption(new_image(tmp_path / "edits" / "a.png"), "red")
+    plan = data_plan(tmp_path, target_set(tmp_path, generators=[generator_plan(tmp_path, Superresolution())]))
     assert prepare(plan).made == 1
     again = prepare(plan)
     assert (again.made, again.hashed) == (0, 0)
@@ -115,7 +115,7 @@ def test_second_preparation_makes_no_picture_and_reads_none(tmp_path):
 def test_changed_bytes_under_the_same_name_are_noticed(tmp_path):
     plan = two_folders(tmp_path)
     before = prepare(plan)
-    picture(tmp_path / "references" / "b.png", seed=999)
+    new_image(tmp_path / "references" / "b.png", seed=999)
     after = prepare(plan)
     assert after.hashed == 1
     changed = [
@@ -127,21 +127,21 @@ def test_changed_bytes_under_the_same_name_are_noticed(tmp_path):
 
 
 def test_changed_bytes_of_the_same_length_are_noticed_by_the_time(tmp_path):
-    path = picture(tmp_path / "edits" / "a.bmp", seed=1)
+    path = new_image(tmp_path / "edits" / "a.bmp", seed=1)
     caption(path, "red")
-    plan = data_plan(tmp_path, edit_set(tmp_path))
+    plan = data_plan(tmp_path, target_set(tmp_path))
     size = path.stat().st_size
     prepare(plan)
-    picture(path, seed=2)
+    new_image(path, seed=2)
     assert path.stat().st_size == size
     assert prepare(plan).hashed == 1
 
 
 def test_changed_bytes_of_an_old_time_are_noticed_by_the_length(tmp_path):
     # what cp -p, rsync -t and unpacked archives leave
-    path = picture(tmp_path / "edits" / "a.bmp", seed=1)
+    path = new_image(tmp_path / "edits" / "a.bmp", seed=1)
     caption(path, "red")
-    plan = data_plan(tmp_path, edit_set(tmp_path))
+    plan = data_plan(tmp_path, target_set(tmp_path))
     before = path.stat()
     prepare(plan)
     path.write_bytes(path.read_bytes() + b"more")
@@ -181,7 +181,7 @@ def test_changed_caption_files_are_noticed(tmp_path, change):
 
 
 def test_two_open_indexes_share_one_file(tmp_path):
-    files = [picture(tmp_path / f"{number}.png", seed=number) for number in range(4)]
+    files = [new_image(tmp_path / f"{number}.png", seed=number) for number in range(4)]
     with ImageIndex(tmp_path / "index.sqlite") as first, ImageIndex(tmp_path / "index.sqlite") as second:
         with SilentReporter().phase("scan") as phase:
             first.examine(local(files[:2]), phase)
@@ -195,13 +195,13 @@ def test_file_that_cannot_be_opened_is_tried_again(tmp_path):
     link.symlink_to(tmp_path / "later.png")
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
         assert index.examine(local([link]), phase)[0].error == "no such file or directory"
-        picture(tmp_path / "later.png")
+        new_image(tmp_path / "later.png")
         assert index.examine(local([link]), phase)[0].error is None
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 def test_file_cut_short_is_found_by_the_scan(tmp_path, suffix):
-    path = picture(tmp_path / f"a.{suffix}", (300, 300))
+    path = new_image(tmp_path / f"a.{suffix}", (300, 300))
     os.truncate(path, path.stat().st_size // 2)
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
         assert index.examine(local([path]), phase)[0].error
@@ -209,7 +209,7 @@ def test_file_cut_short_is_found_by_the_scan(tmp_path, suffix):
 
 def test_jpeg_cut_short_behind_a_whole_thumbnail_is_found_by_the_scan(tmp_path):
     thumbnail = b"\xff\xd8\xff\xda" + bytes(60) + b"\xff\xd9"
-    path = picture(tmp_path / "a.jpg", (300, 300), exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00" + thumbnail)
+    path = new_image(tmp_path / "a.jpg", (300, 300), exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00" + thumbnail)
     os.truncate(path, path.stat().st_size // 2)
     with ImageIndex(tmp_path / "index.sqlite") as index, SilentReporter().phase("scan") as phase:
         assert index.examine(local([path]), phase)[0].error

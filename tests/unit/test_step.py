@@ -21,7 +21,7 @@ from difftrain.types import Batch
 
 @pytest.fixture
 def run():
-    """A trainee of one weight, with what a step asks of a plan."""
+    """The state of a training of one weight, with what a step asks of a plan."""
     denoiser = nn.Linear(1, 1, bias=False)
     config = SimpleNamespace(
         seed=1, gradient_accumulation_steps=2, max_grad_norm=1.0, learning_rate=0.1, lr_warmup_steps=0,
@@ -30,7 +30,7 @@ def run():
     family = SimpleNamespace(tokens=lambda batch: {"target": 4})
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=0.1)
     step.remember_rates(optimizer)
-    return step.Trainee(
+    return step.TrainingState(
         plan=SimpleNamespace(config=config, family=family, schedule=Constant(), optimizer=AdamWBf16()),
         accelerator=Accelerator(mixed_precision="no"),
         denoiser=denoiser,

@@ -1,4 +1,4 @@
-"""Which validation pictures a run draws, and how they are laid out."""
+"""Which validation images a run draws, and how they are laid out."""
 
 from types import SimpleNamespace
 
@@ -16,13 +16,13 @@ def config(**changes):
     )
 
 
-def test_pictures_are_taken_from_all_datasets_in_turn():
+def test_images_are_taken_from_all_datasets_in_turn():
     samples = [sample(i, dataset="a") for i in range(5)] + [sample(i, dataset="b") for i in range(5)]
     names = [scene.name for scene in choose_scenes(samples, config(), {}, 16)]
     assert names == ["a-0", "b-1", "a-1"]
 
 
-def test_every_sample_is_drawn_once_when_there_are_enough_pictures():
+def test_every_sample_is_drawn_once_when_there_are_enough_images():
     samples = [sample(i, dataset="a") for i in range(3)] + [sample(i, dataset="b") for i in range(5)]
     names = [scene.name for scene in choose_scenes(samples, config(num_eval_images=20), {}, 16)]
     assert sorted(names) == [f"a-{i}" for i in range(3)] + [f"b-{i}" for i in range(5)]
@@ -40,7 +40,7 @@ def test_every_reference_set_or_generator_of_a_dataset_is_drawn_in_turn():
     ]
 
 
-def test_picture_has_the_resolutions_area_and_the_targets_aspect():
+def test_image_has_the_resolutions_area_and_the_targets_aspect():
     (scene,) = choose_scenes([sample(0, (96, 48))], config(num_eval_images=1), {}, 16)
     width, height = scene.size
     assert (width % 16, height % 16) == (0, 0)
@@ -58,7 +58,7 @@ def test_validation_prompts_use_the_references_of_the_samples_in_turn():
     assert all(scene.target is None for scene in scenes[2:])
 
 
-def test_prompts_without_data_pictures_are_text_to_image_at_the_resolution():
+def test_prompts_without_data_images_are_text_to_image_at_the_resolution():
     (scene,) = choose_scenes([sample(0)], config(num_eval_images=0), {"p": "a house"}, 16)
     assert scene.references == ()
     assert scene.size == (1024, 1024)
@@ -71,7 +71,7 @@ def test_scenes_whose_names_would_share_a_file_get_names_of_their_own():
 
 
 def coloured(colour, note=""):
-    return Shown(picture=Image.new("RGB", (64, 64), colour), note=note)
+    return Shown(image=Image.new("RGB", (64, 64), colour), note=note)
 
 
 def colours_across(sheet, y):
@@ -89,7 +89,7 @@ def test_sheet_lays_out_reference_result_target():
     assert colours_across(sheet, sheet.height - 100) == [RED, GREEN, BLUE]
 
 
-def test_sheet_with_base_pictures_lays_them_before_the_result():
+def test_sheet_with_base_images_lays_them_before_the_result():
     row = Row(
         caption="edit",
         references=(coloured("red"),),
@@ -101,13 +101,13 @@ def test_sheet_with_base_pictures_lays_them_before_the_result():
     assert colours_across(sheet, sheet.height - 100) == [RED, BLACK, GREEN, BLUE]
 
 
-def test_sheet_writes_notes_below_their_pictures():
+def test_sheet_writes_notes_below_their_images():
     plain, noted = (
         draw_sheet([Row(caption="edit", references=(), result=coloured("green", note), target=None)], "step 1", step=1)
         for note in ("", "21.9 dB")
     )
     assert noted.height > plain.height
-    # nothing is written below the picture itself, which ends where the plain sheet ends but for its gap
+    # nothing is written below the image itself, which ends where the plain sheet ends but for its gap
     below = noted.crop((GAP, plain.height - GAP, GAP + CELL, noted.height))
     assert min(below.convert("L").getdata()) < 200
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from data_plans import SilentReporter, picture
+from data_plans import SilentReporter, new_image
 from PIL import Image
 
 from difftrain.data.files.local_image import LocalImage
@@ -51,7 +51,7 @@ class Painter:
         return Image.new("RGB", (request.width, request.height), (value, value, value))
 
 
-def trainee(step, **changes):
+def state(step, **changes):
     values = {
         "validation_negative_prompt": "", "validation_guidance": None, "validation_guidance_real": 1.0,
         "validation_num_inference_steps": 4, "validation_seed": 7, "seed": 1, "lora_type": "standard", **changes,
@@ -79,7 +79,7 @@ def validate(tmp_path):
             folder=tmp_path / "validation",
             reporter=ListeningReporter(),
         )
-        return validator, validator.draw(trainee(step, **options))
+        return validator, validator.draw(state(step, **options))
 
     return validated
 
@@ -98,12 +98,12 @@ def test_every_seed_has_its_file_and_its_seed(validate):
 
 def test_psnr_is_the_mean_over_the_seeds_and_that_of_the_reference_beside_it(validate):
     _, drawn = validate(3, 151, 49, 49, 100 + 26, seeds=2)  # each is 0.2 away: 13.979 dB
-    assert drawn.scores.pictures["scene"] == pytest.approx(13.9794, abs=1e-4)
+    assert drawn.scores.images["scene"] == pytest.approx(13.9794, abs=1e-4)
     assert drawn.scores.references["scene"] == pytest.approx(13.9794, abs=1e-4)
 
 
 def test_a_reference_of_another_size_is_not_measured(validate, tmp_path):
-    picture(tmp_path / "wide.png", (64, 32))
+    new_image(tmp_path / "wide.png", (64, 32))
     record = ImageRecord(
         dataset_id="d", key="wide", image=LocalImage.at(tmp_path / "wide.png"), width=64, height=32, content_hash="wide"
     )
@@ -112,18 +112,18 @@ def test_a_reference_of_another_size_is_not_measured(validate, tmp_path):
     assert drawn.scores.references == {}
 
 
-def test_without_pictures_of_the_start_there_is_no_base_column(validate):
+def test_without_images_of_the_start_there_is_no_base_column(validate):
     _, drawn = validate(3, 100)
     assert columns(drawn) == 3
 
 
-def test_pictures_of_the_start_have_no_base_column_themselves(validate):
+def test_images_of_the_start_have_no_base_column_themselves(validate):
     validate(0, 0)
     _, again = validate(0, 0)
     assert columns(again) == 3
 
 
-def test_base_column_shows_the_pictures_of_the_start_also_after_a_resume(validate):
+def test_base_column_shows_the_images_of_the_start_also_after_a_resume(validate):
     validate(0, 255, 0, seeds=2)
     _, drawn = validate(3, 100, 100, seeds=2)
     assert columns(drawn) == 4
@@ -132,19 +132,19 @@ def test_base_column_shows_the_pictures_of_the_start_also_after_a_resume(validat
 
 
 @pytest.mark.parametrize("changed", [{"validation_seed": 8}, {"validation_num_inference_steps": 5}, {"seed": 2}])
-def test_pictures_of_the_start_that_were_drawn_otherwise_are_no_base(validate, changed):
+def test_images_of_the_start_that_were_drawn_otherwise_are_no_base(validate, changed):
     validate(0, 255)
     _, drawn = validate(3, 100, **changed)
     assert columns(drawn) == 3
 
 
 @pytest.mark.parametrize("changed", [{"validation_seed": 8}, {"model": "the same in float32"}])
-def test_a_base_column_that_goes_since_pictures_are_drawn_otherwise_is_said_once(validate, changed):
+def test_a_base_column_that_goes_since_images_are_drawn_otherwise_is_said_once(validate, changed):
     validate(0, 255)
     validator, _ = validate(3, 100, 100, **changed)
-    validator.draw(trainee(6, **{key: value for key, value in changed.items() if key != "model"}))
+    validator.draw(state(6, **{key: value for key, value in changed.items() if key != "model"}))
     (said,) = validator.reporter.said
-    assert "1 of 1 pictures of step 0" in said
+    assert "1 of 1 images of step 0" in said
     assert "base" in said
 
 
@@ -155,7 +155,7 @@ def test_nothing_is_said_of_a_base_column_that_is_there_or_never_was(validate):
     assert never.reporter.said == there.reporter.said == []
 
 
-def test_half_a_picture_of_the_start_is_no_base(validate):
+def test_half_an_image_of_the_start_is_no_base(validate):
     _, start = validate(0, 255)
     whole = start.files["scene"].read_bytes()
     start.files["scene"].write_bytes(whole[: len(whole) // 2])
@@ -163,7 +163,7 @@ def test_half_a_picture_of_the_start_is_no_base(validate):
     assert columns(drawn) == 3
 
 
-def test_a_picture_without_a_mark_is_nobodys(tmp_path):
-    path = tmp_path / "picture.png"
+def test_an_image_without_a_mark_is_nobodys(tmp_path):
+    path = tmp_path / "image.png"
     Image.new("RGB", SIZE).save(path)
     assert open_drawn(path, "identity") is None

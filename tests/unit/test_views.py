@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from data_plans import picture
+from data_plans import new_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -64,7 +64,7 @@ def test_an_image_that_is_not_cut_is_seen_whole(source, resize):
 @pytest.fixture
 def placed(tmp_path):
     """An image of 96x64 pixels of which the middle 48x48 are encoded as 24x24."""
-    path = picture(tmp_path / "a.png", (96, 64), seed=3)
+    path = new_image(tmp_path / "a.png", (96, 64), seed=3)
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     record = ImageRecord(dataset_id="d", key="a", image=LocalImage.at(path), width=96, height=64, content_hash=content)
     return PlacedImage(record=record, geometry=Geometry(resize=(48, 32), crop=(12, 4), bucket=(24, 24)))

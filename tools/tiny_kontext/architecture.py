@@ -19,7 +19,7 @@ WIDTH = 128
 """Of both text encoders."""
 LATENT_CHANNELS = 16
 TEXT_TOKENS = 64
-"""Of T5: 512 padded ones would cost several times what the small pictures do."""
+"""Of T5: 512 padded ones would cost several times what the small images do."""
 VAE_CHANNELS = (32, 64, 128, 128)
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
 MORE_WORDS = """

@@ -7,7 +7,7 @@ from pathlib import Path
 import architecture
 import numpy as np
 import torch
-from pictures import DeviceRecipes
+from images import DeviceRecipes
 from recipes import TURNS, Edit, collect
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -44,7 +44,7 @@ class Pool:
         self.every = torch.arange(len(recipes.turn), device=device)
 
     def draw(self, count: int, square: bool) -> Tensor:
-        """Indices of random recipes; quarter turns only for square pictures."""
+        """Indices of random recipes; quarter turns only for square images."""
         candidates = self.every if square else self.any_size
         return candidates[torch.randint(len(candidates), (count,), device=candidates.device)]
 

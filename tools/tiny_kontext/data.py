@@ -24,7 +24,7 @@ from sources import PACKAGES, PHOTOGRAPHS, STAMP_LICENCE, STAMP_PACKAGE, STAMP_S
 SHORTER_EDGE = 640
 """Of a reduced photograph, in pixels."""
 COMPOSITE = 320
-"""Edge of a square picture with a cut-out pasted on a photograph."""
+"""Edge of a square image with a cut-out pasted on a photograph."""
 CROP = 176
 """Edge of the crops in the pool; training takes smaller windows of them."""
 QUALITY = 92
@@ -55,17 +55,17 @@ def fetch(folder: Path) -> dict[str, Path]:
 
 
 def prepare(packages: Path, output: Path, seed: int = 0) -> None:
-    """Write the reduced pictures and `photos.json`."""
+    """Write the reduced images and `photos.json`."""
     Image.MAX_IMAGE_PIXELS = None  # some wallpapers have more than Pillow trusts
     unpacked = fetch(packages)
     output.mkdir(parents=True, exist_ok=True)
-    entries, pictures = [], []
+    entries, images = [], []
     for index, photograph in enumerate(PHOTOGRAPHS):
         with Image.open(unpacked[photograph.package] / photograph.path) as source:
-            picture = _reduce(source.convert("RGB"))
+            image = _reduce(source.convert("RGB"))
         name = f"photo{index:03d}.jpg"
-        picture.save(output / name, quality=QUALITY)
-        pictures.append(picture)
+        image.save(output / name, quality=QUALITY)
+        images.append(image)
         entries.append({"file": name, "subject": photograph.subject, "package": photograph.package,
                         "path": photograph.path, "licence": photograph.licence})  # fmt: skip
     rng = random.Random(seed)
@@ -73,15 +73,15 @@ def prepare(packages: Path, output: Path, seed: int = 0) -> None:
     for index, (prefix, subject) in enumerate(STAMP_SUBJECTS.items()):
         stamp = next(path for path in stamps if path.name.startswith(prefix) and "cartoon" not in path.parts)
         name = f"stamp{index:03d}.jpg"
-        _paste(stamp, rng.choice(pictures), rng).save(output / name, quality=QUALITY)
+        _paste(stamp, rng.choice(images), rng).save(output / name, quality=QUALITY)
         entries.append({"file": name, "subject": subject, "package": STAMP_PACKAGE,
                         "path": str(stamp.relative_to(unpacked[STAMP_PACKAGE])), "licence": STAMP_LICENCE})  # fmt: skip
     (output / "photos.json").write_text(json.dumps({"photographs": entries, "licences": licences()}, indent=1))
 
 
-def _reduce(picture: Image.Image) -> Image.Image:
-    scale = min(1.0, SHORTER_EDGE / min(picture.size))
-    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+def _reduce(image: Image.Image) -> Image.Image:
+    scale = min(1.0, SHORTER_EDGE / min(image.size))
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
 
 
 def _paste(stamp: Path, ground: Image.Image, rng: random.Random) -> Image.Image:
@@ -98,22 +98,22 @@ def _paste(stamp: Path, ground: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def cut(path: Path, count: int, seed: int) -> np.ndarray:
-    """Random square crops of one picture, [count, CROP, CROP, 3]; mostly large views, which have the finest detail."""
+    """Random square crops of one image, [count, CROP, CROP, 3]; mostly large views, which have the finest detail."""
     rng = random.Random(seed)
     with Image.open(path) as source:
-        picture = source.convert("RGB")
-    shorter = min(picture.size)
+        image = source.convert("RGB")
+    shorter = min(image.size)
     crops = np.empty((count, CROP, CROP, 3), np.uint8)
     for index in range(count):
         edge = min(shorter, round(CROP * math.exp(math.sqrt(rng.random()) * math.log(shorter / CROP))))
-        left, top = rng.randint(0, picture.width - edge), rng.randint(0, picture.height - edge)
+        left, top = rng.randint(0, image.width - edge), rng.randint(0, image.height - edge)
         box = (left, top, left + edge, top + edge)
-        crops[index] = np.asarray(picture.resize((CROP, CROP), Image.Resampling.LANCZOS, box=box))
+        crops[index] = np.asarray(image.resize((CROP, CROP), Image.Resampling.LANCZOS, box=box))
     return crops
 
 
 def load_pool(folder: Path, crops_each: int, seed: int = 0, workers: int = 8) -> CropPool:
-    """Cut every picture of `photos.json` anew; the same seed gives the same pool."""
+    """Cut every image of `photos.json` anew; the same seed gives the same pool."""
     entries = json.loads((folder / "photos.json").read_text())["photographs"]
     paths = [folder / entry["file"] for entry in entries]
     with ProcessPoolExecutor(workers) as executor:

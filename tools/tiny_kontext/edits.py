@@ -1,4 +1,4 @@
-"""What training draws from: instruction edits in varied words, and pictures with their descriptions.
+"""What training draws from: instruction edits in varied words, and images with their descriptions.
 
 Deblurring, denoising and JPEG restoration are left out on purpose: they are what the demo teaches.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from picture_edits import picture_edit
+from image_edits import image_edit
 from recipes import OVERLAYS, SCENE, Edit
 from scene_edits import describe, random_scene, scene_edit
 from wording import say
@@ -22,7 +22,7 @@ def edit(rng: random.Random) -> Edit:
     """A random pair: reference, instruction, target."""
     if rng.random() < SCENE_SHARE:
         return scene_edit(rng)
-    made = picture_edit(rng)
+    made = image_edit(rng)
     if rng.random() < SCENE_FOR_ANY:
         background, _, placed = random_scene(rng, rng.choice((1, 2)))
         if made.kind not in OVERLAYS:
@@ -40,7 +40,7 @@ def photograph(rng: random.Random, subjects: tuple[str, ...]) -> Edit:
 
 
 def text_to_image(rng: random.Random, subjects: tuple[str, ...]) -> Edit:
-    """A random picture with its description, or the target of an edit whose reference is dropped."""
+    """A random image with its description, or the target of an edit whose reference is dropped."""
     chance = rng.random()
     if chance < 0.5:
         return describe(rng)

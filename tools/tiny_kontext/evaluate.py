@@ -18,7 +18,7 @@ import edits
 import numpy as np
 import torch
 from diffusers import FluxKontextPipeline
-from pictures import DeviceRecipes, pairs
+from images import DeviceRecipes, pairs
 from PIL import Image, ImageDraw
 from recipes import SCENE, collect
 from scene_edits import describe
@@ -45,18 +45,18 @@ def held_out(edge: int, each: int, seed: int = 0) -> Tensor:
     folder, rng, windows = Path(skimage.data.__file__).parent, random.Random(seed), []
     for name in HELD_OUT:
         with Image.open(folder / name) as source:
-            picture = source.convert("RGB")
-        scale = VIEW / min(picture.size)
-        size = (round(picture.width * scale), round(picture.height * scale))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+            image = source.convert("RGB")
+        scale = VIEW / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(size, Image.Resampling.LANCZOS)
         for _ in range(each):
             left, top = rng.randint(0, size[0] - edge), rng.randint(0, size[1] - edge)
-            windows.append(np.asarray(picture.crop((left, top, left + edge, top + edge))))
+            windows.append(np.asarray(image.crop((left, top, left + edge, top + edge))))
     return torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).float() / 255
 
 
 def psnr(result: Tensor, target: Tensor) -> Tensor:
-    """Of each picture, dB; pictures in [0, 1]."""
+    """Of each image, dB; images in [0, 1]."""
     return -10 * torch.log10((result - target).square().mean((1, 2, 3)))
 
 
@@ -69,8 +69,8 @@ class Editor:
         self.shift, self.scale = config.shift_factor, config.scaling_factor
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        mean = self.pipeline.vae.encode(pictures * 2 - 1).latent_dist.mode()
+    def encode(self, images: Tensor) -> Tensor:
+        mean = self.pipeline.vae.encode(images * 2 - 1).latent_dist.mode()
         return (mean - self.shift) * self.scale
 
     @torch.no_grad()
@@ -99,7 +99,7 @@ class Editor:
 
     def edit(self, references: Tensor | None, captions: list[str], size: tuple[int, int], seed: int = 0,
              guidance: float = 1.0, steps: int = STEPS) -> Tensor:  # fmt: skip
-        """Pictures in [0, 1] after ``steps`` Euler steps with shift 1.6."""
+        """Images in [0, 1] after ``steps`` Euler steps with shift 1.6."""
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn(len(captions), 16, size[0] // 8, size[1] // 8, generator=generator)
         given = None if references is None else self.encode(references)
@@ -128,8 +128,8 @@ def vae_quality(editor: Editor) -> dict[str, float]:
     """PSNR of reconstructions at several sizes."""
     quality = {}
     for edge in (64, 96, 128, 160):
-        pictures = held_out(edge, 4)
-        values = psnr(editor.decode(editor.encode(pictures)), pictures)
+        images = held_out(edge, 4)
+        values = psnr(editor.decode(editor.encode(images)), images)
         quality[f"{edge}px"] = round(values.mean().item(), 2)
         if edge == 128:
             quality |= {name: round(values[4 * i : 4 * i + 4].mean().item(), 2) for i, name in enumerate(HELD_OUT)}
@@ -185,8 +185,8 @@ def draw_sheet(editor: Editor, path: Path, columns: int = 4) -> None:
         results = editor.edit(None if kind == "describe" else references, captions, (128, 128))
         for column in range(columns):
             left, top = column * 400, row * 146
-            for place, picture in enumerate((references, results, targets)):
-                pixels = (picture[column].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+            for place, image in enumerate((references, results, targets)):
+                pixels = (image[column].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
                 sheet.paste(Image.fromarray(pixels), (left + 130 * place, top))
             pen.text((left, top + 130), captions[column][:62], fill="black")
     sheet.save(path)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--metrics", action="store_true")
     parser.add_argument("--vae", type=Path, help="folder of its state, for steps and seconds in metrics.json")
     parser.add_argument("--transformer", type=Path, help="folder of its state, likewise")
-    parser.add_argument("--count", type=int, default=16, help="pictures of each edit")
+    parser.add_argument("--count", type=int, default=16, help="images of each edit")
     parser.add_argument("--text-length", type=int, default=architecture.TEXT_TOKENS)
     arguments = parser.parse_args()
     pipeline = FluxKontextPipeline.from_pretrained(arguments.model, torch_dtype=torch.float32)

@@ -32,5 +32,5 @@ def draw(lines: list[dict], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    curve, picture = map(Path, sys.argv[1:])
-    draw([json.loads(line) for line in curve.read_text().splitlines()], picture)
+    curve, image = map(Path, sys.argv[1:])
+    draw([json.loads(line) for line in curve.read_text().splitlines()], image)

@@ -2,7 +2,7 @@
 
 Every edit of a photograph is one formula: turn, then `clamp(matrix @ pixel ** gamma + bias)`, then shapes on
 top. Every edit of a scene is another scene. So a batch mixes all edits and the whole of it is drawn on the GPU
-without a branch (`pictures.py`).
+without a branch (`images.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from scenes import BACKGROUND_NUMBERS, MAX_SHAPES, SHAPE_NUMBERS
 
 TURNS = ("none", "mirror", "flip", "half", "left", "right")
-"""Geometry of the target; left and right are quarter turns, for square pictures only."""
+"""Geometry of the target; left and right are quarter turns, for square images only."""
 OVERLAYS = ("add", "recolour", "frame", "two")
-"""Kinds whose shape goes on top of the finished picture."""
+"""Kinds whose shape goes on top of the finished image."""
 ANY_PHOTOGRAPH = -1
 SCENE = -2
 

@@ -1,4 +1,4 @@
-"""Procedural scenes with the words for them, and the edits that need to know what is in the picture."""
+"""Procedural scenes with the words for them, and the edits that need to know what is in the image."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ SCENE_EDITS = {
 
 
 def scene_edit(rng: random.Random) -> Edit:
-    """One of the edits that need to know what is in the picture."""
+    """One of the edits that need to know what is in the image."""
     background, _, placed = random_scene(rng, rng.choice((1, 1, 2, 2, 3)))
     index = rng.randrange(len(placed))
     kind = rng.choices(list(SCENE_EDITS), [often for _, often in SCENE_EDITS.values()])[0]

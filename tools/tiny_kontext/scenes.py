@@ -1,7 +1,7 @@
 """Procedural scenes: a background and up to three shapes, drawn for a whole batch at once.
 
 A scene is two rows of numbers, so that an edit is two other rows: recolour, move, remove and add change a few
-of them, and both pictures are drawn the same way. The shapes alone also go on photographs.
+of them, and both images are drawn the same way. The shapes alone also go on photographs.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def draw_background(background: Tensor, height: int, width: int) -> Tensor:
     return colour_a[..., None, None] * (1 - chosen) + colour_b[..., None, None] * chosen
 
 
-def draw_shapes(picture: Tensor, shapes: Tensor) -> Tensor:
+def draw_shapes(image: Tensor, shapes: Tensor) -> Tensor:
     """[B, MAX_SHAPES, SHAPE_NUMBERS] over [B, 3, H, W], the last on top; edges are smooth over one pixel."""
-    height, width = picture.shape[-2:]
-    y, x = grid(height, width, picture.device)
+    height, width = image.shape[-2:]
+    y, x = grid(height, width, image.device)
     half = min(height, width) / 2
     for index in range(shapes.shape[1]):
         present, kind, centre_x, centre_y, radius, angle, colour = shapes[:, index].split([1, 1, 1, 1, 1, 1, 3], dim=1)
@@ -94,5 +94,5 @@ def draw_shapes(picture: Tensor, shapes: Tensor) -> Tensor:
         )
         distance = torch.take_along_dim(distances, kind.long()[:, :, None, None], dim=1)
         cover = (0.5 - distance * half).clamp(0, 1) * present[..., None, None]
-        picture = picture * (1 - cover) + colour[..., None, None] * cover
-    return picture
+        image = image * (1 - cover) + colour[..., None, None] * cover
+    return image

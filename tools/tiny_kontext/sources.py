@@ -1,7 +1,7 @@
 """The photographs that the small model learns from: Debian package, file, subject, licence.
 
 Licences are those that each package's `debian/copyright` (or the wallpaper's own `metadata.json`) names.
-Nothing here is committed or shipped: `data.py` fetches the packages and reduces the pictures.
+Nothing here is committed or shipped: `data.py` fetches the packages and reduces the images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STAMPS = "usr/share/tuxpaint/stamps"
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """One picture of a Debian package."""
+    """One image of a Debian package."""
 
     package: str
     path: str

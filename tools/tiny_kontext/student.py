@@ -80,7 +80,7 @@ def _start_as_identity(transformer: nn.Module) -> nn.Module:
 
 
 class LatentEncoder:
-    """The frozen VAE's encoder: pictures to normalised posterior means."""
+    """The frozen VAE's encoder: images to normalised posterior means."""
 
     def __init__(self, vae: nn.Module, shift: float, scale: float, device: torch.device) -> None:
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -88,9 +88,9 @@ class LatentEncoder:
         self.shift, self.scale = shift, scale
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """[B, 16, H/8, W/8] float32 of [B, 3, H, W] in [0, 1]."""
-        pixels = pictures.to(self.dtype).mul(2).sub(1).to(memory_format=torch.channels_last)
+        pixels = images.to(self.dtype).mul(2).sub(1).to(memory_format=torch.channels_last)
         mean = self.encoder(pixels).chunk(2, dim=1)[0].float()
         return (mean - self.shift) * self.scale
 

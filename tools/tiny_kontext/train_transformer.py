@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from captions import Pool, load_tokenizers
 from data import load_pool
-from pictures import pairs, random_windows
+from images import pairs, random_windows
 from student import SHIFT, LatentEncoder, Student, encoder_of, encoder_of_state, new_student, student_of
 from torch import Tensor, nn
 from training import Average, Budget, build_optimizers, learning_rate, prepare_device, read_state, restore, save_state
@@ -63,7 +63,7 @@ class Teacher:
 
     editing: Pool
     plain: Pool
-    """Pictures with descriptions, for the steps without a reference."""
+    """Images with descriptions, for the steps without a reference."""
     pixels: Tensor
     encode: LatentEncoder
     noise: torch.Generator

@@ -20,37 +20,37 @@ import edits
 import torch
 import torch.nn.functional as functional
 from data import load_pool
-from pictures import DeviceRecipes, pairs, random_windows
+from images import DeviceRecipes, pairs, random_windows
 from recipes import ANY_PHOTOGRAPH, collect
 from torch import Tensor, nn
 from training import Average, Budget, learning_rate, prepare_device, read_state, restore, save_state
 
 SCENE_SHARE = 6
-"""One picture in so many is a procedural scene or an edited photograph."""
+"""One image in so many is a procedural scene or an edited photograph."""
 LOG_VARIANCE_RANGE = (-14.0, 2.0)
 TRIAL = 60
 """Steps after which eager and compiled speed are compared."""
 
 
 class Autoencoder(nn.Module):
-    """Training forward: picture in [-1, 1] to (reconstruction, KL divergence a latent)."""
+    """Training forward: image in [-1, 1] to (reconstruction, KL divergence a latent)."""
 
     def __init__(self, vae: nn.Module, decoder_only: bool) -> None:
         super().__init__()
         self.vae, self.decoder_only = vae, decoder_only
 
-    def forward(self, picture: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(not self.decoder_only and torch.is_grad_enabled()):
-            mean, log_variance = self.vae.encoder(picture).float().chunk(2, dim=1)
+            mean, log_variance = self.vae.encoder(image).float().chunk(2, dim=1)
         log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         latents = mean + (0.5 * log_variance).exp() * noise
-        return self.vae.decoder(latents.to(picture.dtype)).float(), divergence
+        return self.vae.decoder(latents.to(image.dtype)).float(), divergence
 
 
-def reconstruction_loss(result: Tensor, picture: Tensor) -> Tensor:
-    """L1 and squared error, L1 of gradients, L1 of the picture at a half and a quarter of its size."""
-    difference = result - picture
+def reconstruction_loss(result: Tensor, image: Tensor) -> Tensor:
+    """L1 and squared error, L1 of gradients, L1 of the image at a half and a quarter of its size."""
+    difference = result - image
     loss = difference.abs().mean() + 3 * difference.square().mean()
     loss = loss + 0.25 * (difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean())
     for _ in range(2):
@@ -59,7 +59,7 @@ def reconstruction_loss(result: Tensor, picture: Tensor) -> Tensor:
     return loss
 
 
-class Pictures:
+class Images:
     """Endless batches in [-1, 1]."""
 
     def __init__(self, pool: Tensor, seed: int, batch: int, edge: int) -> None:
@@ -72,17 +72,17 @@ class Pictures:
     def __call__(self) -> Tensor:
         device = self.pool.device
         which = torch.full((self.batch,), ANY_PHOTOGRAPH, device=device)
-        picture = random_windows(self.pool, which, self.edge, self.edge, vary=True)
+        image = random_windows(self.pool, which, self.edge, self.edge, vary=True)
         drawn = self.batch // SCENE_SHARE
         index = torch.randint(len(self.recipes.turn), (drawn,), device=device)
-        picture[:drawn] = pairs(self.recipes.pick(index), picture[:drawn])[1]
-        return picture.mul(2).sub(1).to(memory_format=torch.channels_last)
+        image[:drawn] = pairs(self.recipes.pick(index), image[:drawn])[1]
+        return image.mul(2).sub(1).to(memory_format=torch.channels_last)
 
 
-def latent_statistics(vae: nn.Module, pictures: Pictures, batches: int = 16) -> tuple[float, float]:
+def latent_statistics(vae: nn.Module, images: Images, batches: int = 16) -> tuple[float, float]:
     """Shift and scale that give the latents mean 0 and deviation 1."""
     with torch.no_grad():
-        means = [vae.encoder(pictures()).chunk(2, dim=1)[0].float() for _ in range(batches)]
+        means = [vae.encoder(images()).chunk(2, dim=1)[0].float() for _ in range(batches)]
     latents = torch.stack(means)
     return latents.mean().item(), 1 / latents.std().item()
 
@@ -102,15 +102,15 @@ def train(arguments: argparse.Namespace) -> None:
     parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-3)
     pool = torch.from_numpy(load_pool(arguments.photos, arguments.crops, arguments.seed, arguments.workers).pixels)
-    pictures = Pictures(pool.to(device), arguments.seed, arguments.batch, arguments.edge)
+    images = Images(pool.to(device), arguments.seed, arguments.batch, arguments.edge)
     first = int(facts.get("steps", 0))
     torch.manual_seed(arguments.seed + first)
     model = Autoencoder(vae, arguments.decoder_only)
     count = sum(parameter.numel() for parameter in parameters)
     print(f"vae: step {first}, {budget.used:.0f} s to get ready, {count} weights", flush=True)
-    step = _loop(arguments, budget, model, optimizer, average, pictures)
+    step = _loop(arguments, budget, model, optimizer, average, images)
     average.swap()
-    shift, scale = latent_statistics(vae, pictures)
+    shift, scale = latent_statistics(vae, images)
     average.swap()
     seconds = float(facts.get("seconds", 0)) + budget.used
     if arguments.decoder_only:
@@ -152,8 +152,8 @@ class Faster:
 
 
 def _loop(arguments: argparse.Namespace, budget: Budget, model: Autoencoder, optimizer: torch.optim.Optimizer,
-          average: Average, pictures: Pictures) -> int:  # fmt: skip
-    device = pictures.pool.device
+          average: Average, images: Images) -> int:  # fmt: skip
+    device = images.pool.device
     faster = Faster(model) if arguments.compile else None
     shape = (arguments.batch, architecture.LATENT_CHANNELS, arguments.edge // 8, arguments.edge // 8)
     reserve = arguments.reserve
@@ -165,18 +165,18 @@ def _loop(arguments: argparse.Namespace, budget: Budget, model: Autoencoder, opt
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        picture = pictures()
+        image = images()
         noise = torch.randn(shape, device=device)
         forward = faster.at(step) if faster else model
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            result, divergence = forward(picture, noise)
-        loss = reconstruction_loss(result, picture) + arguments.divergence * divergence
+            result, divergence = forward(image, noise)
+        loss = reconstruction_loss(result, image) + arguments.divergence * divergence
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update()
-        errors.append((result.detach() - picture).square().mean())
+        errors.append((result.detach() - image).square().mean())
         step += 1
         if step % arguments.log_every == 0:
             psnr = 10 * torch.log10(4 / torch.stack(errors).mean())

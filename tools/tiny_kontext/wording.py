@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-PICTURE = ("the picture", "the image", "the photo", "it", "this picture", "this")
+IMAGE = ("the picture", "the image", "the photo", "it", "this picture", "this")
 """What `{p}` of a wording becomes."""
 
 
@@ -13,10 +13,10 @@ def say(rng: random.Random, words: tuple[str, ...], **names: str) -> str:
 
     Args:
         rng: Drawn from.
-        words: Format strings; `{p}` is the picture.
+        words: Format strings; `{p}` is the image.
         names: What fills the other gaps.
     """
-    caption = with_articles(rng.choice(words).format(p=rng.choice(PICTURE), **names))
+    caption = with_articles(rng.choice(words).format(p=rng.choice(IMAGE), **names))
     chance = rng.random()
     if chance < 0.12:
         caption = "please " + caption

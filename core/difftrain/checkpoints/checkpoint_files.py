@@ -37,10 +37,10 @@ from difftrain.steps.optimizer_state import DamagedState, check_storable, load_o
 from difftrain.steps.sharding import placed_like
 
 if TYPE_CHECKING:
-    from difftrain.steps.training_state import Trainee
+    from difftrain.steps.training_state import TrainingState
 
 
-def write_checkpoint(run: Trainee, gathered: GatheredState, output_dir: Path) -> Path:
+def write_checkpoint(state: TrainingState, gathered: GatheredState, output_dir: Path) -> Path:
     """Write ``checkpoint-N`` beside its final name, flush, rename. For the main process alone.
 
     Args:
@@ -50,14 +50,14 @@ def write_checkpoint(run: Trainee, gathered: GatheredState, output_dir: Path) ->
         NotFinite: If a weight is NaN or infinite; nothing is written.
         MachineError: If it cannot be written; what was written of it is taken away, earlier ones are whole.
     """
-    final = output_dir / f"checkpoint-{run.step}"
+    final = output_dir / f"checkpoint-{state.step}"
     for weights in (gathered.weights, gathered.exported):
-        check_finite((name for name, tensor in weights.items() if not tensor.isfinite().all()), run.step)
+        check_finite((name for name, tensor in weights.items() if not tensor.isfinite().all()), state.step)
     temporary = output_dir / f".{final.name}.partial"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / RESUME_FOLDER).mkdir(parents=True)
-        _write_parts(run, gathered, temporary)
+        _write_parts(state, gathered, temporary)
         _flush(temporary)
         _remove(final)
         temporary.rename(final)
@@ -85,7 +85,7 @@ def check_finite(broken: Iterable[str], step: int) -> None:
         )
 
 
-def rehearse(run: Trainee, output_dir: Path) -> None:
+def check_can_save(state: TrainingState, output_dir: Path) -> None:
     """Write and read the optimizer's state once, so that what cannot be saved is known after the first step.
 
     For every process; the main one writes.
@@ -94,10 +94,10 @@ def rehearse(run: Trainee, output_dir: Path) -> None:
         CheckpointError: If the optimizer keeps what cannot be saved.
         MachineError: If nothing can be written.
     """
-    gathered = gather_optimizer_of(run)
-    if not run.accelerator.is_main_process:
+    gathered = gather_optimizer_of(state)
+    if not state.accelerator.is_main_process:
         return
-    trial = output_dir / f".checkpoint-{run.step}.trial"
+    trial = output_dir / f".checkpoint-{state.step}.trial"
     try:
         check_storable(gathered, trial)
     except OSError as error:
@@ -111,18 +111,18 @@ def rotate(output_dir: Path, keep: int | None) -> None:
             _remove(old)
 
 
-def export_adapter(run: Trainee, output_dir: Path) -> None:
+def export_adapter(state: TrainingState, output_dir: Path) -> None:
     """Put the adapter as other programs load it into the output folder. For every process; the main one writes.
 
     Raises:
         MachineError: If it cannot be written.
     """
-    weights = gather_exported(run)
-    if run.accelerator.is_main_process:
-        write_adapter(run, weights, output_dir, output_dir)
+    weights = gather_exported(state)
+    if state.accelerator.is_main_process:
+        write_adapter(state, weights, output_dir, output_dir)
 
 
-def write_adapter(run: Trainee, weights: Mapping[str, Tensor], output_dir: Path, place: Path) -> Path:
+def write_adapter(state: TrainingState, weights: Mapping[str, Tensor], output_dir: Path, place: Path) -> Path:
     """Let the adapter write its files; each is there complete or not at all. Gives where they are.
 
     Args:
@@ -136,7 +136,7 @@ def write_adapter(run: Trainee, weights: Mapping[str, Tensor], output_dir: Path,
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        run.plan.adapter.write(weights, temporary, run.plan.family.lora_prefix)
+        state.plan.adapter.write(weights, temporary, state.plan.family.lora_prefix)
         _flush(temporary)
         written = sorted(temporary.iterdir())
         if place.is_dir():
@@ -154,8 +154,8 @@ def write_adapter(run: Trainee, weights: Mapping[str, Tensor], output_dir: Path,
     return place
 
 
-def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
-    """Put adapter, optimizer, step and position back into ``run``, however they were sharded and are now.
+def load_checkpoint(state: TrainingState, checkpoint: Path, saved: ResumeState) -> None:
+    """Put adapter, optimizer, step and position back into ``state``, however they were sharded and are now.
 
     Raises:
         CheckpointError: If a file is damaged or does not fit the run's adapter or optimizer.
@@ -164,35 +164,35 @@ def load_checkpoint(run: Trainee, checkpoint: Path, state: ResumeState) -> None:
     try:
         weights = load((folder / WEIGHTS_FILE).read_bytes())
         position = load((folder / VISITS_FILE).read_bytes())
-        own = run.plan.adapter.state(run.bare_denoiser)
+        own = state.plan.adapter.state(state.bare_denoiser)
         placed = {name: placed_like(tensor, own[name]) if name in own else tensor for name, tensor in weights.items()}
-        run.plan.adapter.load_state(run.bare_denoiser, placed)
-        load_optimizer(run.optimizer, run.named_trained, folder / OPTIMIZER_FILE)
+        state.plan.adapter.load_state(state.bare_denoiser, placed)
+        load_optimizer(state.optimizer, state.named_trained, folder / OPTIMIZER_FILE)
     except (OSError, ValueError, LookupError, SafetensorError, DamagedState) as error:
         raise damaged(checkpoint, error) from error
-    run.step, run.skipped = state.step, state.skipped
-    run.position = SavedPosition(epoch=state.epoch, samples=state.samples, tensors=position)
+    state.step, state.skipped = saved.step, saved.skipped
+    state.position = SavedPosition(epoch=saved.epoch, samples=saved.samples, tensors=position)
 
 
-def _write_parts(run: Trainee, gathered: GatheredState, folder: Path) -> None:
-    run.plan.adapter.write(gathered.exported, folder, run.plan.family.lora_prefix)
+def _write_parts(state: TrainingState, gathered: GatheredState, folder: Path) -> None:
+    state.plan.adapter.write(gathered.exported, folder, state.plan.family.lora_prefix)
     resume = folder / RESUME_FOLDER
     write_tensors(resume / WEIGHTS_FILE, gathered.weights)
-    write_tensors(resume / VISITS_FILE, run.position.state())
+    write_tensors(resume / VISITS_FILE, state.position.state())
     write_optimizer(gathered.optimizer, resume / OPTIMIZER_FILE)
-    state = ResumeState(
-        step=run.step,
-        epoch=run.position.epoch,
-        samples=run.position.samples,
-        processes=run.accelerator.num_processes,
-        config=run.plan.config.model_dump(mode="json"),
-        plugins=run.plan.plugins.versions(),
-        data=dict(run.data),
-        skipped=run.skipped,
-        dtype=trained_dtype(run.plan),
+    saved = ResumeState(
+        step=state.step,
+        epoch=state.position.epoch,
+        samples=state.position.samples,
+        processes=state.accelerator.num_processes,
+        config=state.plan.config.model_dump(mode="json"),
+        plugins=state.plan.plugins.versions(),
+        data=dict(state.data),
+        skipped=state.skipped,
+        dtype=trained_dtype(state.plan),
         files={path.name: sha256_of(path) for path in sorted(resume.iterdir())},
     )
-    (resume / STATE_FILE).write_text(state.model_dump_json(indent=1), encoding="utf-8")
+    (resume / STATE_FILE).write_text(saved.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _not_written(what: object, error: OSError) -> MachineError:

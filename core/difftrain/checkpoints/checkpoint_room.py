@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from difftrain.machine.disk import Need, check_room, told_bytes
-from difftrain.steps.training_state import Trainee
+from difftrain.machine.disk import Need, check_room, describe_bytes
+from difftrain.steps.training_state import TrainingState
 from difftrain.types import Reporter
 
 _TIMES_THE_WEIGHTS = 5
@@ -13,31 +13,31 @@ _TIMES_THE_WEIGHTS = 5
 optimizer keeps (AdamW in bfloat16: two means and a compensation)."""
 
 
-def check_checkpoint_room(run: Trainee, reporter: Reporter) -> None:
+def check_checkpoint_room(state: TrainingState, reporter: Reporter) -> None:
     """Compare what checkpoints will take with what is free; too little for all of them is only a note.
 
     Raises:
         MachineError: If there is no room for a single one.
     """
-    config = run.plan.config
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in run.trained)
+    config = state.plan.config
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in state.trained)
     each = _TIMES_THE_WEIGHTS * weights
     check_room([Need(folder=config.output_dir, what="a checkpoint", files=1, bytes=each, option="output_dir")])
-    ahead = checkpoints_ahead(run)
+    ahead = checkpoints_ahead(state)
     # a new one is written before the oldest goes
     kept = ahead if config.checkpoints_total_limit is None else min(ahead, config.checkpoints_total_limit + 1)
     free = shutil.disk_usage(config.output_dir).free
     if kept * each > free:
         reporter.say(
-            f"note: the run will keep {kept} checkpoints of about {told_bytes(each)}, and {told_bytes(free)} are free "
-            f"in {config.output_dir}; set checkpoints_total_limit or a larger checkpoint_step_interval"
+            f"note: the run will keep {kept} checkpoints of about {describe_bytes(each)}, and {describe_bytes(free)} "
+            f"are free in {config.output_dir}; set checkpoints_total_limit or a larger checkpoint_step_interval"
         )
 
 
-def checkpoints_ahead(run: Trainee) -> int:
+def checkpoints_ahead(state: TrainingState) -> int:
     """How many checkpoints the run will write, the last one included."""
-    interval = run.plan.config.checkpoint_step_interval
+    interval = state.plan.config.checkpoint_step_interval
     if interval == 0:
         return 1
-    ends_on_one = run.total_steps % interval == 0
-    return run.total_steps // interval - run.step // interval + (0 if ends_on_one else 1)
+    ends_on_one = state.total_steps % interval == 0
+    return state.total_steps // interval - state.step // interval + (0 if ends_on_one else 1)

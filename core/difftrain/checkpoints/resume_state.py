@@ -119,9 +119,9 @@ def find_state(plan: RunPlan) -> Resumed | None:
     checkpoint = find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
     if checkpoint is None:
         return None
-    state = read_state(checkpoint)
-    check_changes(state, plan, checkpoint)
-    return checkpoint, state
+    saved = read_state(checkpoint)
+    check_changes(saved, plan, checkpoint)
+    return checkpoint, saved
 
 
 def read_state(checkpoint: Path) -> ResumeState:
@@ -138,13 +138,13 @@ def read_state(checkpoint: Path) -> ResumeState:
         written = content.get("format", 1) if isinstance(content, dict) else None
         if isinstance(written, int) and written != FORMAT:
             raise CheckpointError(_other_format(checkpoint, written))
-        state = ResumeState.model_validate(content)
+        saved = ResumeState.model_validate(content)
         for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
-            if state.files.get(name) != sha256_of(folder / name):
+            if saved.files.get(name) != sha256_of(folder / name):
                 raise ValueError(f"{name} is not what was written")
-        named = step_of(checkpoint) if is_checkpoint_name(checkpoint.name) else state.step
-        if named != state.step:
-            raise ValueError(f"{STATE_FILE} is of step {state.step}")
+        named = step_of(checkpoint) if is_checkpoint_name(checkpoint.name) else saved.step
+        if named != saved.step:
+            raise ValueError(f"{STATE_FILE} is of step {saved.step}")
     except ValidationError as error:
         found = explain(error, content if isinstance(content, dict) else {})
         raise damaged(checkpoint, f"{STATE_FILE}: {'; '.join(found.values())}") from error
@@ -152,7 +152,7 @@ def read_state(checkpoint: Path) -> ResumeState:
         raise damaged(checkpoint, f"{error.filename} cannot be read, {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise damaged(checkpoint, str(error)) from error
-    return state
+    return saved
 
 
 def _other_format(checkpoint: Path, written: int) -> str:
@@ -183,7 +183,7 @@ def damaged(checkpoint: Path, error: object) -> CheckpointError:
     return CheckpointError(f"{checkpoint} is damaged: {error}\nhint: {hint}")
 
 
-def check_changes(state: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
+def check_changes(saved: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
     """Refuse what cannot change on the way; everything else is taken over, see :func:`changes_since`.
 
     Raises:
@@ -191,26 +191,27 @@ def check_changes(state: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
     """
     now = plan.config.model_dump(mode="json")
     problems = [
-        f"{key} was {_told(state.config[key])} and is {_told(now.get(key))} now: {why}"
+        f"{key} was {_summary(saved.config[key])} and is {_summary(now.get(key))} now: {why}"
         for key, why in _FIXED.items()
-        if key in state.config and state.config[key] != now.get(key)
+        if key in saved.config and saved.config[key] != now.get(key)
     ]
     adapter = type(plan.adapter)
     with suppress(ValidationError):  # options of another version: the weights themselves are compared later
-        before = adapter(**{key: state.config[key] for key in adapter.model_fields if key in state.config}).fixed()
+        before = adapter(**{key: saved.config[key] for key in adapter.model_fields if key in saved.config}).fixed()
         problems += [
-            f"{key} was {_told(before.get(key))} and is {_told(value)} now: it says what the trained weights mean"
+            f"{key} was {_summary(before.get(key))} and is {_summary(value)} now: it says what the trained weights mean"
             for key, value in plan.adapter.fixed().items()
             if before.get(key) != value
         ]
     problems += [
-        f"{key} was {_told(state.config[key])} and is {_told(value)} now: the checkpoint has weights for other modules"
+        f"{key} was {_summary(saved.config[key])} and is {_summary(value)} now: the checkpoint has weights for other "
+        "modules"
         for key, value in plan.family.fixed().items()
-        if key in state.config and state.config[key] != value
+        if key in saved.config and saved.config[key] != value
     ]
-    if state.dtype != trained_dtype(plan):
+    if saved.dtype != trained_dtype(plan):
         problems.append(
-            f"mixed_precision was {_told(state.config.get('mixed_precision'))}, with {state.dtype} weights, and is "
+            f"mixed_precision was {_summary(saved.config.get('mixed_precision'))}, with {saved.dtype} weights, and is "
             f"{plan.config.mixed_precision} now, with {trained_dtype(plan)} weights"
         )
     if problems:
@@ -220,30 +221,32 @@ def check_changes(state: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
         )
 
 
-def changes_since(state: ResumeState, plan: RunPlan, processes: int) -> list[str]:
+def changes_since(saved: ResumeState, plan: RunPlan, processes: int) -> list[str]:
     """What is different now and taken over: ``train_batch_size 2 -> 3``. Places where files lie do not count."""
     now = plan.config.model_dump(mode="json")
-    pairs = {key: (state.config.get(key), value) for key, value in now.items() if key not in _PLACES}
+    pairs = {key: (saved.config.get(key), value) for key, value in now.items() if key not in _PLACES}
     before, after = pairs.pop("optimizer_config", ({}, {}))
     pairs |= _by_key("optimizer_config.", before or {}, after or {})
-    pairs |= _by_key("plugin ", state.plugins, plan.plugins.versions())
-    pairs["processes"] = state.processes, processes
-    return [f"{name} {_told(before)} -> {_told(after)}" for name, (before, after) in pairs.items() if before != after]
+    pairs |= _by_key("plugin ", saved.plugins, plan.plugins.versions())
+    pairs["processes"] = saved.processes, processes
+    return [
+        f"{name} {_summary(before)} -> {_summary(after)}" for name, (before, after) in pairs.items() if before != after
+    ]
 
 
 def data_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What is different in the datasets: ``'edits' had 100 samples, has 101``."""
-    told = []
+    changes = []
     for name in dict.fromkeys([*before, *now]):
         if name not in now:
-            told.append(f"{name!r} is gone ({_count(before[name])})")
+            changes.append(f"{name!r} is gone ({_count(before[name])})")
         elif name not in before:
-            told.append(f"{name!r} is new ({_count(now[name])})")
+            changes.append(f"{name!r} is new ({_count(now[name])})")
         elif _count(before[name]) != _count(now[name]):
-            told.append(f"{name!r} had {_count(before[name])}, has {_count(now[name])}")
+            changes.append(f"{name!r} had {_count(before[name])}, has {_count(now[name])}")
         elif before[name] != now[name]:
-            told.append(f"{name!r} has as many samples, but other pictures, captions or crops")
-    return told
+            changes.append(f"{name!r} has as many samples, but other images, captions or crops")
+    return changes
 
 
 def _count(facts: str) -> str:
@@ -254,5 +257,5 @@ def _by_key(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
     return {f"{prefix}{key}": (before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after])}
 
 
-def _told(value: object) -> str:
+def _summary(value: object) -> str:
     return "unset" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from difftrain.checkpoints.checkpoint_files import (
+    check_can_save,
     check_finite,
     export_adapter,
-    rehearse,
     rotate,
     write_adapter,
     write_checkpoint,
@@ -20,7 +20,7 @@ from difftrain.machine.interrupts import Interrupts
 from difftrain.machine.processes import greatest
 from difftrain.output.observers import Observers
 from difftrain.steps.step import loss_at
-from difftrain.steps.training_state import Trainee
+from difftrain.steps.training_state import TrainingState
 from difftrain.types import Reporter
 
 _PROOF_SIGMA = 0.5
@@ -32,25 +32,25 @@ class Saver:
     Every method is called in every process.
     """
 
-    def __init__(self, run: Trainee, observers: Observers, interrupts: Interrupts, reporter: Reporter) -> None:
-        self._run = run
+    def __init__(self, state: TrainingState, observers: Observers, interrupts: Interrupts, reporter: Reporter) -> None:
+        self._state = state
         self._observers = observers
         self._interrupts = interrupts
         self._reporter = reporter
-        self._folder: Path = run.plan.config.output_dir
-        self._saved_at = run.step
-        self._rehearsed = False
+        self._folder: Path = state.plan.config.output_dir
+        self._saved_at = state.step
+        self._checked = False
         self._failed = False
         """Whether a save has failed, so that it is not tried again on the way out."""
 
-    def rehearse(self) -> None:
+    def check_can_save(self) -> None:
         """After the first update, once: find out what could not be saved."""
-        if self._rehearsed or self._run.proven_with is None:
+        if self._checked or self._state.last_good_batch is None:
             return
         self._failed = True
-        rehearse(self._run, self._folder)
+        check_can_save(self._state, self._folder)
         self._failed = False
-        self._rehearsed = True
+        self._checked = True
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless it is there, and take away the oldest beyond the limit.
@@ -58,14 +58,14 @@ class Saver:
         Raises:
             NotFinite: If the weights do not work; nothing is written or taken away.
         """
-        if self._saved_at == self._run.step:
+        if self._saved_at == self._state.step:
             return
         if self._broken(together=True):
             self._failed = True
             raise self._ruined()
         self._write()
         self._rotate()
-        self._run.accelerator.wait_for_everyone()
+        self._state.accelerator.wait_for_everyone()
 
     def rescue(self, error: BaseException) -> None:
         """The run ends by an error: keep what was trained, if it is whole and works.
@@ -73,76 +73,76 @@ class Saver:
         Waits for no other process, since the error may be of this one alone. Where each has only a part, nothing can
         be saved then; but what is not finite is so in all of them, at once.
         """
-        run = self._run
-        together = holds_parts(run) and isinstance(error, NotFinite)
-        if self._failed or self._saved_at == run.step or not (together or run.accelerator.is_main_process):
+        state = self._state
+        together = holds_parts(state) and isinstance(error, NotFinite)
+        if self._failed or self._saved_at == state.step or not (together or state.accelerator.is_main_process):
             return
-        if holds_parts(run) and not together:
-            self._reporter.say(f"step {run.step} is not saved: each process has only a part of its weights")
+        if holds_parts(state) and not together:
+            self._reporter.say(f"step {state.step} is not saved: each process has only a part of its weights")
             return
-        if run.updating:
-            self._reporter.say(f"step {run.step + 1} ended while its weights were written; they are not saved")
+        if state.updating:
+            self._reporter.say(f"step {state.step + 1} ended while its weights were written; they are not saved")
             return
         try:
             if isinstance(error, NotFinite) and self._broken(together):
                 raise self._ruined()
             self._write()
-            self._reporter.say(f"saved {self._folder / f'checkpoint-{run.step}'}")
+            self._reporter.say(f"saved {self._folder / f'checkpoint-{state.step}'}")
         except DifftrainError as problem:
-            self._reporter.say(f"step {run.step} is not saved: {problem}")
+            self._reporter.say(f"step {state.step} is not saved: {problem}")
 
     def export(self) -> None:
         """Write the adapter of the finished run."""
-        export_adapter(self._run, self._folder)
+        export_adapter(self._state, self._folder)
 
     def _write(self) -> None:
-        run = self._run
+        state = self._state
         self._failed = True
-        gathered = gather_state(run)
+        gathered = gather_state(state)
         path = None if gathered is None else self._write_or_keep_adapter(gathered)
         self._failed = False
-        self._saved_at, self._interrupts.saved = run.step, True
+        self._saved_at, self._interrupts.saved = state.step, True
         if path is not None:
-            self._observers.checkpoint_saved(run.step, path)
+            self._observers.checkpoint_saved(state.step, path)
 
     def _write_or_keep_adapter(self, gathered: GatheredState) -> Path:
         """The checkpoint; where only the optimizer's state cannot be stored, what was trained is kept all the same."""
         try:
-            return write_checkpoint(self._run, gathered, self._folder)
+            return write_checkpoint(self._state, gathered, self._folder)
         except CheckpointError:
             kept = write_adapter(
-                self._run, gathered.exported, self._folder, self._folder / f"adapter-of-step-{self._run.step}"
+                self._state, gathered.exported, self._folder, self._folder / f"adapter-of-step-{self._state.step}"
             )
-            self._reporter.say(f"the adapter of step {self._run.step} is kept as {kept}")
+            self._reporter.say(f"the adapter of step {self._state.step} is kept as {kept}")
             raise
 
     def _rotate(self) -> None:
-        if not self._run.accelerator.is_main_process:
+        if not self._state.accelerator.is_main_process:
             return
         try:
-            rotate(self._folder, self._run.plan.config.checkpoints_total_limit)
+            rotate(self._folder, self._state.plan.config.checkpoints_total_limit)
         except OSError as error:
             self._reporter.say(f"note: an old checkpoint cannot be removed ({error.strerror}: {error.filename})")
 
     def _broken(self, together: bool) -> bool:
         """Whether the weights do not work: in any process, or in this one if the others are not asked."""
         own = 0 if self._weights_work() else 1
-        return bool(greatest(self._run.accelerator, own) if together else own)
+        return bool(greatest(self._state.accelerator, own) if together else own)
 
     def _weights_work(self) -> bool:
         """Whether a batch that gave a finite loss still does: an update may have ruined the weights meanwhile."""
-        micro = self._run.proven_with
+        micro = self._state.last_good_batch
         if micro is None:
             return True
         latents = micro.batch.latents
         sigma = torch.full((len(latents),), _PROOF_SIGMA)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-        with self._run.evaluating(), torch.no_grad():
-            return bool(loss_at(self._run, self._run.bare_denoiser, micro.batch, sigma, noise).isfinite().all())
+        with self._state.evaluating(), torch.no_grad():
+            return bool(loss_at(self._state, self._state.bare_denoiser, micro.batch, sigma, noise).isfinite().all())
 
     def _ruined(self) -> NotFinite:
-        check_finite(not_finite_weights(self._run), self._run.step)
+        check_finite(not_finite_weights(self._state), self._state.step)
         return NotFinite(
-            f"the weights after step {self._run.step} give no finite loss any more; they are not saved\n"
-            f"hint: lower learning_rate, {self._run.plan.config.learning_rate:g} now"
+            f"the weights after step {self._state.step} give no finite loss any more; they are not saved\n"
+            f"hint: lower learning_rate, {self._state.plan.config.learning_rate:g} now"
         )

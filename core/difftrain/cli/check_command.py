@@ -23,7 +23,7 @@ def check(invocation: Invocation) -> int:
         DifftrainError: Whatever the user can mend.
     """
     found = _examine(invocation)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _told(found))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _summary(found))
     return 0
 
 
@@ -32,39 +32,39 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
     from difftrain.output.console import make_reporter
     from difftrain.startup.prepare_run import prepare_run
 
-    ready = prepare_run(plan, make_reporter(quiet=invocation.json), fast=invocation.fast)
+    prepared = prepare_run(plan, make_reporter(quiet=invocation.json), fast=invocation.fast)
     return {
         "status": "ok",
         "problems": [],
-        "notes": [*plan.notes, *ready.notes, *_removed(ready)],
+        "notes": [*plan.notes, *prepared.notes, *_removed(prepared)],
         "model": {
             "family": plan.family.name,
             "flavour": plan.flavour.name,
-            "name": ready.location.name,
-            "weights_of": list(ready.recognised.flavours),
+            "name": prepared.location.name,
+            "weights_of": list(prepared.recognised.flavours),
         },
-        **{key: value for key, value in ready.prepared.summary().items() if key != "notes"},
-        "to_encode": {"captions": len(ready.texts), "images": len(ready.images)},
+        **{key: value for key, value in prepared.data.summary().items() if key != "notes"},
+        "to_encode": {"captions": len(prepared.texts), "images": len(prepared.images)},
         "disk": [
             {"what": need.what, "folder": str(need.folder), "files": need.files, "bytes": need.bytes}
-            for need in ready.needs
+            for need in prepared.needs
         ],
-        **_lengths(plan, ready.prepared),
+        **_lengths(plan, prepared.data),
     }
 
 
-def _removed(ready: PreparedRun) -> list[str]:
-    count = len(ready.caches.removed)
+def _removed(prepared: PreparedRun) -> list[str]:
+    count = len(prepared.caches.removed)
     return [f"{count} damaged cache entries were removed; the run makes them again"] if count else []
 
 
-def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
+def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, int]:
     """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
     from difftrain.data.streaming.epoch import plan_epoch
     from difftrain.startup.run_length import rounds_of, steps_left, total_steps
 
-    rounds = rounds_of(plan, prepared.samples)
-    batches = len(plan_epoch(prepared.samples, 0, rounds.rules))
+    rounds = rounds_of(plan, data.samples)
+    batches = len(plan_epoch(data.samples, 0, rounds.rules))
     return {
         "batches_per_epoch": batches,
         "steps_per_epoch": -(-batches // plan.config.gradient_accumulation_steps),
@@ -72,7 +72,7 @@ def _lengths(plan: RunPlan, prepared: PreparedData) -> dict[str, int]:
     }
 
 
-def _told(found: Mapping[str, Any]) -> str:
+def _summary(found: Mapping[str, Any]) -> str:
     """The summary for people."""
     model = found["model"]
     weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
@@ -92,14 +92,14 @@ def _told(found: Mapping[str, Any]) -> str:
         lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")
     encoded = " and ".join(f"{count} {what}" for what, count in found["to_encode"].items() if count)
     lines.append(f"to encode: {encoded}" if encoded else "caches: complete, nothing to encode")
-    lines += [_told_need(need) for need in found["disk"] if need["files"]]
+    lines += [_describe_need(need) for need in found["disk"] if need["files"]]
     lines += [f"note: {note}" for note in found["notes"]]
     lines.append("ready to train")
     return "\n".join(lines)
 
 
-def _told_need(need: Mapping[str, Any]) -> str:
-    from difftrain.machine.disk import told_bytes
+def _describe_need(need: Mapping[str, Any]) -> str:
+    from difftrain.machine.disk import describe_bytes
 
-    size = f", about {told_bytes(need['bytes'])}" if need["bytes"] else ""
+    size = f", about {describe_bytes(need['bytes'])}" if need["bytes"] else ""
     return f"disk: {need['what']}: {need['files']} files{size}, into {need['folder']}"

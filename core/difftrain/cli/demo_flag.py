@@ -24,7 +24,7 @@ It takes about two minutes on two CPU cores; 8 photographs are held out, to see 
 
 
 def closing(typed: str, sheet: Path | None) -> str:
-    """What to do next, and where the pictures are.
+    """What to do next, and where the images are.
 
     Args:
         typed: The model's flags as the user typed them, for instance ``--model NAME --flavour NAME``.

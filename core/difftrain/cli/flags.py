@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 from difftrain.config.config_files import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
 from difftrain.config.known_keys import RUN_TABLES, KnownKeys
 from difftrain.config.messages import nearest
-from difftrain.config.paths import settle_path
+from difftrain.config.paths import expand_path
 from difftrain.config.schema import RunConfig
 from difftrain.config.user_values import plain_key
 from difftrain.errors import ConfigError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OWN_FLAGS: Mapping[str, str] = {
     "config": "Run file, JSON with comments; default: config/config.json if there is one.",
     "demo": "Train on the built-in photographs with the built-in tiny model; needs no network and no GPU.",
-    "fast": "Do not decode new pictures before the start; a damaged one then stops the run when it is encoded.",
+    "fast": "Do not decode new images before the start; a damaged one then stops the run when it is encoded.",
     "json": "Print one JSON object, for programs.",
     "help": "Show this.",
 }
@@ -74,10 +74,10 @@ def signature(schema: type[RunConfig], tables: KnownKeys) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _parameter(key: str, kind: Any, *, names: Sequence[str] = ()) -> inspect.Parameter:
+def _parameter(key: str, value_type: Any, *, names: Sequence[str] = ()) -> inspect.Parameter:
     from cyclopts import Parameter
 
-    annotation = Annotated[kind | None, Parameter(name=[f"--{key}", *names], negative=())]
+    annotation = Annotated[value_type | None, Parameter(name=[f"--{key}", *names], negative=())]
     return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -167,7 +167,7 @@ def run_file_path(text: str) -> Path:
         ConfigError: If it cannot be the path that was meant.
     """
     try:
-        return Path(settle_path(text, {}))
+        return Path(expand_path(text, {}))
     except ConfigError as error:
         raise ConfigError(f"flag --config: {error}") from error
 

@@ -15,7 +15,7 @@ from difftrain.cli.flags import OWN_FLAGS, SWITCHES
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
 from difftrain.config.schema import GROUPS, RunConfig
-from difftrain.plugins.registry import KINDS, Registry
+from difftrain.plugins.registry import EXTENSIONS, Registry
 
 INTRODUCTION = """\
 difftrain [FLAGS]            train
@@ -60,7 +60,7 @@ def _fields(group: type[Options]) -> list[tuple[str, FieldInfo]]:
 
 
 def _plugin_groups(registry: Registry) -> Iterator[tuple[str, type[Options]]]:
-    for kind, facts in KINDS.items():
+    for kind, facts in EXTENSIONS.items():
         if facts.run_options:
             for options in registry.classes(kind):
                 of_family = f" of {options.family}" if kind == "flavour" else ""
@@ -84,15 +84,15 @@ def _group(title: str, lines: Sequence[tuple[str, str]], width: int) -> str:
 
 def _label(key: str, field: FieldInfo) -> str:
     short = f", {SHORT[key]}" if key in SHORT else ""
-    kind = _kind(field.annotation)
-    return f"--{key}{short}" + (f" {kind}" if kind else "")
+    value_type = _value_type(field.annotation)
+    return f"--{key}{short}" + (f" {value_type}" if value_type else "")
 
 
-def _kind(annotation: Any) -> str:
+def _value_type(annotation: Any) -> str:
     """INT, FLOAT, ... as the help names a value's type."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return "|".join(dict.fromkeys(_kind(part) for part in get_args(annotation) if part is not type(None)))
+        return "|".join(dict.fromkeys(_value_type(part) for part in get_args(annotation) if part is not type(None)))
     if origin is Literal:
         return "[true|false]" if isinstance(get_args(annotation)[0], bool) else "NAME"
     if origin is tuple:

@@ -23,7 +23,7 @@ class Invocation:
     """``--config``."""
     demo: bool
     fast: bool
-    """``--fast``: pictures are not decoded before they are encoded."""
+    """``--fast``: images are not decoded before they are encoded."""
     json: bool
     flags: Mapping[str, FlagValue]
     """Run options by plain key, texts as typed."""

@@ -23,7 +23,7 @@ def list_plugins(invocation: Invocation) -> int:
 
 
 def _described(status: PluginStatus, registry: Registry) -> str:
-    lines = [f"{status.name}  {status.status}  {status.giver}"]
+    lines = [f"{status.name}  {status.status}  {status.provider}"]
     if status.error is not None:
         reason = "turned off by" if status.status == "disabled" else "failed:"
         lines.append(f"    {reason} {status.error}")

@@ -15,7 +15,7 @@ import json5
 from difftrain.config.known_keys import DATASET_TABLES, KEYS_OF_TYPE, NOT_BUILT_VALUES, RUN_TABLES, KnownKeys, is_unset
 from difftrain.config.line_numbers import KeyPath, key_lines
 from difftrain.config.messages import shown
-from difftrain.config.paths import settle, settle_path
+from difftrain.config.paths import expand, expand_path
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.config.section import Known, Section, check_section
@@ -111,7 +111,7 @@ def plugin_switches(file: ConfigFile, flags: Mapping[str, FlagValue]) -> tuple[l
     problems = Problems()
     known = _run_placeholders(asked, {})
     with problems.catching("plugins: "):
-        found[0] = settle(found[0], known)
+        found[0] = expand(found[0], known)
     problems.raise_all()
     return found[0], found[1]
 
@@ -195,23 +195,23 @@ def _run_placeholders(values: Mapping[str, Any], known: Mapping[str, str]) -> di
     if output is None:
         return {**named, "output_dir": known.get("output_dir", "output")}
     try:
-        return {**named, "output_dir": settle_path(output, named)}
+        return {**named, "output_dir": expand_path(output, named)}
     except ConfigError:
         # told where the key itself is checked
         return {**named, "output_dir": output}
 
 
-def placeholders(run: RunConfig, dataset: str | None) -> Known:
+def placeholders(config: RunConfig, dataset: str | None) -> Known:
     """What placeholders stand for in a dataset entry, and in the blocks inside it.
 
     Args:
         dataset: Id of the entry; None when it has none.
     """
     return {
-        "model_family": run.model_family,
-        "model_flavour": run.model_flavour,
+        "model_family": config.model_family,
+        "model_flavour": config.model_flavour,
         "id": dataset,
-        "output_dir": str(run.output_dir),
+        "output_dir": str(config.output_dir),
     }
 
 
@@ -221,7 +221,7 @@ def _text(value: object) -> str | None:
 
 
 def load_datasets(
-    run: RunConfig, schema: type[DatasetConfig], names: Names, problems: Problems
+    config: RunConfig, schema: type[DatasetConfig], names: Names, problems: Problems
 ) -> tuple[DatasetConfig, ...] | None:
     """The enabled entries of the dataset list.
 
@@ -232,7 +232,7 @@ def load_datasets(
     if "data_backend_config" in problems.wrong_keys:
         return None
     try:
-        file = read_config_file(run.data_backend_config)
+        file = read_config_file(config.data_backend_config)
     except ConfigError as error:
         problems.add(f"data_backend_config: {error}")
         return None
@@ -244,7 +244,7 @@ def load_datasets(
         if not isinstance(raw, dict):
             problems.add(f"{file.where(index)}a dataset must be an object {{...}}, got {shown(raw)}")
         elif not _is_disabled(raw):
-            entries.append(_load_entry(file, index, raw, run, schema, names, problems))
+            entries.append(_load_entry(file, index, raw, config, schema, names, problems))
     complete = [entry for entry in entries if entry is not None]
     return tuple(complete) if len(problems) == before else None
 
@@ -261,7 +261,7 @@ def _load_entry(
     file: ConfigFile,
     index: int,
     raw: dict[str, Any],
-    run: RunConfig,
+    config: RunConfig,
     schema: type[DatasetConfig],
     names: Names,
     problems: Problems,
@@ -271,7 +271,7 @@ def _load_entry(
     name = _text(plain.get("id"))
     if name is not None:
         with problems.catching(f"{file.where(index, raw_keys['id'])}id: "):
-            name = str(fill_placeholders(name, placeholders(run, None)))
+            name = str(fill_placeholders(name, placeholders(config, None)))
     who = f"dataset {name!r}: " if name else f"dataset {index + 1}: "
 
     def where(key: str) -> str:
@@ -287,7 +287,7 @@ def _load_entry(
         values=values,
         where=where,
         dataset=name or str(index + 1),
-        placeholders=placeholders(run, name),
+        placeholders=placeholders(config, name),
     )
     entry = check_section(section, schema, DATASET_TABLES, names, problems)
     if entry is not None and not entry.crop:

@@ -21,7 +21,7 @@ class DatasetConfig(Options):
     type: str = "local"
     """Where the images come from."""
     dataset_type: Literal["image", "conditioning", "eval", "text_embeds"] = "image"
-    """eval is an edit set that is never trained on, see eval_dataset_id; conditioning is implied by
+    """eval is a target set that is never trained on, see eval_dataset_id; conditioning is implied by
     conditioning_type; text_embeds only says where text embeddings are cached."""
     disabled: bool = False
     """Skip the entry."""
@@ -64,23 +64,23 @@ class DatasetConfig(Options):
     """Take only so many samples, the same ones in every run of one seed."""
     caption_strategy: str | None = None
     """Where captions come from; default: the data source where it gives any, else the run's. Null on a reference set
-    takes the edit set's."""
+    takes the target set's."""
 
     conditioning_data: tuple[str, ...] = ()
-    """On an edit set: id or list of ids of its reference sets."""
+    """On a target set: id or list of ids of its reference sets."""
     conditioning_type: str | None = None
-    """On a reference set: how its images follow the edit images. Where images bring the references of their row: how
+    """On a reference set: how its images follow the target images. Where images bring the references of their row: how
     these follow, reference_strict unless said."""
     conditioning: tuple[dict[str, Any], ...] = ()
-    """On an edit set: one generator or a list of them, which make references from its images."""
+    """On a target set: one generator or a list of them, which make references from its images."""
     text_embeds: str | None = None
-    """On an edit set: id of the text_embeds entry; all text goes to the default one, whichever is named."""
+    """On a target set: id of the text_embeds entry; all text goes to the default one, whichever is named."""
     source_dataset_id: str | None = None
-    """On a reference set: the edit set whose geometry it follows."""
+    """On a reference set: the target set whose geometry it follows."""
     on_missing: Literal["error", "skip"] = "error"
-    """On an edit set: what to do with images whose reference is missing."""
+    """On a target set: what to do with images whose reference is missing."""
     allow_identical_references: bool = False
-    """On an edit set: train even where every reference is the edit image itself, to teach that nothing changes."""
+    """On a target set: train even where every reference is the target image itself, to teach that nothing changes."""
 
     @field_validator("conditioning", mode="before")
     @classmethod
@@ -106,13 +106,13 @@ class DatasetConfig(Options):
             return (value,)
         return tuple(value) if isinstance(value, list) else value
 
-    def build(self, kind: builtins.type[OptionsT]) -> OptionsT:
+    def build(self, cls: builtins.type[OptionsT]) -> OptionsT:
         """The options object of a plugin's class, from those of its keys that the entry sets.
 
         Raises:
             pydantic.ValidationError: If the class refuses the values together.
         """
-        return pick_options(self, kind)
+        return pick_options(self, cls)
 
     @property
     def is_reference(self) -> bool:

@@ -73,13 +73,13 @@ def explain(error: ValidationError, values: Mapping[str, Any]) -> dict[str, str]
 
 
 def _demand(item: Any) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "missing":
+    error_type, context = item["type"], item.get("ctx", {})
+    if error_type == "missing":
         return "is missing"
-    if kind == "extra_forbidden":
+    if error_type == "extra_forbidden":
         return "is an unknown key"
-    if kind == "value_error":
+    if error_type == "value_error":
         return str(context["error"])
-    if kind in _MUST_BE:
-        return "must be " + _MUST_BE[kind].format(**context)
+    if error_type in _MUST_BE:
+        return "must be " + _MUST_BE[error_type].format(**context)
     return str(item["msg"]).replace("Input should be", "must be").lower()

@@ -15,27 +15,27 @@ _BETAS = (("optimizer_beta1", "adam_beta1"), ("optimizer_beta2", "adam_beta2"))
 _SINGLE = {"adam_weight_decay": "weight_decay", "adam_epsilon": "eps"}
 
 
-def optimizer_options(run: RunConfig, kind: type[OptionsT], problems: Problems) -> OptionsT | None:
+def optimizer_options(config: RunConfig, cls: type[OptionsT], problems: Problems) -> OptionsT | None:
     """The optimizer's options object; None after a problem."""
-    prefix = f"optimizer_config of {run.optimizer!r}: "
-    values = _values(run, kind, problems)
-    return parse_options(kind, values, prefix=prefix, problems=problems, known=placeholders(run, None))
+    prefix = f"optimizer_config of {config.optimizer!r}: "
+    values = _values(config, cls, problems)
+    return parse_options(cls, values, prefix=prefix, problems=problems, known=placeholders(config, None))
 
 
-def _values(run: RunConfig, kind: type[OptionsT], problems: Problems) -> dict[str, Any]:
+def _values(config: RunConfig, cls: type[OptionsT], problems: Problems) -> dict[str, Any]:
     """Values for the optimizer's class; ``optimizer_config`` wins over single keys, and what is unused is noted.
 
     Args:
-        kind: The optimizer's options class. Settings that are named after Adam are for one with betas, eps and
+        cls: The optimizer's options class. Settings that are named after Adam are for one with betas, eps and
             weight_decay: Lion's weight decay, say, is another thing and has another usual size.
     """
-    values = dict(run.optimizer_config)
-    given = {key: getattr(run, key) for key in _keys() if getattr(run, key) is not None}
-    is_adam = {"betas", "eps", "weight_decay"} <= set(kind.model_fields)
+    values = dict(config.optimizer_config)
+    given = {key: getattr(config, key) for key in _keys() if getattr(config, key) is not None}
+    is_adam = {"betas", "eps", "weight_decay"} <= set(cls.model_fields)
     usable = {key: value for key, value in given.items() if is_adam or not key.startswith("adam_")}
     used: set[str] = set()
-    if "betas" in kind.model_fields and "betas" not in values:
-        betas = list(kind.model_fields["betas"].default)
+    if "betas" in cls.model_fields and "betas" not in values:
+        betas = list(cls.model_fields["betas"].default)
         for position, keys in enumerate(_BETAS):
             chosen = next((key for key in keys if key in usable), None)
             if chosen is not None:
@@ -49,7 +49,7 @@ def _values(run: RunConfig, kind: type[OptionsT], problems: Problems) -> dict[st
             used.add(key)
     unused = [key for key in given if key not in used]
     if unused:
-        problems.note(f"{', '.join(unused)}: no effect with optimizer {run.optimizer!r} and its optimizer_config")
+        problems.note(f"{', '.join(unused)}: no effect with optimizer {config.optimizer!r} and its optimizer_config")
     return values
 
 

@@ -31,11 +31,11 @@ def is_optional(annotation: Any) -> bool:
     return type(None) in get_args(annotation)
 
 
-def _mentions(annotation: Any, kind: type) -> bool:
-    return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
+def _mentions(annotation: Any, cls: type) -> bool:
+    return annotation is cls or any(_mentions(part, cls) for part in get_args(annotation))
 
 
-def settle(value: Any, known: Mapping[str, str | None]) -> Any:
+def expand(value: Any, known: Mapping[str, str | None]) -> Any:
     """A path, or a list or object of them, as the rest of the program takes it.
 
     Args:
@@ -45,19 +45,19 @@ def settle(value: Any, known: Mapping[str, str | None]) -> Any:
         ConfigError: If a path is empty, or has something in it that is not filled in or was never meant.
     """
     if isinstance(value, str):
-        return settle_path(value, known)
+        return expand_path(value, known)
     if isinstance(value, list):
-        return [settle(item, known) for item in value]
+        return [expand(item, known) for item in value]
     if isinstance(value, dict):
-        return {key: settle(item, known) for key, item in value.items()}
+        return {key: expand(item, known) for key, item in value.items()}
     return value
 
 
-def settle_path(text: str, known: Mapping[str, str | None]) -> str:
+def expand_path(text: str, known: Mapping[str, str | None]) -> str:
     """One path with its placeholders and its home folder filled in.
 
     Raises:
-        ConfigError: As :func:`settle`.
+        ConfigError: As :func:`expand`.
     """
     _check_escapes(text)
     # what is filled in may hold anything, a dollar too, so it is looked for in the text as written

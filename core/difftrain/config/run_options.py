@@ -131,7 +131,7 @@ class DataOptions(Options):
     data_backend_config: Path = Path("config/multidatabackend.json")
     """File with the list of datasets."""
     cache_dir: Path = Path("cache")
-    """Folder of latents, text embeddings and made pictures, where a dataset names none."""
+    """Folder of latents, text embeddings and made images, where a dataset names none."""
     resolution: float = Field(1024, gt=0)
     """For datasets that do not set it; unit by resolution_type."""
     resolution_type: Literal["pixel", "area", "pixel_area"] = "pixel_area"
@@ -141,7 +141,7 @@ class DataOptions(Options):
     caption_strategy: str | None = "textfile"
     """For datasets that do not set it: where captions come from."""
     aspect_bucket_alignment: int = Field(64, ge=1)
-    """Edges of the training pictures are multiples of this, in pixels."""
+    """Edges of the training images are multiples of this, in pixels."""
     caption_dropout_probability: float = Field(0.0, ge=0, le=1)
     """Share of samples that are trained with the empty prompt."""
     reference_dropout_probability: float = Field(0.0, ge=0, le=1)
@@ -164,18 +164,18 @@ class ValidationOptions(Options):
     group: ClassVar[str] = "Validation"
 
     validation_steps: int = Field(500, ge=0)
-    """Draw pictures every so many steps, and at the end; 0 is never."""
+    """Draw images every so many steps, and at the end; 0 is never."""
     validation_on_startup: bool = False
-    """Draw pictures before the first step too, to compare with."""
+    """Draw images before the first step too, to compare with."""
     validation_prompt: str | None = None
-    """Prompt of one more picture."""
+    """Prompt of one more image."""
     validation_prompt_library: Path | None = None
     """JSON file of more prompts: {"short name": "prompt"}."""
     eval_dataset_id: tuple[str, ...] = ()
-    """Id or list of ids of edit sets that are held out: never trained on, but measured and drawn in validations.
+    """Id or list of ids of target sets that are held out: never trained on, but measured and drawn in validations.
     Default: all sets with dataset_type eval; where there are none, training samples are measured and drawn."""
     num_eval_images: int = Field(4, ge=0)
-    """Pictures drawn from held-out samples, or training samples, with their references and instructions."""
+    """Images drawn from held-out samples, or training samples, with their references and instructions."""
     validation_negative_prompt: str = ""
     """What to steer away from; used when validation_guidance_real is above 1."""
     validation_guidance: float | None = Field(None, ge=0)
@@ -186,11 +186,11 @@ class ValidationOptions(Options):
     validation_resolution: str = "1024x1024"
     """WIDTHxHEIGHT in pixels, or one edge; the area is kept, the aspect follows the reference."""
     validation_num_inference_steps: int = Field(28, ge=1)
-    """Denoising steps of a picture."""
+    """Denoising steps of an image."""
     validation_seed: int = Field(42, ge=0, lt=SEED_LIMIT)
-    """Seed of every validation picture."""
+    """Seed of every validation image."""
     validation_num_seeds: int = Field(1, ge=1)
-    """Draw every picture with so many seeds in a row, and tell the mean of their PSNR: one seed says little where the
+    """Draw every image with so many seeds in a row, and tell the mean of their PSNR: one seed says little where the
     result depends on it. The sheet shows the first."""
 
     @field_validator("eval_dataset_id", mode="before")
@@ -224,7 +224,7 @@ class OutputOptions(Options):
     group: ClassVar[str] = "Output"
 
     output_dir: Path = Path("output")
-    """Folder of checkpoints, pictures and metrics."""
+    """Folder of checkpoints, images and metrics."""
     checkpoint_step_interval: int = Field(500, ge=0)
     """Save every so many steps, and at the end; 0 is only at the end."""
     checkpoints_total_limit: int | None = Field(None, ge=1)
@@ -266,15 +266,15 @@ class RunConfig(
 ):
     """Every option of a run, flat, as the run file has them."""
 
-    def build(self, kind: type[OptionsT]) -> OptionsT:
+    def build(self, cls: type[OptionsT]) -> OptionsT:
         """The options object of a plugin's class, from those of its keys that the user set.
 
         Raises:
             pydantic.ValidationError: If the class refuses the values together.
         """
-        return pick_options(self, kind)
+        return pick_options(self, cls)
 
 
-def pick_options(flat: Options, kind: type[OptionsT]) -> OptionsT:
-    """An object of ``kind`` from the keys of a flat config that were set; the rest are the class's defaults."""
-    return kind(**{name: getattr(flat, name) for name in kind.model_fields if name in flat.model_fields_set})
+def pick_options(flat: Options, cls: type[OptionsT]) -> OptionsT:
+    """An object of ``cls`` from the keys of a flat config that were set; the rest are the class's defaults."""
+    return cls(**{name: getattr(flat, name) for name in cls.model_fields if name in flat.model_fields_set})

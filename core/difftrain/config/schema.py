@@ -31,12 +31,12 @@ def merge_options(schema: type[SchemaT], classes: Iterable[type[Options]]) -> ty
         name: (schema, field) for name, field in schema.model_fields.items()
     }
     added: dict[str, Any] = {}
-    for kind in classes:
-        for name, field in kind.model_fields.items():
+    for cls in classes:
+        for name, field in cls.model_fields.items():
             if name in owners:
-                _check_same(name, owners[name], (kind, field))
+                _check_same(name, owners[name], (cls, field))
             else:
-                owners[name] = (kind, field)
+                owners[name] = (cls, field)
             if name not in schema.model_fields and (name not in added or not field.is_required()):
                 added[name] = _optional(field)
     # pydantic's stubs cannot say that the base gives the type of the result
@@ -55,18 +55,18 @@ def _optional(field: FieldInfo) -> tuple[Any, FieldInfo]:
 
 def _check_same(name: str, first: tuple[type[Options], FieldInfo], second: tuple[type[Options], FieldInfo]) -> None:
     fields = (first[1], second[1])
-    same = _kind(fields[0]) == _kind(fields[1])
+    same = _value_type(fields[0]) == _value_type(fields[1])
     if not any(field.is_required() for field in fields):
         same = same and fields[0].get_default() == fields[1].get_default()
     if not same:
-        givers = " and by ".join(f"{kind.__module__}.{kind.__qualname__}" for kind, _ in (first, second))
+        owners = " and by ".join(f"{cls.__module__}.{cls.__qualname__}" for cls, _ in (first, second))
         raise PluginError(
-            f"option {name!r} is defined in two ways: by {givers}\n"
+            f"option {name!r} is defined in two ways: by {owners}\n"
             "hint: turn one plugin off with --disable_plugin NAME, or tell its author to rename the option"
         )
 
 
-def _kind(field: FieldInfo) -> tuple[Any, str]:
+def _value_type(field: FieldInfo) -> tuple[Any, str]:
     """Type and limits; None is not counted, as one class may require what another may lack."""
     members = [member for member in get_args(field.annotation) if member is not type(None)]
     optional = type(None) in get_args(field.annotation)

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from difftrain.config.known_keys import NOT_BUILT_VALUES, OTHER_NAMES, KnownKeys, is_unset, means_no_name
 from difftrain.config.messages import explain, unknown_key
 from difftrain.config.options import Options
-from difftrain.config.paths import holds_path, is_optional, settle
+from difftrain.config.paths import expand, holds_path, is_optional
 from difftrain.config.problems import Problems
 from difftrain.config.sorter import KeySorter
 from difftrain.config.user_values import coerce, fill_placeholders, wrong_numbers, wrong_texts
@@ -88,7 +88,7 @@ def _read(section: Section, key: str, option: FieldInfo, value: object, problems
     if as_path:
         value = coerce(option.annotation, value, lists_as_text=key in section.text_lists)
         with problems.catching(f"{section.where(key)}{key}: "):
-            value = settle(value, known)
+            value = expand(value, known)
     elif key not in PARSED_LATER:
         with problems.catching(f"{section.where(key)}{key}: "):
             value = fill_placeholders(value, known)
@@ -129,7 +129,7 @@ def _is_empty(option: FieldInfo) -> bool:
 
 
 def parse_options(
-    kind: type[OptionsT], values: Mapping[str, Any], *, prefix: str, problems: Problems, known: Known | None = None
+    cls: type[OptionsT], values: Mapping[str, Any], *, prefix: str, problems: Problems, known: Known | None = None
 ) -> OptionsT | None:
     """Options of one class from values that stand in a block of their own; None after a problem.
 
@@ -138,19 +138,17 @@ def parse_options(
     """
     before = len(problems)
     for key in values:
-        if key not in kind.model_fields:
-            problems.add(prefix + unknown_key(key, kind.model_fields))
+        if key not in cls.model_fields:
+            problems.add(prefix + unknown_key(key, cls.model_fields))
     section = Section(
-        values={key: value for key, value in values.items() if key in kind.model_fields},
+        values={key: value for key, value in values.items() if key in cls.model_fields},
         where=lambda _: prefix,
         placeholders=known or {},
     )
     readable = {
-        key: _read(section, key, kind.model_fields[key], value, problems) for key, value in section.values.items()
+        key: _read(section, key, cls.model_fields[key], value, problems) for key, value in section.values.items()
     }
-    options = _validated(
-        section, kind, {key: value for key, value in readable.items() if value is not _WRONG}, problems
-    )
+    options = _validated(section, cls, {key: value for key, value in readable.items() if value is not _WRONG}, problems)
     return options if len(problems) == before else None
 
 

@@ -58,15 +58,15 @@ class KeySorter:
 
     def tell(self, problems: Problems) -> None:
         """One note for each reason, or one for all keys that every exported file has."""
-        told = dict(self._ignored)
+        shown = dict(self._ignored)
         if len(self._idle) <= SINGLE_REASONS:
-            told |= self._idle
+            shown |= self._idle
         else:
             listed = sorted([*self._idle, *self._neutral])
             who = f"dataset {self.dataset!r}: " if self.dataset is not None else ""
             problems.note(f"{who}{len(listed)} keys ask for nothing here and change nothing: {', '.join(listed)}")
         by_reason: dict[str, list[str]] = {}
-        for key, reason in told.items():
+        for key, reason in shown.items():
             by_reason.setdefault(reason, []).append(key)
         for reason, keys in by_reason.items():
             problems.note(f"{', '.join(keys)}: no effect, {reason}")

@@ -24,7 +24,7 @@ class ConditioningGenerator(Options, ABC):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
-    """Raise it when pixels change for equal options: made pictures are then made again."""
+    """Raise it when pixels change for equal options: made images are then made again."""
 
     @abstractmethod
     def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
@@ -40,8 +40,8 @@ class ConditioningGenerator(Options, ABC):
 
 
 class Pairing(Options, ABC):
-    """How a reference follows its edit image: ``conditioning_type: NAME`` on a reference set, or on an edit set whose
-    data source gives references with its images.
+    """How a reference follows its target image: ``conditioning_type: NAME`` on a reference set, or on a target set
+    whose data source gives references with its images.
 
     Fields become dataset keys.
     """
@@ -55,7 +55,7 @@ class Pairing(Options, ABC):
         """The geometry to encode the reference with.
 
         Args:
-            target: The edit image.
+            target: The target image.
             target_geometry: Its geometry, as assigned from its dataset's rules.
             reference: The reference image.
             own_rules: The rules of the reference's dataset entry.
@@ -72,7 +72,7 @@ class Listing:
     images: Sequence[SourceImage]
     """Every image, sorted by its key."""
     others: Sequence[str] = ()
-    """Other files, as paths below the root: captions, videos, pictures of kinds that are not read."""
+    """Other files, as paths below the root: captions, videos, images of kinds that are not read."""
     written: Mapping[str, int] = field(default_factory=dict)
     """How many images lie in folders that runs write and so are no data, by the folder's name."""
     skipped: Sequence[str] = ()
@@ -89,7 +89,7 @@ class DataSource(Options, ABC):
     name: ClassVar[str]
     gives_references: ClassVar[bool] = False
     """Whether images may bring the references of their row. ``conditioning_type`` of an entry then says how these are
-    placed, and the entry is an edit set unless another one names it in ``conditioning_data``."""
+    placed, and the entry is a target set unless another one names it in ``conditioning_data``."""
 
     @abstractmethod
     def list_images(self) -> Iterable[SourceImage]:

@@ -109,15 +109,15 @@ class ModelFlavour(_OfInput[Input], ABC):
     """True when a reference must be encoded at its target's size, as where channels of both are joined: a pair that is
     sized otherwise is then an error before anything is encoded."""
     pipeline_references: ClassVar[int | None] = None
-    """How many references the stock pipeline takes, for validation pictures; None takes all."""
+    """How many references the stock pipeline takes, for validation images; None takes all."""
     default_guidance: ClassVar[float] = 3.5
-    """Guidance of validation pictures when the config gives none."""
+    """Guidance of validation images when the config gives none."""
     default_guidance_real: ClassVar[float] = 1.0
-    """True classifier-free guidance of validation pictures when the config gives none; 1 is off."""
+    """True classifier-free guidance of validation images when the config gives none; 1 is off."""
     preferred_sizes: ClassVar[tuple[Size, ...]] = ()
     """Sizes that the pipeline puts references on; empty when any size will do."""
     max_pixels: ClassVar[int | None] = None
-    """Area of the largest picture the model can take, in pixels; None is no limit."""
+    """Area of the largest image the model can take, in pixels; None is no limit."""
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What tells this checkpoint's weights from those of other flavours: for each of some facts the values that
     :attr:`ModelLocation.facts` may have, such as {"pipeline": ("EditPipeline",)}. Weights of another flavour, also by
@@ -130,7 +130,7 @@ class ModelFlavour(_OfInput[Input], ABC):
         raise ModelError(f"flavour {self.name!r} of {self.family!r} takes no reference images")
 
     def pipeline_class(self) -> type:
-        """The stock inference pipeline that validation pictures go through."""
+        """The stock inference pipeline that validation images go through."""
         raise ModelError(f"flavour {self.name!r} of {self.family!r} names no pipeline")
 
     def pipeline_arguments(self, request: ValidationRequest) -> dict[str, object]:
@@ -143,7 +143,7 @@ class ModelFamily(_OfInput[Input], ABC):
 
     ``ModelFamily["MyInput"]`` names what :meth:`build_input` makes and :meth:`predict` takes.
 
-    Shapes below are those of picture models, [B, C, h, w]. The core only stacks latents along B and takes means, so a
+    Shapes below are those of image models, [B, C, h, w]. The core only stacks latents along B and takes means, so a
     family may use any rank and channel count; packing into tokens is its own affair.
 
     The object holds options only; loaded modules are passed in. The methods are in the order of a run.
@@ -151,14 +151,14 @@ class ModelFamily(_OfInput[Input], ABC):
 
     name: ClassVar[str]
     pixel_multiple: ClassVar[int]
-    """Edges of encoded pictures are multiples of this, in pixels."""
+    """Edges of encoded images are multiples of this, in pixels."""
     text_sees_references: ClassVar[bool] = False
     """True when the text embeddings depend on the reference's pixels; they are then part of its cache key.
     The text encoder is handed them as :meth:`text_view` says."""
     default_flavour: ClassVar[str | None] = None
     """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
     dataset_options: ClassVar[type[Options] | None] = None
-    """Its fields become keys of edit sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
+    """Its fields become keys of target sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
     known_keys: ClassVar[KnownKeys] = KnownKeys()
     """Keys of the run file that users of this architecture carry from other programs, and no option has."""
     usual_timestep_sampler: ClassVar[str] = "sigmoid"
@@ -184,12 +184,12 @@ class ModelFamily(_OfInput[Input], ABC):
         """Whatever changes latents: the VAE's weights. Part of the cache key."""
 
     def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
-        """Bytes of what the image encoder will give for one picture, mean and standard deviation together.
+        """Bytes of what the image encoder will give for one image, mean and standard deviation together.
 
         For the estimate of disk that is compared with what is free before any weight is loaded.
 
         Args:
-            size: Of the picture that is encoded.
+            size: Of the image that is encoded.
             value_bytes: Of one number in the encoder's dtype.
 
         Returns:

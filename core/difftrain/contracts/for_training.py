@@ -161,7 +161,7 @@ class Loss(Options, ABC):
 
     name: ClassVar[str]
     dataset_options: ClassVar[type[Options] | None] = None
-    """Its fields become keys of edit sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
+    """Its fields become keys of target sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
 
     def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
         """What :meth:`compute` needs of one sample beside its latents, by name: a weight, a mask.

@@ -150,10 +150,10 @@ def _size_before_crop(size: Size, bucket: Size, rules: GeometryRules) -> Size:
     """What the resized image must cover: the bucket, or more of it when a large image is only reduced."""
     if rules.maximum_image_size is None or rules.target_downsample_size is None:
         return bucket
-    kind = rules.resolution_type
-    if _measure(size, kind) <= edge_in_pixels(rules.maximum_image_size, kind):
+    unit = rules.resolution_type
+    if _measure(size, unit) <= edge_in_pixels(rules.maximum_image_size, unit):
         return bucket
-    reduced = _scaled_to(size, edge_in_pixels(rules.target_downsample_size, kind), kind)
+    reduced = _scaled_to(size, edge_in_pixels(rules.target_downsample_size, unit), unit)
     return max(bucket[0], _round_half_up(reduced[0])), max(bucket[1], _round_half_up(reduced[1]))
 
 

@@ -49,28 +49,28 @@ def check_room(needs: Iterable[Need]) -> None:
         folder = sharing[0].folder
         free = shutil.disk_usage(_nearest(folder)).free
         if needed > free:
-            listed = ", ".join(f"{need.what} {told_bytes(need.bytes)} in {need.folder}" for need in sharing)
+            listed = ", ".join(f"{need.what} {describe_bytes(need.bytes)} in {need.folder}" for need in sharing)
             options = " or ".join(dict.fromkeys(need.option for need in sharing))
             problems.append(
-                f"not enough room on the disk of {folder}: {told_bytes(needed)} are needed and {told_bytes(free)} are "
-                f"free ({listed})\n"
+                f"not enough room on the disk of {folder}: {describe_bytes(needed)} are needed and "
+                f"{describe_bytes(free)} are free ({listed})\n"
                 f"hint: free some space, or set {options} to a folder on another disk"
             )
     if problems:
         raise MachineError(*problems)
 
 
-def told_needs(needs: Iterable[Need]) -> str | None:
+def describe_needs(needs: Iterable[Need]) -> str | None:
     """One line of what will be written, when it is much; None else."""
     large = [need for need in needs if need.bytes]
     total = sum(need.bytes for need in large)
     if total <= WORTH_TELLING:
         return None
-    listed = ", ".join(f"{need.what} {told_bytes(need.bytes)} in {need.folder}" for need in large)
-    return f"{told_bytes(total)} of disk will be written: {listed}"
+    listed = ", ".join(f"{need.what} {describe_bytes(need.bytes)} in {need.folder}" for need in large)
+    return f"{describe_bytes(total)} of disk will be written: {listed}"
 
 
-def told_bytes(count: int) -> str:
+def describe_bytes(count: int) -> str:
     """``1.5 GiB``, ``12 MiB``."""
     if count >= 1 << 30:
         return f"{count / (1 << 30):.1f} GiB"

@@ -19,7 +19,7 @@ _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def patiently(read: Callable[[], _Result]) -> _Result:
+def with_retries(read: Callable[[], _Result]) -> _Result:
     """What ``read`` gives; tried again a few times after errors that may pass.
 
     Raises:

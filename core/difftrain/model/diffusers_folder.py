@@ -121,9 +121,9 @@ def _config_problems(config: Path, needed: Collection[str]) -> Iterator[str]:
         yield f"{name} (no {config.name})"
         return
     said = read_json(config)
-    lacking = [key for key in needed if said.get(key) is None]
-    if lacking:
-        yield f"{name} ({config.name} has no {', '.join(lacking)})"
+    missing = [key for key in needed if said.get(key) is None]
+    if missing:
+        yield f"{name} ({config.name} has no {', '.join(missing)})"
 
 
 def _weight_files(component: Path) -> list[Path]:
@@ -135,8 +135,8 @@ def _weight_files(component: Path) -> list[Path]:
 
 
 def _content_files(component: Path) -> list[Path]:
-    kinds = (".json", ".txt", ".model", ".safetensors")
-    return sorted(path for path in component.iterdir() if path.suffix in kinds and path.is_file())
+    endings = (".json", ".txt", ".model", ".safetensors")
+    return sorted(path for path in component.iterdir() if path.suffix in endings and path.is_file())
 
 
 def _weight_parts(path: Path) -> Iterator[bytes]:

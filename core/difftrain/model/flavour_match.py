@@ -75,11 +75,11 @@ def flavour_of(hub_id: str | None, flavours: Flavours) -> str | None:
     return next((name for name, flavour in flavours.items() if flavour.hub_id.casefold() == wanted), None)
 
 
-def check_name(run: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> list[str]:
+def check_name(config: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> list[str]:
     """Compare what ``pretrained_model_name_or_path`` names with the flavour that is trained.
 
     Args:
-        run: The config.
+        config: The config.
         chosen: What is trained.
         flavours: All of its family.
 
@@ -89,7 +89,7 @@ def check_name(run: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> list
     Raises:
         ConfigError: If it is the hub id, or a folder of the hub's cache, of another flavour.
     """
-    text = run.pretrained_model_name_or_path or ""
+    text = config.pretrained_model_name_or_path or ""
     hub_id = cached_hub_id(text)
     if hub_id is None and not is_here(text):
         hub_id = hub_id_of(text)
@@ -97,7 +97,7 @@ def check_name(run: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> list
     if other is None or other == chosen.name:
         return []
     found = f"pretrained_model_name_or_path: {text} has the weights of flavour {other!r}"
-    return [_allowed_or_raise(found, chosen, [flavours[other]], allowed=run.allow_other_weights, error=ConfigError)]
+    return [_allowed_or_raise(found, chosen, [flavours[other]], allowed=config.allow_other_weights, error=ConfigError)]
 
 
 def check_files(location: ModelLocation, chosen: ModelFlavour, flavours: Flavours, *, allowed: bool) -> Recognised:
@@ -172,7 +172,7 @@ def _allowed_or_raise(
     """The note where other weights are allowed, else the error with every way out."""
     bases = [flavour.distilled_from for flavour in fitting]
     collapse = (
-        f"; these are step-distilled, and training such a model makes its pictures collapse: train {bases[0]} instead"
+        f"; these are step-distilled, and training such a model makes its images collapse: train {bases[0]} instead"
         if bases and all(bases)
         else ""
     )

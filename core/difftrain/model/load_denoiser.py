@@ -39,14 +39,14 @@ def load_denoiser(
     with reporter.phase("open model") if reporter else nullcontext():
         denoiser = family.empty_denoiser(location).requires_grad_(False).eval()
         filling = _Filling(denoiser, family, dtype, device, quantizer)
-    told = f"load model, quantised to {quantizer.name}" if quantizer else "load model"
-    with reporter.phase(told, filling.total) if reporter else nullcontext() as phase:
+    phase_name = f"load model, quantised to {quantizer.name}" if quantizer else "load model"
+    with reporter.phase(phase_name, filling.total) if reporter else nullcontext() as phase:
         for name, tensor in family.denoiser_weights(location):
             filling.take(name, tensor)
             if phase:
                 phase.advance(item=name)
     filling.check(location)
-    _settle_buffers(denoiser, family, device)
+    _place_buffers(denoiser, family, device)
     return denoiser.requires_grad_(False)
 
 
@@ -94,7 +94,7 @@ class _Filling:
         names = self._alike[id(wanted)]
         if self._missing.pop(names[0], None) is None or self._unexpected or self._misshapen:
             return
-        value = self._settled(name, tensor)
+        value = self._converted(name, tensor)
         if isinstance(wanted, nn.Parameter):
             value = nn.Parameter(value, requires_grad=False)
         for each in names:
@@ -125,7 +125,7 @@ class _Filling:
                 f"{'; '.join(wrong)}\nhint: download or save the model again, config and weights together"
             )
 
-    def _settled(self, name: str, tensor: Tensor) -> Tensor:
+    def _converted(self, name: str, tensor: Tensor) -> Tensor:
         """A copy in its own number format on the device."""
         dtype = tensor.dtype
         if tensor.is_floating_point():
@@ -168,7 +168,7 @@ def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
-def _settle_buffers(denoiser: nn.Module, family: ModelFamily, device: torch.device) -> None:
+def _place_buffers(denoiser: nn.Module, family: ModelFamily, device: torch.device) -> None:
     """What no file has, tables that the module computes for itself, goes to the device as it is."""
     empty = [name for name, tensor in denoiser.named_buffers() if tensor.is_meta]
     if empty:

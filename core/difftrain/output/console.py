@@ -141,13 +141,13 @@ class _PhaseLine:
         threading.Thread(target=self._watch, daemon=True, name="watch-phase").start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._done.set()
         if self._bar:
             self._bar.stop()
         took = duration(time.monotonic() - self._started)
         count = f" {self._count}" + (f"/{self._total}" if self._count != self._total else "") if self._total else ""
-        ended = "" if kind is None else " (stopped)"
+        ended = "" if error_type is None else " (stopped)"
         self._console.print(f"{self._name}{count}: {took}{ended}", markup=False)
 
     def advance(self, count: int = 1, item: str = "") -> None:

@@ -56,7 +56,7 @@ class MetricsFile(Observer):
         self._write(
             step=result.step,
             **result.metrics,
-            **{f"{name}_by_picture": dict(values) for name, values in result.by_image.items()},
+            **{f"{name}_by_image": dict(values) for name, values in result.by_image.items()},
             **{f"{name}_on": identity for name, identity in result.measured_on.items()},
         )
 

@@ -18,7 +18,7 @@ class Observers:
 
     def __init__(self, observers: Sequence[Observer], registry: Registry, reporter: Reporter, *, is_main: bool) -> None:
         self._observers = tuple(observers) if is_main else ()
-        self._givers = {cls: registry.giver("observer", cls) for cls in registry.classes("observer")}
+        self._givers = {cls: registry.provider("observer", cls) for cls in registry.classes("observer")}
         self._reporter = reporter
         self._said: set[tuple[str, str]] = set()
 
@@ -43,17 +43,17 @@ class Observers:
         try:
             yield
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
-            kind = type(error).__name__
-            if (who, kind) in self._said:
+            error_name = type(error).__name__
+            if (who, error_name) in self._said:
                 return
-            self._said.add((who, kind))
+            self._said.add((who, error_name))
             # a stranger's exception may raise again where it is asked for its text
-            told = "".join(traceback.format_exception_only(error)).strip()
-            text = str(error) if isinstance(error, DifftrainError) else told
+            trace = "".join(traceback.format_exception_only(error)).strip()
+            text = str(error) if isinstance(error, DifftrainError) else trace
             self._reporter.say(f"warning: {who} failed{doing}, and the run goes on without it: {text}")
 
     def _tell(self, event: str, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:
-            giver = self._givers.get(type(observer))
-            with self.fence(f"observer {observer.name!r}{f' of {giver}' if giver else ''}", doing=f" in {event}"):
+            provider = self._givers.get(type(observer))
+            with self.fence(f"observer {observer.name!r}{f' of {provider}' if provider else ''}", doing=f" in {event}"):
                 call(observer)

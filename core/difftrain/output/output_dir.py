@@ -13,7 +13,7 @@ from difftrain.errors import MachineError
 from difftrain.model.lora import ADAPTER_FILE
 
 METRICS_FILE = "metrics.jsonl"
-PICTURES_FOLDER = "validation"
+VALIDATION_FOLDER = "validation"
 RESUME_FOLDER = "resume"
 """In a checkpoint: what only difftrain reads. Checkpoints of other programs have none."""
 EXPORT_FOLDER = ".adapter.partial"
@@ -51,7 +51,7 @@ def exported_adapter(output_dir: Path) -> Path:
 
 
 def newest_sheet(output_dir: Path) -> Path | None:
-    """The picture sheet of the run's last validation that was drawn to its end, if there is one."""
+    """The image sheet of the run's last validation that was drawn to its end, if there is one."""
     sheets = [folder / "sheet.png" for folder in _drawn_steps(output_dir)]
     return next((sheet for sheet in reversed(sheets) if sheet.is_file()), None)
 
@@ -80,7 +80,7 @@ def remove_leftovers(output_dir: Path) -> None:
 
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
-    others = [output_dir / name for name in (METRICS_FILE, PICTURES_FOLDER)]
+    others = [output_dir / name for name in (METRICS_FILE, VALIDATION_FOLDER)]
     results = [*_checkpoint_folders(output_dir), *exported_files(output_dir), *others]
     results = [path for path in results if path.exists()]
     return _move_aside(output_dir, results) if results else None
@@ -89,14 +89,14 @@ def set_aside(output_dir: Path) -> Path | None:
 def set_newer_aside(output_dir: Path, step: int) -> Path | None:
     """Move what lies beyond ``step`` into ``previous-K``: a run resumed before it must not take it for its own later.
 
-    These are checkpoints with the adapter that was made after them, and pictures, also those that a kill left without a
+    These are checkpoints with the adapter that was made after them, and images, also those that a kill left without a
     checkpoint. The metrics are copied there, since the run's own file goes on from ``step``.
     """
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > step]
-    pictures = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
-    if not newer and not pictures:
+    images = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
+    if not newer and not images:
         return None
-    folder = _move_aside(output_dir, [*newer, *(exported_files(output_dir) if newer else []), *pictures])
+    folder = _move_aside(output_dir, [*newer, *(exported_files(output_dir) if newer else []), *images])
     metrics = output_dir / METRICS_FILE
     try:
         if metrics.exists():
@@ -107,8 +107,8 @@ def set_newer_aside(output_dir: Path, step: int) -> Path | None:
 
 
 def _drawn_steps(output_dir: Path) -> dict[Path, int]:
-    """Folders of validation pictures with their steps, the oldest step first."""
-    found = (output_dir / PICTURES_FOLDER).glob("step-*")
+    """Folders of validation images with their steps, the oldest step first."""
+    found = (output_dir / VALIDATION_FOLDER).glob("step-*")
     steps = {path: int(match[1]) for path in found if (match := _PICTURED.fullmatch(path.name))}
     return dict(sorted(steps.items(), key=lambda item: item[1]))
 

@@ -19,7 +19,7 @@ from difftrain.config.schema import RunConfig
 from difftrain.errors import PluginError
 from difftrain.model.flavour_match import check_name
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
-from difftrain.plugins.registry import KINDS, Registry
+from difftrain.plugins.registry import EXTENSIONS, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     """
     problems = Problems()
     run, plugins = read_run(path, flags, problems, plugins, needs_length=False)
-    chosen = Chooser(run=run, registry=plugins.registry, problems=problems)
+    chosen = Chooser(config=run, registry=plugins.registry, problems=problems)
     family, flavour = chosen.named("family", run.model_family), chosen.flavour()
     adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
     check_model(run, flavour, plugins, problems)
@@ -84,7 +84,7 @@ def read_run(
     if plugins is None:
         files, disabled = plugin_switches(file, flags)
         plugins = load_plugins(files=files, disabled=disabled)
-    run = load_run(
+    config = load_run(
         file,
         flags,
         plugins.run_schema,
@@ -94,7 +94,7 @@ def read_run(
         default_flavours=plugins.registry.default_flavours(),
         needs_length=needs_length,
     )
-    if run is None:
+    if config is None:
         if file.path is None:
             problems.texts.insert(
                 0,
@@ -102,15 +102,15 @@ def read_run(
                 "or add --demo to see a run with nothing of your own",
             )
         problems.raise_all()
-    assert run is not None, "no config without a problem"
-    return run, plugins
+    assert config is not None, "no config without a problem"
+    return config, plugins
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chooser:
     """Builds the objects that a run names; each problem is kept and gives None."""
 
-    run: RunConfig
+    config: RunConfig
     registry: Registry
     problems: Problems
 
@@ -119,55 +119,55 @@ class Chooser:
         if found is None:
             return None
         try:
-            return self.run.build(found)
+            return self.config.build(found)
         except ValidationError as error:
-            for sentence in explain(error, self.run.model_dump(mode="json")).values():
-                self.problems.add(f"{KINDS[kind].key} {name!r}: {sentence}")
+            for sentence in explain(error, self.config.model_dump(mode="json")).values():
+                self.problems.add(f"{EXTENSIONS[kind].key} {name!r}: {sentence}")
             return None
 
     def flavour(self) -> Any:
         """The flavour asked for, or the family's default or only one."""
-        flavours = self.registry.flavours(self.run.model_family)
-        name = self.run.model_flavour or self.registry.default_flavour(self.run.model_family)
-        if self.run.model_family not in self.registry.all("family"):
+        flavours = self.registry.flavours(self.config.model_family)
+        name = self.config.model_flavour or self.registry.default_flavour(self.config.model_family)
+        if self.config.model_family not in self.registry.all("family"):
             return None
         if name is None:
             known = ", ".join(sorted(flavours)) or "none is installed"
-            self.problems.add(f"model_flavour is missing; flavours of {self.run.model_family!r}: {known}")
+            self.problems.add(f"model_flavour is missing; flavours of {self.config.model_family!r}: {known}")
             return None
-        return self.named("flavour", name, family=self.run.model_family)
+        return self.named("flavour", name, family=self.config.model_family)
 
     def quantizer(self) -> Any:
         """None for ``no_change`` too."""
-        if self.run.base_model_precision == "no_change":
+        if self.config.base_model_precision == "no_change":
             return None
-        found = self.named("quantizer", self.run.base_model_precision)
-        lacking = found.check() if found is not None else None
-        if lacking is not None:
-            self.problems.add(f"base_model_precision {self.run.base_model_precision!r}: {lacking}")
+        found = self.named("quantizer", self.config.base_model_precision)
+        missing = found.check() if found is not None else None
+        if missing is not None:
+            self.problems.add(f"base_model_precision {self.config.base_model_precision!r}: {missing}")
         return found
 
     def find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:
         try:
             return self.registry.find(kind, name, family=family)
         except PluginError as error:
-            key = KINDS[kind].key
+            key = EXTENSIONS[kind].key
             if name not in NOT_BUILT_VALUES.get(key, ()):
                 self.problems.add(f"{key}: {error}")
             return None
 
 
 def check_model(
-    run: RunConfig, flavour: contracts.ModelFlavour | None, plugins: LoadedPlugins, problems: Problems
+    config: RunConfig, flavour: contracts.ModelFlavour | None, plugins: LoadedPlugins, problems: Problems
 ) -> None:
     """What plugins find wrong with the config, and whether the name of the weights can be the flavour's."""
-    for text in plugins.check_config(run):
+    for text in plugins.check_config(config):
         problems.add(text)
     if flavour is not None:
         with problems.catching():
-            problems.notes += check_name(run, flavour, plugins.registry.flavours(flavour.family))
+            problems.notes += check_name(config, flavour, plugins.registry.flavours(flavour.family))
 
 
 def plugin_notes(plugins: LoadedPlugins) -> list[str]:
-    used = [f"plugin {status.name!r} of {status.giver} is in use" for status in plugins.third_party()]
+    used = [f"plugin {status.name!r} of {status.provider} is in use" for status in plugins.third_party()]
     return [*used, *plugins.warnings()]

@@ -1,4 +1,4 @@
-"""Prompts of the validation pictures that are drawn beside those of training samples."""
+"""Prompts of the validation images that are drawn beside those of training samples."""
 
 from __future__ import annotations
 

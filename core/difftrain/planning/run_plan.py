@@ -15,7 +15,7 @@ from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.data.entries.data_plan import DataPlan
-from difftrain.data.entries.resolve import resolve_datasets
+from difftrain.data.entries.plan_datasets import plan_datasets
 from difftrain.planning.model_plan import Chooser, ModelPlan, check_model, plugin_notes, read_run
 from difftrain.planning.prompts import validation_prompts
 from difftrain.plugins.discovery import LoadedPlugins
@@ -61,7 +61,7 @@ def plan_run(
 
 
 def build_plan(
-    run: RunConfig,
+    config: RunConfig,
     datasets: Sequence[DatasetConfig] | None,
     plugins: LoadedPlugins,
     problems: Problems,
@@ -75,29 +75,29 @@ def build_plan(
     Raises:
         ConfigError: With every problem there is.
     """
-    chosen = _TrainingChooser(run=run, registry=plugins.registry, problems=problems)
-    family = chosen.named("family", run.model_family)
+    chosen = _TrainingChooser(config=config, registry=plugins.registry, problems=problems)
+    family = chosen.named("family", config.model_family)
     flavour = chosen.flavour()
-    adapter = chosen.named("adapter", run.lora_type)
+    adapter = chosen.named("adapter", config.lora_type)
     optimizer = chosen.optimizer()
-    schedule = chosen.named("schedule", run.lr_scheduler)
+    schedule = chosen.named("schedule", config.lr_scheduler)
     quantizer = chosen.quantizer()
     timestep_sampler = chosen.timestep_sampler(family)
-    loss = chosen.named("loss", run.loss_type)
+    loss = chosen.named("loss", config.loss_type)
     observers = chosen.observers()
-    data = resolve_datasets(run, datasets, plugins.registry, problems) if datasets is not None else None
-    _check_buckets(run, family, problems)
-    check_model(run, flavour, plugins, problems)
+    data = plan_datasets(config, datasets, plugins.registry, problems) if datasets is not None else None
+    _check_buckets(config, family, problems)
+    check_model(config, flavour, plugins, problems)
     prompts: dict[str, str] = {}
     with problems.catching():
-        prompts = validation_prompts(run)
+        prompts = validation_prompts(config)
     problems.raise_all()
     assert data is not None, "no plan of the data without a problem"
-    _note_doubts(run, flavour, optimizer, problems)
+    _note_doubts(config, flavour, optimizer, problems)
     used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *([quantizer] if quantizer else [])]
-    _note_unused_options(run, plugins.registry, used, problems)
+    _note_unused_options(config, plugins.registry, used, problems)
     return RunPlan(
-        config=run,
+        config=config,
         data=data,
         family=family,
         flavour=flavour,
@@ -118,14 +118,14 @@ class _TrainingChooser(Chooser):
     """Builds what only training needs too."""
 
     def optimizer(self) -> Any:
-        found = self.find("optimizer", self.run.optimizer)
+        found = self.find("optimizer", self.config.optimizer)
         if found is None:
             return None
-        return optimizer_options(self.run, found, self.problems)
+        return optimizer_options(self.config, found, self.problems)
 
     def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
         """The one asked for, or the family's usual one."""
-        name = self.run.timestep_sampler or (family.usual_timestep_sampler if family else None)
+        name = self.config.timestep_sampler or (family.usual_timestep_sampler if family else None)
         return self.named("timestep sampler", name) if name else None
 
     def observers(self) -> tuple[contracts.Observer, ...]:
@@ -135,47 +135,47 @@ class _TrainingChooser(Chooser):
             try:
                 built.append(self.named("observer", found.name))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
-                told = "".join(traceback.format_exception_only(error)).strip()
-                giver = self.registry.giver("observer", found)
-                self.problems.add(f"observer {found.name!r} of {giver} cannot be built: {told}")
+                trace = "".join(traceback.format_exception_only(error)).strip()
+                provider = self.registry.provider("observer", found)
+                self.problems.add(f"observer {found.name!r} of {provider} cannot be built: {trace}")
         return tuple(observer for observer in built if observer is not None)
 
 
-def _check_buckets(run: RunConfig, family: contracts.ModelFamily | None, problems: Problems) -> None:
-    if family is not None and run.aspect_bucket_alignment % family.pixel_multiple:
+def _check_buckets(config: RunConfig, family: contracts.ModelFamily | None, problems: Problems) -> None:
+    if family is not None and config.aspect_bucket_alignment % family.pixel_multiple:
         problems.add(
             f"aspect_bucket_alignment must be a multiple of {family.pixel_multiple} for model_family "
-            f"{family.name!r}, got {run.aspect_bucket_alignment}"
+            f"{family.name!r}, got {config.aspect_bucket_alignment}"
         )
 
 
 def _note_doubts(
-    run: RunConfig, flavour: contracts.ModelFlavour, optimizer: contracts.OptimizerFactory, problems: Problems
+    config: RunConfig, flavour: contracts.ModelFlavour, optimizer: contracts.OptimizerFactory, problems: Problems
 ) -> None:
     if flavour.distilled_from is not None:
         problems.note(
-            f"flavour {flavour.name!r} is step-distilled, and training such a model makes its pictures "
+            f"flavour {flavour.name!r} is step-distilled, and training such a model makes its images "
             f"collapse; train {flavour.distilled_from} instead"
         )
     if optimizer.usual_learning_rates is not None:
         low, high = optimizer.usual_learning_rates
         usual = f"{low:g} to {high:g} is usual for an adapter with optimizer {optimizer.name!r}"
-        if run.learning_rate > high:
-            problems.note(f"learning_rate {run.learning_rate:g} is high, {usual}; signs of it are square grids")
-        elif run.learning_rate < low:
-            problems.note(f"learning_rate {run.learning_rate:g} is low, {usual}; little may be learnt")
-    if run.max_train_steps is not None and run.lr_warmup_steps >= run.max_train_steps:
+        if config.learning_rate > high:
+            problems.note(f"learning_rate {config.learning_rate:g} is high, {usual}; signs of it are square grids")
+        elif config.learning_rate < low:
+            problems.note(f"learning_rate {config.learning_rate:g} is low, {usual}; little may be learnt")
+    if config.max_train_steps is not None and config.lr_warmup_steps >= config.max_train_steps:
         problems.note(
-            f"lr_warmup_steps {run.lr_warmup_steps} is not below max_train_steps {run.max_train_steps}; "
+            f"lr_warmup_steps {config.lr_warmup_steps} is not below max_train_steps {config.max_train_steps}; "
             "the full learning rate is never reached"
         )
 
 
-def _note_unused_options(run: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
+def _note_unused_options(config: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
     used = {key for options in chosen for key in type(options).model_fields}
-    unused = run.model_fields_set - set(RunConfig.model_fields) - used
+    unused = config.model_fields_set - set(RunConfig.model_fields) - used
     # at its default it asks for nothing
-    for key in sorted(key for key in unused if getattr(run, key) != type(run).model_fields[key].default):
-        owners = [kind for kind in registry.run_option_classes() if key in kind.model_fields]
+    for key in sorted(key for key in unused if getattr(config, key) != type(config).model_fields[key].default):
+        owners = [cls for cls in registry.run_option_classes() if key in cls.model_fields]
         named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
         problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")

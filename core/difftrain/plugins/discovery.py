@@ -26,7 +26,7 @@ from difftrain.config.options import Options
 from difftrain.config.schema import DatasetConfig, RunConfig, merge_options
 from difftrain.errors import PluginError
 from difftrain.plugins import hookspecs
-from difftrain.plugins.registry import KINDS, Registry, check_provided, names_of
+from difftrain.plugins.registry import EXTENSIONS, Registry, check_provided, names_of
 
 GROUP = "difftrain"
 OWN_DISTRIBUTION = "difftrain"
@@ -52,7 +52,7 @@ class PluginStatus:
     error: str | None = None
 
     @property
-    def giver(self) -> str:
+    def provider(self) -> str:
         """Distribution and version, as messages name them."""
         return f"{self.distribution} {self.version}".strip()
 
@@ -87,12 +87,12 @@ class LoadedPlugins:
                 check = cast(Callable[..., Iterable[str] | None], implementation.function)
                 yield from check(*(config for _ in implementation.argnames)) or ()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
-                told = "".join(traceback.format_exception_only(error)).strip()
-                yield f"plugin {implementation.plugin_name!r} cannot check the config: {told}"
+                trace = "".join(traceback.format_exception_only(error)).strip()
+                yield f"plugin {implementation.plugin_name!r} cannot check the config: {trace}"
 
     def versions(self) -> dict[str, str]:
         """Version by name of every loaded plugin; checkpoints record it."""
-        return {status.name: status.giver for status in self.statuses if status.status == "ok"}
+        return {status.name: status.provider for status in self.statuses if status.status == "ok"}
 
     def third_party(self) -> tuple[PluginStatus, ...]:
         """Loaded plugins that do not come with difftrain."""
@@ -101,7 +101,7 @@ class LoadedPlugins:
     def warnings(self) -> list[str]:
         """One line for each third-party plugin that failed."""
         return [
-            f"plugin {status.name!r} of {status.giver} failed to load and is left out: {status.error}"
+            f"plugin {status.name!r} of {status.provider} failed to load and is left out: {status.error}"
             for status in self.statuses
             if status.status == "failed"
         ]
@@ -161,7 +161,7 @@ def load_plugins(
         status = candidate.status("disabled", error=off) if off else _load_one(candidate, manager, registry)
         statuses.append(status)
         if status.status == "failed":
-            registry.absent.append(f"{status.giver} failed to load ({status.error})")
+            registry.absent.append(f"{status.provider} failed to load ({status.error})")
         elif status.status == "disabled":
             registry.absent.append(f"plugin {status.name!r} is turned off ({off})")
     return LoadedPlugins(registry=registry, manager=manager, statuses=tuple(statuses))
@@ -182,22 +182,22 @@ def _load_one(candidate: _Candidate, manager: pluggy.PluginManager, registry: Re
         if isinstance(error, SystemExit):
             reason = f"it ends the program ({reason})"
         if candidate.bundled or candidate.asked_for:
-            kind = "bundled plugin" if candidate.bundled else "plugin file"
-            raise PluginError(f"{kind} {candidate.name!r} is broken: {type(error).__name__}: {reason}") from error
+            what = "bundled plugin" if candidate.bundled else "plugin file"
+            raise PluginError(f"{what} {candidate.name!r} is broken: {type(error).__name__}: {reason}") from error
         return candidate.status("failed", error=reason)
 
     status = candidate.status("ok")
-    for kind, cls in provided:
-        registry.add(kind, cls, status.giver)
+    for what, cls in provided:
+        registry.add(what, cls, status.provider)
     by_kind: dict[str, tuple[str, ...]] = {}
-    for kind, cls in provided:
-        by_kind[kind] = (*by_kind.get(kind, ()), *names_of(kind, cls))
+    for what, cls in provided:
+        by_kind[what] = (*by_kind.get(what, ()), *names_of(what, cls))
     return candidate.status("ok", provides=by_kind)
 
 
 def _provided(plugin: object, manager: pluggy.PluginManager) -> Iterable[tuple[str, type[Options]]]:
     """(kind, class) of all that one plugin registers."""
-    for kind, facts in KINDS.items():
+    for kind, facts in EXTENSIONS.items():
         caller = getattr(manager.hook, facts.hook)
         for implementation in caller.get_hookimpls():
             if implementation.plugin is plugin:

@@ -38,7 +38,7 @@ def difftrain_model_flavours() -> Iterable[type[contracts.ModelFlavour]]:  # typ
 
 @hookspec
 def difftrain_pairings() -> Iterable[type[contracts.Pairing]]:  # type: ignore[empty-body]
-    """Register ways in which a reference follows its edit image, named by ``conditioning_type``.
+    """Register ways in which a reference follows its target image, named by ``conditioning_type``.
 
     .. versionadded:: 0.1
     """

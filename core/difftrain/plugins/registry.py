@@ -17,7 +17,7 @@ from difftrain.errors import PluginError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
+class Extension:
     """One kind of object that plugins provide."""
 
     hook: str
@@ -34,46 +34,50 @@ class Kind:
     """False when every run has all of the kind; the key is then only for messages."""
 
 
-KINDS: Mapping[str, Kind] = {
-    "family": Kind(
+EXTENSIONS: Mapping[str, Extension] = {
+    "family": Extension(
         hook="difftrain_model_families",
         contract=contracts.ModelFamily,
         key="model_family",
         run_options=True,
         asks_samples=True,
     ),
-    "flavour": Kind(
+    "flavour": Extension(
         hook="difftrain_model_flavours", contract=contracts.ModelFlavour, key="model_flavour", run_options=True
     ),
-    "adapter": Kind(hook="difftrain_adapters", contract=contracts.Adapter, key="lora_type", run_options=True),
-    "optimizer": Kind(hook="difftrain_optimizers", contract=contracts.OptimizerFactory, key="optimizer"),
-    "schedule": Kind(hook="difftrain_schedules", contract=contracts.Schedule, key="lr_scheduler", run_options=True),
-    "quantizer": Kind(
+    "adapter": Extension(hook="difftrain_adapters", contract=contracts.Adapter, key="lora_type", run_options=True),
+    "optimizer": Extension(hook="difftrain_optimizers", contract=contracts.OptimizerFactory, key="optimizer"),
+    "schedule": Extension(
+        hook="difftrain_schedules", contract=contracts.Schedule, key="lr_scheduler", run_options=True
+    ),
+    "quantizer": Extension(
         hook="difftrain_quantizers", contract=contracts.Quantizer, key="base_model_precision", run_options=True
     ),
-    "timestep sampler": Kind(
+    "timestep sampler": Extension(
         hook="difftrain_timestep_samplers",
         contract=contracts.TimestepSampler,
         key="timestep_sampler",
         run_options=True,
     ),
-    "loss": Kind(
+    "loss": Extension(
         hook="difftrain_losses", contract=contracts.Loss, key="loss_type", run_options=True, asks_samples=True
     ),
-    "data source": Kind(hook="difftrain_data_sources", contract=contracts.DataSource, key="type", dataset_options=True),
-    "caption source": Kind(
+    "data source": Extension(
+        hook="difftrain_data_sources", contract=contracts.DataSource, key="type", dataset_options=True
+    ),
+    "caption source": Extension(
         hook="difftrain_caption_sources",
         contract=contracts.CaptionSource,
         key="caption_strategy",
         dataset_options=True,
     ),
-    "pairing": Kind(
+    "pairing": Extension(
         hook="difftrain_pairings", contract=contracts.Pairing, key="conditioning_type", dataset_options=True
     ),
-    "generator": Kind(
+    "generator": Extension(
         hook="difftrain_conditioning_generators", contract=contracts.ConditioningGenerator, key="conditioning.type"
     ),
-    "observer": Kind(
+    "observer": Extension(
         hook="difftrain_observers", contract=contracts.Observer, key="observer", run_options=True, is_chosen=False
     ),
 }
@@ -83,7 +87,7 @@ KINDS: Mapping[str, Kind] = {
 @dataclass(frozen=True, slots=True)
 class _Entry:
     provided: type[Any]
-    giver: str
+    provider: str
 
 
 @dataclass(kw_only=True)
@@ -92,25 +96,25 @@ class Registry:
 
     absent: list[str] = field(default_factory=list)
     """One sentence for each plugin that is installed but not loaded; shown when a name is not found."""
-    _entries: dict[str, dict[str, _Entry]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    _entries: dict[str, dict[str, _Entry]] = field(default_factory=lambda: {kind: {} for kind in EXTENSIONS})
 
-    def add(self, kind: str, provided: type[Options], giver: str) -> None:
+    def add(self, kind: str, provided: type[Options], provider: str) -> None:
         """Take in one class under its name and aliases.
 
         Args:
-            giver: Distribution and version, for messages.
+            provider: Distribution and version, for messages.
 
         Raises:
-            PluginError: If the name is taken, naming both givers.
+            PluginError: If the name is taken, naming both providers.
         """
         for name in names_of(kind, provided):
             taken = self._entries[kind].get(name)
             if taken is not None:
                 raise PluginError(
-                    f"{kind} {name!r} is given twice: by {taken.giver} and by {giver}\n"
+                    f"{kind} {name!r} is given twice: by {taken.provider} and by {provider}\n"
                     "hint: uninstall one of them, or turn one off with --disable_plugin NAME (see `difftrain plugins`)"
                 )
-            self._entries[kind][name] = _Entry(provided, giver)
+            self._entries[kind][name] = _Entry(provided, provider)
 
     def find(self, kind: str, name: str, *, family: str | None = None) -> type[Any]:
         """The class that a config names.
@@ -137,7 +141,7 @@ class Registry:
 
     def flavours(self, family: str) -> dict[str, type[Any]]:
         """The flavours of one family, by name."""
-        return {kind.name: kind for kind in self.all("flavour").values() if kind.family == family}
+        return {cls.name: cls for cls in self.all("flavour").values() if cls.family == family}
 
     def default_flavour(self, family: str) -> str | None:
         """The flavour of a run that names none: the family's default, or its only one."""
@@ -154,30 +158,30 @@ class Registry:
         """Every class of a kind once, in the order of registration."""
         return tuple(dict.fromkeys(self.all(kind).values()))
 
-    def giver(self, kind: str, provided: type[Any]) -> str:
+    def provider(self, kind: str, provided: type[Any]) -> str:
         """Distribution and version that gave a class."""
-        return next(entry.giver for entry in self._entries[kind].values() if entry.provided is provided)
+        return next(entry.provider for entry in self._entries[kind].values() if entry.provided is provided)
 
     def names_by_key(self) -> dict[str, frozenset[str]]:
         """The names that each config key may have; flavours of all families together."""
         return {
             facts.key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind))
-            for kind, facts in KINDS.items()
+            for kind, facts in EXTENSIONS.items()
             if facts.is_chosen
         }
 
     def run_option_classes(self) -> tuple[type[Options], ...]:
         """Classes whose fields are keys of the run file."""
-        return tuple(cls for kind, facts in KINDS.items() if facts.run_options for cls in self.classes(kind))
+        return tuple(cls for kind, facts in EXTENSIONS.items() if facts.run_options for cls in self.classes(kind))
 
     def dataset_option_classes(self) -> tuple[type[Options], ...]:
         """Classes whose fields are keys of a dataset entry."""
-        own = [cls for kind, facts in KINDS.items() if facts.dataset_options for cls in self.classes(kind)]
+        own = [cls for kind, facts in EXTENSIONS.items() if facts.dataset_options for cls in self.classes(kind)]
         return (*own, *dict.fromkeys(asked for _, _, asked in self.asking_samples()))
 
     def asking_samples(self) -> Iterator[tuple[str, type[Any], type[Options]]]:
         """(kind, class, its ``dataset_options``) of every class that asks something of samples."""
-        for kind, facts in KINDS.items():
+        for kind, facts in EXTENSIONS.items():
             for cls in self.classes(kind) if facts.asks_samples else ():
                 if cls.dataset_options is not None:
                     yield kind, cls, cls.dataset_options
@@ -203,8 +207,8 @@ def check_provided(kind: str, provided: object) -> type[Options]:
     Raises:
         PluginError: If it is not a complete subclass of the kind's contract, or has no name.
     """
-    contract = KINDS[kind].contract
-    hook = KINDS[kind].hook
+    contract = EXTENSIONS[kind].contract
+    hook = EXTENSIONS[kind].hook
     if not (isinstance(provided, type) and issubclass(provided, contract)):
         raise PluginError(f"{hook} must return subclasses of difftrain.{contract.__name__}, got {provided!r}")
     if inspect.isabstract(provided):
@@ -213,7 +217,7 @@ def check_provided(kind: str, provided: object) -> type[Options]:
     for fact in ("family", "name", "hub_id") if kind == "flavour" else ("name",):
         if not (isinstance(getattr(provided, fact, None), str) and getattr(provided, fact)):
             raise PluginError(f"{hook}: {provided.__qualname__} needs a class attribute {fact!r}, a text")
-    asked = getattr(provided, "dataset_options", None) if KINDS[kind].asks_samples else None
+    asked = getattr(provided, "dataset_options", None) if EXTENSIONS[kind].asks_samples else None
     if asked is not None and not (isinstance(asked, type) and issubclass(asked, Options)):
         raise PluginError(
             f"{hook}: dataset_options of {provided.__qualname__} must be a subclass of difftrain.Options, got {asked!r}"

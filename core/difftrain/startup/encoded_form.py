@@ -1,4 +1,4 @@
-"""In which form a run encodes its pictures and captions: number formats, cache keys, bytes. No torch.
+"""In which form a run encodes its images and captions: number formats, cache keys, bytes. No torch.
 
 The encoders themselves are in `frozen_encoders.py`.
 """
@@ -83,7 +83,7 @@ def room_needed(
     texts: Sequence[TextItem],
     images: Iterable[PlacedImage],
 ) -> list[Need]:
-    """Room that the entries of these captions and pictures will take."""
+    """Room that the entries of these captions and images will take."""
     config, family = plan.config, plan.family
     seen = Counter(tuple(caches.sizes_seen(item)) for item in texts)
     text_bytes = partial(family.text_bytes, location, plan.flavour, _value_bytes(compute_dtype(config)))

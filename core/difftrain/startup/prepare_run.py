@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from difftrain.checkpoints.resume_state import find_state
-from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, lacking_images, lacking_texts
+from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, missing_images, missing_texts
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.pixels import load_placed
@@ -40,7 +40,7 @@ class PreparedRun:
     location: ModelLocation
     recognised: Recognised
     """Of which flavours the weights can be."""
-    prepared: PreparedData
+    data: PreparedData
     scenes: Sequence[Scene]
     """What validations draw."""
     measured: Sequence[Sample]
@@ -49,18 +49,18 @@ class PreparedRun:
     texts: Sequence[TextItem]
     """Captions that are still to be encoded."""
     images: Sequence[PlacedImage]
-    """Pictures that are still to be encoded."""
+    """Images that are still to be encoded."""
     needs: Sequence[Need]
     """Room on disk that the run takes beside what is there."""
 
     @property
     def notes(self) -> Sequence[str]:
         """What is odd but stops nothing."""
-        return [*self.recognised.notes, *self.prepared.notes]
+        return [*self.recognised.notes, *self.data.notes]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ahead:
+class _RemainingWork:
     """What validations look at, and what is to be encoded."""
 
     scenes: Sequence[Scene]
@@ -76,7 +76,7 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
     Of several processes the first comes first; the others then find made what it made.
 
     Args:
-        fast: Do not decode pictures wholly that were never decoded; a damaged one then stops the run when it is
+        fast: Do not decode images wholly that were never decoded; a damaged one then stops the run when it is
             encoded.
 
     Raises:
@@ -87,23 +87,23 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
     model = find_model(plan)
     location = model.location
     caches = open_caches(plan, plan.data, location)
-    ahead: list[_Ahead] = []
+    ahead: list[_RemainingWork] = []
 
-    def look_ahead(paired: PairedData) -> None:
-        ahead.append(_look_ahead(plan, location, caches, paired, reporter))
+    def note_remaining_work(paired: PairedData) -> None:
+        ahead.append(_remaining_work(plan, location, caches, paired, reporter))
         _check_disk(ahead[0].needs)
 
     with first_process_first():
-        prepared = prepare_samples(plan.data, reporter=reporter, before_making=look_ahead)
+        data = prepare_samples(plan.data, reporter=reporter, before_making=note_remaining_work)
         (found,) = ahead
-        problems = [] if fast else _undecodable(plan.data, found.images, prepared, reporter)
+        problems = [] if fast else _undecodable(plan.data, found.images, data, reporter)
         problems += _unusable(found.scenes, reporter)
         if problems:
             raise DataError(*problems)
     return PreparedRun(
         location=location,
         recognised=model.recognised,
-        prepared=prepared,
+        data=data,
         scenes=found.scenes,
         measured=found.measured,
         caches=caches,
@@ -113,24 +113,24 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
     )
 
 
-def _look_ahead(
+def _remaining_work(
     plan: RunPlan, location: ModelLocation, caches: SampleCaches, paired: PairedData, reporter: Reporter
-) -> _Ahead:
+) -> _RemainingWork:
     config = plan.config
     validates = bool(config.validation_steps or config.validation_on_startup)
     validated = (paired.held_out or paired.samples) if validates else ()
-    measured = spread(validated, FIXED_LOSS_SAMPLES)  # pictures are drawn from the files: only these need latents
+    measured = spread(validated, FIXED_LOSS_SAMPLES)  # images are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     encoded = [*paired.samples, *measured]
     check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
     if plan.flavour.max_pixels is not None:
         check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
-        texts = lacking_texts(_texts(plan, caches, paired.samples, measured, scenes), caches, phase)
-        images = lacking_images(every_image(encoded), caches, phase)
+        texts = missing_texts(_texts(plan, caches, paired.samples, measured, scenes), caches, phase)
+        images = missing_images(every_image(encoded), caches, phase)
     needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=images)]
     needs += [need for need in paired.made if need.files]
-    return _Ahead(scenes=scenes, measured=measured, texts=texts, images=images, needs=needs)
+    return _RemainingWork(scenes=scenes, measured=measured, texts=texts, images=images, needs=needs)
 
 
 def _texts(
@@ -171,18 +171,16 @@ def _check_disk(needs: Sequence[Need]) -> None:
     check_room(needs)
 
 
-def _undecodable(
-    plan: DataPlan, images: Sequence[PlacedImage], prepared: PreparedData, reporter: Reporter
-) -> list[str]:
-    """Messages on the pictures that will be encoded and cannot be decoded.
+def _undecodable(plan: DataPlan, images: Sequence[PlacedImage], data: PreparedData, reporter: Reporter) -> list[str]:
+    """Messages on the images that will be encoded and cannot be decoded.
 
     One whose latents are cached was decoded then: the same bytes have the same key. The index remembers the others.
-    Damage that a decoder fills in without a word, as in a JPEG's pixels, cannot be told from a picture.
+    Damage that a decoder fills in without a word, as in a JPEG's pixels, cannot be told from an image.
     """
     owners = {placed.record.image.place: placed.record for placed in images}
     if not owners:
         return []
-    with reporter.phase("check pictures", len(owners)) as phase, ImageIndex(plan.index_path) as index:
+    with reporter.phase("check images", len(owners)) as phase, ImageIndex(plan.index_path) as index:
         every = [record.image for record in owners.values()]
         facts = dict(zip(owners, index.examine(every, phase, decode=True), strict=True))
     broken: dict[str, dict[str, FileFacts]] = defaultdict(dict)
@@ -190,35 +188,35 @@ def _undecodable(
         if one.error is not None:
             broken[owners[place].dataset_id][place] = one
     return [
-        _told_broken(
+        _describe_broken(
             dataset_id,
             unreadable,
-            prepared.images.get(dataset_id),
+            data.images.get(dataset_id),
             are_files=all(isinstance(owners[place].image, LocalImage) for place in unreadable),
         )
         for dataset_id, unreadable in broken.items()
     ]
 
 
-def _told_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, *, are_files: bool) -> str:
+def _describe_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, *, are_files: bool) -> str:
     of_all = f" of {total}" if total else ""
     names = first_few(f"{place} ({one.error})" for place, one in broken.items())
     advice = unreadable_advice(list(broken.values()), are_files=are_files)
-    return f"dataset {dataset_id!r}: {len(broken)}{of_all} pictures cannot be decoded: {names}\nhint: {advice}"
+    return f"dataset {dataset_id!r}: {len(broken)}{of_all} images cannot be decoded: {names}\nhint: {advice}"
 
 
 def _unusable(scenes: Sequence[Scene], reporter: Reporter) -> list[str]:
-    """Messages on pictures of the validations, each opened or made once: a damaged one must not end a run there."""
-    pictures = {
+    """Messages on images of the validations, each opened or made once: a damaged one must not end a run there."""
+    images = {
         (placed.record.image.place, placed.record.recipe): placed
         for scene in scenes
         for placed in (*scene.references, *([scene.target] if scene.target else []))
     }
     problems: list[str] = []
-    if not pictures:
+    if not images:
         return problems
-    with reporter.phase("check pictures to draw", len(pictures)) as phase:
-        for placed in pictures.values():
+    with reporter.phase("check images to draw", len(images)) as phase:
+        for placed in images.values():
             try:
                 load_placed(placed)
             except DataError as error:

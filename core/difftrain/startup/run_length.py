@@ -20,8 +20,8 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
     return EpochRules(
         seed=config.seed,
         batch_size=config.train_batch_size,
-        repeats={dataset.id: dataset.config.repeats for dataset in plan.data.edit_sets},
-        probability={dataset.id: dataset.config.probability for dataset in plan.data.edit_sets},
+        repeats={dataset.id: dataset.config.repeats for dataset in plan.data.target_sets},
+        probability={dataset.id: dataset.config.probability for dataset in plan.data.target_sets},
         caption_dropout=config.caption_dropout_probability,
         reference_dropout=config.reference_dropout_probability,
         batch_key=plan.family.batch_key,

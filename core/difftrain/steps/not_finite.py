@@ -9,28 +9,29 @@ from difftrain.errors import NotFinite, first_few
 
 if TYPE_CHECKING:
     from difftrain.steps.tally import Tally
-    from difftrain.steps.training_state import Trainee
+    from difftrain.steps.training_state import TrainingState
 
 
-def leave_out(run: Trainee, tally: Tally, loss: float, grad_norm: float) -> None:
+def leave_out(state: TrainingState, tally: Tally, loss: float, grad_norm: float) -> None:
     """Count an update that must not be applied; the caller has applied nothing.
 
     Raises:
         NotFinite: With ``on_nan: stop``, or when too many updates in a row were left out.
     """
-    config = run.plan.config
+    config = state.plan.config
     if config.on_nan == "skip":
-        run.skipped += 1
-        run.skipped_in_a_row += 1
-        if run.skipped_in_a_row < config.on_nan_limit:
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row < config.on_nan_limit:
             return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {grad_norm}"
     after = (
-        f"; {run.skipped_in_a_row} updates in a row were left out, on_nan_limit allows less than {config.on_nan_limit}"
+        f"; {state.skipped_in_a_row} updates in a row were left out, on_nan_limit allows less than "
+        f"{config.on_nan_limit}"
         if config.on_nan == "skip"
         else ""
     )
-    raise NotFinite(f"step {run.step + 1}: {what}, with {_samples(tally)}{after}\nhint: {_causes(run)}")
+    raise NotFinite(f"step {state.step + 1}: {what}, with {_samples(tally)}{after}\nhint: {_causes(state)}")
 
 
 def _samples(tally: Tally) -> str:
@@ -43,12 +44,12 @@ def _samples(tally: Tally) -> str:
     return f"sample{'' if len(keys) == 1 else 's'} {first_few(keys, 8)}"
 
 
-def _causes(run: Trainee) -> str:
-    config = run.plan.config
+def _causes(state: TrainingState) -> str:
+    config = state.plan.config
     causes = [f"learning_rate {config.learning_rate:g} too high"]
     if config.max_grad_norm == 0:
         causes.append("max_grad_norm 0, so nothing limits the gradients")
-    causes.append("a picture or caption that the model cannot take")
+    causes.append("an image or caption that the model cannot take")
     if config.mixed_precision != "no":
         causes.append("the range of 16-bit numbers (mixed_precision no is float32)")
     advice = "" if config.on_nan == "skip" else "; on_nan = skip leaves such updates out and goes on"

@@ -73,7 +73,7 @@ def gather_optimizer(
         for group, before in zip(saved["param_groups"], built_with, strict=True)
     ]
     return {
-        "optimizer": _kind(optimizer),
+        "optimizer": _class_name(optimizer),
         "parameters": dict(zip(names, map(_shape, _each_parameter(optimizer)), strict=True)),
         "groups": _gathered(groups, keep),
         "sharded": [name for name, value in state.items() if _any_sharded(value)],
@@ -130,14 +130,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, named: Named, path: Path) -
         return storage if location == "cpu" or home.type == "cpu" else storage.to(device=home)
 
     try:
-        told = torch.load(path, map_location=placed, weights_only=True)
-        kind, shapes, groups = told["optimizer"], told["parameters"], told["groups"]
-        sharded, by_name, more = set(told["sharded"]), told["state"], told["more"]
+        content = torch.load(path, map_location=placed, weights_only=True)
+        class_name, shapes, groups = content["optimizer"], content["parameters"], content["groups"]
+        sharded, by_name, more = set(content["sharded"]), content["state"], content["more"]
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_cannot_hold(_kind(optimizer), error)) from error
+        raise CheckpointError(_cannot_hold(_class_name(optimizer), error)) from error
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
         raise DamagedState(f"the optimizer's state cannot be read ({error})") from error
-    _check_fit(optimizer, names, kind=kind, shapes=shapes, groups=[group["parameters"] for group in groups])
+    _check_fit(optimizer, names, class_name=class_name, shapes=shapes, groups=[group["parameters"] for group in groups])
     state = {
         number: _placed(by_name[name], parameters[number], was_sharded=name in sharded)
         for number, name in enumerate(names)
@@ -198,13 +198,13 @@ def _same(one: object, other: object) -> bool:
     return type(one) is type(other) and (one == other or (one != one and other != other))
 
 
-def _cannot_hold(kind: str, reason: object) -> str:
+def _cannot_hold(class_name: str, reason: object) -> str:
     # torch's complaint goes on with advice to turn the protection off
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     named = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
     named = named.removeprefix("WeightsUnpickler error: ")
     return (
-        f"optimizer {kind} keeps what a checkpoint cannot hold: {named}\n"
+        f"optimizer {class_name} keeps what a checkpoint cannot hold: {named}\n"
         "hint: take another optimizer; its author can keep tensors and plain values, or name the type with "
         "torch.serialization.add_safe_globals"
     )
@@ -214,13 +214,13 @@ def _check_fit(
     optimizer: torch.optim.Optimizer,
     names: Sequence[str],
     *,
-    kind: str,
+    class_name: str,
     shapes: Mapping[str, str],
     groups: Sequence[Sequence[str]],
 ) -> None:
-    if kind != _kind(optimizer):
+    if class_name != _class_name(optimizer):
         raise CheckpointError(
-            f"the checkpoint's optimizer is {kind}, this run's is {_kind(optimizer)}\n"
+            f"the checkpoint's optimizer is {class_name}, this run's is {_class_name(optimizer)}\n"
             "hint: resume with the optimizer that the checkpoint was made with, or start anew with "
             "--resume_from_checkpoint none"
         )
@@ -265,7 +265,7 @@ def _shape(parameter: Tensor) -> str:
     return f"{str(parameter.dtype).removeprefix('torch.')}{list(parameter.shape)}"
 
 
-def _kind(optimizer: torch.optim.Optimizer) -> str:
+def _class_name(optimizer: torch.optim.Optimizer) -> str:
     """Module and name of the optimizer's class."""
-    kind = type(bare(optimizer))
-    return f"{kind.__module__}.{kind.__qualname__}"
+    cls = type(bare(optimizer))
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -38,7 +38,7 @@ def placed_like(tensor: Tensor, model: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(model.device), model.device_mesh, placements, src_data_rank=None)
 
 
-def let_go_of_whole_weights(model: nn.Module) -> None:
+def release_whole_weights(model: nn.Module) -> None:
     """Leave each process with its parts again, after forwards that no backward followed.
 
     torch puts a sharded model's weights together for a forward, and takes them apart in the backward. In between, the

@@ -14,7 +14,7 @@ from difftrain.contracts import NoiseProcess, OptimizerFactory
 from difftrain.data.streaming.rounds import Position
 from difftrain.data.streaming.stream import MicroBatch, StreamPosition
 from difftrain.steps.optimizer_state import Settings, bare
-from difftrain.steps.sharding import let_go_of_whole_weights
+from difftrain.steps.sharding import release_whole_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Trainee:
+class TrainingState:
     """The model in training and what moves it."""
 
     plan: RunPlan
@@ -47,7 +47,7 @@ class Trainee:
     skipped_in_a_row: int = 0
     updating: bool = False
     """True while the optimizer writes: what ends the run then leaves weights of which some are new."""
-    proven_with: MicroBatch | None = None
+    last_good_batch: MicroBatch | None = None
     """One that gave a finite loss in the last good step."""
 
     @property
@@ -76,7 +76,7 @@ class Trainee:
             with self.plan.optimizer.evaluating(bare(self.optimizer)):
                 yield
         finally:
-            let_go_of_whole_weights(self.bare_denoiser)
+            release_whole_weights(self.bare_denoiser)
             with torch.no_grad():
                 for parameter, kept in zip(trained, before, strict=True):
                     parameter.copy_(kept)

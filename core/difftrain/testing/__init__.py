@@ -1,7 +1,7 @@
 """For plugin authors: what every plugin's tests can use. Importing it does not import torch.
 
 `check_generator` and `check_family` are whole tests of a contract; `load_denoiser` loads a family's model as a run
-does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes pictures to train on.
+does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes images to train on.
 
 - `example_images`: images to train on, alone or in pairs
 - `generator_check`: the contract of generators, as a test

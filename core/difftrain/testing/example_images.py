@@ -15,7 +15,7 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairFolders:
-    """What :func:`make_dataset` wrote; pictures of a pair have one file name."""
+    """What :func:`make_dataset` wrote; images of a pair have one file name."""
 
     edits: Path
     """Targets, with captions beside them."""
@@ -31,35 +31,35 @@ def make_dataset(
     extension: str = ".png",
     seed: int = 0,
 ) -> PairFolders:
-    """Write pictures with a coloured disc to ``folder/edits``, and the same ones blurred to ``folder/references``.
+    """Write images with a coloured disc to ``folder/edits``, and the same ones blurred to ``folder/references``.
 
     Args:
         folder: Made when it is not there.
         count: Number of pairs, all different.
-        size: (width, height) of every picture.
+        size: (width, height) of every image.
         captions: Write an instruction beside every edit, as NAME.txt.
-        extension: Of the pictures: a format that Pillow writes.
+        extension: Of the images: a format that Pillow writes.
         seed: Equal seeds give equal pixels.
     """
     folders = PairFolders(edits=folder / "edits", references=folder / "references")
     for path in (folders.edits, folders.references):
         path.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        picture = draw_picture(size, seed=seed * 1000 + number)
-        picture.save(folders.edits / f"{number:03}{extension}")
-        picture.filter(ImageFilter.GaussianBlur(2)).save(folders.references / f"{number:03}{extension}")
+        image = draw_image(size, seed=seed * 1000 + number)
+        image.save(folders.edits / f"{number:03}{extension}")
+        image.filter(ImageFilter.GaussianBlur(2)).save(folders.references / f"{number:03}{extension}")
         if captions:
-            (folders.edits / f"{number:03}.txt").write_text(f"sharpen picture {number}\n", encoding="utf-8")
+            (folders.edits / f"{number:03}.txt").write_text(f"sharpen image {number}\n", encoding="utf-8")
     return folders
 
 
-def draw_picture(size: Size, seed: int) -> Image.Image:
+def draw_image(size: Size, seed: int) -> Image.Image:
     """Smooth colours with one disc; RGB."""
     rng = random.Random(seed)
     small = Image.frombytes("RGB", (4, 4), rng.randbytes(48))
-    picture = small.resize(size, Image.Resampling.BICUBIC)
+    image = small.resize(size, Image.Resampling.BICUBIC)
     radius = min(size) // 4
     left, top = (rng.randint(0, edge - 2 * radius) for edge in size)
     disc = (left, top, left + 2 * radius, top + 2 * radius)
-    ImageDraw.Draw(picture).ellipse(disc, fill=rng.choice(COLOURS))
-    return picture
+    ImageDraw.Draw(image).ellipse(disc, fill=rng.choice(COLOURS))
+    return image

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess, Quantizer, TextEncoder
 from difftrain.testing.attention_check import watched_attention
-from difftrain.testing.example_images import draw_picture
+from difftrain.testing.example_images import draw_image
 from difftrain.types import Batch, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     """Assert what the core relies on of a family and one flavour: run it with a model small enough for a CPU.
 
     Walks one batch of two through text and image encoders, loading, noise, the forward with and without references, one
-    validation picture and a backward pass with recomputed activations; in float32 on the CPU.
+    validation image and a backward pass with recomputed activations; in float32 on the CPU.
 
     Args:
         location: Default: where the family finds the flavour's own weights.
@@ -60,7 +60,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     request = ValidationRequest(
         text=texts[0],
         negative_text=texts[1] if flavour.default_guidance_real > 1 else None,
-        references=(draw_picture(size, seed=1),) if flavour.max_references else (),
+        references=(draw_image(size, seed=1),) if flavour.max_references else (),
         width=size[0],
         height=size[1],
         steps=2,
@@ -68,9 +68,9 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
         guidance_real=flavour.default_guidance_real,
         seed=1,
     )
-    picture = sampler(request)
-    assert (picture.size, picture.mode) == (size, "RGB"), f"asked for RGB of {size}, got {picture.mode} {picture.size}"
-    assert sampler(request).tobytes() == picture.tobytes(), "one seed gives two different validation pictures"
+    image = sampler(request)
+    assert (image.size, image.mode) == (size, "RGB"), f"asked for RGB of {size}, got {image.mode} {image.size}"
+    assert sampler(request).tobytes() == image.tobytes(), "one seed gives two different validation images"
     _check_checkpointing(family, place, Batch(latents=latents, references=[], text=family.collate_text(texts)), noisy)
 
 
@@ -95,12 +95,12 @@ def _check_seen_references(family: ModelFamily, flavour: ModelFlavour, encoder: 
     edge = 4 * family.pixel_multiple
     view = family.text_view((2 * edge, edge), flavour)
     assert all(isinstance(side, int) and side > 0 for side in view), f"text_view() gives {view}, which is no size"
-    first, second = encoder.encode([CAPTIONS[0]] * 2, [[draw_picture(view, seed=seed)] for seed in (1, 2)])
+    first, second = encoder.encode([CAPTIONS[0]] * 2, [[draw_image(view, seed=seed)] for seed in (1, 2)])
     assert _differ(first, second), "text_sees_references is true, but references do not change the text embeddings"
 
 
 def _check_latents(image_encoder: ImageEncoder, edge: int) -> Tensor:
-    """Latents [2, C, ...] of two random pictures, wider than high."""
+    """Latents [2, C, ...] of two random images, wider than high."""
     import torch
 
     pixels = torch.rand(2, 3, edge, 2 * edge, generator=torch.Generator().manual_seed(1)) * 2 - 1

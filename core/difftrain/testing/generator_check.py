@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from difftrain.contracts import ConditioningGenerator
-from difftrain.testing.example_images import draw_picture
+from difftrain.testing.example_images import draw_image
 from difftrain.types import Size
 
 SIZES: tuple[Size, ...] = ((64, 48), (37, 51))
@@ -28,13 +28,13 @@ def check_generator(generator: ConditioningGenerator | type[ConditioningGenerato
     """
     made = generator(**options) if isinstance(generator, type) else generator
     for size in SIZES:
-        _check_pictures(made, draw_picture(size, seed=1))
-    kind = type(made)
-    again = kind.model_validate_json(made.model_dump_json())
-    assert again.identity() == made.identity(), f"options of {kind.name!r} do not survive JSON: {made.identity()}"
+        _check_images(made, draw_image(size, seed=1))
+    cls = type(made)
+    again = cls.model_validate_json(made.model_dump_json())
+    assert again.identity() == made.identity(), f"options of {cls.name!r} do not survive JSON: {made.identity()}"
 
 
-def _check_pictures(generator: ConditioningGenerator, target: Image.Image) -> None:
+def _check_images(generator: ConditioningGenerator, target: Image.Image) -> None:
     name = type(generator).name
     before, global_state = target.tobytes(), random.getstate()
     first = generator.generate(target, random.Random(7))

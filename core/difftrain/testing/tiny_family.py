@@ -187,12 +187,12 @@ class TinySampler:
         with torch.no_grad():
             for sigma, following in pairwise(sigmas):
                 latents = latents + (following - sigma) * self._velocity(latents, sigma, request).float()
-        return _to_picture(latents)
+        return _to_image(latents)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, request: ValidationRequest) -> Tensor:
         batch = Batch(
             latents=latents,
-            references=[self._encode(picture) for picture in request.references],
+            references=[self._encode(image) for image in request.references],
             text=self._family.collate_text([request.text]),
         ).to(self._device, self._dtype)
         level = sigma[None]
@@ -202,17 +202,17 @@ class TinySampler:
             model_input = self._flavour.extend_input(self._family, model_input, batch)
         return self._family.predict(self._denoiser, model_input)
 
-    def _encode(self, picture: Image.Image) -> Tensor:
+    def _encode(self, image: Image.Image) -> Tensor:
         import numpy as np
         import torch
 
-        width, height = (max(CELL, edge // CELL * CELL) for edge in picture.size)
-        values = np.array(picture.resize((width, height)).convert("RGB"), dtype=np.float32)
+        width, height = (max(CELL, edge // CELL * CELL) for edge in image.size)
+        values = np.array(image.resize((width, height)).convert("RGB"), dtype=np.float32)
         pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / 127.5 - 1
         return self._image_encoder.encode(pixels)[0]
 
 
-def _to_picture(latents: Tensor) -> Image.Image:
+def _to_image(latents: Tensor) -> Image.Image:
     """Every latent as a square of its colour."""
     from PIL import Image
 

@@ -12,7 +12,7 @@ from difftrain.errors import MachineError, StoppedElsewhere
 from difftrain.types import PlacedImage, Sample
 
 if TYPE_CHECKING:
-    from difftrain.steps.training_state import Trainee
+    from difftrain.steps.training_state import TrainingState
 
 
 def data_facts(
@@ -50,20 +50,20 @@ def _image(image: PlacedImage) -> tuple[str, str]:
     return image.record.content_hash, image.geometry.identity
 
 
-def check_agreement(run: Trainee) -> None:
+def check_agreement(state: TrainingState) -> None:
     """Compare what every process is about to train, before the first step.
 
     Raises:
         MachineError: In the first process, naming what differs.
         StoppedElsewhere: In the others.
     """
-    if run.accelerator.num_processes == 1:
+    if state.accelerator.num_processes == 1:
         return
     from accelerate.utils import gather_object
 
-    every: list[dict[str, str]] = gather_object([_own_facts(run)])
+    every: list[dict[str, str]] = gather_object([_own_facts(state)])
     differing = differences(every)
-    if differing and run.accelerator.is_main_process:
+    if differing and state.accelerator.is_main_process:
         raise MachineError(
             f"the {len(every)} processes of this run do not see the same: {'; '.join(differing)}\n"
             "hint: give all of them the same files and options, and change no file while a run starts"
@@ -74,22 +74,26 @@ def check_agreement(run: Trainee) -> None:
 
 def differences(every: list[dict[str, str]]) -> list[str]:
     """``dataset 'edits': 100 samples (3f2a) in process 0, 101 samples (77b0) in process 1``, for what differs."""
-    told = []
+    differing = []
     for name in dict.fromkeys(key for facts in every for key in facts):
         values = [facts.get(name, "nothing") for facts in every]
         other = next((number for number, value in enumerate(values) if value != values[0]), None)
         if other is not None:
-            told.append(f"{name}: {values[0]} in process 0, {values[other]} in process {other}")
-    return told
+            differing.append(f"{name}: {values[0]} in process 0, {values[other]} in process {other}")
+    return differing
 
 
-def _own_facts(run: Trainee) -> dict[str, str]:
-    options = run.plan.config.model_dump(mode="json")
-    data: Mapping[str, str] = {f"dataset {name!r}": facts for name, facts in run.data.items()}
-    facts = {"step": str(run.step), "steps in all": str(run.total_steps), "samples taken": str(run.position.samples)}
+def _own_facts(state: TrainingState) -> dict[str, str]:
+    options = state.plan.config.model_dump(mode="json")
+    data: Mapping[str, str] = {f"dataset {name!r}": facts for name, facts in state.data.items()}
+    facts = {
+        "step": str(state.step),
+        "steps in all": str(state.total_steps),
+        "samples taken": str(state.position.samples),
+    }
     return {
         **data,
         **facts,
         **{key: json.dumps(value) for key, value in options.items()},
-        **{f"plugin {name}": version for name, version in run.plan.plugins.versions().items()},
+        **{f"plugin {name}": version for name, version in state.plan.plugins.versions().items()},
     }

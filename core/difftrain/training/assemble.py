@@ -12,19 +12,19 @@ import torch
 from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
 from difftrain.data.caching.sample_caches import encode_images, encode_texts
-from difftrain.data.streaming.batch_reader import BatchReader, Remake
+from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.epoch import EpochRules, draw_visit
 from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.machine.processes import first_process_first
-from difftrain.output.output_dir import PICTURES_FOLDER
+from difftrain.output.output_dir import VALIDATION_FOLDER
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import model_identity
 from difftrain.startup.prepare_run import PreparedRun
 from difftrain.startup.run_length import total_steps
 from difftrain.steps.optimizer_state import settings_of
 from difftrain.steps.step import remember_rates
-from difftrain.steps.training_state import Trainee
+from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class AssembledRun:
     """A run that is ready to train."""
 
-    trainee: Trainee
+    state: TrainingState
     stream: BatchStream
     validator: Validator
     resumed_from: Path | None
@@ -50,7 +50,7 @@ class AssembledRun:
 
 
 def assemble(
-    plan: RunPlan, ready: PreparedRun, resumed: Resumed | None, accelerator: Accelerator, reporter: Reporter
+    plan: RunPlan, prepared: PreparedRun, resumed: Resumed | None, accelerator: Accelerator, reporter: Reporter
 ) -> AssembledRun:
     """Fill the caches, load and adapt the denoiser, resume.
 
@@ -58,43 +58,43 @@ def assemble(
         DifftrainError: Whatever a user can mend; caches that were filled stay.
     """
     config = plan.config
-    checkpoint, state = resumed or (None, None)
-    encoders = Encoders(plan, ready.location, accelerator.device)
+    checkpoint, saved = resumed or (None, None)
+    encoders = Encoders(plan, prepared.location, accelerator.device)
     extras = SampleExtras(plan.data, plan.family, plan.loss)
-    extras.check([*ready.prepared.samples, *ready.prepared.held_out])
-    _say_what_is_not_drawn(ready.scenes, plan, reporter)
+    extras.check([*prepared.data.samples, *prepared.data.held_out])
+    _say_what_is_not_drawn(prepared.scenes, plan, reporter)
     with first_process_first():
-        _fill_caches(plan, ready, encoders, reporter)
-    encoders.make_room()
+        _fill_caches(plan, prepared, encoders, reporter)
+    encoders.release()
 
-    trainee = _load_trainee(plan, ready.location, accelerator, reporter)
-    if checkpoint and state:
-        load_checkpoint(trainee, checkpoint, state)
+    state = _load_state(plan, prepared.location, accelerator, reporter)
+    if checkpoint and saved:
+        load_checkpoint(state, checkpoint, saved)
 
-    remake = Remake(
-        image_encoder=encoders.image, text_encoder=encoders.text, let_go=encoders.make_room, in_use=encoders.in_use
+    reencoder = Reencoder(
+        image_encoder=encoders.image, text_encoder=encoders.text, release=encoders.release, in_use=encoders.in_use
     )
     sample_latents = config.vae_cache_sample == "sample"
     reader = BatchReader(
-        ready.caches, plan.family, remake, seed=config.seed, sample_latents=sample_latents, extras=extras
+        prepared.caches, plan.family, reencoder, seed=config.seed, sample_latents=sample_latents, extras=extras
     )
-    opened = open_stream(plan, ready.prepared.samples, reader, accelerator, trainee.position if checkpoint else None)
-    trainee.position, trainee.data = opened.position, opened.facts
-    trainee.total_steps = total_steps(plan, opened.steps_left, trainee.step)
+    opened = open_stream(plan, prepared.data.samples, reader, accelerator, state.position if checkpoint else None)
+    state.position, state.data = opened.position, opened.facts
+    state.total_steps = total_steps(plan, opened.steps_left, state.step)
     fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
     validator = Validator(
-        scenes=list(ready.scenes),
-        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in ready.measured],
-        held_out=bool(ready.prepared.held_out),
+        scenes=list(prepared.scenes),
+        fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in prepared.measured],
+        held_out=bool(prepared.data.held_out),
         seeds=config.validation_num_seeds,
-        model_identity=model_identity(plan, ready.location),
+        model_identity=model_identity(plan, prepared.location),
         reader=reader,
-        sampler=_LazySampler(plan, ready.location, trainee, encoders),
-        folder=config.output_dir / PICTURES_FOLDER,
+        sampler=_LazySampler(plan, prepared.location, state, encoders),
+        folder=config.output_dir / VALIDATION_FOLDER,
         reporter=reporter,
     )
     return AssembledRun(
-        trainee=trainee, stream=opened.batches, validator=validator, resumed_from=checkpoint, resumed_state=state
+        state=state, stream=opened.batches, validator=validator, resumed_from=checkpoint, resumed_state=saved
     )
 
 
@@ -104,11 +104,11 @@ def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Rep
     if plan.config.validation_steps and taken is not None and most > taken:
         reporter.say(
             f"note: samples have up to {most} references, but the stock pipeline takes {taken}: "
-            "validation pictures are drawn with the first alone, training sees all"
+            "validation images are drawn with the first alone, training sees all"
         )
 
 
-def _load_trainee(plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter) -> Trainee:
+def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter) -> TrainingState:
     """The denoiser with its adapter and optimizer, on the run's device; nothing is trained yet."""
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))
@@ -120,7 +120,7 @@ def _load_trainee(plan: RunPlan, location: ModelLocation, accelerator: Accelerat
     remember_rates(optimizer)
     with reporter.phase(f"set up on {device}"):
         denoiser, optimizer = accelerator.prepare(bare, optimizer)
-    return Trainee(
+    return TrainingState(
         plan=plan,
         accelerator=accelerator,
         denoiser=denoiser,
@@ -132,11 +132,11 @@ def _load_trainee(plan: RunPlan, location: ModelLocation, accelerator: Accelerat
     )
 
 
-def _fill_caches(plan: RunPlan, ready: PreparedRun, encoders: Encoders, reporter: Reporter) -> None:
-    caches, batch_size = ready.caches, plan.config.vae_batch_size
-    texts = encode_texts(ready.texts, caches, encoders.text, reporter=reporter)
-    encoders.make_room()
-    images = encode_images(ready.images, caches, encoders.image, reporter=reporter, batch_size=batch_size)
+def _fill_caches(plan: RunPlan, prepared: PreparedRun, encoders: Encoders, reporter: Reporter) -> None:
+    caches, batch_size = prepared.caches, plan.config.vae_batch_size
+    texts = encode_texts(prepared.texts, caches, encoders.text, reporter=reporter)
+    encoders.release()
+    images = encode_images(prepared.images, caches, encoders.image, reporter=reporter, batch_size=batch_size)
     if caches.removed:
         reporter.say(f"{len(caches.removed)} damaged cache entries were removed and made again")
     if not texts and not images:
@@ -144,10 +144,10 @@ def _fill_caches(plan: RunPlan, ready: PreparedRun, encoders: Encoders, reporter
 
 
 class _LazySampler:
-    """Builds the family's sampler when the first picture is drawn: a run without validation needs no VAE."""
+    """Builds the family's sampler when the first image is drawn: a run without validation needs no VAE."""
 
-    def __init__(self, plan: RunPlan, location: ModelLocation, trainee: Trainee, encoders: Encoders) -> None:
-        self._plan, self._location, self._trainee, self._encoders = plan, location, trainee, encoders
+    def __init__(self, plan: RunPlan, location: ModelLocation, state: TrainingState, encoders: Encoders) -> None:
+        self._plan, self._location, self._state, self._encoders = plan, location, state, encoders
         self._sampler: Sampler | None = None
 
     def __call__(self, request: ValidationRequest) -> Image.Image:
@@ -155,10 +155,10 @@ class _LazySampler:
             self._sampler = self._plan.family.make_sampler(
                 self._location,
                 self._plan.flavour,
-                self._trainee.bare_denoiser,
-                self._encoders.resting_image(),
-                self._trainee.accelerator.device,
-                self._trainee.compute_dtype,
+                self._state.bare_denoiser,
+                self._encoders.idle_image_encoder(),
+                self._state.accelerator.device,
+                self._state.compute_dtype,
             )
-        with self._encoders.in_use, self._trainee.autocast():
+        with self._encoders.in_use, self._state.autocast():
             return self._sampler(request)

@@ -42,11 +42,11 @@ class Encoders:
 
     def image(self) -> ImageEncoder:
         """The image encoder on the run's device, to encode with."""
-        encoder = self.resting_image()
+        encoder = self.idle_image_encoder()
         encoder.move(self._device)
         return encoder
 
-    def resting_image(self) -> ImageEncoder:
+    def idle_image_encoder(self) -> ImageEncoder:
         """The image encoder where it is; on the CPU when it was not loaded before."""
         config = self._plan.config
         with self._lock:
@@ -60,7 +60,7 @@ class Encoders:
                 )
             return self._image
 
-    def make_room(self) -> None:
+    def release(self) -> None:
         """Let the text encoders go and move the image encoder to the CPU, once nobody works with them."""
         with self.in_use:
             if self._text is not None:

@@ -10,12 +10,12 @@ from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.machine.processes import greatest
 from difftrain.output.observers import Observers
 from difftrain.steps.step import take_step
-from difftrain.steps.training_state import Trainee
+from difftrain.steps.training_state import TrainingState
 from difftrain.validation.validator import Validations
 
 
 def train(
-    run: Trainee,
+    state: TrainingState,
     micro_batches: Iterator[MicroBatch],
     saver: Saver,
     validations: Validations,
@@ -30,19 +30,19 @@ def train(
     Raises:
         NotFinite: If a loss, a gradient or the trained weights are NaN or infinite.
     """
-    config = run.plan.config
+    config = state.plan.config
     stopped_by = None
-    run.denoiser.train()
+    state.denoiser.train()
     try:
-        while run.step < run.total_steps and not (stopped_by := _signal_anywhere(run, interrupts)):
-            result = take_step(run, micro_batches)
-            saver.rehearse()
+        while state.step < state.total_steps and not (stopped_by := _signal_anywhere(state, interrupts)):
+            result = take_step(state, micro_batches)
+            saver.check_can_save()
             observers.step_end(result)
 
-            is_last = run.step == run.total_steps
-            if is_last or _due(run.step, config.checkpoint_step_interval):
+            is_last = state.step == state.total_steps
+            if is_last or _due(state.step, config.checkpoint_step_interval):
                 saver.save()
-            if config.validation_steps and (is_last or _due(run.step, config.validation_steps)):
+            if config.validation_steps and (is_last or _due(state.step, config.validation_steps)):
                 validations.validate()
         saver.save()
     except Interrupted:
@@ -57,6 +57,6 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _signal_anywhere(run: Trainee, interrupts: Interrupts) -> int | None:
+def _signal_anywhere(state: TrainingState, interrupts: Interrupts) -> int | None:
     """The signal that reached any process, so that all of them leave the loop at the same step."""
-    return greatest(run.accelerator, interrupts.number or 0) or None
+    return greatest(state.accelerator, interrupts.number or 0) or None

@@ -52,6 +52,6 @@ def open_stream(
     batches = CachedStream(
         rounds, reader, process=accelerator.process_index, pin_memory=accelerator.device.type == "cuda"
     )
-    asked = {dataset.id: dataset.asked for dataset in plan.data.edit_sets}
+    asked = {dataset.id: dataset.asked for dataset in plan.data.target_sets}
     facts = data_facts(samples, rounds.rules, asked)
     return OpenedStream(batches=batches, position=start, steps_left=steps_left(rounds), facts=facts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from difftrain.machine.disk import told_needs
+from difftrain.machine.disk import describe_needs
 from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.output.console import make_reporter
 from difftrain.planning.run_plan import RunPlan
@@ -32,7 +32,7 @@ def run_training(plan: RunPlan, again: RunAgain, *, fast: bool = False) -> int:
 
     Args:
         again: What to tell the user to type when the run is stopped.
-        fast: Do not decode pictures before they are encoded.
+        fast: Do not decode images before they are encoded.
 
     Raises:
         DifftrainError: Whatever a user can mend, before the first step.
@@ -69,9 +69,9 @@ def run_training(plan: RunPlan, again: RunAgain, *, fast: bool = False) -> int:
 def _say_prepared(prepared: PreparedRun, reporter: Reporter) -> None:
     for note in prepared.notes:
         reporter.say(f"note: {note}")
-    if told := told_needs(prepared.needs):
-        reporter.say(told)
-    if held_out := prepared.prepared.held_out_counts():
+    if summary := describe_needs(prepared.needs):
+        reporter.say(summary)
+    if held_out := prepared.data.held_out_counts():
         listed = ", ".join(f"{dataset_id} ({count} samples)" for dataset_id, count in held_out.items())
         reporter.say(f"held out of training: {listed}")
 

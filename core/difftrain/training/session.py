@@ -36,7 +36,7 @@ from difftrain.training.agreement import check_agreement
 from difftrain.training.assemble import AssembledRun, assemble
 from difftrain.training.loop import train
 from difftrain.types import Reporter
-from difftrain.validation.closing_words import told_losses, told_psnr
+from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations
 
 
@@ -48,31 +48,33 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
     """
     accelerator = start_accelerator()
     with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
-        resumed = _settle_output_dir(plan, accelerator, reporter)
-        run = assemble(plan, prepared, resumed, accelerator, reporter)
-        trainee = run.trainee
-        check_agreement(trainee)
-        if trainee.step >= trainee.total_steps:
-            _finish_finished_before(run, reporter)
+        resumed = _make_output_dir(plan, accelerator, reporter)
+        assembled = assemble(plan, prepared, resumed, accelerator, reporter)
+        state = assembled.state
+        check_agreement(state)
+        if state.step >= state.total_steps:
+            _finish_finished_before(assembled, reporter)
             return None
         if accelerator.is_main_process:
-            check_checkpoint_room(trainee, reporter)
+            check_checkpoint_room(state, reporter)
         interrupts.defer()
         if accelerator.is_main_process:
-            _settle_resumed(run, reporter)
+            _announce_resume(assembled, reporter)
         bar = TrainingBar(reporter)
         observers = Observers(
             [*plan.observers, bar], plan.plugins.registry, reporter, is_main=accelerator.is_main_process
         )
-        validations = Validations(validator=run.validator, trainee=trainee, observers=observers, interrupts=interrupts)
-        saver = Saver(trainee, observers, interrupts, reporter)
-        observers.run_start(_start_of(run))
+        validations = Validations(
+            validator=assembled.validator, state=state, observers=observers, interrupts=interrupts
+        )
+        saver = Saver(state, observers, interrupts, reporter)
+        observers.run_start(_start_of(assembled))
         status = "failed"
         try:
-            if plan.config.validation_on_startup and not run.resumed_from:
+            if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
             with bar:
-                stopped_by = train(trainee, iter(run.stream), saver, validations, observers, interrupts)
+                stopped_by = train(state, iter(assembled.stream), saver, validations, observers, interrupts)
             if stopped_by is None:
                 saver.export()
             status = "finished" if stopped_by is None else "interrupted"
@@ -80,16 +82,16 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
             status = "interrupted"
             raise
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise MachineError(_out_of_memory(run, error)) from error
+            raise MachineError(_out_of_memory(assembled, error)) from error
         finally:
-            run.stream.close()
-            observers.run_end(trainee.step, status)
-        _say_goodbye(run, status, reporter)
+            assembled.stream.close()
+            observers.run_end(state.step, status)
+        _say_results(assembled, status, reporter)
         accelerator.end_training()
     return stopped_by
 
 
-def _settle_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> Resumed | None:
+def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> Resumed | None:
     """Put away what this run does not go on with; gives the checkpoint that it goes on from.
 
     Looked up again, since another run may have ended in this folder while the data was prepared.
@@ -107,93 +109,94 @@ def _settle_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Report
     return find_state(plan)
 
 
-def _start_of(run: AssembledRun) -> RunStart:
-    config = run.trainee.plan.config
+def _start_of(assembled: AssembledRun) -> RunStart:
+    config = assembled.state.plan.config
     return RunStart(
         config=config,
         output_dir=config.output_dir,
-        total_steps=run.trainee.total_steps,
-        first_step=run.trainee.step,
+        total_steps=assembled.state.total_steps,
+        first_step=assembled.state.step,
     )
 
 
-def _out_of_memory(run: AssembledRun, error: Exception) -> str:
-    config = run.trainee.plan.config
+def _out_of_memory(assembled: AssembledRun, error: Exception) -> str:
+    config = assembled.state.plan.config
     advice = [
         "" if config.gradient_checkpointing else "set gradient_checkpointing = true",
         "" if config.train_batch_size == 1 else f"lower train_batch_size, {config.train_batch_size} now",
-        "" if run.trainee.plan.quantizer else "set base_model_precision, int8-quanto for instance",
+        "" if assembled.state.plan.quantizer else "set base_model_precision, int8-quanto for instance",
         "lower resolution",
         "lower lora_rank",
     ]
     reason = f": {str(error).splitlines()[0]}" if str(error) else ""
     return (
-        f"out of memory in step {run.trainee.step + 1}{reason}\nhint: {', or '.join(part for part in advice if part)}"
+        f"out of memory in step {assembled.state.step + 1}{reason}\nhint: "
+        f"{', or '.join(part for part in advice if part)}"
     )
 
 
-def _settle_resumed(run: AssembledRun, reporter: Reporter) -> None:
+def _announce_resume(assembled: AssembledRun, reporter: Reporter) -> None:
     """Say where the run goes on and what is different now; put away what a later resume must not take for its own."""
-    if run.resumed_from is None or run.resumed_state is None:
+    if assembled.resumed_from is None or assembled.resumed_state is None:
         return
-    trainee, state = run.trainee, run.resumed_state
-    place = f"epoch {state.epoch}, after {state.samples} samples of it"
-    reporter.say(f"resumed {run.resumed_from} at step {state.step} ({place})")
-    if changes := changes_since(state, trainee.plan, trainee.accelerator.num_processes):
+    state, saved = assembled.state, assembled.resumed_state
+    place = f"epoch {saved.epoch}, after {saved.samples} samples of it"
+    reporter.say(f"resumed {assembled.resumed_from} at step {saved.step} ({place})")
+    if changes := changes_since(saved, state.plan, state.accelerator.num_processes):
         reporter.say(f"changed since that checkpoint, and taken over: {', '.join(changes)}")
-    if changes := data_changes(state.data, trainee.data):
+    if changes := data_changes(saved.data, state.data):
         reporter.say(f"the data changed since that checkpoint: dataset {', '.join(changes)}")
-    if moved := set_newer_aside(trainee.plan.config.output_dir, state.step):
-        reporter.say(f"what was made beyond step {state.step} is kept in {moved}")
+    if moved := set_newer_aside(state.plan.config.output_dir, saved.step):
+        reporter.say(f"what was made beyond step {saved.step} is kept in {moved}")
 
 
-def _finish_finished_before(run: AssembledRun, reporter: Reporter) -> None:
+def _finish_finished_before(assembled: AssembledRun, reporter: Reporter) -> None:
     """A run that has all its steps; a kill may have come before its adapter was written."""
-    output_dir = run.trainee.plan.config.output_dir
-    steps, total = run.trainee.step, run.trainee.total_steps
-    epochs = run.trainee.plan.config.num_train_epochs
+    output_dir = assembled.state.plan.config.output_dir
+    steps, total = assembled.state.step, assembled.state.total_steps
+    epochs = assembled.state.plan.config.num_train_epochs
     length = f"the run is to have {total}" if epochs is None else f"num_train_epochs is {epochs}"
-    reporter.say(f"{run.resumed_from} has {steps} steps, and {length}: nothing is left to train")
+    reporter.say(f"{assembled.resumed_from} has {steps} steps, and {length}: nothing is left to train")
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > steps]
     # what is there may be of an earlier step: a kill may have come before this one's was written
     if not newer:
-        export_adapter(run.trainee, output_dir)
+        export_adapter(assembled.state, output_dir)
     reporter.say(
         "hint: a larger max_train_steps or num_train_epochs trains on; --resume_from_checkpoint none starts anew "
         "(nothing is deleted)"
     )
     if newer:
-        reporter.say(f"adapter of step {steps}: {run.resumed_from}; the output folder's own is left as it is")
+        reporter.say(f"adapter of step {steps}: {assembled.resumed_from}; the output folder's own is left as it is")
     else:
         reporter.say(f"adapter: {exported_adapter(output_dir)}")
 
 
-def _say_goodbye(run: AssembledRun, status: str, reporter: Reporter) -> None:
-    output_dir = run.trainee.plan.config.output_dir
-    if run.trainee.skipped:
-        updates = "1 update was" if run.trainee.skipped == 1 else f"{run.trainee.skipped} updates were"
+def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> None:
+    output_dir = assembled.state.plan.config.output_dir
+    if assembled.state.skipped:
+        updates = "1 update was" if assembled.state.skipped == 1 else f"{assembled.state.skipped} updates were"
         reporter.say(f"note: {updates} left out, since loss or gradient was not finite")
     if status == "interrupted":
         saved = "".join(f"; saved {checkpoint}" for checkpoint in list_checkpoints(output_dir)[-1:])
-        reporter.say(f"stopped after step {run.trainee.step}{saved}")
+        reporter.say(f"stopped after step {assembled.state.step}{saved}")
         return
-    reporter.say(f"finished {run.trainee.total_steps} steps")
-    _say_measured(run, output_dir / METRICS_FILE, reporter)
+    reporter.say(f"finished {assembled.state.total_steps} steps")
+    _say_measured(assembled, output_dir / METRICS_FILE, reporter)
     reporter.say(f"adapter:     {exported_adapter(output_dir)}")
     for checkpoint in list_checkpoints(output_dir)[-1:]:
         reporter.say(f"checkpoints: {checkpoint}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
     if sheet := newest_sheet(output_dir):
-        reporter.say(f"pictures:    {sheet}")
+        reporter.say(f"images:    {sheet}")
 
 
-def _say_measured(run: AssembledRun, metrics: Path, reporter: Reporter) -> None:
+def _say_measured(assembled: AssembledRun, metrics: Path, reporter: Reporter) -> None:
     """What the validations of the run measured, those before a resume included that measured the same."""
-    validator = run.validator
-    losses = measured_alike(metrics, "fixed_loss", validator.samples_identity(run.trainee))
+    validator = assembled.validator
+    losses = measured_alike(metrics, "fixed_loss", validator.samples_identity(assembled.state))
     if losses:
         by_step = {step: line["fixed_loss"] for step, line in losses.items()}
-        reporter.say(told_losses(by_step, count=len(validator.fixed), held_out=validator.held_out))
-    scores = measured_alike(metrics, "psnr", validator.pictures_identity(run.trainee))
-    if told := told_psnr(scores, held_out=validator.held_out, seeds=validator.seeds):
-        reporter.say(told)
+        reporter.say(describe_losses(by_step, count=len(validator.fixed), held_out=validator.held_out))
+    scores = measured_alike(metrics, "psnr", validator.images_identity(assembled.state))
+    if summary := describe_psnr(scores, held_out=validator.held_out, seeds=validator.seeds):
+        reporter.say(summary)

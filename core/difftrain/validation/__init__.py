@@ -5,5 +5,5 @@
 - `psnr`: how close an image is to its target
 - `sheet`: images side by side
 - `drawn_files`: drawn images as files
-- `closing_words`: what the run says at its end
+- `run_summary`: what the run says at its end
 """

@@ -1,4 +1,4 @@
-"""Validation pictures as files: their names, and a mark of what each shows, for the base column of later steps."""
+"""Validation images as files: their names, and a mark of what each shows, for the base column of later steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def safe_file_name(text: str) -> str:
     """A name that Linux, macOS and Windows take for one file in the folder where it is written.
 
     Args:
-        text: Any: of a prompt, of a picture and its folder; also what is not UTF-8 on the disk, or empty.
+        text: Any: of a prompt, of an image and its folder; also what is not UTF-8 on the disk, or empty.
 
     Returns:
         1 to :data:`LONGEST_NAME` bytes of UTF-8. What is safe stays as it is. Two texts may give one name: see
@@ -58,7 +58,7 @@ def disk_key(name: str) -> str:
     return unicodedata.normalize("NFD", unicodedata.normalize("NFC", name).upper().casefold())
 
 
-def save_drawn(picture: Image.Image, path: Path, identity: str) -> None:
+def save_drawn(image: Image.Image, path: Path, identity: str) -> None:
     """Write a PNG that tells which scene it shows, whole or not at all.
 
     Raises:
@@ -66,37 +66,37 @@ def save_drawn(picture: Image.Image, path: Path, identity: str) -> None:
     """
     marks = PngInfo()
     marks.add_text(_MARK, identity)
-    save_png(picture, path, marks)
+    save_png(image, path, marks)
 
 
-def save_png(picture: Image.Image, path: Path, marks: PngInfo | None = None) -> None:
+def save_png(image: Image.Image, path: Path, marks: PngInfo | None = None) -> None:
     """Write a PNG, whole or not at all.
 
     Raises:
         DataError: If it cannot be written, naming it.
     """
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", pnginfo=marks)
+    image.save(stream, format="PNG", pnginfo=marks)
     write_atomically(path, stream.getvalue())
 
 
 def open_drawn(path: Path, identity: str) -> Image.Image | None:
-    """The picture, if it is there, complete, and shows this scene."""
+    """The image, if it is there, complete, and shows this scene."""
     try:
-        with Image.open(path) as picture:
-            if picture.info.get(_MARK) != identity:
+        with Image.open(path) as image:
+            if image.info.get(_MARK) != identity:
                 return None
-            return picture.convert("RGB")
+            return image.convert("RGB")
     except UNREADABLE:
         return None
 
 
 def _safe_character(character: str) -> str:
-    kind = unicodedata.category(character)
-    if kind == "Zs":
+    category = unicodedata.category(character)
+    if category == "Zs":
         return " "
     # control and formatting characters, lone surrogates, line breaks
-    return "-" if character in _PUNCTUATION or kind[0] == "C" or kind in ("Zl", "Zp") else character
+    return "-" if character in _PUNCTUATION or category[0] == "C" or category in ("Zl", "Zp") else character
 
 
 def _trimmed(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How close a picture is to its target, in decibel. Pure; reads no files."""
+"""How close an image is to its target, in decibel. Pure; reads no files."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from PIL import Image
 from difftrain.types import Size
 
 HIGHEST = 100.0
-"""dB of equal pictures, whose PSNR is infinite: so that means and JSON stay finite."""
+"""dB of equal images, whose PSNR is infinite: so that means and JSON stay finite."""
 
 
-def psnr(picture: Image.Image, target: Image.Image, *, size: Size | None = None) -> float:
+def psnr(image: Image.Image, target: Image.Image, *, size: Size | None = None) -> float:
     """Peak signal-to-noise ratio over RGB, ``10 log10(1 / MSE)`` of pixels in [0, 1]: higher is closer.
 
     Args:
-        picture: What is judged.
+        image: What is judged.
         target: What it should be; brought to the size of the comparison where it has another.
-        size: (width, height) at which they are compared; default: the picture's.
+        size: (width, height) at which they are compared; default: the image's.
 
     Returns:
         dB, at most :data:`HIGHEST`.
     """
     import numpy as np
 
-    size = size or picture.size
-    ours, theirs = (np.asarray(_resized(image, size), dtype=np.float64) / 255 for image in (picture, target))
+    size = size or image.size
+    ours, theirs = (np.asarray(_resized(image, size), dtype=np.float64) / 255 for image in (image, target))
     error = float(((ours - theirs) ** 2).mean())
     return HIGHEST if error == 0 else min(HIGHEST, 10 * math.log10(1 / error))
 
@@ -42,7 +42,7 @@ def _resized(image: Image.Image, size: Size) -> Image.Image:
 class Scores:
     """PSNR of one validation, in dB."""
 
-    pictures: dict[str, float] = field(default_factory=dict)
+    images: dict[str, float] = field(default_factory=dict)
     """Of what was drawn, the mean over the seeds, by the scene's name; scenes without a target are not in it."""
     references: dict[str, float] = field(default_factory=dict)
     """Of the reference itself, for scenes whose reference has the target's size: what doing nothing scores."""
@@ -50,12 +50,12 @@ class Scores:
     @property
     def mean(self) -> float | None:
         """Over scenes and seeds; None when no scene has a target."""
-        return fmean(self.pictures.values()) if self.pictures else None
+        return fmean(self.images.values()) if self.images else None
 
     @property
     def reference_mean(self) -> float | None:
-        """None unless every scene that has a result has it: means of different pictures would not compare."""
-        return fmean(self.references.values()) if self.references.keys() == self.pictures.keys() != set() else None
+        """None unless every scene that has a result has it: means of different images would not compare."""
+        return fmean(self.references.values()) if self.references.keys() == self.images.keys() != set() else None
 
     def as_metrics(self) -> dict[str, float]:
         """``psnr`` and ``psnr_reference``, those that there are."""
@@ -64,4 +64,4 @@ class Scores:
 
     def by_image(self) -> dict[str, dict[str, float]]:
         """``psnr`` of each image, where any was measured."""
-        return {"psnr": {name: round(value, 3) for name, value in self.pictures.items()}} if self.pictures else {}
+        return {"psnr": {name: round(value, 3) for name, value in self.images.items()}} if self.images else {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One validation picture: what is asked for, of which references."""
+    """One validation image: what is asked for, of which references."""
 
     name: str
     """Its file's, without seed and extension; unique in a run."""
@@ -38,7 +38,7 @@ class Scene:
         return TextItem(caption=prompt, references=self.drawn_with(most))
 
     def identity(self, config: RunConfig, model: str) -> str:
-        """Tells pictures of this scene that are drawn alike from others of its name; a hash in hexadecimal digits.
+        """Tells images of this scene that are drawn alike from others of its name; a hash in hexadecimal digits.
 
         Args:
             config: Its options of sampling, and of what the adapter is before the first step, are part of it.
@@ -58,14 +58,14 @@ class Scene:
 
 
 def image_identity(image: PlacedImage) -> str:
-    """Tells a picture, cut as it is, from others; the file's name and place are no part of it."""
+    """Tells an image, cut as it is, from others; the file's name and place are no part of it."""
     return f"{image.record.content_hash}{image.geometry.identity}"
 
 
 def choose_scenes(
     samples: Sequence[Sample], config: RunConfig, prompts: Mapping[str, str], multiple: int
 ) -> list[Scene]:
-    """The pictures that every validation of a run draws.
+    """The images that every validation of a run draws.
 
     First ``num_eval_images`` samples with their own instructions, taken from all datasets in turn, and in each dataset
     of its reference sets and generators in turn; then each validation prompt, with the references of one of these
@@ -74,7 +74,7 @@ def choose_scenes(
     Args:
         samples: The held-out ones, or where nothing is held out those that are trained on.
         prompts: Validation prompts by short name.
-        multiple: Edges of the pictures are multiples of this, in pixels.
+        multiple: Edges of the images are multiples of this, in pixels.
     """
     chosen = spread(samples, config.num_eval_images)
     drawn: Counter[str] = Counter()

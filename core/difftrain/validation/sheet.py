@@ -1,4 +1,4 @@
-"""The picture sheet of a validation: reference | base | after N steps | target, a row an instruction."""
+"""The image sheet of a validation: reference | base | after N steps | target, a row an instruction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 CELL = 256
-"""Longer edge of a picture on the sheet, in pixels."""
+"""Longer edge of an image on the sheet, in pixels."""
 GAP = 8
 TEXT_HEIGHT = 22
 NOTE_HEIGHT = 16
@@ -19,15 +19,15 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A picture with what is written small below it."""
+    """An image with what is written small below it."""
 
-    picture: Image.Image
+    image: Image.Image
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One instruction with its pictures."""
+    """One instruction with its images."""
 
     caption: str
     references: tuple[Shown, ...]
@@ -65,7 +65,7 @@ def draw_sheet(rows: Sequence[Row], title: str, *, step: int) -> Image.Image:
         base = [row.base] if has_base else []
         for column, shown in enumerate([*row.references, *missing, *base, row.result, row.target]):
             if shown is not None:
-                fitted = _fit(shown.picture)
+                fitted = _fit(shown.image)
                 sheet.paste(fitted, (_left(column), top + TEXT_HEIGHT))
                 draw.text((_left(column), top + TEXT_HEIGHT + fitted.height), shown.note, fill=FAINT, font=small)
         top += _height(row)
@@ -79,16 +79,16 @@ def _left(column: int) -> int:
 def _height(row: Row) -> int:
     all_shown = [shown for shown in (*row.references, row.base, row.result, row.target) if shown is not None]
     notes = NOTE_HEIGHT if any(shown.note for shown in all_shown) else 0
-    return TEXT_HEIGHT + GAP + notes + max(_fitted_size(shown.picture)[1] for shown in all_shown)
+    return TEXT_HEIGHT + GAP + notes + max(_fitted_size(shown.image)[1] for shown in all_shown)
 
 
-def _fitted_size(picture: Image.Image) -> tuple[int, int]:
-    scale = CELL / max(picture.size)
-    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+def _fitted_size(image: Image.Image) -> tuple[int, int]:
+    scale = CELL / max(image.size)
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
-def _fit(picture: Image.Image) -> Image.Image:
-    return picture.convert("RGB").resize(_fitted_size(picture), Image.Resampling.LANCZOS)
+def _fit(image: Image.Image) -> Image.Image:
+    return image.convert("RGB").resize(_fitted_size(image), Image.Resampling.LANCZOS)
 
 
 def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font, width: int) -> str:

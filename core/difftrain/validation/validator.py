@@ -1,4 +1,4 @@
-"""Validation: fixed-seed pictures through the stock pipeline, and the loss on the same fixed samples and noise."""
+"""Validation: fixed-seed images through the stock pipeline, and the loss on the same fixed samples and noise."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from difftrain.errors import first_few
 from difftrain.machine.interrupts import Interrupts
 from difftrain.output.observers import Observers
 from difftrain.steps.step import loss_at
-from difftrain.steps.training_state import Trainee
+from difftrain.steps.training_state import TrainingState
 from difftrain.types import Reporter, Sampler, ValidationRequest
-from difftrain.validation.closing_words import told_pictures
 from difftrain.validation.drawn_files import file_name, open_drawn, save_drawn, save_png, step_folder
 from difftrain.validation.psnr import Scores, psnr
+from difftrain.validation.run_summary import describe_images
 from difftrain.validation.scenes import Scene, image_identity
 from difftrain.validation.sheet import Row, Shown, draw_sheet
 
@@ -42,7 +42,7 @@ class Drawn:
     """By name; the sheet of all is ``sheet``."""
     scores: Scores
     identity: str
-    """Tells these scores from those of other pictures, or of pictures that are drawn otherwise."""
+    """Tells these scores from those of other images, or of images that are drawn otherwise."""
 
     def added_to(self, result: ValidationResult) -> ValidationResult:
         """What was measured before, with the PSNR, where any scene has a target, and the files."""
@@ -75,65 +75,67 @@ class Validator:
     reporter: Reporter
     said_base_is_missing: bool = False
 
-    def measure(self, run: Trainee) -> ValidationResult:
+    def measure(self, state: TrainingState) -> ValidationResult:
         """The loss of the fixed samples."""
-        loss = self.fixed_loss(run)
+        loss = self.fixed_loss(state)
         return ValidationResult(
-            step=run.step,
+            step=state.step,
             metrics={} if loss is None else {"fixed_loss": loss},
-            measured_on={"fixed_loss": self.samples_identity(run)},
+            measured_on={"fixed_loss": self.samples_identity(state)},
         )
 
-    def draw(self, run: Trainee) -> Drawn:
+    def draw(self, state: TrainingState) -> Drawn:
         """Draw every scene with every seed, and the sheet of all."""
         scores = Scores()
         if not self.scenes:
-            return Drawn(files={}, scores=scores, identity=self.pictures_identity(run))
-        self._say_base_is_missing(run)
-        folder = step_folder(self.folder, run.step)
+            return Drawn(files={}, scores=scores, identity=self.images_identity(state))
+        self._say_base_is_missing(state)
+        folder = step_folder(self.folder, state.step)
         files: dict[str, Path] = {}
         rows = []
         total = len(self.scenes) * self.seeds
-        with _evaluating(run), self.reporter.phase(f"validation at step {run.step}", total) as phase:
+        with _evaluating(state), self.reporter.phase(f"validation at step {state.step}", total) as phase:
             for scene in self.scenes:
-                drawn_with = scene.drawn_with(run.plan.flavour.pipeline_references)
+                drawn_with = scene.drawn_with(state.plan.flavour.pipeline_references)
                 references = tuple(map(load_placed, drawn_with))
-                pictures = []
+                images = []
                 for number in range(1, self.seeds + 1):
-                    pictures.append(self.sampler(self._request(scene, references, run, number)))
+                    images.append(self.sampler(self._request(scene, references, state, number)))
                     name = file_name(scene.name, number)
                     files[name] = folder / f"{name}.png"
-                    save_drawn(pictures[-1], files[name], self._identity(scene, run))
+                    save_drawn(images[-1], files[name], self._identity(scene, state))
                     phase.advance(item=name)
-                rows.append(self._judged_row(scene, references, pictures, scores, run))
+                rows.append(self._judged_row(scene, references, images, scores, state))
         files["sheet"] = folder / "sheet.png"
-        save_png(draw_sheet(rows, self._title(run.step, scores), step=run.step), files["sheet"])
-        return Drawn(files=files, scores=scores, identity=self.pictures_identity(run))
+        save_png(draw_sheet(rows, self._title(state.step, scores), step=state.step), files["sheet"])
+        return Drawn(files=files, scores=scores, identity=self.images_identity(state))
 
-    def fixed_loss(self, run: Trainee) -> float | None:
+    def fixed_loss(self, state: TrainingState) -> float | None:
         """Mean loss of the same few samples at the same noise: comparable between steps, unlike a step's loss."""
         if not self.fixed:
             return None
         losses = []
         total = len(self.fixed) * len(FIXED_SIGMAS)
-        with _evaluating(run), self.reporter.phase("loss on fixed samples", total) as phase:
+        with _evaluating(state), self.reporter.phase("loss on fixed samples", total) as phase:
             for index, visit in enumerate(self.fixed):
                 batch = self.reader.read([visit])
-                seed = run.plan.config.seed
+                seed = state.plan.config.seed
                 torch.manual_seed(derive_seed(seed, "fixed loss layers", index))  # what the family draws: guidance
                 generator = torch.Generator().manual_seed(derive_seed(seed, "fixed loss", index))
                 noise = torch.randn(batch.latents.shape, generator=generator)
                 for level in FIXED_SIGMAS:
-                    losses.append(loss_at(run, run.bare_denoiser, batch, torch.tensor([level]), noise).mean().item())
+                    losses.append(
+                        loss_at(state, state.bare_denoiser, batch, torch.tensor([level]), noise).mean().item()
+                    )
                     phase.advance(item=visit.name)
         return sum(losses) / len(losses)
 
-    def samples_identity(self, run: Trainee) -> str:
+    def samples_identity(self, state: TrainingState) -> str:
         """Tells the fixed-sample loss from that of other samples or noise, or of a model that is asked otherwise.
 
         The options of family and flavour are part of it as a whole: only they know which of them the model is fed.
         """
-        config, plan = run.plan.config, run.plan
+        config, plan = state.plan.config, state.plan
         asked = [options.identity() for options in (plan.family, plan.flavour, plan.loss)]
         samples = [
             (visit.caption, *map(image_identity, (visit.sample.target, *visit.references))) for visit in self.fixed
@@ -141,15 +143,15 @@ class Validator:
         asked += [extras for visit in self.fixed if (extras := self.reader.extras_identity(visit))]
         return _digest(samples, asked, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
 
-    def pictures_identity(self, run: Trainee) -> str:
-        """Tells the PSNR from that of other pictures, or of pictures drawn otherwise; a few hexadecimal digits."""
-        judged = [(self._identity(scene, run), image_identity(scene.target)) for scene in self.scenes if scene.target]
+    def images_identity(self, state: TrainingState) -> str:
+        """Tells the PSNR from that of other images, or of images drawn otherwise; a few hexadecimal digits."""
+        judged = [(self._identity(scene, state), image_identity(scene.target)) for scene in self.scenes if scene.target]
         return _digest(judged, self.seeds)
 
     def _request(
-        self, scene: Scene, references: tuple[Image.Image, ...], run: Trainee, seed_number: int
+        self, scene: Scene, references: tuple[Image.Image, ...], state: TrainingState, seed_number: int
     ) -> ValidationRequest:
-        config, flavour = run.plan.config, run.plan.flavour
+        config, flavour = state.plan.config, state.plan.flavour
         guidance, real = config.validation_guidance, config.validation_guidance_real
         guidance = flavour.default_guidance if guidance is None else guidance
         real = flavour.default_guidance_real if real is None else real
@@ -167,28 +169,28 @@ class Validator:
             seed=(config.validation_seed + seed_number - 1) % SEED_LIMIT,
         )
 
-    def _identity(self, scene: Scene, run: Trainee) -> str:
-        return scene.identity(run.plan.config, self.model_identity)
+    def _identity(self, scene: Scene, state: TrainingState) -> str:
+        return scene.identity(state.plan.config, self.model_identity)
 
-    def _base(self, scene: Scene, run: Trainee) -> Image.Image | None:
+    def _base(self, scene: Scene, state: TrainingState) -> Image.Image | None:
         """The scene as this run drew it before its first step, if it did; the first seed."""
-        if run.step == 0:
+        if state.step == 0:
             return None
-        return open_drawn(self._base_path(scene), self._identity(scene, run))
+        return open_drawn(self._base_path(scene), self._identity(scene, state))
 
     def _base_path(self, scene: Scene) -> Path:
         return step_folder(self.folder, 0) / f"{file_name(scene.name, 1)}.png"
 
-    def _say_base_is_missing(self, run: Trainee) -> None:
+    def _say_base_is_missing(self, state: TrainingState) -> None:
         """Once a run: the column goes when a resumed run draws otherwise, and the sheet does not tell why."""
-        if run.step == 0 or self.said_base_is_missing:
+        if state.step == 0 or self.said_base_is_missing:
             return
         there = [scene for scene in self.scenes if self._base_path(scene).is_file()]
-        missing = [scene.name for scene in there if self._base(scene, run) is None]
+        missing = [scene.name for scene in there if self._base(scene, state) is None]
         if missing:
             self.said_base_is_missing = True
             self.reporter.say(
-                f"note: {len(missing)} of {len(there)} pictures of step 0 are not shown as base, since this run draws "
+                f"note: {len(missing)} of {len(there)} images of step 0 are not shown as base, since this run draws "
                 f"or computes otherwise than they were drawn, or they are damaged: {first_few(missing)}"
             )
 
@@ -196,24 +198,24 @@ class Validator:
         self,
         scene: Scene,
         references: tuple[Image.Image, ...],
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         scores: Scores,
-        run: Trainee,
+        state: TrainingState,
     ) -> Row:
         """The scene's row of the sheet; its PSNR is added to ``scores``."""
-        base = self._base(scene, run)
+        base = self._base(scene, state)
         if scene.target is None:
             return Row(
                 caption=scene.prompt,
-                references=tuple(Shown(picture=reference) for reference in references),
-                base=Shown(picture=base) if base else None,
-                result=Shown(picture=pictures[0]),
+                references=tuple(Shown(image=reference) for reference in references),
+                base=Shown(image=base) if base else None,
+                result=Shown(image=images[0]),
                 target=None,
             )
         target = load_placed(scene.target)
-        size = pictures[0].size
-        values = [psnr(picture, target) for picture in pictures]
-        scores.pictures[scene.name] = fmean(values)
+        size = images[0].size
+        values = [psnr(image, target) for image in images]
+        scores.images[scene.name] = fmean(values)
         # at the result's size too, since less pixels would make another measure
         alike = [psnr(image, target, size=size) if image.size == target.size else None for image in references]
         if measured := [value for value in alike if value is not None]:
@@ -222,14 +224,14 @@ class Validator:
             caption=scene.prompt,
             references=tuple(map(_shown, references, alike)),
             base=_shown(base, psnr(base, target)) if base else None,
-            result=_shown(pictures[0], values[0]),
-            target=Shown(picture=target),
+            result=_shown(images[0], values[0]),
+            target=Shown(image=target),
         )
 
     def _title(self, step: int, scores: Scores) -> str:
         if scores.mean is None:
             return f"step {step}"
-        drawn = told_pictures(len(scores.pictures), held_out=self.held_out, seeds=self.seeds)
+        drawn = describe_images(len(scores.images), held_out=self.held_out, seeds=self.seeds)
         reference = "" if scores.reference_mean is None else f"reference {scores.reference_mean:.1f} dB, "
         return f"step {step}: PSNR to the target, {drawn}: {reference}result {scores.mean:.1f} dB"
 
@@ -239,39 +241,39 @@ class Validations:
     """The validations of one run: in the main process, while the others wait."""
 
     validator: Validator
-    trainee: Trainee
+    state: TrainingState
     observers: Observers
     interrupts: Interrupts
 
     def validate(self) -> None:
         """Measure, draw and tell the observers. A signal ends it at once; what was measured by then is told."""
-        if self.trainee.accelerator.is_main_process:
+        if self.state.accelerator.is_main_process:
             result = None
             # a run is not lost for an image of it
             with self.observers.fence("the validation"), self.interrupts.cut_short():
                 self.interrupts.ask()
-                result = self.validator.measure(self.trainee)
-                result = self.validator.draw(self.trainee).added_to(result)
+                result = self.validator.measure(self.state)
+                result = self.validator.draw(self.state).added_to(result)
             if result is not None:
                 self.observers.validation_end(result)
-        self.trainee.accelerator.wait_for_everyone()
+        self.state.accelerator.wait_for_everyone()
 
 
 def _digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
 
 
-def _shown(picture: Image.Image, decibel: float | None) -> Shown:
-    return Shown(picture=picture, note="" if decibel is None else f"{decibel:.1f} dB")
+def _shown(image: Image.Image, decibel: float | None) -> Shown:
+    return Shown(image=image, note="" if decibel is None else f"{decibel:.1f} dB")
 
 
 @contextmanager
-def _evaluating(run: Trainee) -> Iterator[None]:
+def _evaluating(state: TrainingState) -> Iterator[None]:
     """Without dropout and gradients, with the weights that the optimizer arrives at; the model is in training mode
     again afterwards, also after an interrupt."""
-    run.bare_denoiser.eval()
+    state.bare_denoiser.eval()
     try:
-        with run.evaluating(), torch.no_grad():
+        with state.evaluating(), torch.no_grad():
             yield
     finally:
-        run.bare_denoiser.train()
+        state.bare_denoiser.train()

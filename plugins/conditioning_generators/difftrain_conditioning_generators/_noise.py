@@ -45,7 +45,7 @@ def add_block_noise(image: Image.Image, level: float, rng: random.Random) -> Ima
 
 
 def _added(image: Image.Image, noise: np.ndarray[Any, Any]) -> Image.Image:
-    """Rounded, not truncated, or the picture would darken by half a step."""
+    """Rounded, not truncated, or the image would darken by half a step."""
     import numpy as np
     from PIL import Image
 

@@ -32,7 +32,7 @@ class JpegArtifacts(ConditioningGenerator):
     quality_list: tuple[int, ...] = Field(default=(10, 20, 30, 40), min_length=1)
     """Qualities to draw from."""
     compression_rounds: int = Field(default=1, ge=1)
-    """How often the picture is saved and loaded."""
+    """How often the image is saved and loaded."""
     round_quality_decay: float = Field(default=0.9, gt=0, le=1)
     """Each further round has this part of the quality of the one before."""
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0", 0, 1, 2] | None = None
@@ -40,7 +40,7 @@ class JpegArtifacts(ConditioningGenerator):
     progressive: bool = False
     """Save as progressive JPEG."""
     optimize: bool = False
-    """Save with optimised tables; the file is smaller, the picture is the same."""
+    """Save with optimised tables; the file is smaller, the image is the same."""
     pre_blur: bool = False
     """Blur before compressing."""
     pre_blur_radius: float = Field(default=0.5, ge=0)

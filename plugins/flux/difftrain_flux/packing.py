@@ -50,14 +50,14 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 def position_ids(
     rows: int, cols: int, *, index: int = 0, top: int = 0, left: int = 0, device: torch.device | str | None = None
 ) -> Tensor:
-    """Position of every token of a picture: (index, row, column).
+    """Position of every token of an image: (index, row, column).
 
     float32 in every precision: bfloat16 has no odd numbers above 256.
 
     Args:
         rows: Tokens down.
         cols: Tokens across.
-        index: Which picture: 0 is the target.
+        index: Which image: 0 is the target.
         top: Row of the first token.
         left: Column of the first token.
 

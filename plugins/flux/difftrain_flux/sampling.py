@@ -1,4 +1,4 @@
-"""Validation pictures through the stock pipeline, around the model that is in training."""
+"""Validation images through the stock pipeline, around the model that is in training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FluxSampler:
-    """Draws one picture a call; the model's training state is as before afterwards."""
+    """Draws one image a call; the model's training state is as before afterwards."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class FluxSampler:
 
     @torch.no_grad()
     def __call__(self, request: ValidationRequest) -> Image.Image:
-        """The picture of one request; equal seeds give equal starting noise on every device."""
+        """The image of one request; equal seeds give equal starting noise on every device."""
         arguments = {**self._arguments(request), **self._flavour.pipeline_arguments(request)}
         with evaluating(self._transformer), visiting(self._vae, self._device):
-            picture: Image.Image = self._pipeline(**arguments).images[0]
-        return picture
+            image: Image.Image = self._pipeline(**arguments).images[0]
+        return image
 
     def _arguments(self, request: ValidationRequest) -> dict[str, Any]:
         arguments = {

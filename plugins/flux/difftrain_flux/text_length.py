@@ -12,7 +12,7 @@ TOKENIZER_CONFIG = "tokenizer_2/tokenizer_config.json"
 def text_length(location: ModelLocation, flavour: ModelFlavour) -> int:
     """T5 tokens of every prompt: the flavour's number, or fewer where a local model's tokenizer allows fewer.
 
-    Text embeddings, their cache identity and the validation pictures all ask here, with the same location, so they
+    Text embeddings, their cache identity and the validation images all ask here, with the same location, so they
     cannot disagree. The answer must not change between the first look at a model and its loading:
 
     - a folder has its tokenizer from the start;

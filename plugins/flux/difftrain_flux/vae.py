@@ -1,4 +1,4 @@
-"""Pictures to latents, as the stock pipeline encodes a reference."""
+"""Images to latents, as the stock pipeline encodes a reference."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def load_image_encoder(
     """Load the VAE.
 
     Args:
-        tiling: Encode large pictures tile by tile: less memory, slightly other latents at the seams.
-        slicing: Encode the pictures of a batch one by one: less memory, same latents.
+        tiling: Encode large images tile by tile: less memory, slightly other latents at the seams.
+        slicing: Encode the images of a batch one by one: less memory, same latents.
     """
     folder = local_folder(location, IMAGE_COMPONENTS)
     from diffusers import AutoencoderKL

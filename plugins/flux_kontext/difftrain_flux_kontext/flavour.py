@@ -1,4 +1,4 @@
-"""FLUX.1 Kontext: the checkpoint that edits a picture by an instruction. Light: torch is imported when used.
+"""FLUX.1 Kontext: the checkpoint that edits an image by an instruction. Light: torch is imported when used.
 
 It is a flavour of the family ``flux`` and knows of it only what the core hands over: the model input, which takes more
 images at the end.
@@ -29,7 +29,7 @@ class SequenceInput(Protocol):
 
 
 class Kontext(ModelFlavour["SequenceInput"]):
-    """Image editing: reference pictures stand behind the target in the token sequence."""
+    """Image editing: reference images stand behind the target in the token sequence."""
 
     family: ClassVar[str] = "flux"
     name: ClassVar[str] = "kontext"
@@ -82,8 +82,8 @@ class Kontext(ModelFlavour["SequenceInput"]):
     def pipeline_arguments(self, request: ValidationRequest) -> dict[str, object]:
         """The first reference, at the size that the pipeline chooses for it.
 
-        Pictures of less than 512x512 are for trying things out: there the reference keeps its own size, reduced
-        to the picture's area where it is larger, because the pipeline would make it a megapixel.
+        Images of less than 512x512 are for trying things out: there the reference keeps its own size, reduced
+        to the image's area where it is larger, because the pipeline would make it a megapixel.
         """
         area = request.width * request.height
         auto_resize = area >= SMALLEST_AUTO_RESIZE
@@ -95,14 +95,12 @@ class Kontext(ModelFlavour["SequenceInput"]):
         return arguments
 
 
-def _within(picture: Image.Image, area: int) -> Image.Image:
-    """The picture, reduced to about ``area`` pixels, in edges that tokens fill; never enlarged."""
+def _within(image: Image.Image, area: int) -> Image.Image:
+    """The image, reduced to about ``area`` pixels, in edges that tokens fill; never enlarged."""
     from PIL import Image
 
-    factor = (area / (picture.width * picture.height)) ** 0.5
+    factor = (area / (image.width * image.height)) ** 0.5
     if factor >= 1:
-        return picture
-    width, height = (
-        max(PIXEL_MULTIPLE, round(edge * factor / PIXEL_MULTIPLE) * PIXEL_MULTIPLE) for edge in picture.size
-    )
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+        return image
+    width, height = (max(PIXEL_MULTIPLE, round(edge * factor / PIXEL_MULTIPLE) * PIXEL_MULTIPLE) for edge in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

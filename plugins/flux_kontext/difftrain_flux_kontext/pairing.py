@@ -1,4 +1,4 @@
-"""``reference_strict`` and ``reference_loose``: how a reference follows its edit image."""
+"""``reference_strict`` and ``reference_loose``: how a reference follows its target image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def nearest_preferred_size(size: Size) -> Size:
 
 
 class ReferenceStrict(Pairing):
-    """The reference gets exactly the edit image's resize and crop, so that pixels stay aligned."""
+    """The reference gets exactly the target image's resize and crop, so that pixels stay aligned."""
 
     name: ClassVar[str] = "reference_strict"
 
@@ -40,27 +40,27 @@ class ReferenceStrict(Pairing):
         own_rules: GeometryRules,
     ) -> Geometry:
         # own_rules is not asked: anything computed anew could differ by a pixel. A reference of another pixel
-        # size goes straight to the edit's resize size, in one resize.
+        # size goes straight to the target's resize size, in one resize.
         if not _same_aspect(reference.size, target.size):
             raise PairingError(
                 f"{reference.name} is {reference.width}x{reference.height}, "
-                f"but its edit image is {target.width}x{target.height}"
+                f"but its target image is {target.width}x{target.height}"
             )
         return target_geometry
 
 
 class ReferenceLoose(Pairing):
-    """The reference is sized by its own dataset entry; it need not be aligned with the edit image.
+    """The reference is sized by its own dataset entry; it need not be aligned with the target image.
 
     With ``crop_style: random`` a reference's crop is its own draw, seeded by its content alone: the run's seed
-    changes the crops of edit images, not those of loose references.
+    changes the crops of target images, not those of loose references.
     """
 
     name: ClassVar[str] = "reference_loose"
 
     reference_resolution: Literal["own", "kontext", "same"] = "own"
     """own follows the reference's entry, kontext takes the nearest of the pipeline's sizes, as inference does, and
-    same follows the edit image's bucket."""
+    same follows the target image's bucket."""
 
     def place(
         self,

@@ -8,7 +8,7 @@ _EMA = "use_ema is not built yet"
 _ROLLOUT = "scheduled sampling is not built yet"
 _HUB = "nothing is uploaded; push_to_hub is not built yet"
 _TRACKER = "there is no tracker; report_to is none"
-_EVALUATION = "the loss on held-out samples is measured with the validation pictures, every validation_steps"
+_EVALUATION = "the loss on held-out samples is measured with the validation images, every validation_steps"
 
 NO_EFFECT = {
     # model
@@ -65,7 +65,7 @@ NO_EFFECT = {
     ),
     **because("distillation_method is not built yet", distillation_config=None),
     **because("diff2flow_enabled is not built yet", diff2flow_loss=False),
-    **because("pictures alone are trained",
+    **because("images alone are trained",
         framerate=(25, None), validation_num_video_frames=None, vae_enable_patch_conv=False,
         vae_enable_temporal_roll=False, audio_max_duration_seconds=None, audio_channels=None, audio_sample_rate=None,
         crepa_block_index=8, crepa_lambda=0.5, crepa_adjacent_distance=1, crepa_adjacent_tau=1.0,
@@ -136,20 +136,20 @@ NO_EFFECT = {
         pretrained_evaluation_model_name_or_path="openai/clip-vit-large-patch14-336",
     ),
     **because("every validation draws held-out or training samples", validation_using_datasets=False),
-    **because("no picture is drawn without a prompt", validation_disable_unconditional=(False, True)),
-    **because("validation_guidance_real acts in every step of a picture", validation_no_cfg_until_timestep=2),
+    **because("no image is drawn without a prompt", validation_disable_unconditional=(False, True)),
+    **because("validation_guidance_real acts in every step of an image", validation_no_cfg_until_timestep=2),
     **because("validation_guidance_skip_layers is not built yet",
         validation_guidance_skip_layers_start=0.01, validation_guidance_skip_layers_stop=0.2,
         validation_guidance_skip_scale=2.8,
     ),
-    **because("the noise of pictures is drawn on the CPU by validation_seed",
+    **because("the noise of images is drawn on the CPU by validation_seed",
         validation_seed_source=("cpu", "validation"),
     ),
     **because("sheets are always laid out reference, base, result, target", validation_stitch_input_location="left"),
     **because("validation_torch_compile is not built yet",
         validation_torch_compile_mode=("max-autotune", "default"),
     ),
-    **because("pictures are drawn by this program alone",
+    **because("images are drawn by this program alone",
         validation_external_background=False, validation_adapter_name=None, validation_adapter_strength=1.0,
         validation_adapter_mode="adapter_only", validation_preview_steps=1, enable_watermark=False,
     ),

@@ -1,4 +1,4 @@
-"""Fill the caches: every text and picture that training will read, encoded once.
+"""Fill the caches: every text and image that training will read, encoded once.
 
 The encoders are loaded only when something is missing, and let go afterwards.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 LATENTS = ("mean", "std")
-"""Names of the tensors of a picture's entry."""
+"""Names of the tensors of an image's entry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class TextItem:
 
 
 class SampleCaches:
-    """Where the encoded form of every picture and caption of a run lies."""
+    """Where the encoded form of every image and caption of a run lies."""
 
     def __init__(
         self, plan: DataPlan, *, image_identity: str, text_identity: str, text_view: Callable[[Size], Size] | None
@@ -59,7 +59,7 @@ class SampleCaches:
             self._latents.update({generator.id: cache for generator in dataset.generators})
 
     def latents(self, image: PlacedImage) -> tuple[TensorCache, str]:
-        """Cache and key of a picture's latents."""
+        """Cache and key of an image's latents."""
         key = cache_key(image.record.content_hash, image.geometry.identity, self._image_identity)
         return self._latents[image.record.dataset_id], key
 
@@ -118,7 +118,7 @@ def encode_texts(
     batch_size: int = 8,
 ) -> int:
     """Encode the captions that are not cached; gives how many were encoded."""
-    waiting = lacking_texts(items, caches)
+    waiting = missing_texts(items, caches)
     if not waiting:
         return 0
     with reporter.phase("load text encoders"):
@@ -153,7 +153,7 @@ def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: 
         )
 
 
-def lacking_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
+def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
     """The captions that are not cached, each once; ``phase`` counts all that were looked up."""
     known: dict[str, TextItem | None] = {}
     for item in items:
@@ -179,8 +179,8 @@ def encode_images(
     reporter: Reporter,
     batch_size: int = 1,
 ) -> int:
-    """Encode the pictures that are not cached; gives how many were encoded."""
-    missing = lacking_images(images, caches)
+    """Encode the images that are not cached; gives how many were encoded."""
+    missing = missing_images(images, caches)
     if not missing:
         return 0
     with reporter.phase("load image encoder"):
@@ -195,10 +195,10 @@ def encode_images(
     return len(missing)
 
 
-def lacking_images(
+def missing_images(
     images: Iterable[PlacedImage], caches: SampleCaches, phase: Phase | None = None
 ) -> list[PlacedImage]:
-    """The pictures that are not cached, each once; ``phase`` counts all that were looked up."""
+    """The images that are not cached, each once; ``phase`` counts all that were looked up."""
     known: dict[tuple[str, str], PlacedImage | None] = {}
     for image in images:
         cache, key = caches.latents(image)
@@ -219,7 +219,7 @@ def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
 
 
 def load_pixels(images: Sequence[PlacedImage]) -> Tensor:
-    """Pictures of one bucket as [B, 3, H, W], -1 to 1, float32."""
+    """Images of one bucket as [B, 3, H, W], -1 to 1, float32."""
     import torch
 
     return torch.stack([torch.from_numpy(to_pixels(load_placed(image))) for image in images])

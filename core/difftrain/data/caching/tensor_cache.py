@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftrain.errors import DataError
-from difftrain.machine.retries import patiently, refusal
+from difftrain.machine.retries import refusal, with_retries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class TensorCache:
         """
         path = self.path(key)
         try:
-            looked_at = patiently(lambda: _look(path))
+            looked_at = with_retries(lambda: _look(path))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -78,7 +78,7 @@ class TensorCache:
 
         path = self.path(key)
         try:
-            file, data = patiently(lambda: _content(path))
+            file, data = with_retries(lambda: _content(path))
         except FileNotFoundError as error:
             raise AbsentEntry(f"cache entry {path} is not there") from error
         except OSError as error:
@@ -100,7 +100,7 @@ class TensorCache:
         """Write an entry; whenever the process is killed, the entry is complete or absent.
 
         Raises:
-            DataError: If a value is not finite (a picture or an encoder is broken), or the file cannot be written.
+            DataError: If a value is not finite (an image or an encoder is broken), or the file cannot be written.
         """
         from safetensors.torch import save
 
@@ -140,7 +140,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with patiently(lambda: temporary.open("wb")) as file:
+            with with_retries(lambda: temporary.open("wb")) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """From dataset entries to a :class:`DataPlan`: every name an object. Reads nothing but the config.
 
 - `data_plan`: the plan's classes
-- `resolve`: names to objects; start here
+- `plan_datasets`: names to objects; start here
 - `generator_entries`: `conditioning` blocks
 - `held_out`: which target sets are held out
 - `reference_rules`: whether model and sampling can do with the references

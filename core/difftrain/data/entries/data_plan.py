@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorPlan:
-    """One generator of an edit set; it makes one reference of each image."""
+    """One generator of a target set; it makes one reference of each image."""
 
     id: str
     """``DATASET/NAME``, with a number when one dataset uses a generator twice."""
@@ -25,7 +25,7 @@ class GeneratorPlan:
     pairing: Pairing
     captions: tuple[str, ...] | None
     folder: Path
-    """Where made pictures are stored; unused when they are made on demand."""
+    """Where made images are stored; unused when they are made on demand."""
     on_demand: bool
     seed: int
 
@@ -42,19 +42,19 @@ class DatasetPlan:
     pairing: Pairing | None
     """Set on reference sets only."""
     row_pairing: Pairing | None = None
-    """How references follow that an edit set's images bring; None where the source brings none."""
+    """How references follow that a target set's images bring; None where the source brings none."""
     takes_source_captions: bool = False
     """Whether captions that the source gives come before those of ``captions``."""
     references: tuple[str, ...]
-    """Ids of the reference sets of an edit set, in listed order."""
+    """Ids of the reference sets of a target set, in listed order."""
     generators: tuple[GeneratorPlan, ...]
     latents_folder: Path
     family_options: Options | None = None
-    """What the run's family asks of an edit set, see :attr:`~difftrain.contracts.ModelFamily.dataset_options`."""
+    """What the run's family asks of a target set, see :attr:`~difftrain.contracts.ModelFamily.dataset_options`."""
     loss_options: Options | None = None
-    """What the run's loss asks of an edit set."""
+    """What the run's loss asks of a target set."""
     held_out: bool = False
-    """An edit set that is never trained on, only measured and drawn in validations."""
+    """A target set that is never trained on, only measured and drawn in validations."""
 
     @property
     def id(self) -> str:
@@ -91,5 +91,5 @@ class DataPlan:
         return next(plan for plan in self.datasets if plan.id == dataset_id)
 
     @property
-    def edit_sets(self) -> tuple[DatasetPlan, ...]:
+    def target_sets(self) -> tuple[DatasetPlan, ...]:
         return tuple(plan for plan in self.datasets if not plan.is_reference)

@@ -1,4 +1,4 @@
-"""Plans of the generators of one edit set: ``conditioning: [{"type": ..., ...}]``. No IO."""
+"""Plans of the generators of one target set: ``conditioning: [{"type": ..., ...}]``. No IO."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from difftrain.errors import PluginError
 from difftrain.plugins.registry import Registry
 
 DEFAULT_PAIRING = "reference_strict"
-"""How a reference follows its edit image where both come from one entry and it does not say."""
+"""How a reference follows its target image where both come from one entry and it does not say."""
 
 
 class GeneratorEntry(Options):
@@ -30,13 +30,13 @@ class GeneratorEntry(Options):
     type: str
     """Name of the generator."""
     captions: tuple[str, ...] | None = None
-    """One text or a list, of which one is drawn per visit; null takes the edit set's."""
+    """One text or a list, of which one is drawn per visit; null takes the target set's."""
     conditioning_type: str = DEFAULT_PAIRING
     """How the made image follows its source."""
     instance_data_dir: Path | None = None
-    """Where made pictures are stored; default: cache_dir of the run, made."""
+    """Where made images are stored; default: cache_dir of the run, made."""
     generate: Literal["startup", "ondemand"] = "startup"
-    """Make and store all pictures at start-up, or make each when it is needed and store nothing."""
+    """Make and store all images at start-up, or make each when it is needed and store nothing."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Start of the generator's random draws."""
 
@@ -49,7 +49,7 @@ class GeneratorEntry(Options):
 
 
 def plan_generators(
-    run: RunConfig, dataset: DatasetConfig, registry: Registry, problems: Problems
+    config: RunConfig, dataset: DatasetConfig, registry: Registry, problems: Problems
 ) -> tuple[GeneratorPlan, ...]:
     """One plan a block; blocks with a problem are left out."""
     plans = []
@@ -64,20 +64,20 @@ def plan_generators(
         name = str(block.get("type"))
         used[name] += 1
         number = f"-{used[name]}" if used[name] > 1 else ""
-        plan = _plan_one(run, dataset.id, f"{name}{number}", block, registry, problems)
+        plan = _plan_one(config, dataset.id, f"{name}{number}", block, registry, problems)
         if plan is not None:
             plans.append(plan)
     return tuple(plans)
 
 
 def _plan_one(
-    run: RunConfig, dataset_id: str, name: str, block: dict[str, Any], registry: Registry, problems: Problems
+    config: RunConfig, dataset_id: str, name: str, block: dict[str, Any], registry: Registry, problems: Problems
 ) -> GeneratorPlan | None:
     plan_id = f"{dataset_id}/{name}"
     prefix = f"dataset {dataset_id!r}: conditioning {block.get('type')!r}: "
     values = _flattened(block, prefix, problems)
     own = {key: value for key, value in values.items() if key in GeneratorEntry.model_fields}
-    known = placeholders(run, dataset_id)
+    known = placeholders(config, dataset_id)
     entry = parse_options(GeneratorEntry, own, prefix=prefix, problems=problems, known=known)
     if entry is None:
         return None
@@ -103,7 +103,7 @@ def _plan_one(
         generator=generator,
         pairing=pairing,
         captions=entry.captions,
-        folder=entry.instance_data_dir or run.cache_dir / "made" / plan_id,
+        folder=entry.instance_data_dir or config.cache_dir / "made" / plan_id,
         on_demand=entry.generate == "ondemand",
         seed=entry.seed,
     )

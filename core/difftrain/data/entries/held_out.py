@@ -1,4 +1,4 @@
-"""Which edit sets are held out of training, to be measured and drawn instead. No IO."""
+"""Which target sets are held out of training, to be measured and drawn instead. No IO."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from difftrain.config.schema import DatasetConfig, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Edit sets that no batch is made of, by id."""
+    """Target sets that no batch is made of, by id."""
 
     ids: frozenset[str]
     """What validation measures and draws."""
@@ -20,7 +20,7 @@ class HeldOut:
     """Kept out of training by their ``dataset_type`` and not named for validation: these are not even scanned."""
 
 
-def choose_held_out(run: RunConfig, images: Sequence[DatasetConfig], problems: Problems) -> HeldOut:
+def choose_held_out(config: RunConfig, images: Sequence[DatasetConfig], problems: Problems) -> HeldOut:
     """The sets of ``eval_dataset_id``; where it names none, all with ``dataset_type: eval``.
 
     Args:
@@ -28,52 +28,52 @@ def choose_held_out(run: RunConfig, images: Sequence[DatasetConfig], problems: P
         problems: Told of names that mean nothing, of reference sets, and when nothing is left to train on.
     """
     by_id = {entry.id: entry for entry in images}
-    for name in dict.fromkeys(run.eval_dataset_id):
+    for name in dict.fromkeys(config.eval_dataset_id):
         _check_name(name, by_id, problems)
     marked = {entry.id for entry in images if entry.dataset_type == "eval"}
     for name in sorted(marked):
         if by_id[name].is_reference:
             problems.add(
-                f"dataset {name!r}: dataset_type eval belongs on an edit set, and this is a reference set\n"
-                "hint: references are held out with the edit set that names them; remove dataset_type"
+                f"dataset {name!r}: dataset_type eval belongs on a target set, and this is a reference set\n"
+                "hint: references are held out with the target set that names them; remove dataset_type"
             )
-    ids = frozenset(run.eval_dataset_id) & by_id.keys() if run.eval_dataset_id else frozenset(marked)
+    ids = frozenset(config.eval_dataset_id) & by_id.keys() if config.eval_dataset_id else frozenset(marked)
     held_out = HeldOut(ids=ids, unused=frozenset(marked - ids))
-    _check_rest(run, images, held_out, problems)
-    _note_what_is_without_effect(run, images, held_out, problems)
+    _check_rest(config, images, held_out, problems)
+    _note_what_is_without_effect(config, images, held_out, problems)
     return held_out
 
 
 def _check_name(name: str, by_id: Mapping[str, DatasetConfig], problems: Problems) -> None:
-    edit_sets = [other for other, entry in by_id.items() if not entry.is_reference]
+    target_sets = [other for other, entry in by_id.items() if not entry.is_reference]
     if name not in by_id:
-        guess = nearest(name, edit_sets)
-        advice = f"did you mean {guess!r}?" if guess else f"enabled edit sets: {', '.join(edit_sets) or 'none'}"
+        guess = nearest(name, target_sets)
+        advice = f"did you mean {guess!r}?" if guess else f"enabled target sets: {', '.join(target_sets) or 'none'}"
         problems.add(f"eval_dataset_id names no enabled dataset {name!r}; {advice}")
     elif by_id[name].is_reference:
-        users = [other for other in edit_sets if name in by_id[other].conditioning_data]
+        users = [other for other in target_sets if name in by_id[other].conditioning_data]
         problems.add(
             f"eval_dataset_id names {name!r}, which is a reference set\n"
-            f"hint: name the edit set that it belongs to{': ' + ', '.join(users) if users else ''}; "
+            f"hint: name the target set that it belongs to{': ' + ', '.join(users) if users else ''}; "
             "its references are held out with it"
         )
 
 
-def _check_rest(run: RunConfig, images: Sequence[DatasetConfig], held_out: HeldOut, problems: Problems) -> None:
+def _check_rest(config: RunConfig, images: Sequence[DatasetConfig], held_out: HeldOut, problems: Problems) -> None:
     """There must be something to train on."""
-    edit_sets = [entry.id for entry in images if not entry.is_reference]
-    if not edit_sets:
-        problems.add(f"{run.data_backend_config} has no enabled dataset to train on (only references, or nothing)")
-    elif not set(edit_sets) - held_out.ids - held_out.unused:
+    target_sets = [entry.id for entry in images if not entry.is_reference]
+    if not target_sets:
+        problems.add(f"{config.data_backend_config} has no enabled dataset to train on (only references, or nothing)")
+    elif not set(target_sets) - held_out.ids - held_out.unused:
         problems.add(
-            f"{run.data_backend_config}: every enabled edit set is held out, so there is nothing to train on: "
-            f"{', '.join(edit_sets)}\n"
+            f"{config.data_backend_config}: every enabled target set is held out, so there is nothing to train on: "
+            f"{', '.join(target_sets)}\n"
             "hint: leave the set to train on out of eval_dataset_id, and give it no dataset_type eval"
         )
 
 
 def _note_what_is_without_effect(
-    run: RunConfig, images: Sequence[DatasetConfig], held_out: HeldOut, problems: Problems
+    config: RunConfig, images: Sequence[DatasetConfig], held_out: HeldOut, problems: Problems
 ) -> None:
     for entry in images:
         if entry.id in held_out.unused and not entry.is_reference:
@@ -84,5 +84,5 @@ def _note_what_is_without_effect(
         for key in ("repeats", "probability"):
             if entry.id in held_out.ids and getattr(entry, key) != type(entry).model_fields[key].default:
                 problems.note(f"dataset {entry.id!r}: {key}: no effect on a held-out set, it is not trained on")
-    if held_out.ids and not run.validation_steps and not run.validation_on_startup:
+    if held_out.ids and not config.validation_steps and not config.validation_on_startup:
         problems.note(f"held out but never looked at, since validation_steps is 0: {', '.join(sorted(held_out.ids))}")

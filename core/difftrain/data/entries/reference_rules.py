@@ -1,5 +1,5 @@
 """Which entries bring references of their own rows, whether the model and the sampling mode can do with the references
-that the datasets have, and whether reference sets ask for what only edit sets can. No IO."""
+that the datasets have, and whether reference sets ask for what only target sets can. No IO."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from difftrain.plugins.registry import Registry
 
 
 def choose_row_sets(images: Sequence[DatasetConfig], registry: Registry) -> dict[str, str | None]:
-    """Edit sets whose images may bring references, by id, with how these follow: such an entry may say so itself.
+    """Target sets whose images may bring references, by id, with how these follow: such an entry may say so itself.
 
-    An entry of the same data source is a reference set if it says so, or if an edit set names it as one.
+    An entry of the same data source is a reference set if it says so, or if a target set names it as one.
     """
     sources = registry.all("data source")
     named = {name for entry in images for name in entry.conditioning_data}
@@ -28,30 +28,32 @@ def choose_row_sets(images: Sequence[DatasetConfig], registry: Registry) -> dict
     }
 
 
-def check_references(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
+def check_references(
+    config: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems
+) -> None:
     """Keeps a problem for what would never be used, and for more references than the flavour takes.
 
     Args:
-        images: Enabled edit sets and the reference sets that they name.
+        images: Enabled target sets and the reference sets that they name.
     """
-    if run.conditioning_multidataset_sampling == "combined":
+    if config.conditioning_multidataset_sampling == "combined":
         _check_captions(images, problems)
     _check_sampling(images, problems)
-    _check_counts(run, images, registry, problems)
+    _check_counts(config, images, registry, problems)
 
 
 def _check_sampling(images: Sequence[DatasetConfig], problems: Problems) -> None:
-    """References are drawn with their edit images; a set of them is not sampled by itself."""
+    """References are drawn with their target images; a set of them is not sampled by itself."""
     for entry in images:
         if entry.is_reference and entry.max_num_samples is not None:
             problems.add(
                 f"dataset {entry.id!r}: max_num_samples would never be used: this is a reference set, and as many of "
-                "its images are taken as edit images are\n"
-                "hint: set max_num_samples on the edit set alone"
+                "its images are taken as target images are\n"
+                "hint: set max_num_samples on the target set alone"
             )
         for key in ("repeats", "probability", "on_missing"):
             if entry.is_reference and getattr(entry, key) != type(entry).model_fields[key].default:
-                problems.note(f"dataset {entry.id!r}: {key}: no effect on a reference set, only on its edit set")
+                problems.note(f"dataset {entry.id!r}: {key}: no effect on a reference set, only on its target set")
 
 
 def _check_captions(images: Sequence[DatasetConfig], problems: Problems) -> None:
@@ -65,37 +67,37 @@ def _check_captions(images: Sequence[DatasetConfig], problems: Problems) -> None
         for what, remedy in captioned:
             problems.add(
                 f"dataset {entry.id!r}: {what} would never be used: conditioning_multidataset_sampling = combined "
-                "shows all references of a sample at once and takes the edit set's captions\n"
+                "shows all references of a sample at once and takes the target set's captions\n"
                 f'hint: {remedy}, or set "conditioning_multidataset_sampling": "random"'
             )
 
 
-def chosen_flavour(run: RunConfig, registry: Registry) -> type[ModelFlavour] | None:
+def chosen_flavour(config: RunConfig, registry: Registry) -> type[ModelFlavour] | None:
     """What is trained; None for a name that means nothing, which is told elsewhere."""
-    name = run.model_flavour or registry.default_flavour(run.model_family)
-    return registry.flavours(run.model_family).get(name or "")
+    name = config.model_flavour or registry.default_flavour(config.model_family)
+    return registry.flavours(config.model_family).get(name or "")
 
 
-def _check_counts(run: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
-    flavours, flavour = registry.flavours(run.model_family), chosen_flavour(run, registry)
+def _check_counts(config: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:
+    flavours, flavour = registry.flavours(config.model_family), chosen_flavour(config, registry)
     if flavour is None:
         return
     name = flavour.name
     for entry in images:
         total = len(entry.conditioning_data) + len(entry.conditioning)
-        at_once = total if run.conditioning_multidataset_sampling == "combined" else min(total, 1)
+        at_once = total if config.conditioning_multidataset_sampling == "combined" else min(total, 1)
         if at_once <= flavour.max_references:
             continue
         who = f"dataset {entry.id!r}: "
         if flavour.max_references == 0:
             able = sorted(other.name for other in flavours.values() if other.max_references)
             problems.add(
-                f"{who}has references, but flavour {name!r} of {run.model_family!r} takes none\n"
+                f"{who}has references, but flavour {name!r} of {config.model_family!r} takes none\n"
                 f"hint: set model_flavour; those that take references: {', '.join(able) or 'none is installed'}"
             )
         else:
             problems.add(
-                f"{who}{at_once} references of a sample are combined, but flavour {name!r} of {run.model_family!r} "
+                f"{who}{at_once} references of a sample are combined, but flavour {name!r} of {config.model_family!r} "
                 f"takes at most {flavour.max_references}\n"
                 "hint: name fewer sets, or set conditioning_multidataset_sampling = random"
             )

@@ -10,7 +10,7 @@ from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 
 
-def text_folder_of(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> Path:
+def text_folder_of(config: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> Path:
     """Folder of the text embeddings: that of the default text_embeds entry, or one of our own."""
     entries = [entry for entry in datasets if entry.dataset_type == "text_embeds"]
     defaults = [entry for entry in entries if entry.default] or entries
@@ -22,13 +22,13 @@ def text_folder_of(run: RunConfig, datasets: Sequence[DatasetConfig], problems: 
             problems.note(f"dataset {entry.id!r}: not used, all text embeddings go to {defaults[0].id!r}")
     _check_text_embeds(datasets, [entry.id for entry in entries], defaults[0].id if defaults else None, problems)
     chosen = defaults[0].cache_dir if defaults else None
-    return chosen or run.cache_dir / "text"
+    return chosen or config.cache_dir / "text"
 
 
 def _check_text_embeds(
     datasets: Sequence[DatasetConfig], known: Sequence[str], chosen: str | None, problems: Problems
 ) -> None:
-    """An edit set may name the entry that its text goes to, and all text goes to the chosen one."""
+    """A target set may name the entry that its text goes to, and all text goes to the chosen one."""
     for entry in datasets:
         name = entry.text_embeds
         if name is None or name == chosen:

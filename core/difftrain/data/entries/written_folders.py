@@ -13,7 +13,7 @@ from difftrain.plugins.registry import Registry
 
 
 def planned_folders(
-    run: RunConfig,
+    config: RunConfig,
     datasets: Sequence[DatasetConfig],
     plans: Sequence[DatasetPlan],
     text_folder: Path,
@@ -23,7 +23,7 @@ def planned_folders(
 
     Those of the entries that this run does not use count too: another run of the same files writes them.
     """
-    others = {"output_dir": run.output_dir, "cache_dir": run.cache_dir, "text embeddings": text_folder}
+    others = {"output_dir": config.output_dir, "cache_dir": config.cache_dir, "text embeddings": text_folder}
     used = {plan.id for plan in plans}
     for entry in datasets:
         if entry.id in used:
@@ -31,7 +31,7 @@ def planned_folders(
         for folder in (entry.cache_dir_vae, entry.cache_dir):
             if folder is not None:
                 others[f"cache of dataset {entry.id!r}"] = folder
-        for generator in plan_generators(run, entry, registry, Problems()):
+        for generator in plan_generators(config, entry, registry, Problems()):
             others[f"{generator.id}: instance_data_dir"] = generator.folder
     return written_folders(plans, others)
 

@@ -1,8 +1,8 @@
-"""What a file is by its name alone: a picture, a caption, a video, something of the system. No IO."""
+"""What a file is by its name alone: an image, a caption, a video, something of the system. No IO."""
 
 from __future__ import annotations
 
-PICTURE_FORMATS = {
+IMAGE_FORMATS = {
     **dict.fromkeys((".png", ".apng"), "PNG"),
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), "JPEG"),
     ".webp": "WEBP",
@@ -31,8 +31,8 @@ _UNREAD = (
     # high dynamic range, textures, icons
     ".cur .dds .exr .hdr .icns .ico .jxr .ktx .ktx2 .pcx .pfm .sgi .wdp .xbm .xpm"
 )
-UNREAD_PICTURES = frozenset(_UNREAD.split())
-"""What looks like a picture to its user, and is not read."""
+UNREAD_IMAGES = frozenset(_UNREAD.split())
+"""What looks like an image to its user, and is not read."""
 
 VIDEOS = frozenset(
     {

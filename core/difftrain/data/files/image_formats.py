@@ -1,4 +1,4 @@
-"""Which picture formats can be read here: those of Pillow as it was built, and those of installed extensions."""
+"""Which image formats can be read here: those of Pillow as it was built, and those of installed extensions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import importlib
 from contextlib import suppress
 
-from difftrain.data.files.file_types import PICTURE_FORMATS
+from difftrain.data.files.file_types import IMAGE_FORMATS
 
 _CODECS = {"AVIF": "avif", "JPEG": "jpg", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 """Formats that a Pillow may have been built without."""
@@ -21,7 +21,7 @@ def readable_formats() -> tuple[str, ...]:
     _register_extensions()
     _silence_libtiff()
     Image.init()
-    formats = dict.fromkeys(PICTURE_FORMATS.values())
+    formats = dict.fromkeys(IMAGE_FORMATS.values())
     return tuple(
         name for name in formats if name in Image.OPEN and (name not in _CODECS or features.check(_CODECS[name]))
     )
@@ -30,7 +30,7 @@ def readable_formats() -> tuple[str, ...]:
 @functools.cache
 def readable_suffixes() -> frozenset[str]:
     """In lower case, each with its dot."""
-    return frozenset(suffix for suffix, name in PICTURE_FORMATS.items() if name in readable_formats())
+    return frozenset(suffix for suffix, name in IMAGE_FORMATS.items() if name in readable_formats())
 
 
 def _register_extensions() -> None:

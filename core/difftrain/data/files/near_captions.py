@@ -55,7 +55,7 @@ def _advice(record: ImageRecord, found: str) -> str:
     if found.rpartition("/")[0] != record.key.rpartition("/")[0]:
         return f"move {printable(found)} to {printable(wanted)}"
     if unicodedata.normalize("NFC", found) == wanted:
-        return f"{printable(found)} spells its accents in another Unicode form than its picture; rename it"
+        return f"{printable(found)} spells its accents in another Unicode form than its image; rename it"
     return f"rename {printable(found)} to {printable(wanted)}"
 
 

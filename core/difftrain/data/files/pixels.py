@@ -1,7 +1,7 @@
-"""Pictures from the bytes of image files: upright, sRGB, 8 bit, no alpha; then one resize and one crop.
+"""Images from the bytes of image files: upright, sRGB, 8 bit, no alpha; then one resize and one crop.
 
 Everything that looks at pixels goes through :func:`open_upright`, so training, generators and validation see
-the same picture. Start with :func:`load_placed`.
+the same image. Start with :func:`load_placed`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _WHITE = (255, 255, 255)
 
 MOST_PIXELS = 1_000_000_000
-"""Of one picture. Cameras and panoramas have up to some hundred million; beyond, a file of a few bytes may be made to
+"""Of one image. Cameras and panoramas have up to some hundred million; beyond, a file of a few bytes may be made to
 fill the memory."""
-# Pillow's own limit is a tenth of that, and its complaints name no size; see open_picture.
+# Pillow's own limit is a tenth of that, and its complaints name no size; see open_with_pillow.
 Image.MAX_IMAGE_PIXELS = None
 
 UNREADABLE = (
@@ -46,7 +46,7 @@ _ORIENTATION_SOURCES = frozenset({"exif", "Raw profile type exif", "xmp", "XML:c
 
 
 def open_upright(source: SourceImage) -> Image.Image:
-    """A picture as people see it.
+    """An image as people see it.
 
     EXIF orientation is applied, colours are converted from the embedded profile to sRGB, transparent parts
     are shown on white and 16 bits are scaled to 8.
@@ -58,12 +58,12 @@ def open_upright(source: SourceImage) -> Image.Image:
         DataError: If it cannot be read or decoded, naming its place.
     """
     try:
-        with open_image(source) as stream, open_picture(stream) as image:
+        with open_image(source) as stream, open_with_pillow(stream) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _to_srgb(_to_eight_bits(upright))
     except UNREADABLE as error:
-        raise DataError(f"{printable(source.place)}: cannot be read as a picture ({describe(error)})") from error
+        raise DataError(f"{printable(source.place)}: cannot be read as an image ({describe(error)})") from error
 
 
 def upright_size(source: SourceImage) -> Size:
@@ -76,7 +76,7 @@ def upright_size(source: SourceImage) -> Size:
         with open_image(source) as stream:
             return header_facts(stream)[0]
     except UNREADABLE as error:
-        raise DataError(f"{printable(source.place)}: cannot be read as a picture ({describe(error)})") from error
+        raise DataError(f"{printable(source.place)}: cannot be read as an image ({describe(error)})") from error
 
 
 def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
@@ -84,9 +84,9 @@ def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
 
     Raises one of :data:`UNREADABLE`.
     """
-    with open_picture(stream) as image:
+    with open_with_pillow(stream) as image:
         width, height = image.size
-        # the second picture of an MPO file is for another eye, or a depth map
+        # the second image of an MPO file is for another eye, or a depth map
         is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
         if image.format == "TIFF":  # Pillow turns these itself
             return (width, height), is_animated
@@ -95,8 +95,8 @@ def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
 
 
 @contextmanager
-def open_picture(stream: BinaryIO) -> Iterator[Image.Image]:
-    """A picture whose pixels are not read yet, of the formats that are read, in silence.
+def open_with_pillow(stream: BinaryIO) -> Iterator[Image.Image]:
+    """An image whose pixels are not read yet, of the formats that are read, in silence.
 
     Broken metadata hides at most an orientation or a profile; Pillow's raw warning would tell no file and no remedy.
     Warning filters belong to the process: where threads overlap, this one filter may stay, and nothing else.
@@ -108,14 +108,14 @@ def open_picture(stream: BinaryIO) -> Iterator[Image.Image]:
         with Image.open(stream, formats=readable_formats()) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(
-                    f"{image.width}x{image.height} pixels, more than the {MOST_PIXELS // 10**6} megapixels that a "
-                    "picture may have; reduce it"
+                    f"{image.width}x{image.height} pixels, more than the {MOST_PIXELS // 10**6} megapixels that an "
+                    "image may have; reduce it"
                 )
             yield image
 
 
 def load_placed(placed: PlacedImage) -> Image.Image:
-    """The picture that is encoded: opened or made, resized once (LANCZOS), cropped.
+    """The image that is encoded: opened or made, resized once (LANCZOS), cropped.
 
     Raises:
         DataError: If it cannot be read, naming its place.
@@ -143,7 +143,7 @@ def load_part(record: ImageRecord, box: Box, size: Size) -> Image.Image:
 def _open_or_make(record: ImageRecord) -> Image.Image:
     if record.recipe is None:
         return open_upright(record.image)
-    return make_picture(record.image, record.recipe, record.content_hash)
+    return make_image(record.image, record.recipe, record.content_hash)
 
 
 def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -154,23 +154,23 @@ def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ascontiguousarray(planes / np.float32(255) * np.float32(2) - np.float32(1))
 
 
-def make_picture(source: SourceImage, recipe: Recipe, made_hash: str) -> Image.Image:
+def make_image(source: SourceImage, recipe: Recipe, made_hash: str) -> Image.Image:
     """Make a conditioning image; equal hashes give equal bytes in every process.
 
     Args:
-        source: The edit image.
+        source: The target image.
         recipe: What makes it.
         made_hash: Hex sha256 of the recipe's identity, which seeds the randomness.
 
     Raises:
         DataError: If the source cannot be read.
-        PluginError: If the generator fails, or gives no picture or one of another size.
+        PluginError: If the generator fails, or gives no image or one of another size.
     """
     original = open_upright(source)
     made = _generate(recipe, original.copy(), random.Random(int(made_hash, 16)), source)
     if made.size != original.size:
         raise PluginError(
-            f"generator {type(recipe.generator).name!r} made a picture of {made.width}x{made.height} from one of "
+            f"generator {type(recipe.generator).name!r} made an image of {made.width}x{made.height} from one of "
             f"{original.width}x{original.height}\nhint: generate() must return the size that it was given"
         )
     return made if made.mode == "RGB" else made.convert("RGB")
@@ -187,7 +187,7 @@ def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source:
         ) from error
     if not isinstance(made, Image.Image):
         raise PluginError(
-            f"generator {name!r} gave {type(made).__name__} and no picture for {source.place}\n"
+            f"generator {name!r} gave {type(made).__name__} and no image for {source.place}\n"
             "hint: generate() must return a PIL image"
         )
     return made
@@ -221,7 +221,7 @@ def _has_text_behind_pixels(stream: BinaryIO) -> bool:
     data = stream.read()
     stream.seek(position)
     pixels = data.find(b"IDAT")
-    return any(data.find(kind, pixels) >= 0 for kind in (b"eXIf", b"zTXt", b"iTXt", b"tEXt"))
+    return any(data.find(chunk, pixels) >= 0 for chunk in (b"eXIf", b"zTXt", b"iTXt", b"tEXt"))
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

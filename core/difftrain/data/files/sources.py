@@ -46,17 +46,17 @@ def _check_folder(root: Path) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name} cannot be used ({reason.lower()})") from error
     if not stat.S_ISDIR(status.st_mode):
-        raise DataError(f"{name} is not a folder\nhint: name the folder that holds the pictures")
+        raise DataError(f"{name} is not a folder\nhint: name the folder that holds the images")
 
 
 def _nothing_found(root: Path, listing: Listing) -> str:
-    told = [f"instance_data_dir {printable(root)} has no images"]
+    lines = [f"instance_data_dir {printable(root)} has no images"]
     if listing.written:
-        told.append(f"left out: {note_written(listing.written)}")
-    hints = [f"pictures are files of these kinds: {', '.join(readable_formats())}"]
+        lines.append(f"left out: {note_written(listing.written)}")
+    hints = [f"images are files of these kinds: {', '.join(readable_formats())}"]
     for note in note_other_files(listing):
         text, _, hint = note.partition("\nhint: ")
-        told.append(text)
+        lines.append(text)
         if hint:
             hints.append(hint)
-    return "; ".join(told) + f"\nhint: {'; '.join(hints[:2])}"
+    return "; ".join(lines) + f"\nhint: {'; '.join(hints[:2])}"

@@ -1,4 +1,4 @@
-"""One walk over a data folder: its pictures, its other files, and what of it is no data.
+"""One walk over a data folder: its images, its other files, and what of it is no data.
 
 Listing takes no look at a file beyond what its folder tells, as there may be hundreds of thousands. Start with
 :func:`walk_folder`.
@@ -88,7 +88,7 @@ class _Walk:
         if inside:
             self.notes.append(
                 f"instance_data_dir {printable(self._root)} lies in {printable(inside[0])}, which runs write: "
-                "its pictures are used, and so will be new ones at the next start"
+                "its images are used, and so will be new ones at the next start"
             )
 
     def _enter(self, below: str, part_of: str | None) -> None:
@@ -136,7 +136,7 @@ class _Walk:
             self._take_odd(entry, below + name, is_image=is_image)
 
     def _take_odd(self, entry: os.DirEntry[str], below: str, *, is_image: bool) -> None:
-        """No file and no folder: told where a picture or a folder of pictures was meant."""
+        """No file and no folder: told where an image or a folder of images was meant."""
         is_link = entry.is_symlink()
         if is_image or (is_link and not suffix_of(entry.name)):
             reason = "a link that points nowhere" if is_link else "a pipe, socket or device"

@@ -1,4 +1,4 @@
-"""What is wrong, or odd, with all pairs of an edit set; told together before any weight is loaded.
+"""What is wrong, or odd, with all pairs of a target set; told together before any weight is loaded.
 
 Problems stop the run, notes do not.
 """
@@ -23,8 +23,8 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    strangers: dict[str, dict[str, ImageRecord]] = field(default_factory=dict)
-    """By reference set: pictures that belong to no edit image of any edit set that was matched so far."""
+    unused_references: dict[str, dict[str, ImageRecord]] = field(default_factory=dict)
+    """By reference set: images that belong to no target image of any target set that was matched so far."""
 
     def raise_problems(self) -> None:
         """Stop with everything that was found, if anything.
@@ -37,19 +37,20 @@ class Findings:
 
 
 def audit_matching(
-    findings: Findings, *, edits: str, references: str, total: int, matching: Matching, skip_missing: bool
+    findings: Findings, *, targets: str, references: str, total: int, matching: Matching, skip_missing: bool
 ) -> None:
-    """Missing and ambiguous references of an edit set; :func:`audit_strangers` tells those that belong to nothing.
+    """Missing and ambiguous references of a target set; :func:`audit_unused_references` tells those that belong to
+    nothing.
 
     Args:
         findings: Added to.
-        edits: Id of the edit set.
+        targets: Id of the target set.
         references: Id of the reference set.
-        total: Edit images that are used.
+        total: Target images that are used.
         matching: What :func:`difftrain.data.samples.matching.match` found.
         skip_missing: ``on_missing: skip``.
     """
-    where = f"dataset {edits!r}"
+    where = f"dataset {targets!r}"
     if matching.missing:
         names = first_few(record.name for record in matching.missing)
         text = f"{where}: {len(matching.missing)} of {total} images have no reference in {references!r}: {names}"
@@ -67,30 +68,32 @@ def audit_matching(
             f"{pairs}\n"
             "hint: keep one file a stem and folder, or give a pair's two files the same extension"
         )
-    before = findings.strangers.get(references)
-    findings.strangers[references] = {
+    before = findings.unused_references.get(references)
+    findings.unused_references[references] = {
         record.image.key: record for record in matching.unused if before is None or record.image.key in before
     }
 
 
-def audit_rows(findings: Findings, *, dataset: str, total: int, lacking: Sequence[ImageRecord], skip: bool) -> None:
-    """Images without a reference in an edit set whose other images bring theirs."""
-    if not lacking:
+def audit_rows(findings: Findings, *, dataset: str, total: int, missing: Sequence[ImageRecord], skip: bool) -> None:
+    """Images without a reference in a target set whose other images bring theirs."""
+    if not missing:
         return
-    names = first_few(record.name for record in lacking)
-    text = f"dataset {dataset!r}: {len(lacking)} of {total} images have no reference in their row: {names}"
+    names = first_few(record.name for record in missing)
+    text = f"dataset {dataset!r}: {len(missing)} of {total} images have no reference in their row: {names}"
     if skip:
         findings.notes.append(f"{text}; left out (on_missing: skip)")
     else:
         findings.problems.append(f'{text}\nhint: add the references to the data source, or set "on_missing": "skip"')
 
 
-def audit_strangers(findings: Findings) -> None:
-    """References that belong to nothing, once every edit set is matched: several may share one reference set."""
-    for references, strangers in findings.strangers.items():
-        if strangers:
-            names = first_few(record.name for record in strangers.values())
-            findings.notes.append(f"dataset {references!r}: {len(strangers)} references have no edit image: {names}")
+def audit_unused_references(findings: Findings) -> None:
+    """References that belong to nothing, once every target set is matched: several may share one reference set."""
+    for references, unused_references in findings.unused_references.items():
+        if unused_references:
+            names = first_few(record.name for record in unused_references.values())
+            findings.notes.append(
+                f"dataset {references!r}: {len(unused_references)} references have no target image: {names}"
+            )
 
 
 def _missing_hint(matching: Matching) -> str:
@@ -101,22 +104,23 @@ def _missing_hint(matching: Matching) -> str:
         if alike is not None:
             return f"names must be equal in upper and lower case: {record.name} and {alike.name}"
     return (
-        'name each reference after its edit image (same folder, same stem, any extension), or set "on_missing": "skip"'
+        'name each reference after its target image (same folder, same stem, any extension), or set "on_missing": '
+        '"skip"'
     )
 
 
 def audit_misfits(
-    findings: Findings, *, edits: str, references: str, total: int, misfits: Sequence[str], one_size: bool
+    findings: Findings, *, targets: str, references: str, total: int, misfits: Sequence[str], one_size: bool
 ) -> None:
     """References that the pairing refused, with its messages, or that the flavour cannot take in their size."""
     if misfits:
         kind = "reference_strict" if one_size else "reference_loose"
         conjunction = "and" if one_size else "or"
         findings.problems.append(
-            f"dataset {edits!r}: {len(misfits)} of {total} references in {references!r} do not fit: "
+            f"dataset {targets!r}: {len(misfits)} of {total} references in {references!r} do not fit: "
             + "; ".join(misfits[:3])
             + ("; ..." if len(misfits) > 3 else "")
-            + f'\nhint: crop both pictures of a pair alike, {conjunction} use "conditioning_type": "{kind}"'
+            + f'\nhint: crop both images of a pair alike, {conjunction} use "conditioning_type": "{kind}"'
         )
 
 
@@ -148,7 +152,7 @@ def audit_uncaptioned(
 
 
 def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapping[str, int]) -> None:
-    """An edit set of which no image becomes a sample."""
+    """A target set of which no image becomes a sample."""
     reasons = []
     for reason, count in left_out.items():
         value = getattr(config, reason, None)
@@ -160,7 +164,7 @@ def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapp
 
 
 def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
-    """Pictures that a dataset has more than once."""
+    """Images that a dataset has more than once."""
     first: dict[str, ImageRecord] = {}
     doubles: list[str] = []
     for record in scan.records:
@@ -168,7 +172,7 @@ def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
         if earlier is not record:
             doubles.append(f"{record.name} = {earlier.name}")
     if doubles:
-        findings.notes.append(f"dataset {dataset!r}: {len(doubles)} pictures are duplicates: {first_few(doubles)}")
+        findings.notes.append(f"dataset {dataset!r}: {len(doubles)} images are duplicates: {first_few(doubles)}")
 
 
 def audit_empty_captions(findings: Findings, samples: Iterable[Sample]) -> None:
@@ -183,11 +187,11 @@ def audit_empty_captions(findings: Findings, samples: Iterable[Sample]) -> None:
 
 
 def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence[Sample]) -> None:
-    """References of one edit set that are its edit images, by content: each its own, or that of another pair.
+    """References of one target set that are its target images, by content: each its own, or that of another pair.
 
-    A reference set of which every picture is its own edit image is surely a mistake: one folder named twice, say.
+    A reference set of which every image is its own target image is surely a mistake: one folder named twice, say.
     """
-    edits = {sample.target.record.content_hash: sample.target.record for sample in samples}
+    targets = {sample.target.record.content_hash: sample.target.record for sample in samples}
     totals: Counter[str] = Counter()
     copies: dict[str, list[str]] = defaultdict(list)
     others: dict[str, list[str]] = defaultdict(list)
@@ -197,36 +201,36 @@ def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence
             totals[reference.dataset_id] += 1
             if reference.content_hash == own:
                 copies[reference.dataset_id].append(reference.name)
-            elif reference.content_hash in edits:
-                others[reference.dataset_id].append(f"{reference.name} = {edits[reference.content_hash].name}")
+            elif reference.content_hash in targets:
+                others[reference.dataset_id].append(f"{reference.name} = {targets[reference.content_hash].name}")
     for references, names in copies.items():
         all_of_them = len(names) == totals[references]
         remedy = (
-            "give each row its unedited picture as the reference"
+            "give each row its unedited image as the reference"
             if references == dataset.id
-            else f"name the folder of the unedited pictures as instance_data_dir of {references!r}"
+            else f"name the folder of the unedited images as instance_data_dir of {references!r}"
         )
         if all_of_them and not dataset.allow_identical_references:
             findings.problems.append(
-                f"dataset {dataset.id!r}: all {len(names)} references in {references!r} are the edit images "
+                f"dataset {dataset.id!r}: all {len(names)} references in {references!r} are the target images "
                 f"themselves, so nothing would be learnt but to copy: {first_few(names)}\n"
                 f"hint: {remedy}, or set "
-                '"allow_identical_references": true on the edit set to teach that nothing changes'
+                '"allow_identical_references": true on the target set to teach that nothing changes'
             )
         else:
             findings.notes.append(
                 f"dataset {dataset.id!r}: {len(names)} of {totals[references]} references in {references!r} are the "
-                f"edit images themselves, so nothing is edited: {first_few(names)}"
+                f"target images themselves, so nothing is edited: {first_few(names)}"
             )
     for references, names in others.items():
         findings.notes.append(
-            f"dataset {dataset.id!r}: {len(names)} of {totals[references]} references in {references!r} are edit "
+            f"dataset {dataset.id!r}: {len(names)} of {totals[references]} references in {references!r} are target "
             f"images of other pairs: {first_few(names)}"
         )
 
 
 def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: Iterable[Sample]) -> None:
-    """Held-out pictures that are trained on in another set: what they show is then no held-out result."""
+    """Held-out images that are trained on in another set: what they show is then no held-out result."""
     known: dict[str, Sample] = {}
     for sample in trained:
         known.setdefault(sample.target.record.content_hash, sample)
@@ -239,8 +243,8 @@ def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: I
             leaks[sample.dataset_id].append(f"{record.name} = {twin.dataset_id}/{twin.target.record.name}")
     for dataset, names in leaks.items():
         findings.notes.append(
-            f"dataset {dataset!r}: {len(names)} of {counts[dataset]} held-out pictures are trained on too, so they "
-            f"show nothing about unseen pictures: {first_few(names)}"
+            f"dataset {dataset!r}: {len(names)} of {counts[dataset]} held-out images are trained on too, so they "
+            f"show nothing about unseen images: {first_few(names)}"
         )
 
 

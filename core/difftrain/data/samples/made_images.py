@@ -1,6 +1,6 @@
-"""Conditioning pictures made from edit images: at start-up on every core, or on demand with nothing written.
+"""Conditioning images made from target images: at start-up on every core, or on demand with nothing written.
 
-A made picture is named by the hash of its recipe's identity (source bytes, generator, options, version, seed),
+A made image is named by the hash of its recipe's identity (source bytes, generator, options, version, seed),
 so changed options never reuse an old one, and both modes share their latents.
 """
 
@@ -26,7 +26,7 @@ from PIL import Image
 from difftrain.data.caching.tensor_cache import write_atomically
 from difftrain.data.entries.data_plan import GeneratorPlan
 from difftrain.data.files.local_image import LocalImage
-from difftrain.data.files.pixels import make_picture
+from difftrain.data.files.pixels import make_image
 from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.errors import DataError, first_few
@@ -47,7 +47,7 @@ class MakingResult:
     """What :func:`make_missing` did."""
 
     written: int
-    """Pictures that were made and stored."""
+    """Images that were made and stored."""
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     """Sources that could not be decoded."""
@@ -87,19 +87,19 @@ def planned_records(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> list
 def make_missing(
     plan: GeneratorPlan, sources: Iterable[ImageRecord], index: ImageIndex, reporter: Reporter
 ) -> MakingResult:
-    """Make and store the pictures that are not stored yet or are damaged.
+    """Make and store the images that are not stored yet or are damaged.
 
     When they are made on demand, only the first is made, and not stored: a broken generator is told now.
 
     Raises:
-        DataError: If a picture cannot be stored, or one that is there cannot be opened.
+        DataError: If an image cannot be stored, or one that is there cannot be opened.
         MachineError: If there is something to store, and the folder cannot be written.
-        PluginError: If the generator fails, or gives no picture or one of another size.
+        PluginError: If the generator fails, or gives no image or one of another size.
     """
     recipe = Recipe(generator=plan.generator, seed=plan.seed)
     if plan.on_demand:
         first = [_task(plan, recipe, source) for source in islice(sources, 1)]
-        failures = [problem for task in first if isinstance(problem := _picture_or_problem(task), str)]
+        failures = [problem for task in first if isinstance(problem := _image_or_problem(task), str)]
         return MakingResult(written=0, notes=(), problems=_named(plan, failures))
     tasks = {task.path: task for task in (_task(plan, recipe, source) for source in sources)}
     missing, notes = _missing(plan, tasks, index, reporter)
@@ -131,7 +131,7 @@ def room_needed(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> Need:
     missing = [task for path, task in tasks.items() if not _is_there(path)]
     return Need(
         folder=plan.folder,
-        what=f"made pictures of {plan.id}",
+        what=f"made images of {plan.id}",
         files=len(missing),
         bytes=sum(files_bytes(1, task.width * task.height * BYTES_A_PIXEL) for task in missing),
         option="cache_dir",
@@ -139,7 +139,7 @@ def room_needed(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> Need:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a made picture is there; one that the system does not let be seen is not taken for missing.
+    """Whether a made image is there; one that the system does not let be seen is not taken for missing.
 
     Raises:
         DataError: If the system does not tell.
@@ -149,17 +149,17 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise DataError(refusal(f"made picture {path} cannot be looked at", error)) from error
+        raise DataError(refusal(f"made image {path} cannot be looked at", error)) from error
     return True
 
 
 def _missing(
     plan: GeneratorPlan, tasks: Mapping[Path, _Task], index: ImageIndex, reporter: Reporter
 ) -> tuple[list[_Task], tuple[str, ...]]:
-    """What is to be made, and a note on damaged pictures.
+    """What is to be made, and a note on damaged images.
 
     Raises:
-        DataError: If pictures are there that the system does not open, which proves no damage.
+        DataError: If images are there that the system does not open, which proves no damage.
     """
     there = [path for path in tasks if _is_there(path)]
     facts: dict[Path, FileFacts] = {}
@@ -169,7 +169,7 @@ def _missing(
     if refused := [one for one in facts.items() if one[1].refused not in (0, errno.ENOENT)]:
         names = first_few(f"{path} ({one.error})" for path, one in refused)
         raise DataError(
-            f"{plan.id}: {len(refused)} of {len(there)} made pictures cannot be opened: {names}\n"
+            f"{plan.id}: {len(refused)} of {len(there)} made images cannot be opened: {names}\n"
             "hint: they are kept; make them readable, or name another folder as instance_data_dir"
         )
     missing: list[_Task] = []
@@ -182,12 +182,12 @@ def _missing(
             damaged.append(path.name)
     if not damaged:
         return missing, ()
-    note = f"{plan.id}: {len(damaged)} made pictures were damaged on disk and are made again: {first_few(damaged)}"
+    note = f"{plan.id}: {len(damaged)} made images were damaged on disk and are made again: {first_few(damaged)}"
     return missing, (note,)
 
 
 def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase: Phase) -> tuple[str, ...]:
-    """Make and store pictures; gives messages of sources that cannot be decoded."""
+    """Make and store images; gives messages of sources that cannot be decoded."""
     problems: list[str] = []
     stored: list[tuple[str, FileFacts]] = []
     for task, problem in _run(tasks):
@@ -255,8 +255,8 @@ def _run_in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_T
 
 
 def _make_one(task: _Task) -> str | None:
-    """Make and store one picture; gives what is wrong with the source, if anything."""
-    image = _picture_or_problem(task)
+    """Make and store one image; gives what is wrong with the source, if anything."""
+    image = _image_or_problem(task)
     if isinstance(image, str):
         return image
     stream = io.BytesIO()
@@ -266,8 +266,8 @@ def _make_one(task: _Task) -> str | None:
     return None
 
 
-def _picture_or_problem(task: _Task) -> Image.Image | str:
+def _image_or_problem(task: _Task) -> Image.Image | str:
     try:
-        return make_picture(task.source, task.recipe, task.made_hash)
+        return make_image(task.source, task.recipe, task.made_hash)
     except DataError as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""Which reference belongs to which edit image. Pure."""
+"""Which reference belongs to which target image. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from difftrain.types import ImageRecord
 
 @dataclass(kw_only=True)
 class Matching:
-    """Edit images of one dataset and the references that one reference set has for them."""
+    """Target images of one dataset and the references that one reference set has for them."""
 
     found: dict[str, ImageRecord] = field(default_factory=dict)
-    """By the edit image's key in its source, which is unique there."""
+    """By the target image's key in its source, which is unique there."""
     missing: list[ImageRecord] = field(default_factory=list)
-    """Edit images without a reference."""
+    """Target images without a reference."""
     ambiguous: list[tuple[ImageRecord, tuple[ImageRecord, ...]]] = field(default_factory=list)
-    """Edit images and the references that they could belong to."""
+    """Target images and the references that they could belong to."""
     unused: list[ImageRecord] = field(default_factory=list)
-    """References without an edit image."""
+    """References without a target image."""
 
 
 def match(targets: Sequence[ImageRecord], references: Sequence[ImageRecord]) -> Matching:

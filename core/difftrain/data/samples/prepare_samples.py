@@ -19,11 +19,11 @@ from difftrain.data.samples.audit import (
     audit_empty_captions,
     audit_held_out,
     audit_nothing_left,
-    audit_strangers,
     audit_unedited,
+    audit_unused_references,
 )
 from difftrain.data.samples.made_images import room_needed
-from difftrain.data.samples.target_set import EditSet
+from difftrain.data.samples.target_set import TargetSet
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.scan import Scan, scan
 from difftrain.errors import DataError, MachineError
@@ -45,17 +45,17 @@ class PreparedData:
     repeats: Mapping[str, int]
     """Extra visits an epoch, by dataset id; 0 shows each sample once."""
     images: Mapping[str, int]
-    """Pictures that each dataset has, those left out by a limit not counted; by dataset id."""
+    """Images that each dataset has, those left out by a limit not counted; by dataset id."""
     left_out: Mapping[str, Mapping[str, int]]
     """By dataset id and reason."""
     scanned: int
-    """Picture files that were looked at."""
+    """Image files that were looked at."""
     hashed: int
-    """Picture files whose bytes were read; 0 when nothing changed since the last run."""
+    """Image files whose bytes were read; 0 when nothing changed since the last run."""
     captions_read: int
     """Caption files that were read; 0 when nothing changed since the last run."""
     made: int
-    """Conditioning pictures that were made and stored now."""
+    """Conditioning images that were made and stored now."""
 
     def held_out_counts(self) -> dict[str, int]:
         """How many samples each held-out set has, by dataset id."""
@@ -98,7 +98,7 @@ class PairedData:
     samples: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     made: tuple[Need, ...]
-    """Room that the generators' pictures will take."""
+    """Room that the generators' images will take."""
 
 
 def prepare_samples(
@@ -111,35 +111,35 @@ def prepare_samples(
 
     Raises:
         DataError: If anything cannot be used; all problems of all datasets in one message.
-        MachineError: If what should be a folder is none, or made pictures have to be stored and cannot be.
+        MachineError: If what should be a folder is none, or made images have to be stored and cannot be.
         PluginError: If a generator fails.
     """
     _check_folders(plan)
     findings = Findings()
     with _paused_garbage_collection(), ImageIndex(plan.index_path) as index:
         scans = _scan_all(plan, index, reporter, findings)
-        edit_sets = [EditSet(plan, dataset, scans, findings) for dataset in plan.edit_sets]
+        target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in plan.target_sets]
         samples: list[Sample] = []
         held_out: list[Sample] = []
-        for edit_set in edit_sets:
-            edit_set.gather_references()
-            with reporter.phase(f"pair {edit_set.dataset.id}", len(edit_set.records)) as phase:
-                own = edit_set.samples(phase)
-            audit_unedited(findings, edit_set.dataset.config, own)
-            (held_out if edit_set.dataset.held_out else samples).extend(own)
-        audit_strangers(findings)
+        for target_set in target_sets:
+            target_set.gather_references()
+            with reporter.phase(f"pair {target_set.dataset.id}", len(target_set.records)) as phase:
+                own = target_set.samples(phase)
+            audit_unedited(findings, target_set.dataset.config, own)
+            (held_out if target_set.dataset.held_out else samples).extend(own)
+        audit_unused_references(findings)
         audit_empty_captions(findings, [*samples, *held_out])
         audit_held_out(findings, trained=samples, held_out=held_out)
         findings.raise_problems()
         filled = {sample.dataset_id for sample in (*samples, *held_out)}
-        for edit_set in edit_sets:
-            if edit_set.dataset.id not in filled:
-                audit_nothing_left(findings, edit_set.dataset.config, edit_set.left_out)
+        for target_set in target_sets:
+            if target_set.dataset.id not in filled:
+                audit_nothing_left(findings, target_set.dataset.config, target_set.left_out)
         findings.raise_problems()
         if before_making is not None:
-            needs = (room_needed(made, one.records) for one in edit_sets for made in one.dataset.generators)
+            needs = (room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
             before_making(PairedData(samples=tuple(samples), held_out=tuple(held_out), made=tuple(needs)))
-        made = sum(edit_set.make_pictures(index, reporter) for edit_set in edit_sets)
+        made = sum(target_set.make_images(index, reporter) for target_set in target_sets)
         findings.raise_problems()
         hashed, captions_read = index.hashed, index.captions_read
         findings.notes += index.notes
@@ -149,7 +149,7 @@ def prepare_samples(
         notes=tuple(findings.notes),
         repeats={dataset.id: dataset.config.repeats for dataset in plan.datasets},
         images={dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
-        left_out={edit_set.dataset.id: dict(edit_set.left_out) for edit_set in edit_sets},
+        left_out={target_set.dataset.id: dict(target_set.left_out) for target_set in target_sets},
         scanned=sum(scanned.listed for scanned in scans.values()),
         hashed=hashed,
         captions_read=captions_read,
@@ -206,6 +206,6 @@ def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: F
 
 
 def _bucket_counts(geometries: Any) -> dict[str, int]:
-    """How many pictures each bucket has, largest count first."""
+    """How many images each bucket has, largest count first."""
     counts = Counter(f"{geometry.bucket[0]}x{geometry.bucket[1]}" for geometry in geometries)
     return dict(counts.most_common())

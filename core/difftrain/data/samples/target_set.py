@@ -1,4 +1,4 @@
-"""The samples of one edit set: its references matched or planned, placed, captioned and audited."""
+"""The samples of one target set: its references matched or planned, placed, captioned and audited."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from difftrain.types import Geometry, ImageRecord, Phase, PlacedImage, Reference
 
 @dataclass(frozen=True, kw_only=True)
 class _ReferenceSet:
-    """What conditions each edit image together: of a reference set, of a generator, or of the image's own row."""
+    """What conditions each target image together: of a reference set, of a generator, or of the image's own row."""
 
     id: str
     pairing: Pairing
     rules_of: DatasetPlan
     by_target: Mapping[str, ImageRecord | tuple[ImageRecord, ...]]
-    """By the edit image's key in its source."""
+    """By the target image's key in its source."""
 
     def of(self, target: ImageRecord) -> tuple[ImageRecord, ...]:
         found = self.by_target[target.image.key]
         return found if isinstance(found, tuple) else (found,)
 
 
-class EditSet:
-    """Builds the samples of one edit set."""
+class TargetSet:
+    """Builds the samples of one target set."""
 
     def __init__(self, plan: DataPlan, dataset: DatasetPlan, scans: Mapping[str, Scan], findings: Findings) -> None:
         self.dataset = dataset
@@ -53,7 +53,7 @@ class EditSet:
         """Images that become samples; those without a reference are taken out as reference sets are matched."""
 
     def gather_references(self) -> None:
-        """Take the rows' own references, match the reference sets and plan the generators' pictures."""
+        """Take the rows' own references, match the reference sets and plan the generators' images."""
         if self._scans[self.dataset.id].references:
             self._take_rows()
         for reference_id in self.dataset.references:
@@ -66,8 +66,8 @@ class EditSet:
                 _ReferenceSet(id=generator.id, pairing=generator.pairing, rules_of=self.dataset, by_target=by_target)
             )
 
-    def make_pictures(self, index: ImageIndex, reporter: Reporter) -> int:
-        """Run the generators, last of all since it takes longest; gives how many pictures were made."""
+    def make_images(self, index: ImageIndex, reporter: Reporter) -> int:
+        """Run the generators, last of all since it takes longest; gives how many images were made."""
         written = 0
         for generator in self.dataset.generators:
             result = make_missing(generator, self.records, index, reporter)
@@ -77,7 +77,7 @@ class EditSet:
         return written
 
     def samples(self, phase: Phase) -> list[Sample]:
-        """One sample for each edit image, in the order of the scan."""
+        """One sample for each target image, in the order of the scan."""
         samples: list[Sample] = []
         uncaptioned: list[ImageRecord] = []
         misfits: dict[str, list[str]] = {reference_set.id: [] for reference_set in self._references}
@@ -103,7 +103,7 @@ class EditSet:
         for reference_id, messages in misfits.items():
             audit_misfits(
                 self._findings,
-                edits=self.dataset.id,
+                targets=self.dataset.id,
                 references=reference_id,
                 total=total,
                 misfits=messages,
@@ -139,11 +139,11 @@ class EditSet:
                 "hint: set conditioning_type"
             )
             return
-        lacking = [record for record in scan.records if not scan.references[record.image.key]]
+        missing = [record for record in scan.records if not scan.references[record.image.key]]
         skip = self.dataset.config.on_missing == "skip"
-        audit_rows(self._findings, dataset=self.dataset.id, total=len(scan.records), lacking=lacking, skip=skip)
-        if skip and lacking:
-            self.left_out["on_missing"] += len(lacking)
+        audit_rows(self._findings, dataset=self.dataset.id, total=len(scan.records), missing=missing, skip=skip)
+        if skip and missing:
+            self.left_out["on_missing"] += len(missing)
         self.records = [record for record in self.records if scan.references[record.image.key]]
         self._references.append(
             _ReferenceSet(id=self.dataset.id, pairing=pairing, rules_of=self.dataset, by_target=scan.references)
@@ -161,7 +161,7 @@ class EditSet:
         skip = self.dataset.config.on_missing == "skip"
         audit_matching(
             self._findings,
-            edits=self.dataset.id,
+            targets=self.dataset.id,
             references=references.id,
             total=len(own_scan.records),
             matching=everyone,
@@ -184,7 +184,7 @@ class EditSet:
     def _place_all(
         self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[str]]
     ) -> tuple[PlacedImage, ...] | None:
-        """What conditions an edit image together; None when one of them does not fit."""
+        """What conditions a target image together; None when one of them does not fit."""
         placed = [self._place(one, reference_set, target, misfits) for one in reference_set.of(target.record)]
         fitting = tuple(image for image in placed if image is not None)
         return fitting if len(fitting) == len(placed) else None
@@ -209,7 +209,8 @@ class EditSet:
         if self._plan.references_fit_target and geometry.bucket != target.geometry.bucket:
             (width, height), (own_width, own_height) = geometry.bucket, target.geometry.bucket
             misfits[reference_set.id].append(
-                f"{reference.key} would be encoded at {width}x{height}, but its edit image at {own_width}x{own_height}"
+                f"{reference.key} would be encoded at {width}x{height}, but its target image at "
+                f"{own_width}x{own_height}"
             )
             return None
         return PlacedImage(record=reference, geometry=geometry)
@@ -236,7 +237,7 @@ def _file_name(record: ImageRecord) -> str:
 def _own_captions(
     record: ImageRecord, choices: Sequence[ReferenceChoice], *, may_be_empty: bool
 ) -> tuple[str, ...] | None:
-    """The edit's captions; where it has none, those of its references; None when some draw would find none."""
+    """The target's captions; where it has none, those of its references; None when some draw would find none."""
     if record.captions is not None:
         return record.captions
     if all(choice.captions is not None for choice in choices):

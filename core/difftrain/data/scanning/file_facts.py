@@ -8,9 +8,9 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open_picture
+from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open_with_pillow
 from difftrain.machine.open_file import open_image, stamp_of
-from difftrain.machine.retries import patiently
+from difftrain.machine.retries import with_retries
 from difftrain.types import SourceImage
 
 
@@ -53,7 +53,7 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
     A stamp is taken before the bytes are read: what changes in between is then noticed by the next scan.
     """
     try:
-        stamp, data = patiently(lambda: (stamp_of(image) if seen is None else seen, _content(image)))
+        stamp, data = with_retries(lambda: (stamp_of(image) if seen is None else seen, _content(image)))
     except OSError as error:
         refused = error.errno or errno.EIO
         return FileFacts("", "", 0, 0, describe(error), decoded=False, refused=refused)
@@ -64,8 +64,8 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
     try:
         (width, height), is_animated = header_facts(io.BytesIO(data))
         if decode:
-            with open_picture(io.BytesIO(data)) as picture:
-                picture.load()
+            with open_with_pillow(io.BytesIO(data)) as opened:
+                opened.load()
     except UNREADABLE as error:
         width = height = 0
         problem = describe(error) if data else "an empty file"

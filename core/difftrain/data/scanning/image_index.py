@@ -49,7 +49,7 @@ class ImageIndex:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
 
@@ -259,5 +259,5 @@ def _reading_threads() -> int:
 
 
 def _decoding_threads() -> int:
-    """Pillow decodes on several cores at once; more threads would only hold more pictures in memory."""
+    """Pillow decodes on several cores at once; more threads would only hold more images in memory."""
     return min(32, os.cpu_count() or 1)

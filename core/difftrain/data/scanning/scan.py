@@ -26,7 +26,7 @@ class Scan:
     records: list[ImageRecord]
     """Images that are used, sorted by the keys that their source gave them."""
     references: Mapping[str, tuple[ImageRecord, ...]]
-    """What the images of an edit set bring as references, by the image's key in the source; empty if none does."""
+    """What the images of a target set bring as references, by the image's key in the source; empty if none does."""
     left_out: dict[str, int]
     """How many images each size limit leaves out, by the option's name."""
     left_out_keys: frozenset[str]
@@ -40,7 +40,7 @@ class Scan:
     others: Sequence[str]
     """Files beside the images, as paths below the root: where a missing caption may be."""
     problems: tuple[str, ...]
-    """Unreadable pictures, folders and captions; the run cannot start with any."""
+    """Unreadable images, folders and captions; the run cannot start with any."""
     notes: tuple[str, ...]
     """What was left out and what is odd."""
 
@@ -199,7 +199,7 @@ def _unreadable(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> li
     are_files = all(isinstance(image, LocalImage) for image, _ in broken)
     names = first_few(f"{image.key if are_files else image.place} ({one.error})" for image, one in broken)
     return [
-        f"{len(broken)} of {len(images)} pictures cannot be read: {names}\n"
+        f"{len(broken)} of {len(images)} images cannot be read: {names}\n"
         f"hint: {unreadable_advice([one for _, one in broken], are_files=are_files)}"
     ]
 
@@ -220,7 +220,7 @@ def _frames(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[s
     names = [image.key for image, one in zip(images, facts, strict=True) if one.is_animated]
     if not names:
         return []
-    return [f"{len(names)} pictures have several frames, of which the first is used: {first_few(names)}"]
+    return [f"{len(names)} images have several frames, of which the first is used: {first_few(names)}"]
 
 
 def _other_sizes(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remake:
+class Reencoder:
     """How to encode again what turns out to be corrupt while training; encoders load when first needed."""
 
     image_encoder: Callable[[], ImageEncoder]
     text_encoder: Callable[[], TextEncoder]
-    let_go: Callable[[], None]
+    release: Callable[[], None]
     """Takes the encoders off the device again, where the model in training needs the room."""
     in_use: AbstractContextManager[object]
     """Held by whoever works with an encoder: nobody else moves it meanwhile. May be entered again."""
@@ -39,7 +39,7 @@ class BatchReader:
         self,
         caches: SampleCaches,
         family: ModelFamily,
-        remake: Remake,
+        reencoder: Reencoder,
         *,
         seed: int,
         sample_latents: bool,
@@ -48,7 +48,7 @@ class BatchReader:
         """With ``sample_latents`` a target is drawn from its posterior each visit; references use the mean."""
         self._caches = caches
         self._family = family
-        self._remake = remake
+        self._reencoder = reencoder
         self._seed = seed
         self._sample_latents = sample_latents
         self._extras = extras
@@ -61,20 +61,20 @@ class BatchReader:
         Entries that are absent or corrupt are made again, all of a batch with the encoders loaded once.
 
         Raises:
-            DataError: If an entry is there but cannot be read, or a picture that is to be encoded again cannot.
+            DataError: If an entry is there but cannot be read, or an image that is to be encoded again cannot.
             PluginError: If what the family and the loss ask of the samples cannot be had.
         """
         try:
             return self._read(visits)
         finally:
-            self._let_go()
+            self._release()
 
     def text(self, item: TextItem) -> dict[str, Tensor]:
         """Embeddings of one caption, from the cache."""
         try:
             return self._text(item)
         finally:
-            self._let_go()
+            self._release()
 
     def extras_identity(self, visit: Visit) -> str:
         """Tells what the family and the loss are given of a visit from other values; empty where that is nothing."""
@@ -114,9 +114,9 @@ class BatchReader:
             return cache.read(key, needed=LATENTS)
         except AbsentEntry:
             pixels = load_pixels([image])
-            with self._remake.in_use:
+            with self._reencoder.in_use:
                 self._remade = True
-                mean, std = self._remake.image_encoder().encode(pixels)
+                mean, std = self._reencoder.image_encoder().encode(pixels)
             cache.write(key, {"mean": mean[0], "std": std[0]})
             return cache.read(key, needed=LATENTS)
 
@@ -125,14 +125,14 @@ class BatchReader:
         try:
             return cache.read(key)
         except AbsentEntry:
-            with self._remake.in_use:
+            with self._reencoder.in_use:
                 self._remade = True
-                embeds = embed_texts([item], self._caches, self._remake.text_encoder())[0]
+                embeds = embed_texts([item], self._caches, self._reencoder.text_encoder())[0]
             cache.write(key, embeds)
             return cache.read(key)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._remade:  # else nothing is to be waited for
-            with self._remake.in_use:
+            with self._reencoder.in_use:
                 self._remade = False
-                self._remake.let_go()
+                self._reencoder.release()

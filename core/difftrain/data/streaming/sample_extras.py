@@ -24,12 +24,12 @@ class SampleExtras:
 
     def __init__(self, plan: DataPlan, family: ModelFamily, loss: Loss) -> None:
         self._asked: dict[str, list[tuple[str, ModelFamily | Loss, Options]]] = {}
-        for dataset in plan.edit_sets:
+        for dataset in plan.target_sets:
             pairs: list[tuple[str, ModelFamily | Loss, Options | None]] = [
                 (f"model family {family.name!r}", family, dataset.family_options),
                 (f"loss {loss.name!r}", loss, dataset.loss_options),
             ]
-            self._asked[dataset.id] = [(who, giver, own) for who, giver, own in pairs if own is not None]
+            self._asked[dataset.id] = [(who, owner, own) for who, owner, own in pairs if own is not None]
 
     def of(self, sample: Sample) -> dict[str, Tensor]:
         """The tensors of one sample by name, on the CPU; floating point ones are float32.
@@ -39,8 +39,8 @@ class SampleExtras:
         """
         found: dict[str, Tensor] = {}
         owners: dict[str, str] = {}
-        for who, giver, options in self._asked[sample.dataset_id]:
-            for name, tensor in _given(who, giver, sample, options).items():
+        for who, owner, options in self._asked[sample.dataset_id]:
+            for name, tensor in _given(who, owner, sample, options).items():
                 if name in found:
                     raise PluginError(
                         f"extras of a sample are given twice: {owners[name]} and {who} both give {name!r}\n"
@@ -92,13 +92,13 @@ def stack_extras(extras: Sequence[Extras], keys: Sequence[str]) -> dict[str, Ten
     return {name: torch.stack([one[name] for one in extras]) for name in facts[0]}
 
 
-def _given(who: str, giver: ModelFamily | Loss, sample: Sample, options: Options) -> dict[str, Tensor]:
+def _given(who: str, owner: ModelFamily | Loss, sample: Sample, options: Options) -> dict[str, Tensor]:
     """What one of them gives; the fence around it."""
     import torch
 
     where = f"{sample.dataset_id}/{sample.target.record.key}"
     try:
-        given: object = giver.extras(sample, options)
+        given: object = owner.extras(sample, options)
     except DifftrainError:
         raise
     except Exception as error:  # plugin code of strangers may raise anything

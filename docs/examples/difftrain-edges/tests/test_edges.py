@@ -14,7 +14,7 @@ def test_edges_holds_what_every_generator_must(style):
     check_generator(Edges(style=style))
 
 
-def test_a_flat_picture_has_no_lines_and_no_frame():
+def test_a_flat_image_has_no_lines_and_no_frame():
     flat = Image.new("RGB", (40, 30), "orange")
     assert Edges().generate(flat, random.Random(0)).getcolors() == [(40 * 30, (0, 0, 0))]
 

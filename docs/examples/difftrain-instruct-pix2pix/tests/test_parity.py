@@ -30,8 +30,8 @@ def image(seed: int) -> Image.Image:
     return Image.fromarray(small.numpy()).resize(SIZE, Image.Resampling.BICUBIC)
 
 
-def to_pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+def to_pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_images_of_another_image_guidance_are_not_compared(demo):
     less = {"validation_steps": 1, "validation_on_startup": "true"}
     demo("guided", max_train_steps=1, **less)
     ended = demo("guided", max_train_steps=2, pix2pix_image_guidance=3, **less)
-    assert "1 of 1 pictures of step 0 are not shown as base" in ended.out + ended.err
+    assert "1 of 1 images of step 0 are not shown as base" in ended.out + ended.err
 
 
 def test_noise_levels_are_uniform_unless_the_config_says_otherwise(demo):

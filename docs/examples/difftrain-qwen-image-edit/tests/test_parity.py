@@ -42,8 +42,8 @@ def image(seed: int, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(small.numpy()).resize(size, Image.Resampling.BICUBIC)
 
 
-def to_pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+def to_pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 class Setting:
@@ -83,8 +83,8 @@ class Setting:
             return self.pipeline(prompt=PROMPT, **self.arguments(), **arguments).images[0]
 
     @staticmethod
-    def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-        return picture.resize(size, Image.Resampling.LANCZOS)
+    def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return image.resize(size, Image.Resampling.LANCZOS)
 
 
 @pytest.fixture(scope="module", params=["edit", "edit-2509"])
@@ -112,7 +112,7 @@ def ours(setting: Setting, call: MappingProxyType[str, Any]) -> tuple[Any, Tenso
     noisy = setting.pipeline._unpack_latents(call["hidden_states"][:, : rows * columns], SIZE[1], SIZE[0], 8)
     timestep = call["timestep"]
     noisy_batch = NoisyBatch(noisy=noisy, sigma=timestep, timestep=timestep, target=torch.zeros_like(noisy))
-    references = [setting.image_encoder.encode(to_pixels(picture))[0] for picture in setting.encoded]
+    references = [setting.image_encoder.encode(to_pixels(image))[0] for image in setting.encoded]
     (text,) = setting.texts(PROMPT)
     batch = Batch(latents=noisy, references=references, text=setting.family.collate_text([text]))
     model_input = setting.family.build_input(noisy_batch, batch, setting.pipeline.transformer)
@@ -159,7 +159,7 @@ def test_text_equals_the_stock_encoding(setting):
 def test_text_depends_on_the_reference_and_can_do_without(setting):
     with_references, without = setting.texts(PROMPT), setting.texts(PROMPT, references=False)
     assert len(with_references[0]["prompt_embeds"]) > len(without[0]["prompt_embeds"])
-    other = setting.text_encoder.encode([PROMPT], [[image(9, picture.size) for picture in setting.seen]])
+    other = setting.text_encoder.encode([PROMPT], [[image(9, reference.size) for reference in setting.seen]])
     assert not torch.allclose(with_references[0]["prompt_embeds"], other[0]["prompt_embeds"], atol=1e-3)
 
 

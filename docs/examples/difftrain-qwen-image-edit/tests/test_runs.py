@@ -71,7 +71,7 @@ def test_two_references_and_texts_of_two_lengths_with_dropouts_make_a_run(checkp
         data_backend_config="datasets.json", output_dir="output", aspect_bucket_alignment=16, max_train_steps=6,
         conditioning_multidataset_sampling="combined", caption_dropout_probability=0.3, mixed_precision="no",
         reference_dropout_probability=0.3, qwen_lora_target="attention+ffs", validation_steps=6,
-        validation_resolution=64, validation_prompt="no picture is like another",
+        validation_resolution=64, validation_prompt="no image is like another",
     )  # fmt: skip
     assert ended.status == 0, ended.err
     names = load_file(tmp_path / "output" / ADAPTER)

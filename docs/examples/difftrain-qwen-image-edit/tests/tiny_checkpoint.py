@@ -37,7 +37,7 @@ class Processor(Qwen2VLProcessor):
         return
 
 
-def make_pipeline(kind: type = QwenImageEditPipeline) -> Any:
+def make_pipeline(cls: type = QwenImageEditPipeline) -> Any:
     """The checkpoint in memory, as the stock pipeline of a class; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -49,15 +49,15 @@ def make_pipeline(kind: type = QwenImageEditPipeline) -> Any:
         use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
     )
     processor = Processor(Qwen2VLImageProcessor(), tokenizer)
-    pipeline = kind(scheduler=scheduler, tokenizer=tokenizer, processor=processor, **modules)
+    pipeline = cls(scheduler=scheduler, tokenizer=tokenizer, processor=processor, **modules)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def save_tiny(folder: Path, kind: type = QwenImageEditPipeline, *, zero_cond_t: bool = False) -> Path:
+def save_tiny(folder: Path, cls: type = QwenImageEditPipeline, *, zero_cond_t: bool = False) -> Path:
     """Write the checkpoint in diffusers layout, its transformer in two shards."""
-    index: dict[str, Any] = {"_class_name": kind.__name__}
-    for name, part in make_pipeline(kind).components.items():
+    index: dict[str, Any] = {"_class_name": cls.__name__}
+    for name, part in make_pipeline(cls).components.items():
         saved = part.image_processor if name == "processor" else part
         saved.save_pretrained(folder / name, **({"max_shard_size": "200KB"} if name == "transformer" else {}))
         index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]

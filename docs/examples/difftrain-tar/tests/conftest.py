@@ -80,7 +80,7 @@ def difftrain(tmp_path):
     return run
 
 
-def picture(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
+def new_image(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
     """A PNG of smooth random colours."""
     small = Image.frombytes("RGB", (8, 8), random.Random(seed).randbytes(8 * 8 * 3))
     stream = io.BytesIO()
@@ -92,8 +92,8 @@ def rows(count: int = 4) -> dict[str, bytes]:
     """Members of pairs with captions."""
     members: dict[str, bytes] = {}
     for number in range(count):
-        members[f"{number:04}.target.png"] = picture(number)
-        members[f"{number:04}.reference.png"] = picture(100 + number)
+        members[f"{number:04}.target.png"] = new_image(number)
+        members[f"{number:04}.reference.png"] = new_image(100 + number)
         members[f"{number:04}.txt"] = f"make it edit number {number}".encode()
     return members
 

@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from conftest import picture, rows, write_tar
+from conftest import new_image, rows, write_tar
 from difftrain import DataError
 from difftrain_tar.plugin import TarSource
 
@@ -48,7 +48,7 @@ def test_an_image_is_read_from_its_place_also_after_pickling(tmp_path):
     assert again == image
     assert again.place == f"{tmp_path}/a.tar: 0000.target.png"
     with again.open() as stream:
-        assert stream.read() == picture(0)
+        assert stream.read() == new_image(0)
     assert again.stamp() == image.stamp() != image.references[0].stamp()
 
 
@@ -100,15 +100,15 @@ def test_check_pairs_by_row(difftrain, tmp_path):
 
 
 def test_check_names_the_places_of_damaged_members(difftrain, tmp_path):
-    write_tar(tmp_path / "pairs.tar", rows(2) | {"0001.reference.png": picture(9)[:-40]})
+    write_tar(tmp_path / "pairs.tar", rows(2) | {"0001.reference.png": new_image(9)[:-40]})
     ended = difftrain("check", datasets=[PAIRS])
     assert ended.status == 2
-    assert f"1 of 4 pictures cannot be read: {tmp_path}/pairs.tar: 0001.reference.png (" in ended.err
+    assert f"1 of 4 images cannot be read: {tmp_path}/pairs.tar: 0001.reference.png (" in ended.err
     assert "hint: replace or remove them where they are stored" in ended.err
 
 
 def test_conditioning_type_says_how_the_references_follow(difftrain, tmp_path):
-    write_tar(tmp_path / "pairs.tar", rows(1) | {"0000.reference.png": picture(1, (128, 64))})
+    write_tar(tmp_path / "pairs.tar", rows(1) | {"0000.reference.png": new_image(1, (128, 64))})
     refused = difftrain("check", datasets=[PAIRS])
     assert refused.status == 2
     assert "1 of 1 references in 'pairs' do not fit: 0000.reference.png is 128x64" in refused.err

@@ -28,7 +28,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "scheduler": ("_class_name",),
 }
 """What a config that anyone saved says. The stock classes take their own defaults for what it does not, and then the
-weights do not fit, or pictures are drawn otherwise."""
+weights do not fit, or images are drawn otherwise."""
 
 
 def identify_folder(folder: Path) -> Identity:
@@ -42,9 +42,11 @@ def identify_folder(folder: Path) -> Identity:
     check_index(where, index)  # the parts of another model are other ones, and nobody misses these
     check_complete(folder, COMPONENTS, WEIGHTED, NEEDED)
     config = read_json(folder / TRANSFORMER_CONFIG)
-    kind = config.get("_class_name", TRANSFORMER_CLASS)
-    if kind != TRANSFORMER_CLASS:
-        raise ModelError(f"{where}: the transformer is a {kind}, but model_family flux needs a {TRANSFORMER_CLASS}")
+    class_name = config.get("_class_name", TRANSFORMER_CLASS)
+    if class_name != TRANSFORMER_CLASS:
+        raise ModelError(
+            f"{where}: the transformer is a {class_name}, but model_family flux needs a {TRANSFORMER_CLASS}"
+        )
     return identify(where, index, config, read_card(folder))
 
 

@@ -79,9 +79,9 @@ def identify(where: str, index: Mapping[str, Any], config: Mapping[str, Any], ca
     check_index(where, index)
     channels = config.get("in_channels", TOKEN_CHANNELS)
     if channels != TOKEN_CHANNELS:
-        kind = next((name for wider, name in WIDER.items() if wider == channels), "another model")
+        other_model = next((name for wider, name in WIDER.items() if wider == channels), "another model")
         raise ModelError(
-            _no_flavour(where, f"{kind} (its transformer takes {channels} channels, not {TOKEN_CHANNELS})")
+            _no_flavour(where, f"{other_model} (its transformer takes {channels} channels, not {TOKEN_CHANNELS})")
         )
     facts: dict[str, str] = {}
     if isinstance(index.get("_class_name"), str):
@@ -112,12 +112,12 @@ def check_index(where: str, index: Mapping[str, Any]) -> None:
     if pipeline in SIBLINGS:
         raise ModelError(_no_flavour(where, f"{SIBLINGS[pipeline]} (a {pipeline})"))
     entry = index.get("transformer")
-    kind = entry[-1] if isinstance(entry, list) and entry else None
-    if kind == TRANSFORMER_CLASS or (kind is None and (not pipeline or _SAVED_BY.match(pipeline))):
+    class_name = entry[-1] if isinstance(entry, list) and entry else None
+    if class_name == TRANSFORMER_CLASS or (class_name is None and (not pipeline or _SAVED_BY.match(pipeline))):
         return
     raise ModelError(
-        f"{where} is a {pipeline or 'model of another kind'} (transformer: {kind or 'none'}), but model_family flux "
-        f"needs a model with a {TRANSFORMER_CLASS}\n"
+        f"{where} is a {pipeline or 'model of another kind'} (transformer: {class_name or 'none'}), but model_family "
+        f"flux needs a model with a {TRANSFORMER_CLASS}\n"
         "hint: name a FLUX.1 model, or set model_family to the family of this one (`difftrain plugins` lists them)"
     )
 

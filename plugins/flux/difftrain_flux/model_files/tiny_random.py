@@ -1,6 +1,6 @@
 """The built-in random checkpoint: a FLUX.1 of half a million random weights that every stock class loads.
 
-Its pictures mean nothing; it is there so that the whole road can be walked without network, GPU or licence.
+Its images mean nothing; it is there so that the whole road can be walked without network, GPU or licence.
 Weights come from numpy's `RandomState`, whose stream is frozen (NEP 19), in exact float32 arithmetic, so that
 the bytes are the same on every machine and whatever the torch version.
 """

@@ -19,14 +19,14 @@ BACKGROUND = {"edges": 0, "contour": 255}
 
 
 class Edges(ConditioningGenerator):
-    """Draw the edges of the target, to learn pictures from line drawings."""
+    """Draw the edges of the target, to learn images from line drawings."""
 
     name: ClassVar[str] = "edges"
     aliases: ClassVar[tuple[str, ...]] = ("lineart",)
-    version: ClassVar[int] = 1  # raise it when pixels change; made pictures are then made again
+    version: ClassVar[int] = 1  # raise it when pixels change; made images are then made again
 
     style: Literal["edges", "contour", "random"] = "edges"
-    """Bright lines on black (edges), dark lines on white (contour), or one of the two for each picture (random)."""
+    """Bright lines on black (edges), dark lines on white (contour), or one of the two for each image (random)."""
 
     def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
         from PIL import ImageFilter, ImageOps
@@ -34,7 +34,7 @@ class Edges(ConditioningGenerator):
         style = rng.choice(sorted(BACKGROUND)) if self.style == "random" else self.style
         kernel = ImageFilter.FIND_EDGES if style == "edges" else ImageFilter.CONTOUR
         lines = ImageOps.grayscale(image).filter(kernel)
-        # Pillow copies the outermost pixels instead of filtering them: without this the picture gets a frame.
+        # Pillow copies the outermost pixels instead of filtering them: without this the image gets a frame.
         inner = ImageOps.crop(lines, border=1)
         return ImageOps.expand(inner, border=1, fill=BACKGROUND[style]).convert("RGB")
 

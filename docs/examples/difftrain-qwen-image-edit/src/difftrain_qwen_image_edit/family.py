@@ -77,7 +77,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         from difftrain_qwen_image_edit.parts import QwenTextEncoder
 
         folder = FILES.folder(location, "text_encoder", "tokenizer", "processor")
-        return QwenTextEncoder(folder, str(flavour.settings["picture"]), device, dtype)
+        return QwenTextEncoder(folder, str(flavour.settings["image"]), device, dtype)
 
     def load_image_encoder(
         self, location: dt.ModelLocation, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool
@@ -172,7 +172,7 @@ class Edit(dt.ModelFlavour[QwenInput]):
     max_references: ClassVar[int] = 1
     max_pixels: ClassVar[int | None] = 1536 * 1536
     default_guidance_real: ClassVar[float] = 4.0
-    settings: ClassVar[Mapping[str, Any]] = {"picture": "<|vision_start|><|image_pad|><|vision_end|>"}
+    settings: ClassVar[Mapping[str, Any]] = {"image": "<|vision_start|><|image_pad|><|vision_end|>"}
 
     def extend_input(self, family: dt.ModelFamily, model_input: QwenInput, batch: dt.Batch) -> QwenInput:
         """The sequence [target | reference 1 | reference 2 | ...]."""
@@ -192,7 +192,7 @@ class Edit2509(Edit):
     hub_id: ClassVar[str] = "Qwen/Qwen-Image-Edit-2509"
     weights: ClassVar[Facts] = {**Edit.weights, "pipeline": ("QwenImageEditPlusPipeline",)}
     max_references: ClassVar[int] = 3
-    settings: ClassVar[Mapping[str, Any]] = {"picture": "Picture {}: " + Edit.settings["picture"], "view": 384 * 384}
+    settings: ClassVar[Mapping[str, Any]] = {"image": "Picture {}: " + Edit.settings["image"], "view": 384 * 384}
 
 
 def pack(latents: Tensor) -> tuple[Tensor, tuple[int, ...]]:

@@ -30,13 +30,13 @@ IMAGE_TOKEN = "<|image_pad|>"
 class QwenTextEncoder(dt.TextEncoder):
     """Qwen2.5-VL reads a caption beside the references that it is about."""
 
-    def __init__(self, folder: Path, picture: str, device: torch.device, dtype: torch.dtype) -> None:
-        """``picture`` is the text that a reference stands in; its number goes into the braces."""
+    def __init__(self, folder: Path, image: str, device: torch.device, dtype: torch.dtype) -> None:
+        """``image`` is the text that a reference stands in; its number goes into the braces."""
         with dt.loading(folder / "text_encoder"):
             whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 folder, subfolder="text_encoder", dtype=dtype, device_map={"": device}
             )
-        self._model, self._picture = whole.model.requires_grad_(False).eval(), picture  # no language head
+        self._model, self._placeholder = whole.model.requires_grad_(False).eval(), image  # no language head
         self._tokenizer = transformers.Qwen2Tokenizer.from_pretrained(folder, subfolder="tokenizer")
         self._images = transformers.Qwen2VLImageProcessor.from_pretrained(folder, subfolder="processor")
 
@@ -50,11 +50,11 @@ class QwenTextEncoder(dt.TextEncoder):
     def _encode(self, caption: str, images: Sequence[Image.Image]) -> dt.TextEmbeds:
         # as Qwen2VLProcessor does, which asks for torchvision because of videos
         seen = dict(self._images(images=list(images), return_tensors="pt")) if images else {}
-        pictures = ""
+        placeholders = ""
         for number, patches in enumerate(seen.get("image_grid_thw", ()), start=1):
             count = int(patches.prod()) // self._images.merge_size**2
-            pictures += self._picture.format(number).replace(IMAGE_TOKEN, IMAGE_TOKEN * count)
-        tokens = self._tokenizer(TEMPLATE.format(pictures + caption), return_tensors="pt")
+            placeholders += self._placeholder.format(number).replace(IMAGE_TOKEN, IMAGE_TOKEN * count)
+        tokens = self._tokenizer(TEMPLATE.format(placeholders + caption), return_tensors="pt")
         inputs = {name: tensor.to(self._model.device) for name, tensor in {**tokens, **seen}.items()}
         return {"prompt_embeds": self._model(**inputs).last_hidden_state[0, DROPPED:].cpu()}
 

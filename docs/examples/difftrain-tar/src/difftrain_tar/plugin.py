@@ -111,9 +111,9 @@ class _Rows:
 
     def _image(self, row: str) -> TarImage | None:
         members = self._rows[row]
-        pictures = sorted(kind for kind in members if f".{kind}".lower().endswith(IMAGES))
-        targets = [kind for kind in pictures if kind.count(".") == 0 or kind.startswith("target.")]
-        references = [kind for kind in pictures if kind.startswith("reference") and kind.count(".") == 1]
+        images = sorted(kind for kind in members if f".{kind}".lower().endswith(IMAGES))
+        targets = [kind for kind in images if kind.count(".") == 0 or kind.startswith("target.")]
+        references = [kind for kind in images if kind.startswith("reference") and kind.count(".") == 1]
         used = {*targets, *references, "txt"}
         self._others += [f"{row}.{kind}" for kind in members if kind not in used]
         if len(targets) != 1:

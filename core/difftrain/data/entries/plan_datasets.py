@@ -25,7 +25,7 @@ from difftrain.data.entries.reference_rules import check_references, choose_row_
 from difftrain.data.entries.text_entries import text_folder_of
 from difftrain.data.entries.written_folders import planned_folders
 from difftrain.errors import PluginError
-from difftrain.plugins.registry import KINDS, Registry
+from difftrain.plugins.registry import EXTENSIONS, Registry
 from difftrain.types import GeometryRules
 
 LONGEST_ID = 200
@@ -34,53 +34,53 @@ LARGEST_MEGAPIXELS = 100.0
 """A resolution beyond this is surely a mistake: pixels given as megapixels, say."""
 
 
-def resolve_datasets(
-    run: RunConfig, datasets: Sequence[DatasetConfig], registry: Registry, problems: Problems
+def plan_datasets(
+    config: RunConfig, datasets: Sequence[DatasetConfig], registry: Registry, problems: Problems
 ) -> DataPlan | None:
     """The plan of all datasets, or None after a problem; notes are kept in ``problems`` too."""
     before = len(problems)
-    _check_ids(run, datasets, problems)
+    _check_ids(config, datasets, problems)
     images = [entry for entry in datasets if entry.dataset_type != "text_embeds"]
     rows = choose_row_sets(images, registry)
-    # to all that follows these are plain edit sets
+    # to all that follows these are plain target sets
     images = [entry.model_copy(update={"conditioning_type": None}) if entry.id in rows else entry for entry in images]
-    held_out = choose_held_out(run, images, problems)
+    held_out = choose_held_out(config, images, problems)
     images = _without_unused(images, held_out.unused, problems)
     plans = []
     for entry in images:
-        resolver = _Resolver(
-            run=run,
+        planner = _DatasetPlanner(
+            config=config,
             entry=entry,
             row_pairing=rows.get(entry.id),
             held_out=entry.id in held_out.ids,
             registry=registry,
             problems=problems,
         )
-        plan = resolver.plan()
+        plan = planner.plan()
         if plan is not None:
             plans.append(plan)
-    text_folder = text_folder_of(run, datasets, problems)
+    text_folder = text_folder_of(config, datasets, problems)
     _check_folders(plans, text_folder, problems)
-    check_references(run, images, registry, problems)
+    check_references(config, images, registry, problems)
     if len(problems) > before:
         return None
-    flavour = chosen_flavour(run, registry)
+    flavour = chosen_flavour(config, registry)
     return DataPlan(
         datasets=tuple(plans),
-        combined=run.conditioning_multidataset_sampling == "combined",
+        combined=config.conditioning_multidataset_sampling == "combined",
         references_fit_target=flavour is not None and flavour.references_fit_target,
-        index_path=run.cache_dir / "index.sqlite",
+        index_path=config.cache_dir / "index.sqlite",
         text_folder=text_folder,
-        written_folders=planned_folders(run, datasets, plans, text_folder, registry),
-        seed=run.seed,
+        written_folders=planned_folders(config, datasets, plans, text_folder, registry),
+        seed=config.seed,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Resolver:
+class _DatasetPlanner:
     """One entry of images on its way to a plan."""
 
-    run: RunConfig
+    config: RunConfig
     entry: DatasetConfig
     row_pairing: str | None
     """How the references of its rows follow; None where its source brings none, or none is known."""
@@ -101,9 +101,9 @@ class _Resolver:
         pairing = self._pairing(entry)
         row_pairing: Pairing | None = self._build("pairing", self.row_pairing)
         rules = self._rules(entry)
-        generators = plan_generators(self.run, entry, self.registry, self.problems)
-        family_options = self._asked("family", self.run.model_family)
-        loss_options = self._asked("loss", self.run.loss_type)
+        generators = plan_generators(self.config, entry, self.registry, self.problems)
+        family_options = self._asked("family", self.config.model_family)
+        loss_options = self._asked("loss", self.config.loss_type)
         self._note_unused_keys(source, captions, pairing, row_pairing, family_options, loss_options)
         if len(self.problems) > before or source is None:
             return None
@@ -117,7 +117,7 @@ class _Resolver:
             takes_source_captions="caption_strategy" not in self.entry.model_fields_set and not entry.is_reference,
             references=entry.conditioning_data,
             generators=generators,
-            latents_folder=entry.cache_dir_vae or self.run.cache_dir / "vae" / entry.id,
+            latents_folder=entry.cache_dir_vae or self.config.cache_dir / "vae" / entry.id,
             family_options=family_options,
             loss_options=loss_options,
             held_out=self.held_out,
@@ -125,27 +125,27 @@ class _Resolver:
 
     def _with_defaults(self) -> DatasetConfig:
         """The entry with what it leaves to the run; a reference set has captions only if it says so."""
-        entry, run = self.entry, self.run
+        entry, config = self.entry, self.config
         filled: dict[str, Any] = {}
         for key in ("resolution", "resolution_type", "minimum_image_size"):
             if getattr(entry, key) is None:
-                filled[key] = getattr(run, key)
-        own_type = entry.resolution_type or run.resolution_type
-        if filled.get("minimum_image_size") is not None and (own_type == "area") != (run.resolution_type == "area"):
+                filled[key] = getattr(config, key)
+        own_type = entry.resolution_type or config.resolution_type
+        if filled.get("minimum_image_size") is not None and (own_type == "area") != (config.resolution_type == "area"):
             del filled["minimum_image_size"]
             self.problems.note(
-                f"{self.who}minimum_image_size {run.minimum_image_size:g} of the run is not used here: it is meant "
-                f"with resolution_type {run.resolution_type}, and this dataset has {own_type}"
+                f"{self.who}minimum_image_size {config.minimum_image_size:g} of the run is not used here: it is meant "
+                f"with resolution_type {config.resolution_type}, and this dataset has {own_type}"
             )
         if "caption_strategy" not in entry.model_fields_set and not entry.is_reference:
-            filled["caption_strategy"] = run.caption_strategy
+            filled["caption_strategy"] = config.caption_strategy
         return entry.model_copy(update=filled)
 
     def _build(self, kind: str, name: str | None) -> Any:
         """The entry's object of a kind; None when it names none, or after a problem."""
         if name is None:
             return None
-        key = KINDS[kind].key
+        key = EXTENSIONS[kind].key
         try:
             found = self.registry.find(kind, name)
         except PluginError as error:
@@ -157,16 +157,16 @@ class _Resolver:
         return self._built(found, f"{key} {name!r}")
 
     def _asked(self, kind: str, name: str) -> Options | None:
-        """What the run's family or loss asks of an edit set; a reference set has no samples of its own."""
+        """What the run's family or loss asks of a target set; a reference set has no samples of its own."""
         chosen = self.registry.all(kind).get(name)  # a name that is none is told of the run
         if chosen is None or chosen.dataset_options is None or self.entry.is_reference:
             return None
-        return self._built(chosen.dataset_options, f"{KINDS[kind].key} {name!r}")
+        return self._built(chosen.dataset_options, f"{EXTENSIONS[kind].key} {name!r}")
 
-    def _built(self, kind: type[OptionsT], asked_by: str) -> OptionsT | None:
+    def _built(self, cls: type[OptionsT], asked_by: str) -> OptionsT | None:
         """The entry's options of a class; None after a problem."""
         try:
-            return self.entry.build(kind)
+            return self.entry.build(cls)
         except ValidationError as error:
             for sentence in explain(error, self.entry.model_dump(mode="json")).values():
                 self.problems.add(f"{self.who}{sentence} (asked for by {asked_by})")
@@ -181,7 +181,7 @@ class _Resolver:
             return None
         for key in ("conditioning_data", "conditioning"):
             if getattr(entry, key):
-                self.problems.add(f"{self.who}{key} belongs on an edit set, and this is a reference set")
+                self.problems.add(f"{self.who}{key} belongs on a target set, and this is a reference set")
         pairing: Pairing | None = self._build("pairing", entry.conditioning_type)
         return pairing
 
@@ -192,7 +192,7 @@ class _Resolver:
         return GeometryRules(
             resolution=entry.resolution,
             resolution_type=entry.resolution_type,
-            alignment=self.run.aspect_bucket_alignment,
+            alignment=self.config.aspect_bucket_alignment,
             crop=entry.crop,
             crop_style=entry.crop_style,
             crop_aspect=entry.crop_aspect,
@@ -202,7 +202,7 @@ class _Resolver:
         )
 
     def _check_sizes(self, entry: DatasetConfig, resolution: float) -> None:
-        alignment = self.run.aspect_bucket_alignment
+        alignment = self.config.aspect_bucket_alignment
         if entry.resolution_type == "area" and resolution > LARGEST_MEGAPIXELS:
             self.problems.add(
                 f"{self.who}resolution {resolution:g} with resolution_type area is {resolution:g} megapixels; "
@@ -240,27 +240,28 @@ class _Resolver:
 
     def _why_unused(self, key: str) -> str:
         owners = [(kind, cls) for kind, cls, asked in self.registry.asking_samples() if key in asked.model_fields]
-        chosen = {"family": self.run.model_family, "loss": self.run.loss_type}
+        chosen = {"family": self.config.model_family, "loss": self.config.loss_type}
         if any(cls.name == chosen[kind] for kind, cls in owners):
-            return " on a reference set; it belongs on the edit set"
+            return " on a reference set; it belongs on the target set"
         if owners:
             named = " or ".join(f"{kind} {cls.name!r}" for kind, cls in owners)
             return f", it is an option of {named}, which this run does not use"
         return " with the type, captions and pairing of this dataset"
 
 
-def _check_ids(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> None:
+def _check_ids(config: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> None:
     for name, count in Counter(entry.id for entry in datasets).items():
         if count > 1:
             problems.add(
-                f"{run.data_backend_config}: dataset id {name!r} is used by {count} datasets; every id must be unique"
+                f"{config.data_backend_config}: dataset id {name!r} is used by {count} datasets; every id must be "
+                "unique"
             )
         # Path drops "." and empty parts, so two such ids could share a folder.
         parts = name.split("/")
         too_long = any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_ID for part in parts)
         if {"", ".", ".."} & set(parts) or "\\" in name or not name.isprintable() or too_long:
             problems.add(
-                f"{run.data_backend_config}: dataset id {name!r} cannot be used as a cache folder\n"
+                f"{config.data_backend_config}: dataset id {name!r} cannot be used as a cache folder\n"
                 'hint: use letters, digits, "-" and "_", as in "my-photos"'
             )
 
@@ -268,14 +269,14 @@ def _check_ids(run: RunConfig, datasets: Sequence[DatasetConfig], problems: Prob
 def _without_unused(
     images: Sequence[DatasetConfig], unused: Collection[str], problems: Problems
 ) -> list[DatasetConfig]:
-    """Without these edit sets, and without the reference sets that no other edit set names."""
+    """Without these target sets, and without the reference sets that no other target set names."""
     by_id = {entry.id: entry for entry in images}
     named = {name for entry in images for name in entry.conditioning_data}
     wanted = {name for entry in images if entry.id not in unused for name in entry.conditioning_data}
     for entry in images:
         _check_names(entry, by_id, problems)
         if entry.is_reference and entry.id not in named:
-            problems.note(f"dataset {entry.id!r}: not used, no edit set names it in conditioning_data")
+            problems.note(f"dataset {entry.id!r}: not used, no target set names it in conditioning_data")
     return [entry for entry in images if (entry.id in wanted if entry.is_reference else entry.id not in unused)]
 
 
@@ -300,7 +301,7 @@ def _check_names(entry: DatasetConfig, by_id: Mapping[str, DatasetConfig], probl
     elif source is not None and entry.id not in by_id[source].conditioning_data:
         problems.add(
             f"{who}source_dataset_id names {source!r}, which does not name this set in its conditioning_data\n"
-            "hint: a reference follows the edit set that names it; leave source_dataset_id out, or name that set"
+            "hint: a reference follows the target set that names it; leave source_dataset_id out, or name that set"
         )
 
 

@@ -48,26 +48,26 @@ def random_windows(pool: Tensor, which: Tensor, height: int, width: int, *, vary
     if vary:
         left = torch.where(torch.rand(count, 1, device=device) < 0.5, left.flip(1), left)
     pixels = pool[which[:, None, None], crop[:, None, None], top[:, :, None], left[:, None, :]]
-    picture = pixels.permute(0, 3, 1, 2).float() / 255
+    image = pixels.permute(0, 3, 1, 2).float() / 255
     if vary:
         order = torch.rand(count, 3, device=device).argsort(1)
         order = torch.where(torch.rand(count, 1, device=device) < 0.33, order, torch.arange(3, device=device))
-        picture = torch.take_along_dim(picture, order[:, :, None, None], dim=1)
+        image = torch.take_along_dim(image, order[:, :, None, None], dim=1)
         gamma = torch.exp(0.25 * torch.randn(count, 1, 1, 1, device=device))
-        picture = picture.clamp(1e-4, 1) ** gamma
-    return picture
+        image = image.clamp(1e-4, 1) ** gamma
+    return image
 
 
-def turned(picture: Tensor, turn: Tensor) -> Tensor:
-    """Apply each picture's turn (`TURNS`); quarter turns only where the picture is square."""
+def turned(image: Tensor, turn: Tensor) -> Tensor:
+    """Apply each image's turn (`TURNS`); quarter turns only where the image is square."""
     code = turn[:, None, None, None]
-    across, down = picture.flip(3), picture.flip(2)
-    result = torch.where(code == TURNS.index("mirror"), across, picture)
+    across, down = image.flip(3), image.flip(2)
+    result = torch.where(code == TURNS.index("mirror"), across, image)
     result = torch.where(code == TURNS.index("flip"), down, result)
     result = torch.where(code == TURNS.index("half"), across.flip(2), result)
-    if picture.shape[2] == picture.shape[3]:
-        result = torch.where(code == TURNS.index("left"), picture.transpose(2, 3).flip(2), result)
-        result = torch.where(code == TURNS.index("right"), picture.transpose(2, 3).flip(3), result)
+    if image.shape[2] == image.shape[3]:
+        result = torch.where(code == TURNS.index("left"), image.transpose(2, 3).flip(2), result)
+        result = torch.where(code == TURNS.index("right"), image.transpose(2, 3).flip(3), result)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Edits of any picture in the small model's pre-training: the target is what the instruction says."""
+"""Edits of any image in the small model's pre-training: the target is what the instruction says."""
 
 import random
 
@@ -24,14 +24,14 @@ def photograph():
 
 def target_of(recipe, kind, photograph, seed=0):
     """The edit, and its target [H, W, 3]."""
-    edit = first_of(kind, recipe.picture_edits.picture_edit, seed)
+    edit = first_of(kind, recipe.image_edits.image_edit, seed)
     reference, target = drawn(edit, photograph)
     assert torch.equal(reference, photograph)
     return edit, target.permute(1, 2, 0).double().numpy()
 
 
-def luma(picture):
-    return (picture @ LUMA)[..., None]
+def luma(image):
+    return (image @ LUMA)[..., None]
 
 
 COLOURS = {
@@ -66,12 +66,12 @@ def test_swapped_colours_are_the_two_that_are_named(recipe, photograph, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_tint_is_the_picture_in_shades_of_the_named_colour(recipe, photograph, seed):
+def test_a_tint_is_the_image_in_shades_of_the_named_colour(recipe, photograph, seed):
     edit, target = target_of(recipe, "tint", photograph, seed)
     (name,) = {word for word in words_of(edit.caption) if word in recipe.scenes.COLOURS}
-    colour, picture = np.array(recipe.scenes.COLOURS[name]), photograph.permute(1, 2, 0).double().numpy()
+    colour, image = np.array(recipe.scenes.COLOURS[name]), photograph.permute(1, 2, 0).double().numpy()
     shade = 0.62 * colour / max(colour @ LUMA, 0.25)
-    expected = 0.8 * luma(picture) * shade + 0.2 * picture + 0.12 * colour
+    expected = 0.8 * luma(image) * shade + 0.2 * image + 0.12 * colour
     np.testing.assert_allclose(target, expected.clip(0, 1), atol=1e-5)
 
 
@@ -91,14 +91,14 @@ def test_a_turn_is_numpys(recipe, photograph, kind):
 
 
 @pytest.mark.parametrize("kind", ["mirror", "flip", "rotate_half"])
-def test_an_oblong_picture_is_turned_too(recipe, photograph, kind):
+def test_an_oblong_image_is_turned_too(recipe, photograph, kind):
     oblong = photograph[:, :4]
     _, target = target_of(recipe, kind, oblong)
     np.testing.assert_allclose(target, TURNS[kind](oblong.permute(1, 2, 0).numpy()), atol=1e-6)
 
 
 def test_a_shape_is_added_in_its_colour_where_the_caption_says(recipe):
-    edit = first_of("add", lambda rng: recipe.picture_edits.picture_edit(rng), seed=5)
+    edit = first_of("add", lambda rng: recipe.image_edits.image_edit(rng), seed=5)
     edit.shapes[1][0][1] = recipe.scenes.SHAPES.index("square")  # a ring has nothing in its middle
     x, y = next(xy for place, xy in sorted(recipe.shape_numbers.PLACES.items(), key=lambda item: -len(item[0]))
                 if place in edit.caption.lower())  # fmt: skip
@@ -110,24 +110,24 @@ def test_a_shape_is_added_in_its_colour_where_the_caption_says(recipe):
 
 
 def test_a_frame_changes_the_border_and_leaves_the_inside(recipe, photograph):
-    picture = torch.nn.functional.interpolate(photograph[None], (64, 64))[0]
-    reference, target = drawn(first_of("frame", recipe.picture_edits.picture_edit), picture)
+    image = torch.nn.functional.interpolate(photograph[None], (64, 64))[0]
+    reference, target = drawn(first_of("frame", recipe.image_edits.image_edit), image)
     assert torch.equal(target[:, 16:48, 16:48], reference[:, 16:48, 16:48])
     assert torch.equal(target[:, 0], target[:, 0, :1].expand(-1, 64))
 
 
 def test_a_recoloured_shape_is_all_that_changes(recipe, photograph):
-    picture = torch.nn.functional.interpolate(photograph[None], (64, 64))[0]
-    edit = first_of("recolour", recipe.picture_edits.picture_edit)
-    reference, target = drawn(edit, picture)
-    untouched = (reference == picture).all(0)
+    image = torch.nn.functional.interpolate(photograph[None], (64, 64))[0]
+    edit = first_of("recolour", recipe.image_edits.image_edit)
+    reference, target = drawn(edit, image)
+    untouched = (reference == image).all(0)
     assert 0.2 < untouched.float().mean() < 1
     torch.testing.assert_close(target[:, untouched], reference[:, untouched])
 
 
 def test_two_edits_in_a_row_are_both_done(recipe, photograph):
     rng = random.Random(0)
-    edit = next(edit for edit in iter(lambda: recipe.picture_edits.two(rng), None)
+    edit = next(edit for edit in iter(lambda: recipe.image_edits.two(rng), None)
                 if not edit.shapes[1] and (edit.matrix == -np.eye(3)).all())  # fmt: skip
     _, target = drawn(edit, photograph)
     turn = {"mirror": np.fliplr, "flip": np.flipud}[recipe.recipes.TURNS[edit.turn]]

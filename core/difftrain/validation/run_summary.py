@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def told_losses(losses: Mapping[int, float], *, count: int, held_out: bool) -> str:
+def describe_losses(losses: Mapping[int, float], *, count: int, held_out: bool) -> str:
     """``loss on the same 4 held-out samples and noise: 0.5000 at step 0, 0.4000 at step 300``."""
     listed = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(losses.items()))
     return f"loss on the same {count} {'held-out ' if held_out else ''}samples and noise: {listed}"
 
 
-def told_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: bool, seeds: int) -> str | None:
+def describe_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: bool, seeds: int) -> str | None:
     """What doing nothing scores, and the first, the best and the last validation.
 
     Args:
-        validations: Lines of the metrics file by step, all of the same pictures, drawn alike.
-        held_out: Whether the pictures are of held-out samples.
-        seeds: With how many seeds each picture is drawn.
+        validations: Lines of the metrics file by step, all of the same images, drawn alike.
+        held_out: Whether the images are of held-out samples.
+        seeds: With how many seeds each image is drawn.
 
     Returns:
         None when nothing was measured.
@@ -30,12 +30,12 @@ def told_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: bool, s
     best = max(sorted(means), key=lambda step: means[step])
     parts = [f"reference {last['psnr_reference']:.1f} dB"] if "psnr_reference" in last else []
     parts += [f"at step {step} {means[step]:.1f} dB" for step in sorted({min(means), best, max(means)})]
-    drawn = told_pictures(len(last["psnr_by_picture"]), held_out=held_out, seeds=seeds)
+    drawn = describe_images(len(last["psnr_by_image"]), held_out=held_out, seeds=seeds)
     return f"PSNR to the target, {drawn}: {', '.join(parts)}"
 
 
-def told_pictures(count: int, *, held_out: bool, seeds: int) -> str:
-    """``mean of 8 held-out pictures x 3 seeds``."""
-    kind = "held-out" if held_out else "training"
-    drawn = f"{count} {kind} picture{'' if count == 1 else 's'}" + (f" x {seeds} seeds" if seeds > 1 else "")
+def describe_images(count: int, *, held_out: bool, seeds: int) -> str:
+    """``mean of 8 held-out images x 3 seeds``."""
+    group = "held-out" if held_out else "training"
+    drawn = f"{count} {group} image{'' if count == 1 else 's'}" + (f" x {seeds} seeds" if seeds > 1 else "")
     return drawn if count * seeds == 1 else f"mean of {drawn}"

@@ -10,7 +10,7 @@ from data_plans import SilentReporter, two_folders
 
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, encode_images, encode_texts, every_image
 from difftrain.data.samples.prepare_samples import prepare_samples
-from difftrain.data.streaming.batch_reader import BatchReader, Remake
+from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.epoch import EpochRules, draw_visit
 from difftrain.errors import DataError
 from difftrain.testing.tiny_family import TinyFamily, TinyImageEncoder, TinyTextEncoder
@@ -83,12 +83,12 @@ def project(tmp_path):
     )
     run_plan = SimpleNamespace(config=config, family=WatchedFamily(), flavour=None)
     encoders = Encoders(run_plan, None, DEVICE)
-    remake = Remake(
-        image_encoder=encoders.image, text_encoder=encoders.text, let_go=encoders.make_room, in_use=encoders.in_use
+    reencoder = Reencoder(
+        image_encoder=encoders.image, text_encoder=encoders.text, release=encoders.release, in_use=encoders.in_use
     )
-    reader = BatchReader(caches, run_plan.family, remake, seed=0, sample_latents=False)
+    reader = BatchReader(caches, run_plan.family, reencoder, seed=0, sample_latents=False)
     visits = [draw_visit(sample, 0, 0, EpochRules(seed=0, batch_size=1, repeats={})) for sample in samples]
-    return SimpleNamespace(reader=reader, visits=visits, caches=caches, encoders=encoders, remake=remake)
+    return SimpleNamespace(reader=reader, visits=visits, caches=caches, encoders=encoders, reencoder=reencoder)
 
 
 def spoil(project, visit, *, latents=True, text=True):
@@ -158,7 +158,7 @@ def test_latents_without_a_deviation_are_made_again(project):
     assert set(cache.read(key)) == {"mean", "std"}
 
 
-def test_pictures_are_drawn_while_no_other_thread_may_move_the_image_encoder(project):
+def test_images_are_drawn_while_no_other_thread_may_move_the_image_encoder(project):
     def draw(request):
         free = []
         thread = threading.Thread(target=lambda: free.append(project.encoders.in_use.acquire(blocking=False)))
@@ -167,20 +167,20 @@ def test_pictures_are_drawn_while_no_other_thread_may_move_the_image_encoder(pro
         return free
 
     family = SimpleNamespace(make_sampler=lambda *parts: draw)
-    trainee = SimpleNamespace(
+    state = SimpleNamespace(
         bare_denoiser=None, accelerator=SimpleNamespace(device=CPU), compute_dtype=None, autocast=nullcontext
     )
-    sampler = _LazySampler(SimpleNamespace(family=family, flavour=None), None, trainee, project.encoders)
+    sampler = _LazySampler(SimpleNamespace(family=family, flavour=None), None, state, project.encoders)
     assert sampler(None) == [False]
 
 
-def test_encoders_leave_the_device_when_a_picture_cannot_be_encoded_again(project):
+def test_encoders_leave_the_device_when_an_image_cannot_be_encoded_again(project):
     spoil(project, project.visits[0], text=False)
     project.visits[0].sample.target.record.image.path.unlink()
     with pytest.raises(DataError, match=r"a\.png"):
         project.reader.read(project.visits)
     project.reader.read(project.visits[1:])
-    assert project.encoders.resting_image().place == CPU
+    assert project.encoders.idle_image_encoder().place == CPU
 
 
 def test_an_encoder_is_not_moved_while_another_thread_draws_with_it(project):
