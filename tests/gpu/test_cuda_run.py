@@ -62,7 +62,7 @@ def test_metrics_tell_the_peak_memory(command, edit_pairs):
 
 
 def test_a_resumed_run_goes_on_with_its_optimizer_on_the_device(command, edit_pairs):
-    # torch.load must put moments back onto the device, and counters that stay on the CPU back there
+    # a checkpoint holds the moments on the CPU, and resuming puts them back onto the device
     whole = losses(command, edit_pairs, mixed_precision="bf16", learning_rate=3e-3)
     flags = [*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--output_dir", "parts"]
     flags[flags.index("--mixed_precision") + 1] = "bf16"
@@ -72,8 +72,8 @@ def test_a_resumed_run_goes_on_with_its_optimizer_on_the_device(command, edit_pa
         assert ended.status == 0, ended.err
     parts = [line["loss"] for line in read_metrics(edit_pairs.folder / "parts")]
     assert parts == pytest.approx(whole, rel=2e-2)
-    state = torch.load(edit_pairs.folder / "parts/checkpoint-12/resume/optimizer.pt", weights_only=True)["state"]
-    assert {entry["exp_avg"].device.type for entry in state["state"].values()} == {"cuda"}
+    stored = torch.load(edit_pairs.folder / "parts/checkpoint-12/resume/optimizer.pt", weights_only=True)["state"]
+    assert {entry["exp_avg"].device.type for entry in stored.values()} == {"cpu"}
 
 
 def as_floats(weight):
@@ -98,11 +98,11 @@ def test_a_card_that_is_full_saves_and_ends_with_one_error(command, edit_pairs, 
 
     original, calls = MeanSquaredError.compute, []
 
-    def greedy(self, prediction, noisy):
+    def greedy(self, prediction, noisy, batch):
         calls.append(torch.is_grad_enabled())
         if sum(calls) == 4:
             torch.empty(1 << 44, device="cuda")
-        return original(self, prediction, noisy)
+        return original(self, prediction, noisy, batch)
 
     monkeypatch.setattr(MeanSquaredError, "compute", greedy)
     ended = command(*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 12)

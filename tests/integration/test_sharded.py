@@ -34,7 +34,7 @@ def difftrain_optimizers():
 
 def two_processes(folder, arguments, *, sharded):
     program = [str(SHARDED)] if sharded else ["-m", "difftrain"]
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = subprocess.run(
         [*launcher, *program, *map(str, arguments)],
         cwd=folder,
