@@ -187,7 +187,7 @@ def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> No
         reporter.say(f"checkpoints: {checkpoint}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
     if sheet := newest_sheet(output_dir):
-        reporter.say(f"images:    {sheet}")
+        reporter.say(f"images:      {sheet}")
 
 
 def _say_measured(assembled: AssembledRun, metrics: Path, reporter: Reporter) -> None:

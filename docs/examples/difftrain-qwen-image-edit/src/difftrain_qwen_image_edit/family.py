@@ -50,7 +50,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
 
     def text_identity(self, location: dt.ModelLocation, flavour: dt.ModelFlavour) -> str:
         files = FILES.identity(location, "text_encoder", "tokenizer", "processor")
-        return f"qwen-text-1|{flavour.settings['picture']}|{files}"
+        return f"qwen-text-1|{flavour.settings['image']}|{files}"
 
     def image_identity(self, location: dt.ModelLocation) -> str:
         return f"qwen-vae-1|{FILES.identity(location, 'vae')}"
