@@ -50,8 +50,10 @@ def test_every_class_exists():
     assert [name for name in re.findall(r"`([A-Z][a-z]\w+)(?:`|\.\w+\(\)`)", PAGE) if name not in there] == []
 
 
-def test_steps_are_numbered_in_order():
-    assert [title.split(".")[0] for title in SECTIONS] == [str(number) for number in range(1, len(SECTIONS) + 1)]
+def test_steps_are_numbered_in_order_and_the_words_come_last():
+    *steps, last = SECTIONS
+    assert [title.split(".")[0] for title in steps] == [str(number) for number in range(1, len(steps) + 1)]
+    assert last == "Words"
 
 
 def test_the_geometry_is_what_the_code_gives():
