@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from pydantic import PrivateAttr
 
 from difftrain.contracts import Observer, RunStart, ValidationResult
-from difftrain.machine.retries import refusal
 from difftrain.errors import MachineError
+from difftrain.machine.retries import refusal
 from difftrain.output.output_dir import METRICS_FILE
 from difftrain.types import StepResult
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from difftrain.machine.retries import refusal
 from difftrain.errors import MachineError
+from difftrain.machine.retries import refusal
 from difftrain.model.lora import ADAPTER_FILE
 
 METRICS_FILE = "metrics.jsonl"

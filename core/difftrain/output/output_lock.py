@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from difftrain.machine.retries import refusal
 from difftrain.errors import MachineError
+from difftrain.machine.retries import refusal
 
 _NAME = ".difftrain.lock"
 
