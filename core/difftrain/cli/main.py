@@ -33,7 +33,7 @@ READER_LEFT = 141
 def main() -> None:
     """Run the command line and exit with its status; quietly with 141 when what reads the standard output has left."""
     _open_missing_streams()
-    _speak_for_the_libraries()
+    _replace_library_warnings()
     try:
         status = run(sys.argv[1:])
     except BrokenPipeError:
@@ -74,7 +74,7 @@ def _is_standard_output(error: OSError) -> bool:
     return True
 
 
-def _speak_for_the_libraries() -> None:
+def _replace_library_warnings() -> None:
     """Python warnings are for those who write programs: their users are told in our words, or not at all.
 
     ``python -W`` and PYTHONWARNINGS still show them. A name that the terminal cannot print is spelt out.

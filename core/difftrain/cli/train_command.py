@@ -23,10 +23,10 @@ def train(invocation: Invocation) -> int:
     if invocation.demo:
         print(OPENING, file=sys.stderr)
     # only now torch: everything that the config can have wrong is known, and was known fast
-    from difftrain.training.run_training import RunAgain, run_training
+    from difftrain.training.run_training import RerunCommands, run_training
 
     typed = [argument for argument in invocation.arguments if argument != "train"]
-    again = RunAgain(same=same_command(typed), resuming=resume_command(typed))
+    again = RerunCommands(same=same_command(typed), resuming=resume_command(typed))
     status = run_training(plan, again, fast=invocation.fast)
     if invocation.demo and status == 0:
         chosen = f"--model {plan.family.name} --flavour {plan.flavour.name}"

@@ -41,7 +41,7 @@ def open_image(image: SourceImage) -> BinaryIO:
         return stream if stream.seekable() else _in_memory(stream)
     except OSError:
         raise
-    except Exception as error:  # plugin code of strangers may raise anything
+    except Exception as error:  # third-party plugin code may raise anything
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
@@ -55,7 +55,7 @@ def stamp_of(image: SourceImage) -> str:
         stamp: object = image.stamp()
     except OSError:
         raise
-    except Exception as error:  # plugin code of strangers may raise anything
+    except Exception as error:  # third-party plugin code may raise anything
         raise OSError(f"{type(error).__name__}: {error}") from error
     if not isinstance(stamp, str):
         raise OSError(f"stamp() gave {type(stamp).__name__} and no text")

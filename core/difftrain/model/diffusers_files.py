@@ -107,8 +107,8 @@ class DiffusersFiles:
         if complete:
             check_complete(folder, self.components, self.weighted, self.needed)
         files = {name: folder / name / config_name(name) for name in self.components}
-        told = [name for name in self.components if name in self.weighted or name == SCHEDULER]
-        if missing := [f"{name}/{config_name(name)}" for name in told if not files[name].is_file()]:
+        described = [name for name in self.components if name in self.weighted or name == SCHEDULER]
+        if missing := [f"{name}/{config_name(name)}" for name in described if not files[name].is_file()]:
             raise ModelError(f"{where} has no {', '.join(missing)}, so it is no complete model in diffusers layout")
         configs = {"model_index": index} | {name: read_json(file) for name, file in files.items() if file.is_file()}
         return ({"pipeline": pipeline} if index else {}) | dict(examine(where, configs))

@@ -18,7 +18,7 @@ class Observers:
 
     def __init__(self, observers: Sequence[Observer], registry: Registry, reporter: Reporter, *, is_main: bool) -> None:
         self._observers = tuple(observers) if is_main else ()
-        self._givers = {cls: registry.provider("observer", cls) for cls in registry.classes("observer")}
+        self._providers = {cls: registry.provider("observer", cls) for cls in registry.classes("observer")}
         self._reporter = reporter
         self._said: set[tuple[str, str]] = set()
 
@@ -42,7 +42,7 @@ class Observers:
         """What only watches may fail in here; each kind of error of ``who`` is said once."""
         try:
             yield
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a third-party plugin may raise anything
             error_name = type(error).__name__
             if (who, error_name) in self._said:
                 return
@@ -54,6 +54,6 @@ class Observers:
 
     def _tell(self, event: str, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:
-            provider = self._givers.get(type(observer))
+            provider = self._providers.get(type(observer))
             with self.fence(f"observer {observer.name!r}{f' of {provider}' if provider else ''}", doing=f" in {event}"):
                 call(observer)

@@ -129,12 +129,12 @@ class _TrainingChooser(Chooser):
         return self.named("timestep sampler", name) if name else None
 
     def observers(self) -> tuple[contracts.Observer, ...]:
-        """One of each class; strangers' constructors may raise anything."""
+        """One of each class; third-party constructors may raise anything."""
         built = []
         for found in self.registry.classes("observer"):
             try:
                 built.append(self.named("observer", found.name))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a third-party plugin may raise anything
                 trace = "".join(traceback.format_exception_only(error)).strip()
                 provider = self.registry.provider("observer", found)
                 self.problems.add(f"observer {found.name!r} of {provider} cannot be built: {trace}")

@@ -86,7 +86,7 @@ class LoadedPlugins:
             try:
                 check = cast(Callable[..., Iterable[str] | None], implementation.function)
                 yield from check(*(config for _ in implementation.argnames)) or ()
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's plugin may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a third-party plugin may raise anything
                 trace = "".join(traceback.format_exception_only(error)).strip()
                 yield f"plugin {implementation.plugin_name!r} cannot check the config: {trace}"
 
@@ -175,7 +175,7 @@ def _load_one(candidate: _Candidate, manager: pluggy.PluginManager, registry: Re
         manager.register(plugin, name=f"{candidate.distribution}:{candidate.name}")
         manager.check_pending()
         provided = list(_provided(plugin, manager))
-    except (Exception, SystemExit) as error:  # a stranger's module may do anything; this is the fence around it
+    except (Exception, SystemExit) as error:  # a third-party module may do anything; this is the fence around it
         if manager.is_registered(plugin):
             manager.unregister(plugin)
         reason = " ".join(str(error).split()) or type(error).__name__

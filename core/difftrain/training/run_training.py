@@ -18,7 +18,7 @@ from difftrain.types import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAgain:
+class RerunCommands:
     """Commands that a user may type after a run was stopped."""
 
     same: str
@@ -27,7 +27,7 @@ class RunAgain:
     """The same run, from its newest checkpoint on."""
 
 
-def run_training(plan: RunPlan, again: RunAgain, *, fast: bool = False) -> int:
+def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> int:
     """Prepare, train, save; gives the exit status: 0, or 128 and the number of the signal that ended the run.
 
     Args:

@@ -54,7 +54,7 @@ class TensorCache:
         """
         path = self.path(key)
         try:
-            looked_at = with_retries(lambda: _look(path))
+            looked_at = with_retries(lambda: _file_state(path))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -154,7 +154,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _FileState:
     file: _File
     whole: bool
 
@@ -169,14 +169,14 @@ def _content(path: Path) -> tuple[_File, bytes]:
         return _identity(os.fstat(file.fileno())), file.read()
 
 
-def _look(path: Path) -> _Look:
+def _file_state(path: Path) -> _FileState:
     """Compare a safetensors file's size with what its header announces, reading only the header."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else status.st_size
         header = file.read(length) if 8 + length <= status.st_size else b""
-    return _Look(_identity(status), whole=_announced_size(header) == status.st_size - 8 - length)
+    return _FileState(_identity(status), whole=_announced_size(header) == status.st_size - 8 - length)
 
 
 def _announced_size(header: bytes) -> int | None:

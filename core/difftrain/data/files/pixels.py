@@ -181,7 +181,7 @@ def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source:
     name = type(recipe.generator).name
     try:
         made: object = recipe.generator.generate(original, rng)
-    except Exception as error:  # plugin code of strangers may raise anything
+    except Exception as error:  # third-party plugin code may raise anything
         raise PluginError(
             f"generator {name!r} failed on {printable(source.place)}: {type(error).__name__}: {error}"
         ) from error

@@ -74,7 +74,7 @@ class IndexFile:
                 if self._stands_in:  # a copy of a damaged file
                     self._connection = _memory()
                 else:
-                    self._connection = self._in_memory(error) if code in _FORBIDDEN else self._anew(error)
+                    self._connection = self._in_memory(error) if code in _FORBIDDEN else self._start_over(error)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         with self._connection:
@@ -93,7 +93,7 @@ class IndexFile:
             code = _code(error)
             if code in _IN_USE or code in _ELSEWHERE:
                 raise self._unusable(error) from error
-            return self._in_memory(error) if code in _FORBIDDEN else self._anew(error)
+            return self._in_memory(error) if code in _FORBIDDEN else self._start_over(error)
 
     def _connect(self) -> sqlite3.Connection:
         self._file = _identity(self.path)
@@ -121,7 +121,7 @@ class IndexFile:
             raise
         return connection
 
-    def _anew(self, error: Exception) -> sqlite3.Connection:
+    def _start_over(self, error: Exception) -> sqlite3.Connection:
         """A new file in place of a damaged one, unless another run has put one there meanwhile."""
         self.notes.append(f"{self.path} cannot be used ({error}): it is begun anew, and files are read anew")
         try:

@@ -26,7 +26,7 @@ def survey(plan: DatasetPlan, written: Mapping[str, Path]) -> Listing:
         listing = plan.source.survey(written)
     except DifftrainError:
         raise
-    except Exception as error:  # plugin code of strangers may raise anything
+    except Exception as error:  # third-party plugin code may raise anything
         raise PluginError(f"dataset {plan.id!r}: {who} failed: {type(error).__name__}: {error}") from error
     if not listing.images and not listing.unusable:
         raise DataError(f"{who} has no images")

@@ -101,7 +101,7 @@ def _given(who: str, owner: ModelFamily | Loss, sample: Sample, options: Options
         given: object = owner.extras(sample, options)
     except DifftrainError:
         raise
-    except Exception as error:  # plugin code of strangers may raise anything
+    except Exception as error:  # third-party plugin code may raise anything
         raise PluginError(f"{who}: extras() failed on {where}: {type(error).__name__}: {error}") from error
     if not isinstance(given, Mapping):
         raise PluginError(f"{who}: extras() must give a mapping of tensors by name, got {type(given).__name__}")
