@@ -124,7 +124,7 @@ def _known_key_parts(registry: Registry) -> Iterator[str]:
         rows = [(f"`{key}`", _listed((None, *neutral))) for key, neutral in unbuilt]
         yield _table((f"{title} key", "accepted values"), rows)
     values = [(f"`{key}`", _listed(values)) for key, values in sorted(known_keys.NOT_BUILT_VALUES.items())]
-    yield _table(("key", "values not built yet"), values)
+    yield _table(("key", "values not supported yet"), values)
 
 
 def _section(title: str, fields: Mapping[str, FieldInfo], names: Names) -> str:

@@ -1,6 +1,6 @@
-"""What can go wrong, by who must act on it.
+"""Errors, grouped by who has to act.
 
-Every :class:`DifftrainError` is the *user's* to mend: the command line prints its text and exits with
+Every :class:`DifftrainError` is for the *user* to fix: the command line prints its text and exits with
 status 2, without a traceback. A bug of ours is an ``assert`` or any other exception, and keeps its traceback.
 """
 

@@ -96,7 +96,7 @@ def test_check_gives_its_problems_as_json(command, tmp_path):
         "status": "error",
         "problems": [
             "config.json:1: unknown key 'sed'; did you mean 'seed'?",
-            "not built yet in difftrain 0.1: use_ema = true",
+            "not supported yet in difftrain 0.1: use_ema = true",
         ],
     }
 

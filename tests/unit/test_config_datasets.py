@@ -188,7 +188,7 @@ def test_sizes_that_contradict_each_other_are_an_error(changes, part):
 
 def test_values_not_built_yet_name_the_datasets():
     message = error_of(datasets=[target_set(crop_style="face"), target_set(id="b", crop_style="face")])
-    assert message == "not built yet in difftrain 0.1: crop_style 'face' (datasets edits, b)"
+    assert message == "not supported yet in difftrain 0.1: crop_style 'face' (datasets edits, b)"
 
 
 def test_the_id_is_a_placeholder():

@@ -20,7 +20,7 @@ def test_the_metadata_backends_that_scan_files_are_neutral(value):
 
 def test_another_metadata_backend_is_not_built():
     message = error_of(datasets=pair(metadata_backend="parquet"))
-    assert message == "not built yet in difftrain 0.1: metadata_backend = parquet (dataset edits)"
+    assert message == "not supported yet in difftrain 0.1: metadata_backend = parquet (dataset edits)"
 
 
 def test_the_text_cache_that_is_used_may_be_named():

@@ -131,7 +131,7 @@ ASKED = [
 
 @pytest.mark.parametrize(("key", "value"), ASKED)
 def test_what_is_asked_for_and_not_built_is_an_error(key, value):
-    expected = f"not built yet in difftrain 0.1: {key} = {text_of(value)}"
+    expected = f"not supported yet in difftrain 0.1: {key} = {text_of(value)}"
     assert error_of(run_values(**{key: value})) == expected
     assert error_of(run_values(**{key: text_of(value)})) == expected
     assert error_of(**{key: text_of(value)}) == expected
@@ -151,7 +151,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("key", "value"), VALUES)
 def test_a_value_that_is_not_built_is_named(key, value):
-    expected = f"not built yet in difftrain 0.1: {key} {text_of(value)!r}"
+    expected = f"not supported yet in difftrain 0.1: {key} {text_of(value)!r}"
     assert [error_of(run_values(**{key: value})), error_of(**{key: text_of(value)})] == [expected] * 2
 
 

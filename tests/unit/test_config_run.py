@@ -114,7 +114,7 @@ def test_a_neutral_value_of_what_is_not_built_is_accepted_without_a_word():
 
 def test_a_value_that_is_not_built_is_named():
     message = error_of(run_values(model_type="full", base_model_precision="nf4-bnb"))
-    assert message == "not built yet in difftrain 0.1: model_type 'full', base_model_precision 'nf4-bnb'"
+    assert message == "not supported yet in difftrain 0.1: model_type 'full', base_model_precision 'nf4-bnb'"
 
 
 def test_a_switch_of_other_trainers_chooses_by_name_here():
@@ -274,7 +274,7 @@ def test_float32_under_its_own_name_is_told_what_it_is_called_here(name):
 
 def test_another_noise_level_for_references_is_not_built_yet():
     assert error_of(run_values(reference_timestep="zero")) == (
-        "not built yet in difftrain 0.1: reference_timestep = zero"
+        "not supported yet in difftrain 0.1: reference_timestep = zero"
     )
 
 

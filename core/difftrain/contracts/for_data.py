@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class ConditioningGenerator(Options, ABC):
-    """Makes a conditioning image from a target image: ``conditioning: [{"type": NAME, ...fields}]``."""
+    """Makes a reference image from a target image: ``conditioning: [{"type": NAME, ...fields}]``."""
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
-    """Raise it when pixels change for equal options: made images are then made again."""
+    """Raise it when equal options give other pixels: images are then made again."""
 
     @abstractmethod
     def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
