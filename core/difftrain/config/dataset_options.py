@@ -80,7 +80,7 @@ class DatasetConfig(Options):
     on_missing: Literal["error", "skip"] = "error"
     """On a target set: what to do with images that have no reference."""
     allow_identical_references: bool = False
-    """On a target set: train even if every reference is the target image itself, to teach the model to change nothing."""
+    """On a target set: train even if every reference is the target image itself, to teach changing nothing."""
 
     @field_validator("conditioning", mode="before")
     @classmethod

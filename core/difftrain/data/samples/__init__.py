@@ -2,7 +2,7 @@
 
 - `prepare_samples`: all datasets of a run; start here
 - `target_set`: the samples of one target set
-- `matching`: which reference belongs to which target; pure
+- `matching`: finds the reference of each target; pure
 - `made_images`: reference images that generators make
-- `audit`: what is wrong or odd, in words
+- `audit`: words for everything wrong or odd
 """
