@@ -169,12 +169,12 @@ def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def _place_buffers(denoiser: nn.Module, family: ModelFamily, device: torch.device) -> None:
-    """What no file has, tables that the module computes for itself, goes to the device as it is."""
+    """Move buffers that no file has, tables that the module computes itself, to the device unchanged."""
     empty = [name for name, tensor in denoiser.named_buffers() if tensor.is_meta]
     if empty:
         raise PluginError(
             f"model family {family.name!r}: empty_denoiser() leaves {len(empty)} buffers without values that no weight "
-            f"file has: {first_few(empty)}\nhint: make buffers on the CPU, as accelerate's init_empty_weights() does"
+            f"file has: {first_few(empty)}\nhint: create buffers on the CPU, as accelerate's init_empty_weights() does"
         )
     for name, tensor in list(denoiser.named_buffers(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
