@@ -147,7 +147,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     no_images: (
         "dataset 'edits': instance_data_dir edits has no images; 4 caption files have no image: 0000.txt, 0001.txt, "
         "0002.txt, ...\n"
-        "hint: images are files of these kinds: {formats}; give a caption the name of its image, in the same folder"
+        "hint: supported image formats: {formats}; give a caption the name of its image, in the same folder"
     ),
     duplicate_id: "datasets.json: dataset id 'edits' is used by 2 datasets; every id must be unique",
     shared_cache_folder: (
@@ -156,7 +156,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     ),
     combined_with_captions: (
         "dataset 'refs': caption_strategy 'filename' would never be used: conditioning_multidataset_sampling = "
-        "combined shows all references of a sample at once and takes the target set's captions\n"
+        "combined shows all references of a sample at once and uses the target set's captions\n"
         'hint: set "caption_strategy": null, or set "conditioning_multidataset_sampling": "random"'
     ),
     cache_folder_is_a_file: (

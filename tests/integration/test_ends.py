@@ -165,7 +165,7 @@ def test_a_validation_that_fails_is_said_once_and_the_run_goes_on(run, monkeypat
     break_sampler(monkeypatch, error)
     ended = run_in(folder, *changed(arguments, validation_steps=2, validation_on_startup="true", **VALIDATION))
     assert ended.status == 0, ended.err
-    assert ended.err.count("warning: the validation failed, and the run goes on without it") == 1
+    assert ended.err.count("warning: the validation failed, and the run continues without it") == 1
     # what was measured before the drawing failed is kept
     assert [line["step"] for line in read_metrics(output) if "fixed_loss" in line] == [0, 2, 4, 6]
     assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
@@ -224,7 +224,7 @@ def test_a_state_that_cannot_be_saved_is_told_after_the_first_step(run):
     ended = run_in(folder, *changed((*arguments, "--plugins", "./late.py"), optimizer="late"))
     assert ended.status == 2
     assert ended.err.count("error:") == 1
-    assert "Late keeps what a checkpoint cannot hold" in ended.err
+    assert "Late keeps something that a checkpoint cannot hold" in ended.err
     assert not (output / "metrics.jsonl").exists()
     assert [path.name for path in output.iterdir() if "checkpoint" in path.name] == []
 
@@ -235,10 +235,10 @@ def test_no_checkpoint_is_written_that_could_not_be_resumed_and_the_adapter_is_k
     arguments = changed((*arguments, "--plugins", "./late.py"), optimizer="late", checkpoint_step_interval=2)
     ended = run_in(folder, *arguments)
     assert ended.status == 2
-    assert "Late keeps what a checkpoint cannot hold" in ended.err
+    assert "Late keeps something that a checkpoint cannot hold" in ended.err
     assert checkpoints(output) == ["checkpoint-2"]
     assert not list(output.glob(".checkpoint-*"))
-    assert f"the adapter of step 4 is kept as {output / 'adapter-of-step-4.safetensors'}" in ended.err
+    assert f"the adapter of step 4 is saved as {output / 'adapter-of-step-4.safetensors'}" in ended.err
     assert (output / "adapter-of-step-4.safetensors").stat().st_size > 1000
 
 

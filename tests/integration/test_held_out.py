@@ -46,9 +46,9 @@ def run(tmp_path_factory):
 
 def test_check_and_run_name_the_held_out_set(run):
     _, checked, ended, _ = run
-    assert "dataset edits: 3 images, 3 samples, held out of training\n" in checked.out
+    assert "dataset edits: 3 images, 3 samples, held out from training\n" in checked.out
     assert "3 samples are held out: measured and drawn, never trained on\n" in checked.out
-    assert "held out of training: edits (3 samples)\n" in ended.err
+    assert "held out from training: edits (3 samples)\n" in ended.err
 
 
 def test_only_the_other_set_is_trained_on(run):

@@ -140,14 +140,14 @@ def test_distilled_weights_under_another_name_come_with_the_warning(checked, mod
     assert f"training such a model makes its images collapse: train {DEV} instead" in checked("dev", name).err
     allowed = checked("dev", name, "--allow_other_weights")
     assert allowed.status == 0, allowed.err
-    assert "since allow_other_weights is on; these are step-distilled" in allowed.out
+    assert "because allow_other_weights is on; these are step-distilled" in allowed.out
 
 
 def test_other_weights_can_be_trained_on_purpose_and_are_noted(checked, model):
     for name in (model("saved-as-dev", **DEV_FILES), model("models--black-forest-labs--FLUX.1-dev")):
         ended = checked("kontext", name, "--allow_other_weights", "true")
         assert ended.status == 0, ended.err
-        assert "they are trained as 'kontext', since allow_other_weights is on" in ended.out
+        assert "they are trained as 'kontext', because allow_other_weights is on" in ended.out
 
 
 NO_INDEX = {"index": {"_class_name": None}}
@@ -156,11 +156,11 @@ NO_INDEX = {"index": {"_class_name": None}}
 @pytest.mark.parametrize(
     ("flavour", "name", "files", "said"),
     [
-        ("kontext", "mine", NO_INDEX, "does not tell of which flavour its weights are (unknown: pipeline)"),
-        ("kontext", "FLUX.1-dev", NO_INDEX, "may be those of flavour 'dev', as the name 'FLUX.1-dev' says"),
-        ("dev", "flux-kontext_dev", NO_INDEX, "may be those of flavour 'kontext'"),
-        ("krea", "FLUX.1-dev", DEV_FILES, "may be those of flavour 'dev'"),
-        ("dev", "flux1-krea-dev-bf16", DEV_FILES, "may be those of flavour 'krea'"),
+        ("kontext", "mine", NO_INDEX, "does not say which flavour its weights are (unknown: pipeline)"),
+        ("kontext", "FLUX.1-dev", NO_INDEX, "may belong to flavour 'dev', as the name 'FLUX.1-dev' suggests"),
+        ("dev", "flux-kontext_dev", NO_INDEX, "may belong to flavour 'kontext'"),
+        ("krea", "FLUX.1-dev", DEV_FILES, "may belong to flavour 'dev'"),
+        ("dev", "flux1-krea-dev-bf16", DEV_FILES, "may belong to flavour 'krea'"),
         ("krea", "mine", DEV_FILES | {"card": CARD.format(f" {DEV}")}, f"as the name '{DEV}' says"),
         ("krea", "mine", DEV_FILES | {"card": CARD.format(f"\n  - {DEV}")}, f"as the name '{DEV}' says"),
         ("krea", "mine", {"index": {"_class_name": "FluxPipeline", "_name_or_path": DEV}}, f"as the name '{DEV}' says"),
@@ -196,7 +196,7 @@ def test_weights_that_fit_are_no_matter(checked, model, flavour, name, files):
     ("content", "said"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "must hold a JSON object"),
+        ("[]", "must be a JSON object"),
         ("\ud800", "is not valid JSON"),
         (None, "cannot be read"),
     ],
@@ -253,7 +253,7 @@ def test_a_transformer_with_more_blocks_than_its_weights_is_one_error_that_names
     change_json(tmp_path / name / "transformer" / "config.json", {"num_layers": 3})
     ended = checked("kontext", name, program=None)
     assert ended.status == 2
-    assert f"error: model '{name}': its weights are not those that its config describes" in ended.err
+    assert f"error: model '{name}': its weights are not the" in ended.err
     assert "are missing: transformer_blocks.2." in ended.err
 
 

@@ -39,7 +39,7 @@ def test_checkpoint_to_resume_that_is_not_there_is_told_before_the_data_is_scann
             "--resume_from_checkpoint", "nowhere",
         )  # fmt: skip
         assert ended.status == 2
-        assert "resume_from_checkpoint: nowhere is no checkpoint" in ended.err
+        assert "resume_from_checkpoint: nowhere is not a checkpoint" in ended.err
         assert "scan" not in ended.err
 
 

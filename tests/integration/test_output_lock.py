@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_error_and_earlier_ones_are_w
     ended = command(*arguments, "--max_train_steps", 30, "--checkpoint_step_interval", 1)
     assert ended.status == 2
     assert ended.err.count("error:") == 1
-    assert "cannot be written, what was saved before is whole (no space left on device)\nhint: free some" in ended.err
+    assert "cannot be written; earlier checkpoints are intact (no space left on device)\nhint: free some" in ended.err
     assert "--resume_from_checkpoint latest" in ended.err
     assert not list(edit_pairs.output.glob(".checkpoint-*"))
     saved = checkpoints(edit_pairs.output)
@@ -89,7 +89,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(comm
     small_disk("output", 100)
     ended = command(*arguments, "--max_train_steps", 30)
     assert ended.status == 2
-    assert "not enough room on the disk of output: 220 KiB are needed" in ended.err
+    assert "not enough room on the disk of output: 220 KiB needed" in ended.err
     assert "output_dir" in ended.err
     assert not (edit_pairs.output / "metrics.jsonl").exists()
 

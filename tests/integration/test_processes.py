@@ -165,7 +165,7 @@ def test_terminated_run_saves_and_one_process_goes_on_from_it(two_processes):
     assert "processes 2 -> 1" in resumed.err
     state = json.loads((output / saved / "resume" / "state.json").read_text())
     assert state["processes"] == 2
-    assert f"after {state['samples']} samples of it" in resumed.err
+    assert f"after {state['samples']} of its samples" in resumed.err
 
 
 def test_processes_with_four_samples_and_one_have_the_gradient_of_five():

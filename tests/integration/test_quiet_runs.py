@@ -16,7 +16,7 @@ STEP = r"step \d+/\d+  loss .*"
 MEASURED = r"loss on the same .*|PSNR to the target, .*"
 END = rf"finished \d+ steps|{MEASURED}|(adapter|checkpoints|metrics|images): .*|adapter standard: .*"
 OURS = re.compile(f"{PHASE}|{STEP}|{END}")
-HELD_OUT = "held out of training:"
+HELD_OUT = "held out from training:"
 RANDOM = ("--pretrained_model_name_or_path", "tiny-random")
 FEW_STEPS = ("--max_train_steps=2", "--lr_warmup_steps=0", "--validation_num_inference_steps=2", "--num_eval_images=1")
 

@@ -61,7 +61,7 @@ def test_checkpoints_of_a_run_killed_at_any_moment_load(command, real_command, e
         ended = command(*changed(arguments, **resuming))
         assert ended.status == 0, ended.err
         steps = name.removeprefix("checkpoint-")
-        assert f"output/{name} has {steps} steps, and the run is to have 1" in ended.err
+        assert f"output/{name} has {steps} steps, and the run needs 1" in ended.err
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_rotation_after_resuming_an_old_checkpoint_keeps_the_new_ones(again):
 def test_a_given_path_that_is_no_checkpoint_is_an_error_that_lists_them(again):
     ended = again(resume_from_checkpoint="checkpoint-3")
     assert ended.status == 2
-    assert "checkpoint-3 is no checkpoint" in ended.err
+    assert "checkpoint-3 is not a checkpoint" in ended.err
     assert "checkpoint-2, checkpoint-4" in ended.err
 
 
@@ -167,13 +167,13 @@ def test_another_batch_size_goes_on_by_sample_and_is_said(again):
     ended = again(train_batch_size=2)
     assert ended.status == 0, ended.err
     assert "train_batch_size 1 -> 2" in ended.err
-    assert "epoch 0, after 4 samples of it" in ended.err
+    assert "epoch 0, after 4 of its samples" in ended.err
     # two of the six samples were left: one batch, then the next epoch
     assert [(line["epoch"], line["samples"]) for line in read_metrics(again.output)][4:] == [(0, 2), (1, 2)]
 
 
 def test_a_run_in_epochs_ends_with_its_last_epoch_after_another_batch_size(again):
-    # four of six samples are taken: "has 4 steps, is to have 2" once ended it here
+    # four of six samples are taken: "has 4 steps, needs 2" once ended it here
     ended = again(train_batch_size=2, max_train_steps=0, num_train_epochs=2)
     assert ended.status == 0, ended.err
     lines = read_metrics(again.output)
@@ -284,7 +284,7 @@ def test_changed_data_is_said(again, trained):
         ended = again()
         assert ended.status == 0, ended.err
         assert (
-            "the data changed since that checkpoint: dataset 'edits' has as many samples, but other images, "
+            "the data has changed since that checkpoint: dataset 'edits' has as many samples, but other images, "
             "captions or crops"
         ) in ended.err
     finally:
@@ -292,14 +292,14 @@ def test_changed_data_is_said(again, trained):
 
 
 def test_an_unchanged_dataset_is_not_said_to_be_changed(again):
-    assert "the data changed" not in again().err
+    assert "the data has changed" not in again().err
 
 
 def test_no_older_state_is_exported_over_a_newer_adapter(again):
     newer = (again.output / ADAPTER).read_bytes()
     ended = again(resume_from_checkpoint="checkpoint-2", max_train_steps=2)
     assert ended.status == 0, ended.err
-    assert "checkpoint-2 has 2 steps, and the run is to have 2: nothing is left to train" in ended.err
+    assert "checkpoint-2 has 2 steps, and the run needs 2: nothing is left to train" in ended.err
     assert (again.output / ADAPTER).read_bytes() == newer
     assert checkpoints(again.output) == ["checkpoint-2", "checkpoint-4"]
 
@@ -319,7 +319,7 @@ def test_a_checkpoint_of_another_version_is_called_so(again, program, other):
     path.write_text(json.dumps({**state, "format": other}))
     ended = again(program=program)
     assert ended.status == 2
-    assert f"checkpoint-4 has the format {other} of another version of difftrain" in ended.err
+    assert f"checkpoint-4 has format {other}, written by another version of difftrain" in ended.err
     assert "damaged" not in ended.err
 
 

@@ -120,9 +120,7 @@ def test_too_small_a_disk_is_told_before_any_weight(command, edit_pairs, argumen
     (folder / "filler").write_bytes(bytes(1 << 19))
     ended = command(*command_name, *changed(arguments, cache_dir=folder / "cache"))
     # five captions of 512 x 32 and 32 numbers, eight images of 2 x 16 x 24 x 16 numbers, all in float32
-    assert_told_in_time(
-        ended, f"not enough room on the disk of {folder}/cache", " KiB are needed and", "set cache_dir to"
-    )
+    assert_told_in_time(ended, f"not enough room on the disk of {folder}/cache", " KiB needed, ", "set cache_dir to")
 
 
 def test_check_tells_how_much_will_be_written(command, edit_pairs, arguments):
@@ -154,7 +152,7 @@ def test_a_run_that_writes_much_says_so(command, arguments, monkeypatch):
     from difftrain.machine import disk
 
     monkeypatch.setattr(disk, "WORTH_TELLING", 1 << 19)
-    assert "of disk will be written: text embeddings 340 KiB in cache/text" in command(*arguments).err
+    assert "will be written to disk: text embeddings 340 KiB in cache/text" in command(*arguments).err
 
 
 @pytest.mark.parametrize(("mixed_precision", "vae_dtype"), [("no", "default"), ("bf16", "default"), ("bf16", "fp32")])

@@ -144,5 +144,6 @@ def test_what_is_not_built_yet_is_one_clear_error(folder):
     assert ended.status == 2
     assert ended.out == ""
     assert ended.err == (
-        "error: not supported yet in difftrain 0.1: type 'huggingface' (datasets subjects200k-left, subjects200k-right)\n"
+        "error: not supported yet in difftrain 0.1: type 'huggingface' "
+        "(datasets subjects200k-left, subjects200k-right)\n"
     )

@@ -232,7 +232,7 @@ def test_attention_mechanism_is_the_only_kernel_that_torch_may_use(train, mechan
 def test_an_attention_kernel_that_the_device_lacks_is_one_error(train):
     ended = run_in(train.folder, *changed(train.arguments, attention_mechanism="efficient", output_dir="lacking"))
     assert ended.status == 2
-    assert "error: attention_mechanism efficient: torch has this kernel for GPUs only" in ended.err
+    assert "error: attention_mechanism efficient: torch has this kernel only for GPUs" in ended.err
 
 
 # output

@@ -37,7 +37,7 @@ def other(index=1, **changes):
 def test_whatever_training_reads_is_part_of_the_facts(samples):
     assert data_facts(samples) != data_facts(SAMPLES)
     assert data_changes(data_facts(SAMPLES), data_facts(samples)) == [
-        "'edits' has as many samples, but other images, captions or crops"
+        "'edits' has the same number of samples, but other images, captions or crops"
     ]
 
 

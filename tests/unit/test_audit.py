@@ -45,7 +45,7 @@ def test_all_problems_of_all_pairs_are_told_at_once(tmp_path):
     assert message.startswith("5 problems")
     assert "1 of 6 images have no reference in 'references': a.png" in message
     assert "b.png (could be b.jpg or b.webp)" in message
-    assert "c.png (not an image file, or of an unknown format)" in message
+    assert "c.png (not an image file, or an unknown format)" in message
     assert "d.png is 60x90, but its target image is 96x64" in message
     assert "images have no caption: e.png" in message
 

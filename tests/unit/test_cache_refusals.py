@@ -58,7 +58,7 @@ def test_entry_that_the_system_does_not_open_is_kept_and_named(cache, monkeypatc
 
 def test_too_many_open_files_say_how_to_allow_more(cache, monkeypatch):
     refuse(monkeypatch, "open", errno.EMFILE)
-    with pytest.raises(DataError, match=r"\nhint: allow more of them with `ulimit -n"):
+    with pytest.raises(DataError, match=r"\nhint: raise the limit with `ulimit -n"):
         cache.read(KEY)
 
 

@@ -69,8 +69,8 @@ def test_a_negative_number_is_a_value():
         (("--lora_rank",), "error: parameter --lora_rank requires an argument\n"),
         (("--seed", "1", "--seed", "2"), "error: parameter --seed specified multiple times\n"),
         (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
-        (("--json",), "error: --json belongs to `difftrain check` and `difftrain plugins`\n"),
-        (("--demo", "--config", "config.json"), "error: --demo has a run file of its own"),
+        (("--json",), "error: --json works only with `difftrain check` and `difftrain plugins`\n"),
+        (("--demo", "--config", "config.json"), "error: --demo comes with its own run file"),
         ((), "error: 2 problems\n- no run file: config/config.json does not exist in "),
     ],
 )

@@ -104,7 +104,7 @@ def test_references_on_a_flavour_that_takes_none_name_one_that_does():
 def test_more_combined_references_than_the_flavour_takes_are_an_error():
     generators = [{"type": "superresolution", "blur_radius": radius} for radius in range(1, 10)]
     run = run_values(conditioning_multidataset_sampling="combined")
-    assert "9 references of a sample are combined" in error_of(run, [target_set(conditioning=generators)])
+    assert "combines 9 references per sample" in error_of(run, [target_set(conditioning=generators)])
 
 
 def test_random_takes_any_number_of_reference_sets():

@@ -40,7 +40,7 @@ def test_the_export_has_every_public_option():
 
 def test_an_exported_file_loads_with_one_note_of_all_idle_keys():
     summary, clipping = plan_export().notes
-    told, _, listed = summary.partition(" keys ask for nothing here and change nothing: ")
+    told, _, listed = summary.partition(" keys ask for nothing and have no effect: ")
     keys = listed.split(", ")
     assert int(told) == len(keys) > 200
     assert {"controlnet", "ema_decay", "t5_padding", "timestep_bias_strategy", "freeze_encoder_strategy"} <= set(keys)

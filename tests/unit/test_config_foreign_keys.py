@@ -106,7 +106,7 @@ def test_a_key_without_effect_is_accepted_with_its_reason(key, value):
 @pytest.mark.parametrize("value", [True, "a text", 3.5, [1], {"a": 1}])
 def test_every_key_without_effect_is_accepted_whatever_it_says(value):
     notes = plan(run_values(**dict.fromkeys(TABLES.no_effect, value))).notes
-    summary = notes[0].partition(" change nothing: ")[2].split(", ")
+    summary = notes[0].partition(" and have no effect: ")[2].split(", ")
     told = {key: note for note in notes for key in note.partition(": ")[0].split(", ")}
     for key, idle in TABLES.no_effect.items():
         assert key in summary or told[key].endswith(f": no effect, {idle.reason}"), key

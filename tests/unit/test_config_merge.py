@@ -56,7 +56,7 @@ def test_two_classes_may_define_one_option_alike():
 
 
 def test_two_different_definitions_of_one_option_name_both():
-    with pytest.raises(PluginError, match="option 'strength' is defined in two ways") as caught:
+    with pytest.raises(PluginError, match="option 'strength' has two definitions") as caught:
         merged(First, Other)
     assert "test_config_merge.First" in str(caught.value)
     assert "test_config_merge.Other" in str(caught.value)

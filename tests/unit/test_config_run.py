@@ -181,7 +181,7 @@ def test_a_missing_flavour_lists_the_flavours():
 def test_a_flavour_that_is_left_out_is_the_default_of_the_family_and_is_said(absent):
     run = plan(run_values(model_flavour=absent, output_dir="out/{model_flavour}"), [target_set()])
     assert (run.flavour.name, run.config.output_dir) == ("dev", Path("out/dev"))
-    assert "model_flavour is not given: 'dev' is trained, the default of 'flux'" in run.notes
+    assert "model_flavour is not set: using 'dev', the default of 'flux'" in run.notes
 
 
 def test_a_default_flavour_without_references_is_told_which_ones_take_them():
@@ -244,7 +244,7 @@ def test_validation_prompts_are_the_single_one_and_the_library():
         (None, "library.json does not exist"),
         ("{not json", "library.json cannot be read as JSON"),
         ('["make it red"]', "library.json must be one object"),
-        ('{"a": "b", "red": 1, "blue": null}', "library.json: 2 of 3 prompts are no texts: red, blue"),
+        ('{"a": "b", "red": 1, "blue": null}', "library.json: 2 of 3 prompts are not texts: red, blue"),
     ],
 )
 def test_a_wrong_prompt_library_is_told_before_any_weight(text, said):

@@ -102,7 +102,7 @@ def test_weights_of_a_hub_model_are_downloaded_once_and_in_one_format(hub):
         (lambda root: (root / "unet" / "config.json").unlink(), r"unet \(no config.json\)"),
         (lambda root: next((root / "unet").glob("*.safetensors")).unlink(), r"unet \(no \*.safetensors\)"),
         (lambda root: (root / "tokenizer" / "vocab.json").unlink(), r"tokenizer \(empty folder\)"),
-        (lambda root: (root / "model_index.json").write_text("[]"), "must hold a JSON object"),
+        (lambda root: (root / "model_index.json").write_text("[]"), "must be a JSON object"),
         (lambda root: (root / "model_index.json").write_text('{"_class_name": "X"}'), "is a X without unet, tokenizer"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_name_that_family_and_loss_give_is_an_error_naming_both(tmp_path, monk
     ("given", "says"),
     [
         (ValueError("no mask"), r"loss 'giving': extras\(\) failed on edits/a: ValueError: no mask"),
-        (None, "must give a mapping of tensors by name, got NoneType"),
+        (None, "must return a mapping of tensors by name, got NoneType"),
         ({"x": 1.0}, "got float for 'x' of edits/a"),
     ],
 )

@@ -270,7 +270,7 @@ def test_failure_of_a_generator_in_another_process_is_told_alike(tmp_path):
 @pytest.mark.parametrize("on_demand", [False, True])
 def test_generator_that_returns_no_image_is_named(tmp_path, on_demand):
     plan = generator_plan(tmp_path, Forgetful(), on_demand=on_demand)
-    with pytest.raises(PluginError, match=r"generator 'forgetful' gave NoneType and no image for .*000\.png"):
+    with pytest.raises(PluginError, match=r"generator 'forgetful' returned NoneType, not an image, for .*000\.png"):
         make(tmp_path, plan, records(tmp_path))
 
 

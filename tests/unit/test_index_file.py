@@ -136,7 +136,7 @@ def test_damaged_index_is_begun_anew_and_said_once(path, files, damage):
     read, notes = look(path, files)
     assert (read, len(notes)) == (COUNT, 1)
     assert f"{path} cannot be used" in notes[0]
-    assert "begun anew" in notes[0]
+    assert "started over" in notes[0]
     assert look(path, files) == (0, [])
 
 
@@ -179,7 +179,7 @@ def test_index_of_a_newer_format_stays_as_it_is(path, files):
     before = path.read_bytes()
     read, notes = look(path, files)
     assert (read, len(notes)) == (COUNT, 1)
-    assert f"written by a newer version (format {FORMAT + 97}, this one knows {FORMAT})" in notes[0]
+    assert f"written by a newer version (format {FORMAT + 97}, this one reads {FORMAT})" in notes[0]
     assert path.read_bytes() == before
 
 
@@ -189,7 +189,7 @@ def test_notes_of_the_index_reach_the_user(tmp_path):
     prepare_samples(plan, reporter=SilentReporter())
     zeros(plan.index_path)
     (note,) = prepare_samples(plan, reporter=SilentReporter()).notes
-    assert "begun anew" in note
+    assert "started over" in note
 
 
 def test_the_journal_is_one_that_network_disks_can_have(path, files):

@@ -110,11 +110,14 @@ def test_loaded_weights_do_not_hang_on_their_source():
         ({"norm.bias": None, "enter.weight": None}, "2 are missing: enter.weight, norm.bias"),
         ({"counts": None}, "1 are missing: counts"),
         ({"norm.bias": torch.zeros(5)}, r"1 have another shape: norm.bias \[5\], not \[4\]"),
-        ({f"extra.{n}": torch.zeros(1) for n in "abcd"}, "4 are none of this model: extra.a, extra.b, extra.c, ..."),
+        (
+            {f"extra.{n}": torch.zeros(1) for n in "abcd"},
+            "4 do not belong to this model: extra.a, extra.b, extra.c, ...",
+        ),
     ],
 )
 def test_wrong_weights_are_one_error_with_the_first_names(changes, says):
-    with pytest.raises(ModelError, match=f"model 'somewhere': its weights are not those .* {says}"):
+    with pytest.raises(ModelError, match=f"model 'somewhere': its weights are not the .* {says}"):
         load_denoiser(Family(changes=changes), PLACE)
 
 
@@ -210,7 +213,7 @@ def test_without_an_index_the_usual_name_wins_over_variants(tmp_path):
 
 
 def test_faults_of_weight_files_name_the_file(tmp_path):
-    with pytest.raises(ModelError, match="there are no weight files"):
+    with pytest.raises(ModelError, match="has no weight files"):
         list(read_weights(tmp_path))
     folder = shards(tmp_path, {"a": torch.zeros(1)}, {"b": torch.zeros(1)})
     (folder / "part-2.safetensors").write_bytes(b"\x08" + bytes(7) + b"not json")

@@ -144,5 +144,5 @@ def test_state_of_another_rank_is_refused_by_name():
 
 
 def test_target_that_names_no_module_is_refused():
-    with pytest.raises(ConfigError, match=r"1 of 2 adapter targets name no module.*: nine"):
+    with pytest.raises(ConfigError, match=r"1 of 2 adapter targets are not modules.*: nine"):
         Lora().attach(model(), ["0", "nine"], torch.float32)

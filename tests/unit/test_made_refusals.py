@@ -64,7 +64,7 @@ def test_image_that_cannot_be_looked_at_is_not_taken_for_missing(tmp_path, made,
         return original(self, **options)
 
     monkeypatch.setattr(cls, "stat", refusing)
-    with pytest.raises(DataError, match=f"{paths[0]} cannot be looked at .permission denied"):
+    with pytest.raises(DataError, match=f"{paths[0]} cannot be examined .permission denied"):
         make(tmp_path, plan, sources)
 
 

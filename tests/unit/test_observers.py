@@ -52,8 +52,8 @@ def test_each_kind_of_error_is_said_once_with_who_failed_and_where(watched):
         observers.step_end(STEP)
     who = "warning: observer 'failing' of difftrain-failing 1.0 failed in"
     assert said == [
-        f"{who} run_start, and the run goes on without it: no room\nhint: make some",
-        f"{who} step_end, and the run goes on without it: KeyError: 1",
+        f"{who} run_start, and the run continues without it: no room\nhint: make some",
+        f"{who} step_end, and the run continues without it: KeyError: 1",
     ]
 
 

@@ -126,7 +126,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, monkeypatch, ki
 def test_link_to_a_folder_that_is_gone_is_told(tmp_path):
     edit(tmp_path)
     (tmp_path / "edits" / "more").symlink_to(tmp_path / "not mounted")
-    assert "more (a link that points nowhere)" in problem_of(tmp_path)
+    assert "more (a broken link)" in problem_of(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])

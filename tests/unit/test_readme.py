@@ -122,7 +122,7 @@ def test_the_quick_start_passes_check_as_it_is_printed(readers_folder, datasets)
     )
     assert ended.status == 0, ended.err
     notes = [line for line in ended.out.splitlines() if line.startswith("note:")]
-    assert all("several captions, one a line" in note for note in notes), "only what the reader wrote on purpose"
+    assert all("several captions, one per line" in note for note in notes), "only what the reader wrote on purpose"
     assert "ready to train" in ended.out
 
 

@@ -44,7 +44,7 @@ def test_another_process_saves_nothing(rescued):
 
 
 def test_where_each_has_a_part_none_saves_alone(rescued):
-    told = "step 3 is not saved: each process has only a part of its weights"
+    told = "step 3 is not saved: each process has only a part of the weights"
     assert rescued(OSError(), main=True, parts=True) == [told]
     assert rescued(OSError(), main=False, parts=True) == []
 

@@ -166,7 +166,7 @@ def test_the_message_names_step_samples_and_causes(run, monkeypatch):
     with pytest.raises(NotFinite) as raised:
         step.take_step(run, endless())
     text = str(raised.value)
-    assert text.startswith("step 7: the loss is nan, with sample edits/2-0\nhint: likely causes are learning_rate 0.1")
+    assert text.startswith("step 7: the loss is nan, with sample edits/2-0\nhint: likely causes: learning_rate 0.1")
     assert "max_grad_norm 0" in text
     assert "on_nan = skip" in text
 
@@ -189,5 +189,5 @@ def test_skip_gives_up_after_so_many_in_a_row(run, monkeypatch):
     batches = endless()
     results = [step.take_step(run, batches) for _ in range(4)]
     assert [result.skipped for result in results] == [False, False, True, True]
-    with pytest.raises(NotFinite, match="3 updates in a row were left out"):
+    with pytest.raises(NotFinite, match="3 updates in a row were skipped"):
         step.take_step(run, batches)
