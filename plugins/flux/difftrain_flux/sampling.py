@@ -1,4 +1,4 @@
-"""Validation images through the stock pipeline, around the model that is in training."""
+"""Validation images through the stock pipeline, around the model in training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FluxSampler:
-    """Draws one image a call; the model's training state is as before afterwards."""
+    """Draws one image per call; the model's training state is the same afterwards."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class FluxSampler:
 
     @torch.no_grad()
     def __call__(self, request: ValidationRequest) -> Image.Image:
-        """The image of one request; equal seeds give equal starting noise on every device."""
+        """Draw the image of one request; equal seeds give equal starting noise on every device."""
         arguments = {**self._arguments(request), **self._flavour.pipeline_arguments(request)}
         with evaluating(self._transformer), visiting(self._vae, self._device):
             image: Image.Image = self._pipeline(**arguments).images[0]
@@ -89,9 +89,9 @@ def make_sampler(
     device: torch.device,
     dtype: torch.dtype,
 ) -> FluxSampler:
-    """A sampler over the model in training.
+    """Return a sampler over the model in training.
 
-    The pipeline hands the VAE tensors of the text's dtype, so a VAE of another dtype is copied into it.
+    The pipeline passes the VAE tensors of the text's dtype, so a VAE of another dtype is copied to that dtype.
     """
     assert isinstance(image_encoder, FluxImageEncoder), "the encoder is this family's own"
     folder = local_folder(location, ("scheduler",))
@@ -113,7 +113,7 @@ def make_sampler(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropouts off within it; every submodule has its own mode back afterwards."""
+    """Turn dropout off inside the context; afterwards restore every submodule's mode."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -125,7 +125,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """``module`` is on ``device`` within it, and where it was afterwards."""
+    """Move ``module`` to ``device`` inside the context, and back afterwards."""
     home = next(module.parameters()).device
     module.to(device)
     try:
