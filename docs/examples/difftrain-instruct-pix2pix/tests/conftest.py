@@ -20,7 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """Its folder."""
+    """Return its folder."""
     from tiny_checkpoint import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -41,7 +41,7 @@ class Ended:
 
 @pytest.fixture(scope="session")
 def difftrain_in():
-    """Runs ``difftrain`` with flags given by name, in a folder."""
+    """Run ``difftrain`` with flags given by name, in a folder."""
     (script,) = entry_points(group="console_scripts", name="difftrain")
     main = script.load()
 

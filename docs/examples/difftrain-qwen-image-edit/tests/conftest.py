@@ -20,7 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Folders by flavour."""
+    """Return folders by flavour."""
     from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
     from tiny_checkpoint import save_tiny
 
@@ -31,7 +31,7 @@ def checkpoints(tmp_path_factory):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -44,7 +44,7 @@ class Ended:
 
 @pytest.fixture(scope="session")
 def difftrain_in():
-    """Runs ``difftrain`` with flags given by name, in a folder."""
+    """Run ``difftrain`` with flags given by name, in a folder."""
     (script,) = entry_points(group="console_scripts", name="difftrain")
     main = script.load()
 

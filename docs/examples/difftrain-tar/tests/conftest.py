@@ -38,7 +38,7 @@ RUN = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -51,7 +51,7 @@ class Ended:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_folder(tmp_path_factory):
-    """The built-in checkpoint is not written into the user's folder."""
+    """Keep the built-in checkpoint out of the user's folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
         yield
@@ -59,7 +59,7 @@ def _own_cache_folder(tmp_path_factory):
 
 @pytest.fixture
 def difftrain(tmp_path):
-    """Writes a run of some dataset entries and starts ``difftrain`` on it, with flags given by name."""
+    """Write a run with some dataset entries and start ``difftrain`` on it, with flags given by name."""
     (script,) = entry_points(group="console_scripts", name="difftrain")
     main = script.load()
 
@@ -81,7 +81,7 @@ def difftrain(tmp_path):
 
 
 def new_image(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
-    """A PNG of smooth random colours."""
+    """Return a PNG of smooth random colours."""
     small = Image.frombytes("RGB", (8, 8), random.Random(seed).randbytes(8 * 8 * 3))
     stream = io.BytesIO()
     small.resize(size, Image.Resampling.BICUBIC).save(stream, "PNG")
@@ -89,7 +89,7 @@ def new_image(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
 
 
 def rows(count: int = 4) -> dict[str, bytes]:
-    """Members of pairs with captions."""
+    """Return members of pairs with captions."""
     members: dict[str, bytes] = {}
     for number in range(count):
         members[f"{number:04}.target.png"] = new_image(number)

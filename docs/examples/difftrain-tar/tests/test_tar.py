@@ -1,4 +1,4 @@
-"""What the data source lists, and what the public command makes of it: check, training, resuming."""
+"""Tests of what the data source lists, and of the public command on it: check, training, resuming."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ TEMPLATE = (
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 DROPPED = 64
-"""Tokens at the template's beginning that the transformer is not given."""
+"""Tokens at the start of the template that the transformer does not get."""
 IMAGE_TOKEN = "<|image_pad|>"
 
 
 class QwenTextEncoder(dt.TextEncoder):
-    """Qwen2.5-VL reads a caption beside the references that it is about."""
+    """Qwen2.5-VL, which reads a caption together with its references."""
 
     def __init__(self, folder: Path, image: str, device: torch.device, dtype: torch.dtype) -> None:
-        """``image`` is the text that a reference stands in; its number goes into the braces."""
+        """Take in ``image`` the text that contains a reference; its number goes into the braces."""
         with dt.loading(folder / "text_encoder"):
             whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 folder, subfolder="text_encoder", dtype=dtype, device_map={"": device}
@@ -44,11 +44,11 @@ class QwenTextEncoder(dt.TextEncoder):
     def encode(
         self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
     ) -> list[dt.TextEmbeds]:
-        """``prompt_embeds`` [T, D] of each, one by one: T depends on the caption and the sizes of its references."""
+        """Return ``prompt_embeds`` [T, D] of each, one by one: T depends on the caption and its references' sizes."""
         return [self._encode(*pair) for pair in zip(captions, references or [()] * len(captions), strict=True)]
 
     def _encode(self, caption: str, images: Sequence[Image.Image]) -> dt.TextEmbeds:
-        # as Qwen2VLProcessor does, which asks for torchvision because of videos
+        # like Qwen2VLProcessor, which requires torchvision for videos
         seen = dict(self._images(images=list(images), return_tensors="pt")) if images else {}
         placeholders = ""
         for number, patches in enumerate(seen.get("image_grid_thw", ()), start=1):
@@ -60,7 +60,7 @@ class QwenTextEncoder(dt.TextEncoder):
 
 
 class QwenImageEncoder(dt.ImageEncoder):
-    """The VAE, of one frame; latents are normalised by a mean and a standard deviation of each channel."""
+    """The VAE, for one frame; latents are normalised by a mean and a standard deviation per channel."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
         with dt.loading(folder / "vae"):
@@ -70,7 +70,7 @@ class QwenImageEncoder(dt.ImageEncoder):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, each [B, 16, 1, H/8, W/8]."""
+        """Return mean and standard deviation, each [B, 16, 1, H/8, W/8]."""
         posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype).unsqueeze(2)).latent_dist
         config, mode = self.vae.config, posterior.mode()
         shift, scale = (torch.tensor(by).view(-1, 1, 1, 1).to(mode) for by in (config.latents_mean, config.latents_std))
@@ -84,12 +84,12 @@ class QwenImageEncoder(dt.ImageEncoder):
 
 
 class PipelineSampler:
-    """Draws validation images with the stock pipelines and the checkpoint's own scheduler, one a call."""
+    """Draws validation images with the stock pipelines and the checkpoint's own scheduler, one per call."""
 
     def __init__(
         self, flavour: dt.ModelFlavour, denoiser: nn.Module, encoder: Any, folder: Path, device: Any, dtype: Any
     ) -> None:
-        # the pipelines hand the VAE tensors of the text's dtype
+        # the pipelines pass the VAE tensors of the text's dtype
         self._vae = encoder.vae if encoder.vae.dtype == dtype else copy.deepcopy(encoder.vae).to(dtype)
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
         parts = {"transformer": denoiser, "scheduler": scheduler, "vae": self._vae}
@@ -99,8 +99,8 @@ class PipelineSampler:
         self._many, self._device = flavour.max_references > 1, device
 
     def __call__(self, request: dt.ValidationRequest) -> Image.Image:
-        """The image of one request; noise drawn on the CPU is the same for every device."""
-        # the pipelines that edit cannot do without a reference
+        """Draw the image of one request; noise drawn on the CPU is the same for every device."""
+        # the editing pipelines require a reference
         pipeline = self._edit if request.references else self._of_text
         pipeline.set_progress_bar_config(disable=True)
         arguments: dict[str, Any] = {"width": request.width, "height": request.height, "true_cfg_scale": 1.0}
@@ -117,7 +117,7 @@ class PipelineSampler:
         module: Any = sys.modules[type(pipeline).__module__]
         area = request.width * request.height
         stock, home = getattr(module, "calculate_dimensions", None), self._vae.device
-        if stock is not None and area < 512 * 512:  # to try things out: no megapixel of each reference then
+        if stock is not None and area < 512 * 512:  # for quick trials: do not enlarge each reference to a megapixel
             module.calculate_dimensions = lambda asked, aspect: stock(min(asked, area), aspect)
         try:
             self._vae.to(self._device)
