@@ -1,4 +1,4 @@
-"""The tests that `difftrain.testing` gives to plugin authors pass for good plugins and fail for bad ones."""
+"""The tests in `difftrain.testing` for plugin authors pass for good plugins and fail for bad ones."""
 
 import random
 import subprocess
@@ -28,7 +28,7 @@ class Mirror(ConditioningGenerator):
 
     name: ClassVar[str] = "mirror"
     times: int = 1
-    """How often."""
+    """Number of repetitions."""
 
     def generate(self, image, rng):
         return ImageOps.mirror(image) if self.times % 2 else image.copy()

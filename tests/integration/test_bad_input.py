@@ -1,4 +1,4 @@
-"""Bad configs and data sets: each one clear message and exit status 2, within a second and without torch.
+"""Bad configs and datasets: each gives one clear message and exit status 2, within a second and without torch.
 
 All of them run in one process of their own, which tells at the end of each whether a model library was imported.
 """
@@ -38,7 +38,7 @@ json.dump(ended, sys.stdout)
 
 @dataclass
 class Project:
-    """A folder with a run file, a dataset list and four pairs, all of it right; each case spoils it."""
+    """Write a valid folder with a run file, a dataset list and four pairs; each case breaks it."""
 
     folder: Path
 
@@ -141,13 +141,13 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     ),
     unreadable_image: (
         "dataset 'edits': 2 of 4 images cannot be read: 0000.png (image file is truncated), 0003.png (not an image "
-        "file, or of an unknown format)\n"
+        "file, or an unknown format)\n"
         "hint: replace these files, or move them out of the folder"
     ),
     no_images: (
         "dataset 'edits': instance_data_dir edits has no images; 4 caption files have no image: 0000.txt, 0001.txt, "
         "0002.txt, ...\n"
-        "hint: supported image formats: {formats}; give a caption the name of its image, in the same folder"
+        "hint: supported image formats: {formats}; give each caption the name of its image, in the same folder"
     ),
     duplicate_id: "datasets.json: dataset id 'edits' is used by 2 datasets; every id must be unique",
     shared_cache_folder: (
@@ -167,7 +167,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """How each case ended, by its name; all are run in one process."""
+    """Return how each case ended, by its name; all run in one process."""
     root = tmp_path_factory.mktemp("bad")
     jobs = []
     for spoil in MESSAGES:

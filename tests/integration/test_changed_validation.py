@@ -1,4 +1,4 @@
-"""Runs that are resumed with other validations, or from an earlier step: like is compared with like."""
+"""Runs that resume with other validations, or from an earlier step, compare only comparable measurements."""
 
 import json
 import re
@@ -17,7 +17,7 @@ IMAGES = {
 
 @pytest.fixture
 def arguments(edit_pairs):
-    """A run with pairs to train on, and two more sets of the same size to hold out."""
+    """Write a run with pairs to train on, and two more sets of the same size to hold out."""
     entries = json.loads(edit_pairs(count=6).read_text())
     for name in ("seen", "unseen"):
         folder = edit_pairs.folder / name
@@ -35,7 +35,7 @@ def arguments(edit_pairs):
 
 
 def steps_told(ended, start):
-    """Steps that a line of the closing words compares."""
+    """Return the steps that a line of the closing words compares."""
     assert ended.status == 0, ended.err
     return [
         int(step)
@@ -106,7 +106,7 @@ def test_metrics_name_what_was_measured(command, arguments, edit_pairs):
 
 def test_a_damaged_held_out_image_is_told_before_the_first_step(command, arguments, edit_pairs):
     datasets = edit_pairs.folder / "datasets.json"
-    # made when it is drawn: else the start reads every image
+    # made when it is drawn: otherwise the start reads every image
     datasets.write_text(datasets.read_text().replace('"superresolution"', '"superresolution", "generate": "ondemand"'))
     image = edit_pairs.folder / "seen" / "0005.png"
     content = bytearray(image.read_bytes())

@@ -1,4 +1,4 @@
-"""Whatever ends a run, what was trained is saved; what only watches does not end it."""
+"""Whatever ends a run, what was trained is saved; code that only watches does not end it."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ VALIDATION = {"num_eval_images": 1, "validation_num_inference_steps": 1, "valida
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Gives (folder, arguments) of a run of six steps, with its adapter in ``whole``."""
+    """Return (folder, arguments) of a run of six steps, with its adapter in ``whole``."""
     folder = tmp_path_factory.mktemp("ends")
     pairs = EditPairs(folder)
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--max_train_steps", 6)
@@ -28,14 +28,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path):
-    """Gives the folder, the arguments with an output folder of their own, and that."""
+    """Return the folder, the arguments with a separate output folder, and that folder."""
     folder, arguments = data
     output = tmp_path / "output"
     return folder, changed(arguments, output_dir=output), output
 
 
 def assert_goes_on(folder, arguments, output):
-    """The same command without what disturbed it ends with the bytes of a run that nothing ended."""
+    """Check that the same command without the disturbance ends with the bytes of an undisturbed run."""
     assert run_in(folder, *arguments).status == 0
     assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
 

@@ -1,4 +1,4 @@
-"""What a family and a flavour choose for their runs: noise process, noise levels, guidance; by the real command."""
+"""The choices of a family and a flavour for their runs: noise process, noise levels, guidance; by the real command."""
 
 import json
 

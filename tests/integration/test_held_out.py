@@ -1,4 +1,4 @@
-"""A run with a held-out set, stopped and resumed: what it trains on, draws, measures and says."""
+"""A run with a held-out set, stopped and resumed: what it trains on, draws, measures and reports."""
 
 import json
 
@@ -16,7 +16,7 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two steps, then two more; gives (folder, how it was checked, how it ended, samples of all steps)."""
+    """Run two steps, then two more; return (folder, result of check, result of the run, samples of all steps)."""
     folder = tmp_path_factory.mktemp("held-out")
     pairs = EditPairs(folder)
     datasets = pairs(count=3)

@@ -24,7 +24,7 @@ FLAGS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a run's adapter."""
+    """Return the folder of a run's adapter."""
     pairs = EditPairs(tmp_path_factory.mktemp("trained"))
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=2))
     ended = run_in(pairs.folder, *changed(arguments, max_train_steps=3, learning_rate=0.02))

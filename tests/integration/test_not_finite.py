@@ -15,7 +15,7 @@ NAN = "loss = loss * float('nan')"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Gives (folder, arguments) of a run of six steps that nothing disturbs, with its adapter's bytes in ``whole``."""
+    """Return (folder, arguments) of an undisturbed run of six steps, with its adapter's bytes in ``whole``."""
     folder = tmp_path_factory.mktemp("not-finite")
     pairs = EditPairs(folder)
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--max_train_steps", 6)
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def train(data, tmp_path):
-    """Train in an output folder of its own, some steps disturbed."""
+    """Train in a separate output folder, with some steps disturbed."""
     folder, arguments = data
     output = tmp_path / "output"
 
@@ -40,7 +40,7 @@ def train(data, tmp_path):
 
 
 def strict_lines(output):
-    """Metrics as a strict reader of JSON has them."""
+    """Read metrics like a strict JSON reader."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")

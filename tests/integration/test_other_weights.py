@@ -1,4 +1,4 @@
-"""Weights of another flavour or model than the one that is trained: `check` and the run say what they are."""
+"""Weights of another flavour or model than the one to train: `check` and the run say what they are."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ from difftrain_flux.model_files.folder import NEEDED
 
 
 def change_json(path, changes):
-    """Set keys; None takes one out."""
+    """Set keys; None removes one."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 @pytest.fixture
 def model(tmp_path):
-    """A local model folder; gives a function that changes what its small files say, and names it."""
+    """Make a local model folder; return a function that changes its small files and names it."""
 
     def saved(name="my-model", index=(), transformer=(), card=None):
         folder = Path(shutil.copytree(TINY_FOLDER, tmp_path / name))
@@ -147,7 +147,7 @@ def test_other_weights_can_be_trained_on_purpose_and_are_noted(checked, model):
     for name in (model("saved-as-dev", **DEV_FILES), model("models--black-forest-labs--FLUX.1-dev")):
         ended = checked("kontext", name, "--allow_other_weights", "true")
         assert ended.status == 0, ended.err
-        assert "they are trained as 'kontext', because allow_other_weights is on" in ended.out
+        assert "they are trained as 'kontext' because allow_other_weights is on" in ended.out
 
 
 NO_INDEX = {"index": {"_class_name": None}}
@@ -161,9 +161,9 @@ NO_INDEX = {"index": {"_class_name": None}}
         ("dev", "flux-kontext_dev", NO_INDEX, "may belong to flavour 'kontext'"),
         ("krea", "FLUX.1-dev", DEV_FILES, "may belong to flavour 'dev'"),
         ("dev", "flux1-krea-dev-bf16", DEV_FILES, "may belong to flavour 'krea'"),
-        ("krea", "mine", DEV_FILES | {"card": CARD.format(f" {DEV}")}, f"as the name '{DEV}' says"),
-        ("krea", "mine", DEV_FILES | {"card": CARD.format(f"\n  - {DEV}")}, f"as the name '{DEV}' says"),
-        ("krea", "mine", {"index": {"_class_name": "FluxPipeline", "_name_or_path": DEV}}, f"as the name '{DEV}' says"),
+        ("krea", "mine", DEV_FILES | {"card": CARD.format(f" {DEV}")}, f"as the name '{DEV}' suggests"),
+        ("krea", "mine", DEV_FILES | {"card": CARD.format(f"\n  - {DEV}")}, f"as the name '{DEV}' suggests"),
+        ("krea", "mine", {"index": {"_class_name": "FluxPipeline", "_name_or_path": DEV}}, f"name '{DEV}' suggests"),
         ("krea", "mine", DEV_FILES | {"transformer": {"_name_or_path": "../flux-dev/transformer"}}, "flavour 'dev'"),
     ],
 )
@@ -178,7 +178,7 @@ def test_what_is_only_likely_or_cannot_be_told_is_a_note(checked, model, flavour
     ("flavour", "name", "files"),
     [
         ("kontext", "mine", {}),
-        ("kontext", "FLUX.1-dev", {}),  # the pipeline's class is surer than a name
+        ("kontext", "FLUX.1-dev", {}),  # the pipeline's class is more reliable than a name
         ("dev", "my-finetune", DEV_FILES),
         ("krea", "FLUX.1-Krea-dev", DEV_FILES | {"card": CARD.format(f" {DEV}")}),
         ("schnell", "FLUX.1-dev", SCHNELL_FILES),

@@ -1,4 +1,4 @@
-"""The folder of a run's results: found unusable before anything else is done."""
+"""An unusable output folder is found before anything else is done."""
 
 
 def test_output_dir_that_is_a_file_is_one_error_before_the_data_is_scanned(command, edit_pairs):

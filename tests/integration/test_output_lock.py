@@ -1,4 +1,4 @@
-"""An output folder belongs to one run at a time, and its files to whom the umask gives them."""
+"""An output folder belongs to one run at a time, and its files follow the umask."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_disturbs_nothing(command
         assert not (edit_pairs.output / "previous-1").exists()
     finally:
         assert killed(process)
-    # the system lets go of a killed run's lock
+    # the system releases a killed run's lock
     after = command(*arguments, "--max_train_steps", 1)
     assert after.status == 0, after.err
 
@@ -46,7 +46,7 @@ def test_every_file_of_a_run_follows_the_umask(command, edit_pairs, arguments, u
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a disk of so many KiB at a folder of that name; skips where that is not allowed."""
+    """Mount a disk of this many KiB at a folder of that name; skip if that is not allowed."""
     import subprocess
 
     mounted = []

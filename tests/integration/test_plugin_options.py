@@ -1,4 +1,4 @@
-"""Options of a stranger's schedule and quantizer, through the real command."""
+"""Options of a third-party schedule and quantizer, through the real command."""
 
 import pytest
 from long_runs import changed
@@ -19,7 +19,7 @@ class Stairs(Schedule):
 
     name: ClassVar[str] = "stairs"
     stairs_every: int = Field(100, ge=1)
-    """Steps on one stair."""
+    """Steps per stair."""
 
     def factor(self, step, warmup_steps, total_steps):
         return 0.5 ** (step // self.stairs_every)

@@ -1,4 +1,4 @@
-"""A run as a newcomer sees it, in a process of its own: its lines, and nothing of the libraries below."""
+"""A run as a newcomer sees it, in a separate process: its lines, and nothing from the libraries below."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ FEW_STEPS = ("--max_train_steps=2", "--lr_warmup_steps=0", "--validation_num_inf
 
 @pytest.fixture
 def sharded(tmp_path):
-    """The small random model with its transformer and T5 in several files each, as real checkpoints have them."""
+    """Write the small random model with transformer and T5 in several files each, like real checkpoints."""
     folder = tmp_path / "model"
     shutil.copytree(ensure_tiny_random(tiny_random_folder()), folder)
     for name, kind in {"transformer": FluxTransformer2DModel, "text_encoder_2": T5EncoderModel}.items():

@@ -1,4 +1,4 @@
-"""A run that was stopped at any moment goes on as if it had never stopped."""
+"""A run that was stopped at any moment continues as if it had never stopped."""
 
 import json
 import random
@@ -66,7 +66,7 @@ def test_checkpoints_of_a_run_killed_at_any_moment_load(command, real_command, e
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a run of four steps, two checkpoints and its caches; gives (folder, arguments)."""
+    """Do a run of four steps with two checkpoints and its caches; return (folder, arguments)."""
     folder = tmp_path_factory.mktemp("trained")
     pairs = EditPairs(folder)
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=6), "--checkpoint_step_interval", 2)
@@ -92,7 +92,7 @@ def again(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def six_steps(trained):
-    """The adapter of six steps in one run."""
+    """Return the adapter of six steps in one run."""
     folder, arguments = trained
     ended = run_in(folder, *arguments, "--output_dir", "six", "--max_train_steps", 6)
     assert ended.status == 0, ended.err
@@ -184,11 +184,11 @@ def test_a_run_in_epochs_ends_with_its_last_epoch_after_another_batch_size(again
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("seed", 7, "seed was 42 and is 7 now"),
-        ("lora_rank", 8, "lora_rank was 4 and is 8 now"),
-        ("lora_alpha", 8, "lora_alpha was 4.0 and is 8.0 now"),
-        ("optimizer", "optimi-lion", "optimizer was adamw_bf16 and is optimi-lion now"),
-        ("flavour", "dev", "model_flavour was kontext and is dev now"),
+        ("seed", 7, "seed was 42 and is now 7"),
+        ("lora_rank", 8, "lora_rank was 4 and is now 8"),
+        ("lora_alpha", 8, "lora_alpha was 4.0 and is now 8.0"),
+        ("optimizer", "optimi-lion", "optimizer was adamw_bf16 and is now optimi-lion"),
+        ("flavour", "dev", "model_flavour was kontext and is now dev"),
     ],
 )
 def test_what_cannot_change_on_the_way_is_refused_with_both_values(again, option, value, said):
@@ -234,7 +234,7 @@ def test_every_sample_of_an_epoch_is_trained_exactly_once_over_a_resume(tmp_path
 
 
 def settings_in(checkpoint):
-    """The settings of the optimizer's groups in a checkpoint."""
+    """Return the settings of the optimizer's groups in a checkpoint."""
     import torch
 
     groups = torch.load(checkpoint / "resume" / "optimizer.pt", weights_only=True)["groups"]
@@ -284,8 +284,8 @@ def test_changed_data_is_said(again, trained):
         ended = again()
         assert ended.status == 0, ended.err
         assert (
-            "the data has changed since that checkpoint: dataset 'edits' has as many samples, but other images, "
-            "captions or crops"
+            "the data has changed since that checkpoint: dataset 'edits' has the same number of samples, but "
+            "other images, captions or crops"
         ) in ended.err
     finally:
         captions.write_text(before)
@@ -404,8 +404,8 @@ def test_a_state_that_is_no_state_is_one_clear_error(again, content):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mixed_precision": "bf16"}, "mixed_precision was no, with float32 weights, and is bf16 now"),
-        ({"flux_lora_target": "mmdit"}, "flux_lora_target was all and is mmdit now"),
+        ({"mixed_precision": "bf16"}, "mixed_precision was no, with float32 weights, and is now bf16"),
+        ({"flux_lora_target": "mmdit"}, "flux_lora_target was all and is now mmdit"),
     ],
 )
 def test_what_the_weights_do_not_fit_is_said_before_the_model_is_loaded(again, program, options, said):

@@ -1,4 +1,4 @@
-"""What is trained in parts is saved whole and resumed in parts: two processes, with and without sharding, and one."""
+"""Sharded weights are saved whole and resumed sharded: two processes, with and without sharding, and one."""
 
 import os
 import subprocess

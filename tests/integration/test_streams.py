@@ -1,4 +1,4 @@
-"""Another stream of batches than that of cached epochs, through the whole run: endless, its place known to it alone."""
+"""Another stream of batches than that of cached epochs, through the whole run: endless, with its own position."""
 
 from itertools import islice
 
@@ -16,7 +16,7 @@ from difftrain.training.open_stream import OpenedStream
 
 
 class Drawn:
-    """Draws samples over and over, with a generator whose state is the place; knows of no epoch and no end."""
+    """Draws samples over and over, with a generator whose state is the position; has no epochs and no end."""
 
     def __init__(self, samples, rules, reader, saved, *, accumulate, ends_after=None):
         self.samples, self.rules, self.reader, self.accumulate, self.ends_after = (
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def train(folder, monkeypatch):
-    """Train on such a stream; gives how it ended. ``train.opened`` are the streams."""
+    """Train on such a stream; return how it ended. ``train.opened`` are the streams."""
     pairs = EditPairs(folder)
     datasets = pairs(count=5)
     arguments = (*pairs.kontext, "--data_backend_config", datasets, "--gradient_accumulation_steps", 2)
@@ -108,7 +108,7 @@ def test_epochs_of_a_stream_that_does_not_tell_its_length_are_refused_before_the
 def test_a_stream_that_ends_early_is_told_and_what_was_trained_is_saved(train, folder):
     ended = train(output_dir="short", ends_after=8, max_train_steps=6)
     assert ended.status == 2
-    assert "the data ends after step 4, and the run needs 6" in ended.err
+    assert "the data ends after step 4, but the run needs 6 steps" in ended.err
     assert steps_of(folder / "short") == [1, 2, 3, 4]
     assert (folder / "short" / "checkpoint-4").is_dir()
 

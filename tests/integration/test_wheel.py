@@ -1,4 +1,4 @@
-"""The wheel has what the source tree has: the command, the plugins, the demo's data."""
+"""The wheel contains what the source tree contains: the command, the plugins, the demo's data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is encoded, how, and where it is kept: an option that changes latents or embeddings changes what is trained."""
+"""How images and captions are encoded and cached: an option that changes the result changes what is trained."""
 
 import shutil
 
@@ -19,7 +19,7 @@ ONE = {"train_batch_size": 4, "vae_cache_sample": "mean"}
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Train one step on four edits of 96x64 pixels, their latents not drawn; all runs share one cache."""
+    """Train one step on four edits of 96x64 pixels with latents not drawn; all runs share one cache."""
     folder = tmp_path_factory.mktemp("caches")
     pairs = EditPairs(folder)
     pairs(count=4, references=None, edit_sizes=[SIZE])
@@ -30,7 +30,7 @@ def train(tmp_path_factory):
 
 @pytest.fixture
 def seen_by_vae(monkeypatch):
-    """The encoder, and the images that it is given in one call, in the order of the calls."""
+    """Record the encoder and the images of each call, in the order of the calls."""
     calls = []
     encode = FluxImageEncoder.encode
 
@@ -48,7 +48,7 @@ def latents(run):
 
 
 def encoded(run, what):
-    """How many captions or images a run encoded."""
+    """Return how many captions or images a run encoded."""
     lines = [line for line in run.ended.err.splitlines() if line.startswith(f"encode {what} ")]
     return int(lines[0].split()[2].rstrip(":")) if lines else 0
 
@@ -97,7 +97,7 @@ def test_a_large_image_is_reduced_before_it_is_cut(train, seen_by_vae):
 
 @pytest.fixture(scope="module")
 def model(train):
-    """A copy of the built-in random checkpoint, and a run on it."""
+    """Return a copy of the built-in random checkpoint, and a run on it."""
     from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
     folder = ensure_tiny_random(train.folder / "a-model")
@@ -105,7 +105,7 @@ def model(train):
 
 
 def changed_model(folder, part):
-    """A copy of a model in which one part has other weights."""
+    """Return a copy of a model in which one part has other weights."""
     model = folder.with_name(f"other-{part}")
     shutil.copytree(folder, model)
     weights = model / part / "model.safetensors"
@@ -222,7 +222,7 @@ def test_a_family_whose_text_encoder_sees_references_has_an_entry_for_each_refer
     monkeypatch.setattr(FluxTextEncoder, "encode", watched)
     blur = {"type": "superresolution", "captions": "sharpen"}
     run = train.with_edits({"cache_dir": "seeing"}, conditioning=blur)
-    # the caption beside each of four images, and the empty one alone
+    # the caption with each of four images, and the empty one alone
     assert encoded(run, "captions") == len(seen) == 5
     counts = [(caption, len(images)) for caption, images in seen]
     assert sorted(counts) == [("", 0), *[("sharpen", 1)] * 4]

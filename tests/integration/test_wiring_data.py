@@ -1,4 +1,4 @@
-"""What the options of datasets change in what is trained on: captions, references, visits, crops."""
+"""Options of datasets change what is trained on: captions, references, visits, crops."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def reference_sets(*names, **fields):
 
 
 def embeddings(run):
-    """The embedding that the model was fed for each caption."""
+    """Return the embedding that the model got for each caption."""
     return {
         caption: embedding
         for fed in run.fed

@@ -1,4 +1,4 @@
-"""What plugin files and switches change in an assembled run."""
+"""Plugin files and switches change the assembled run."""
 
 import json
 
@@ -21,11 +21,11 @@ def difftrain_check_config(config):
 
 
 class Watching(Observer):
-    """Writes down what it is told."""
+    """Records what it is told."""
 
     name = "watching"
     watch_as: str = "watched"
-    """Name of the file, without its end."""
+    """Name of the file, without its extension."""
 
     _notes: list = PrivateAttr(default_factory=list)
 
@@ -127,7 +127,7 @@ class Refusing(Observer):
 
     name = "refusing"
     tracker_project: str = "none"
-    """Where to."""
+    """Destination."""
 
     @model_validator(mode="after")
     def _check(self):

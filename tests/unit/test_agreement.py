@@ -1,4 +1,4 @@
-"""What makes two processes, or a run and its resume, see the same."""
+"""Facts that make two processes, or a run and its resume, see the same."""
 
 from dataclasses import replace
 

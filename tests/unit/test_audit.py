@@ -317,7 +317,7 @@ def test_a_target_set_without_samples_names_its_limits_though_another_has_some(t
 
 
 def copied(root, names="abc", *, of="abc", **options):
-    """Two folders in which these references are the target images themselves."""
+    """Write two folders in which these references are the target images themselves."""
     two_folders(root, names=of)
     for name in names:
         shutil.copy(root / "edits" / f"{name}.png", root / "references" / f"{name}.png")

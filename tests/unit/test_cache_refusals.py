@@ -1,4 +1,4 @@
-"""What the system refuses proves nothing about a cache entry: it is kept, and the message names it."""
+"""A failure of the system proves nothing about a cache entry: it is kept, and the message names it."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def cache(tmp_path):
 
 
 def refuse(monkeypatch, name, number, times=10**6):
-    """Make a method of paths fail as the system would, so many times."""
+    """Make a method of paths fail like the system, this many times."""
     original = getattr(Path, name)
     left = [times]
 
@@ -103,7 +103,7 @@ def test_good_entry_that_another_run_puts_in_place_of_a_corrupt_one_stays(cache,
     replaced = []
 
     def stat(self, **options):
-        if self == path and not replaced:  # between what was read and its removal
+        if self == path and not replaced:  # between reading and removal
             replaced.append(write_atomically(path, good))
         return original(self, **options)
 

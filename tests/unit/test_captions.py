@@ -1,4 +1,4 @@
-"""Caption files as they come: their encodings, their lines, and names that nearly fit."""
+"""Caption files as they come: their encodings, their lines, and names that nearly match."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""The command line: spellings, unknown words, errors, help, and what is not imported."""
+"""The command line: spellings, unknown words, errors, help, and modules that it does not import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "optimi", "
 
 
 def given(*arguments):
-    """The flags that a command line gives."""
+    """Return the flags that a command line gives."""
     _, flags = read_command_line(arguments, PLUGINS.run_schema, {"train": lambda invocation: 0})
     return flags
 

@@ -1,4 +1,4 @@
-"""The dataset list: what entries mean together, and what is said when they contradict each other."""
+"""The dataset list: how entries work together, and the messages when they contradict each other."""
 
 from __future__ import annotations
 

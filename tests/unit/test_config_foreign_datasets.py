@@ -1,4 +1,4 @@
-"""Keys of other trainers' dataset lists: caches that are named, ids that are none, entries that are off."""
+"""Keys of other trainers' dataset lists: named caches, ids that name nothing, entries that are off."""
 
 from __future__ import annotations
 

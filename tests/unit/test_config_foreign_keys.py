@@ -25,7 +25,7 @@ def text_of(value) -> str:
 
 
 def three_ways(key, value):
-    """The plans of a run that has a key in its file, in its file as a text, and as a flag."""
+    """Return the plans of a run with a key in its file, in its file as a text, and as a flag."""
     yield plan(run_values(**{key: value}))
     yield plan(run_values(**{key: text_of(value)}))
     yield plan(run_values(**{key: ...}), **{key: text_of(value)})
@@ -241,7 +241,7 @@ def test_an_unknown_key_is_still_an_error_with_the_nearest():
     assert "unknown key 'simpletuner_magic'" in message
 
 
-# what asks for nothing
+# values that ask for nothing
 
 
 @pytest.mark.parametrize("usual", [0, 0.0, False, "0"])

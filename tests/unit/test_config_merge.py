@@ -1,4 +1,4 @@
-"""Options of plugins in one flat namespace with those of the core."""
+"""Options of plugins in one flat namespace with the core's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from difftrain.config.schema import RunConfig, merge_options
 
 class First(Options):
     strength: int = Field(3, ge=1)
-    """How much."""
+    """Strength."""
 
 
 class Same(Options):

@@ -1,4 +1,4 @@
-"""A number that is none, NaN or infinite, is refused wherever a config has a number."""
+"""NaN, infinity and other non-numbers are refused wherever a config has a number."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def with_written(values, written: str) -> str:
-    """The JSON text of values, with a number in the place of ``"HERE"``."""
+    """Return the JSON text of values, with a number in place of ``"HERE"``."""
     return json.dumps(values).replace('"HERE"', written)
 
 

@@ -1,4 +1,4 @@
-"""Settings of the optimizer that are keys of their own: which optimizer takes them, and what wins."""
+"""Optimizer settings as separate keys: which optimizer takes them, and which value wins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def text_of(value) -> str:
 
 
 def three_ways(key, value):
-    """The plans of a run that has a key in its file, in its file as a text, and as a flag."""
+    """Return the plans of a run with a key in its file, in its file as a text, and as a flag."""
     yield plan(run_values(**{key: value}))
     yield plan(run_values(**{key: text_of(value)}))
     yield plan(run_values(**{key: ...}), **{key: text_of(value)})

@@ -1,4 +1,4 @@
-"""Every key that holds a path: what is filled in, and what is refused because it was never meant."""
+"""Every key that holds a path: what is filled in, and what is refused because it cannot be meant."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_library(path: Path) -> None:
 
 
 def planned_path(key: str, text: str, *, flag: bool = False) -> object:
-    """What a run key holds after planning."""
+    """Return the value of a run key after planning."""
     values = run_values() if flag else run_values(**{key: text})
     return getattr(plan(values, pair(), **({key: text} if flag else {})).config, key)
 

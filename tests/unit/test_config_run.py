@@ -1,4 +1,4 @@
-"""The run file and the flags: what is accepted, and what one wrong key says."""
+"""The run file and the flags: accepted values, and the messages for wrong keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sources whose images are no files: what a scan and the pairing make of what they say."""
+"""Data sources whose images are not files: how a scan and the pairing use what they say."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Shelf(DataSource):
 TEXT_FILES = TextfileCaptions()
 
 IMAGES: dict[int, list[SourceImage]] = {}
-"""What each shelf has; an options class keeps no state."""
+"""The images of each shelf; an options class keeps no state."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Finding models in diffusers layout for families from outside: folders, hub repositories, and what is told of them."""
+"""Finding models in diffusers layout for third-party families: folders, hub repositories, and their messages."""
 
 import json
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ FILES = DiffusersFiles(weighted=("unet",), others=("tokenizer", "scheduler"), ne
 
 @pytest.fixture
 def folder(tmp_path):
-    """A complete model."""
+    """Write a complete model."""
     root = tmp_path / "model"
     for name in FILES.components:
         (root / name).mkdir(parents=True)
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def hub(folder, monkeypatch):
-    """The hub has the model; gives the patterns that were asked for."""
+    """Make the hub have the model; return the patterns that were asked for."""
     asked = []
     snapshot = folder.rename(folder.parent / "0123abc")
 

@@ -1,4 +1,4 @@
-"""What will be written is compared with what is free, by file system."""
+"""Space to be written is compared with free space, by file system."""
 
 import shutil
 from collections import namedtuple
@@ -18,7 +18,7 @@ def need(folder, size, what="latents of 'edits'", option="cache_dir"):
 
 @pytest.fixture
 def free(monkeypatch):
-    """Sets what is free on every disk."""
+    """Set the free space of every disk."""
 
     def set_free(size):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10 * GIB, 10 * GIB - size, size))

@@ -63,7 +63,7 @@ def test_superresolution_noise_has_the_level_asked_for_and_no_drift():
 
 def test_noise_bits_are_pinned():
     # Golden values: PCG64 words cut into 16-bit pieces, through statistics.NormalDist().inv_cdf, by hand.
-    # Where they change, the generators' version must be raised.
+    # If they change, raise the generators' version.
     grey = Image.new("RGB", (2, 1), (128, 128, 128))
     noisy = Superresolution(noise_level=0.1, blur_radius=0).generate(grey, random.Random(7))
     assert noisy.tobytes() == bytes([147, 128, 87, 171, 100, 94])

@@ -1,4 +1,4 @@
-"""Which datasets are held out from training, and what is said when that cannot be."""
+"""Which datasets are held out from training, and the messages when that cannot be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/how-it-works.md says what is true: its files, functions, classes and numbers are those of the code."""
+"""docs/how-it-works.md is true: its files, functions, classes and numbers are the code's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EDIT = (1920, 1080)
 
 @cache
 def definitions(path: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """Functions (``name`` and ``Class.name``) and classes of one module."""
+    """Return functions (``name`` and ``Class.name``) and classes of one module."""
     functions: set[str] = set()
     classes: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:

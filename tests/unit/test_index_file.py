@@ -40,7 +40,7 @@ def path(tmp_path):
 
 
 def look(path, files):
-    """How many files were read, and the notes."""
+    """Return how many files were read, and the notes."""
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
         facts = index.examine(local(files), phase)
         assert [(one.width, one.height, one.error) for one in facts] == [(16, 16, None)] * len(files)

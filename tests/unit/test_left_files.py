@@ -1,4 +1,4 @@
-"""No file of a data folder vanishes without a word."""
+"""No file of a data folder is ignored silently."""
 
 import pytest
 from data_plans import SilentReporter, caption, data_plan, new_image, target_set

@@ -1,4 +1,4 @@
-"""The fence around observers."""
+"""Observers that fail do not end a run."""
 
 import pytest
 from data_plans import SilentReporter
@@ -35,7 +35,7 @@ class Counting(Observer):
 
 @pytest.fixture
 def watched():
-    """An observer that fails and one that counts; gives (observers, counting, what was said)."""
+    """Return an observer that fails and one that counts, as (observers, counting, output)."""
     said = []
     reporter = SilentReporter()
     reporter.say = said.append

@@ -1,4 +1,4 @@
-"""Files and folders that a friendly folder never has: used, or told by name; never a traceback, never a wait."""
+"""Files and folders that a tidy folder never has: used, or reported by name; never a traceback, never a wait."""
 
 import os
 import socket

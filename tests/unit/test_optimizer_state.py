@@ -1,4 +1,4 @@
-"""The optimizer's state on disk: exact, read without running code of it, and refused where it does not fit."""
+"""The optimizer's state on disk: exact, read without running code from it, and refused if it does not fit."""
 
 import copy
 import threading
@@ -162,7 +162,7 @@ def test_every_plain_value_and_finer_state_come_back_exactly(tmp_path):
 
 
 class Stranger:
-    """What only code can make."""
+    """Something that only code can make."""
 
 
 @pytest.mark.parametrize("stranger", [Stranger(), lambda: 1], ids=["object", "function"])
@@ -208,7 +208,7 @@ def test_a_setting_that_the_user_changed_is_this_runs_and_all_else_is_the_checkp
     save_optimizer(optimizer, tmp_path, built_with)
     again, _ = resumed(build(now), parameters, tmp_path)
     assert {key: again.param_groups[0][key] for key in expected} == expected
-    # what the optimizer itself counts in its groups goes on
+    # what the optimizer itself counts in its groups continues
     assert int(again.param_groups[0]["step"]) == 3
 
 

@@ -1,4 +1,4 @@
-"""The file of validation prompts: every way in which it can be wrong is told with the other errors of the config."""
+"""The file of validation prompts: every mistake in it is reported with the other errors of the config."""
 
 import json
 from types import SimpleNamespace

@@ -19,7 +19,7 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def scenes(recipe):
-    """Edits by kind, at least `EACH` of every one."""
+    """Return edits by kind, at least `EACH` of every one."""
     rng, found = random.Random(0), {}
     while len(found) < 7 or min(map(len, found.values())) < EACH:
         edit = recipe.scene_edits.scene_edit(rng)
@@ -28,7 +28,7 @@ def scenes(recipe):
 
 
 def placed(recipe, caption):
-    """The place that a caption names, as (x, y)."""
+    """Return the place that a caption names, as (x, y)."""
     said = " ".join(words_of(caption)).replace("to the", "at the").replace("at the middle", "in the middle")
     names = [name for name in recipe.shape_numbers.PLACES if name in said]
     return recipe.shape_numbers.PLACES[max(names, key=len)]

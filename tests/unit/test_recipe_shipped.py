@@ -1,4 +1,4 @@
-"""The small model as it ships: small, plain files, and what it was made of beside it."""
+"""The small model as shipped: small, plain files, with a record of what it was made from."""
 
 import json
 

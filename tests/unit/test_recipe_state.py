@@ -1,4 +1,4 @@
-"""What the small model's trainings share: state that goes on, averaged weights, the learning rate's course."""
+"""Shared parts of the small model's trainings: resumed state, averaged weights, the learning rate's schedule."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def modules(seed):
 
 @pytest.fixture
 def trained(training):
-    """Modules after some steps, and their average."""
+    """Return modules after some steps, and their average."""
     parts = modules(0)
     average = training.Average(parts, 0.9)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""How visits are dealt to processes and steps, whatever the batch size and process count are on the way."""
+"""How visits are dealt to processes and steps, even if the batch size and process count change on the way."""
 
 from collections import Counter
 from itertools import islice
@@ -20,7 +20,7 @@ def rounds(count=None, *, samples=None, start=None, micro_batches=1, epochs=None
 
 
 def shown(steps):
-    """How often each sample comes in some steps."""
+    """Count how often each sample comes in some steps."""
     return Counter(visit.name for step in steps for part in step for batch in part.batches for visit in batch)
 
 

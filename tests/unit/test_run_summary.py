@@ -1,4 +1,4 @@
-"""The closing words of what a run measured."""
+"""The measurements in the closing words of a run."""
 
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 

@@ -1,4 +1,4 @@
-"""What is saved when a run ends by an error, in one process of several and with weights that lie in parts."""
+"""What is saved when an error ends a run, in one process of several and with sharded weights."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from difftrain.errors import NotFinite
 
 @pytest.fixture
 def rescued(monkeypatch, tmp_path):
-    """Let a process rescue step 3; gives what was done."""
+    """Let a process rescue step 3; return what it did."""
 
     def rescue(error, *, main, parts, proof=True, elsewhere=0):
         done = []

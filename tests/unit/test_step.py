@@ -1,4 +1,4 @@
-"""One optimizer step: where its randomness comes from."""
+"""One optimizer step: the source of its randomness."""
 
 import math
 from itertools import repeat
@@ -21,7 +21,7 @@ from difftrain.types import Batch
 
 @pytest.fixture
 def run():
-    """The state of a training of one weight, with what a step asks of a plan."""
+    """Return the state of a training of one weight, with what a step needs from a plan."""
     denoiser = nn.Linear(1, 1, bias=False)
     config = SimpleNamespace(
         seed=1, gradient_accumulation_steps=2, max_grad_norm=1.0, learning_rate=0.1, lr_warmup_steps=0,
@@ -43,7 +43,7 @@ def run():
 
 
 def micro_batches(*sizes, weight=None):
-    """Micro-batches of one step after another, with so many samples each."""
+    """Yield micro-batches of one step after another, with this many samples each."""
     weight = 1 / sum(sizes) if weight is None else weight
     while True:
         for number, size in enumerate(sizes, 1):
@@ -65,7 +65,7 @@ def endless():
 
 
 def losses_of(monkeypatch, *values):
-    """Let the micro-batches have these losses for a weight of 1, one value or one a sample each, over and over."""
+    """Give the micro-batches these losses for a weight of 1, one value or one per sample, over and over."""
     given = [value for _ in range(20) for value in values]
 
     def batch_loss(run, batch, generator):

@@ -28,7 +28,7 @@ def grey(path, value):
 
 
 class ListeningReporter(SilentReporter):
-    """Keeps what is said."""
+    """Keeps all messages."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class ListeningReporter(SilentReporter):
 
 
 class Painter:
-    """Paints the grey that is next for each request."""
+    """Paints the next grey for each request."""
 
     def __init__(self, *greys):
         self.greys = list(greys)
@@ -63,7 +63,7 @@ def state(step, **changes):
 
 @pytest.fixture
 def validate(tmp_path):
-    """Draw at a step; every call is a validator of its own, as after a resume."""
+    """Draw at a step; every call uses a new validator, as after a resume."""
     target, reference = grey(tmp_path / "target.png", 100), grey(tmp_path / "reference.png", 151)
 
     def validated(step, *greys, seeds=1, references=(reference,), model="model", **options):

@@ -1,4 +1,4 @@
-"""What runs write never becomes training data, wherever it lies."""
+"""Files that runs write never become training data, wherever they are."""
 
 import shutil
 from dataclasses import replace
@@ -24,7 +24,7 @@ def one_edit(root, name="a.png"):
 
 
 def sheets(output):
-    """What validations draw, with a caption each, so that only the folder can leave them out."""
+    """Write images as validations draw them, with a caption each, so that only the folder can leave them out."""
     for name in ("validation/step-10/sheet.png", "previous-1/validation/step-20/cat.png"):
         caption(new_image(output / name), "drawn")
 
