@@ -61,7 +61,7 @@ def test_metrics_tell_the_peak_memory(command, edit_pairs):
     assert all(line["peak_memory_gib"] > 0 for line in read_metrics(edit_pairs.output))
 
 
-def test_a_resumed_run_goes_on_with_its_optimizer_on_the_device(command, edit_pairs):
+def test_a_resumed_run_continues_with_its_optimizer_on_the_device(command, edit_pairs):
     # torch.load must put moments back onto the device, and counters that stay on the CPU back there
     whole = losses(command, edit_pairs, mixed_precision="bf16", learning_rate=3e-3)
     flags = [*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--output_dir", "parts"]

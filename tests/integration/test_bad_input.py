@@ -209,7 +209,7 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
-def test_what_is_wrong_in_both_files_is_told_together(project):
+def test_what_is_wrong_in_both_files_is_reported_together(project):
     project.run |= {"lora_rnk": 4, "learning_rate": "fast"}
     project.edits["repeats"] = -1
     project.write()
@@ -223,7 +223,7 @@ def test_what_is_wrong_in_both_files_is_told_together(project):
     ]
 
 
-def test_what_is_wrong_in_the_data_is_told_together(project):
+def test_what_is_wrong_in_the_data_is_reported_together(project):
     project.reference(1).unlink()
     new_image(project.reference(3), (64, 96), seed=9)
     project.edit(2).with_suffix(".txt").unlink()

@@ -63,7 +63,7 @@ def test_losses_that_the_model_was_asked_for_otherwise_are_not_compared(command,
 @pytest.mark.parametrize(
     "other", [{"validation_num_seeds": 2}, {"validation_num_inference_steps": 2}, {"validation_seed": 1}]
 )
-def test_images_that_were_drawn_otherwise_are_not_compared(command, arguments, other):
+def test_images_that_were_drawn_differently_are_not_compared(command, arguments, other):
     first = command(*changed(arguments, eval_dataset_id="seen"))
     assert steps_told(first, "PSNR") == [0, 2]
     second = command(*changed(arguments, eval_dataset_id="seen", max_train_steps=4, **other))
@@ -104,7 +104,7 @@ def test_metrics_name_what_was_measured(command, arguments, edit_pairs):
     assert (start["fixed_loss_on"], start["psnr_on"]) == (end["fixed_loss_on"], end["psnr_on"])
 
 
-def test_a_damaged_held_out_image_is_told_before_the_first_step(command, arguments, edit_pairs):
+def test_a_damaged_held_out_image_is_reported_before_the_first_step(command, arguments, edit_pairs):
     datasets = edit_pairs.folder / "datasets.json"
     # made when it is drawn: otherwise the start reads every image
     datasets.write_text(datasets.read_text().replace('"superresolution"', '"superresolution", "generate": "ondemand"'))

@@ -138,7 +138,7 @@ def test_an_image_and_its_cache_entry_that_are_gone_save_and_end_with_one_error(
 
 
 @pytest.mark.parametrize("raising", ["raise RuntimeError(result.step)", "raise SystemExit(3)"])
-def test_an_observer_that_fails_is_named_once_and_the_run_goes_on(run, raising):
+def test_an_observer_that_fails_is_named_once_and_the_run_continues(run, raising):
     folder, arguments, output = run
     ended = run_in(folder, *observe(folder, arguments, [2, 3, 4], raising))
     assert ended.status == 0, ended.err
@@ -160,7 +160,7 @@ def break_sampler(monkeypatch, error):
 @pytest.mark.parametrize(
     "error", [RuntimeError("no image"), OSError(28, "No space left on device"), MemoryError()], ids=lambda e: str(e)
 )
-def test_a_validation_that_fails_is_said_once_and_the_run_goes_on(run, monkeypatch, error):
+def test_a_validation_that_fails_is_reported_once_and_the_run_continues(run, monkeypatch, error):
     folder, arguments, output = run
     break_sampler(monkeypatch, error)
     ended = run_in(folder, *changed(arguments, validation_steps=2, validation_on_startup="true", **VALIDATION))
@@ -180,7 +180,7 @@ def test_an_image_of_the_validation_that_is_gone_does_not_end_the_run(edit_pairs
     assert checkpoints(edit_pairs.output) == ["checkpoint-6"]
 
 
-def test_metrics_that_cannot_be_written_are_said_once_with_path_and_reason(run):
+def test_metrics_that_cannot_be_written_are_reported_once_with_path_and_reason(run):
     folder, arguments, output = run
     spoil = f"os.remove({str(output / 'metrics.jsonl')!r}); os.mkdir({str(output / 'metrics.jsonl')!r})"
     ended = run_in(folder, *observe(folder, arguments, [2], spoil))
@@ -218,7 +218,7 @@ def difftrain_optimizers():
 """
 
 
-def test_a_state_that_cannot_be_saved_is_told_after_the_first_step(run):
+def test_a_state_that_cannot_be_saved_is_reported_after_the_first_step(run):
     folder, arguments, output = run
     (folder / "late.py").write_text(LATE_OPTIMIZER.format(when=1))
     ended = run_in(folder, *changed((*arguments, "--plugins", "./late.py"), optimizer="late"))

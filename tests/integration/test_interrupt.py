@@ -192,7 +192,7 @@ def test_signal_while_encoding_keeps_the_cache_entries_so_far(command, edit_pair
     assert "encode images 6" in again.err
 
 
-def test_signal_before_the_first_step_does_not_turn_starting_anew_into_resuming(whole, monkeypatch):
+def test_signal_before_the_first_step_does_not_turn_starting_over_into_resuming(whole, monkeypatch):
     folder, arguments = whole
     arguments = changed(arguments, output_dir="whole", resume_from_checkpoint="none", max_train_steps=9)
     with monkeypatch.context() as patch:

@@ -51,7 +51,7 @@ def test_demo_draws_reference_base_result_and_target_of_what_is_held_out(demo):
         assert sheet.width > 4 * 256
 
 
-def test_demo_run_again_starts_anew_keeps_the_old_run_and_encodes_nothing(demo):
+def test_demo_run_again_starts_over_keeps_the_old_run_and_encodes_nothing(demo):
     from conftest import run_in
 
     folder, _ = demo

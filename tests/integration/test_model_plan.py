@@ -83,7 +83,7 @@ def test_the_plan_of_a_run_serves_where_a_model_is_asked_for(edit_pairs):
     assert (plan.family, plan.flavour, plan.adapter) == (alone.family, alone.flavour, alone.adapter)
 
 
-def test_all_problems_of_a_model_are_told_together(elsewhere):
+def test_all_problems_of_a_model_are_reported_together(elsewhere):
     with pytest.raises(ConfigError) as caught:
         plan_model(None, {**FLAGS, "model_flavour": "contxt", "lora_type": "lokra", "lora_rank": "0", "sead": "1"})
     told = str(caught.value)

@@ -69,7 +69,7 @@ def test_stop_saves_the_state_before_and_ends_with_status_1(train, value, max_gr
     assert "--resume_from_checkpoint latest" in ended.err
 
 
-def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_was_never_disturbed(train):
+def test_a_stopped_run_continues_to_the_bytes_of_one_that_was_never_disturbed(train):
     assert train([3]).status == 1
     assert train().status == 0
     assert (train.output / ADAPTER).read_bytes() == train.whole

@@ -84,14 +84,14 @@ def test_a_ratio_that_is_changed_on_the_way_is_taken_over(train):
     assert (a["lr"], b["lr"]) == (1e-3, 4e-3)
 
 
-def test_a_rate_that_the_optimizer_finds_is_reported_and_goes_on_growing_after_a_resume(train):
+def test_a_rate_that_the_optimizer_finds_is_reported_and_continues_growing_after_a_resume(train):
     whole = train("growing")
     rates = rates_of(whole)
     assert rates[0] == 50.0 * 1e-3
     assert all(1.2 < after / before < 1.6 for before, after in pairwise(rates))
 
 
-def test_weights_that_are_arrived_at_are_saved_and_exported_and_those_in_training_are_kept_to_go_on(train):
+def test_weights_that_are_arrived_at_are_saved_and_exported_and_those_in_training_are_kept_to_continue(train):
     output = train("schedule-free")
     exported, trained = load_file(output / "checkpoint-6" / ADAPTER), load_file(output / "checkpoint-6" / WEIGHTS)
     told = torch.load(output / "checkpoint-6" / "resume" / "optimizer.pt", weights_only=True)

@@ -71,13 +71,13 @@ def test_a_flux_dev_file_with_one_switched_flag_is_told_what_to_write(checked, p
 
 
 @pytest.mark.parametrize("flavour", ["dev", "krea", "schnell"])
-def test_kontext_named_beside_any_other_flavour_is_told_too(checked, flavour):
+def test_kontext_named_beside_any_other_flavour_is_reported_too(checked, flavour):
     ended = checked(flavour, KONTEXT)
     assert ended.status == 2
     assert f"has the weights of flavour 'kontext', but model_flavour is {flavour!r}" in ended.err
 
 
-def test_it_is_told_together_with_the_other_errors_of_the_config(checked):
+def test_it_is_reported_together_with_the_other_errors_of_the_config(checked):
     ended = checked("kontext", DEV, "--optimizer", "adamm")
     assert "has the weights of flavour 'dev'" in ended.err
     assert "unknown optimizer" in ended.err
@@ -218,7 +218,7 @@ def test_a_damaged_file_is_named(checked, model, tmp_path, file, content, said):
 
 
 @pytest.mark.parametrize(("file", "lacks"), [(f"{part}/{config_name(part)}", keys[0]) for part, keys in NEEDED.items()])
-def test_a_config_that_says_nothing_is_told_by_check(checked, model, tmp_path, file, lacks):
+def test_a_config_that_says_nothing_is_reported_by_check(checked, model, tmp_path, file, lacks):
     name = model()
     (tmp_path / name / file).write_text("{}")
     ended = checked("kontext", name)
@@ -258,7 +258,7 @@ def test_a_transformer_with_more_blocks_than_its_weights_is_one_error_that_names
 
 
 @pytest.mark.parametrize("name", ["~nobody/model", "x" * 5000, "o/" + "x" * 300])
-def test_a_name_that_no_disk_has_is_told_as_any_other(checked, name):
+def test_a_name_that_no_disk_has_is_reported_as_any_other(checked, name):
     ended = checked("kontext", name)
     assert ended.status == 2
     assert ended.err.startswith("error: model ")

@@ -32,7 +32,7 @@ def test_images_of_a_run_that_never_saved_are_set_aside_too(command, edit_pairs)
     assert "images:" not in ended.err
 
 
-def test_checkpoint_to_resume_that_is_not_there_is_told_before_the_data_is_scanned(command, edit_pairs):
+def test_checkpoint_to_resume_that_is_not_there_is_reported_before_the_data_is_scanned(command, edit_pairs):
     for program in ((), ("check",)):
         ended = command(
             *program, *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1,

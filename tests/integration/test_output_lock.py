@@ -85,7 +85,9 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_error_and_earlier_ones_are_w
         assert again.status == 0, again.err
 
 
-def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(command, edit_pairs, arguments, small_disk):
+def test_a_disk_without_room_for_a_checkpoint_is_reported_before_the_first_step(
+    command, edit_pairs, arguments, small_disk
+):
     small_disk("output", 100)
     ended = command(*arguments, "--max_train_steps", 30)
     assert ended.status == 2
@@ -150,7 +152,7 @@ def test_a_name_that_no_disk_has_is_one_error(command, arguments):
     assert "file name too long" in ended.err
 
 
-def test_a_probability_of_almost_nothing_is_told_and_not_waited_for(command, edit_pairs):
+def test_a_probability_of_almost_nothing_is_reported_and_not_waited_for(command, edit_pairs):
     datasets = edit_pairs(probability=1e-12)
     for program in ((), ("check",)):
         ended = command(

@@ -76,7 +76,7 @@ def test_an_option_of_a_schedule_that_is_not_chosen_is_noted(train):
     assert "no effect" not in train(stairs_every=3, max_train_steps=1, resume_from_checkpoint="none").err
 
 
-def test_a_wrong_value_of_a_schedules_option_is_told_with_its_flag(train):
+def test_a_wrong_value_of_a_schedules_option_is_reported_with_its_flag(train):
     ended = train(stairs_every=0)
     assert ended.status == 2
     assert "flag --stairs_every" in ended.err

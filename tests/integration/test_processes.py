@@ -146,7 +146,7 @@ def test_files_are_hashed_and_images_made_and_encoded_by_the_first_process_alone
     assert set((folder / f"{work}.txt").read_text()) == {"0"}
 
 
-def test_terminated_run_saves_and_one_process_goes_on_from_it(two_processes):
+def test_terminated_run_saves_and_one_process_continues_from_it(two_processes):
     folder, arguments, _ = two_processes
     output = folder / "terminated"
     arguments = changed(arguments, output_dir=output, max_train_steps=2000, validation_on_startup="false")

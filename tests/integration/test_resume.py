@@ -99,7 +99,7 @@ def six_steps(trained):
     return (folder / "six" / ADAPTER).read_bytes()
 
 
-def test_a_run_made_longer_goes_on_from_its_end(again, six_steps):
+def test_a_run_made_longer_continues_from_its_end(again, six_steps):
     ended = again()
     assert ended.status == 0, ended.err
     assert "checkpoint-4 at step 4" in ended.err
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_gives_one_clear_error(again, name, damage):
     assert f"--resume_from_checkpoint {again.output / 'checkpoint-2'}" in ended.err
 
 
-def test_another_batch_size_goes_on_by_sample_and_is_said(again):
+def test_another_batch_size_continues_by_sample_and_is_reported(again):
     state = json.loads((again.output / "checkpoint-4" / "resume" / "state.json").read_text())
     assert (state["epoch"], state["samples"]) == (0, 4)
     ended = again(train_batch_size=2)
@@ -275,7 +275,7 @@ def test_every_other_option_that_is_said_to_be_taken_over_is(again, six_steps, o
     assert (again.output / ADAPTER).read_bytes() != six_steps
 
 
-def test_changed_data_is_said(again, trained):
+def test_changed_data_is_reported(again, trained):
     folder, _ = trained
     captions = folder / "edits" / "0001.txt"
     before = captions.read_text()
@@ -336,7 +336,7 @@ def test_a_checkpoint_of_another_program_is_called_so(again, program, how):
     assert (foreign / "pytorch_lora_weights.safetensors").is_file()
 
 
-def test_a_checkpoint_of_another_program_is_moved_and_not_deleted_by_starting_anew(again):
+def test_a_checkpoint_of_another_program_is_moved_and_not_deleted_by_starting_over(again):
     foreign = again.output / "checkpoint-2000"
     foreign.mkdir()
     (foreign / "optimizer.bin").write_bytes(b"of another program")
@@ -408,14 +408,14 @@ def test_a_state_that_is_no_state_is_one_clear_error(again, content):
         ({"flux_lora_target": "mmdit"}, "flux_lora_target was all and is now mmdit"),
     ],
 )
-def test_what_the_weights_do_not_fit_is_said_before_the_model_is_loaded(again, program, options, said):
+def test_what_the_weights_do_not_fit_is_reported_before_the_model_is_loaded(again, program, options, said):
     ended = again(program=program, **options)
     assert ended.status == 2
     assert said in ended.err
     assert "load model" not in ended.err
 
 
-def test_repeats_that_changed_are_said(again, trained):
+def test_repeats_that_changed_are_reported(again, trained):
     folder, _ = trained
     entries = json.loads((folder / "datasets.json").read_text())
     entries[0]["repeats"] = 3

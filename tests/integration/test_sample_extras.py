@@ -111,7 +111,7 @@ def test_a_weighted_run_resumes_bit_by_bit(train):
     assert losses(train.folder / "parts") == losses(train.folder / "whole")
 
 
-def test_a_weight_that_changed_since_the_checkpoint_is_told(train):
+def test_a_weight_that_changed_since_the_checkpoint_is_reported(train):
     run_in(train.folder, *arguments_of(train, "told", *entries(**WEIGHTS)))
     ended = run_in(
         train.folder, *changed(arguments_of(train, "told", *entries(edits=1, others=0.5)), max_train_steps=2)
@@ -143,7 +143,7 @@ def test_a_family_asks_samples_too(train):
     assert sorted(levels[0]) == [4, 4, 4, 5, 5, 5]
 
 
-def test_a_family_and_a_loss_that_give_one_name_are_told_before_anything_is_encoded(train):
+def test_a_family_and_a_loss_that_give_one_name_are_reported_before_anything_is_encoded(train):
     arguments = arguments_of(train, "clash", {**EDITS, "level": 1})
     ended = run_in(train.folder, *of_the_family(arguments, loss_type="clashing", cache_dir="cache-of-clash"))
     assert ended.status == 2
@@ -187,7 +187,7 @@ def test_a_key_of_the_loss_on_a_reference_set_is_noted(train):
     assert said in ended.out
 
 
-def test_a_mask_that_is_missing_is_told_before_anything_is_encoded(train):
+def test_a_mask_that_is_missing_is_reported_before_anything_is_encoded(train):
     arguments = arguments_of(train, "missing", {**EDITS, "mask_folder": "nowhere"})
     given = {"loss_type": "masked", "cache_dir": "cache-of-missing"}
     ended = run_in(train.folder, *changed(arguments, **given))

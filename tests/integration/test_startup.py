@@ -47,7 +47,9 @@ def assert_told_in_time(ended, *told):
 
 @BOTH
 @pytest.mark.parametrize("folder", ["edits", "references"])
-def test_an_image_damaged_in_the_middle_is_told_before_any_weight(command, edit_pairs, arguments, command_name, folder):
+def test_an_image_damaged_in_the_middle_is_reported_before_any_weight(
+    command, edit_pairs, arguments, command_name, folder
+):
     for name in ("0001.png", "0003.png"):
         spoil_middle(edit_pairs.folder / folder / name)
     ended = command(*command_name, *arguments)
@@ -98,7 +100,9 @@ def test_images_whose_latents_are_cached_are_not_decoded_again(command, edit_pai
 
 
 @BOTH
-def test_an_image_that_only_validations_draw_is_told_before_any_weight(command, edit_pairs, arguments, command_name):
+def test_an_image_that_only_validations_draw_is_reported_before_any_weight(
+    command, edit_pairs, arguments, command_name
+):
     held_out = edit_pairs.folder / "held-out"
     held_out.mkdir()
     for index in range(6):  # four of them are also measured, and so encoded
@@ -115,7 +119,7 @@ def test_an_image_that_only_validations_draw_is_told_before_any_weight(command, 
 
 
 @BOTH
-def test_too_small_a_disk_is_told_before_any_weight(command, edit_pairs, arguments, small_disk, command_name):
+def test_too_small_a_disk_is_reported_before_any_weight(command, edit_pairs, arguments, small_disk, command_name):
     folder, _ = small_disk
     (folder / "filler").write_bytes(bytes(1 << 19))
     ended = command(*command_name, *changed(arguments, cache_dir=folder / "cache"))
@@ -180,7 +184,7 @@ def test_a_complete_cache_that_cannot_be_written_is_used(command, edit_pairs, ar
 
 
 @BOTH
-def test_a_cache_that_lacks_something_and_cannot_be_written_is_told(
+def test_a_cache_that_lacks_something_and_cannot_be_written_is_reported(
     command, edit_pairs, arguments, read_only, command_name
 ):
     assert command(*arguments).status == 0

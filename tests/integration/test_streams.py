@@ -80,7 +80,7 @@ def losses_of(output):
     return [(line["loss"], line["epoch"]) for line in read_metrics(output) if "loss" in line]
 
 
-def test_an_endless_stream_trains_and_goes_on_bit_by_bit(train, folder):
+def test_an_endless_stream_trains_and_continues_bit_by_bit(train, folder):
     ended = train(output_dir="whole", max_train_steps=6, checkpoint_step_interval=3)
     assert ended.status == 0, ended.err
     assert "finished 6 steps" in ended.err
@@ -105,7 +105,7 @@ def test_epochs_of_a_stream_that_does_not_tell_its_length_are_refused_before_the
     assert not (folder / "epochs" / "metrics.jsonl").exists()
 
 
-def test_a_stream_that_ends_early_is_told_and_what_was_trained_is_saved(train, folder):
+def test_a_stream_that_ends_early_is_reported_and_what_was_trained_is_saved(train, folder):
     ended = train(output_dir="short", ends_after=8, max_train_steps=6)
     assert ended.status == 2
     assert "the data ends after step 4, but the run needs 6 steps" in ended.err

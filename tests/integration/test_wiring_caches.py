@@ -56,7 +56,7 @@ def encoded(run, what):
 # geometry
 
 
-def test_an_image_that_is_cut_otherwise_is_encoded_anew_and_trained_so(train):
+def test_an_image_that_is_cut_differently_is_encoded_and_trained_again(train):
     styles = ("center", "corner", "random")
     runs = {style: train.with_edits(crop=True, crop_style=style) for style in styles}
     assert all(encoded(run, "images") == 4 for run in runs.values())
@@ -128,7 +128,7 @@ def test_another_models_encodings_are_never_taken_for_this_ones(train, model, pa
     assert fed.batch.latents.equal(other.batch.latents) == (part != "vae")
 
 
-def test_another_denoiser_needs_nothing_anew(train, model):
+def test_another_denoiser_needs_nothing_new(train, model):
     folder, before = model
     run = train.with_edits({"pretrained_model_name_or_path": changed_model(folder, "transformer")})
     assert run.results[0].loss != before.results[0].loss
@@ -152,7 +152,7 @@ def test_vae_dtype_is_what_images_are_encoded_in(train, seen_by_vae, options, dt
     assert {encoder.vae.dtype for encoder, _ in seen_by_vae} == {dtype}
 
 
-def test_latents_of_another_dtype_are_encoded_anew(train):
+def test_latents_of_another_dtype_are_encoded_again(train):
     train.with_edits()
     assert encoded(train.with_edits({"vae_dtype": "bf16"}), "images") == 4
 

@@ -101,7 +101,7 @@ def test_an_observers_fields_are_run_options(train, tmp_path):
     assert told(tmp_path, "elsewhere")[-1] == {"event": "end", "step": 1, "status": "finished"}
 
 
-def test_wrong_options_of_an_observer_are_told_with_the_nearest_name(train):
+def test_wrong_options_of_an_observer_are_reported_with_the_nearest_name(train):
     ended = train(max_train_steps=1, watch_az="elsewhere")
     assert ended.status == 2
     assert "did you mean --watch_as?" in ended.err

@@ -67,7 +67,7 @@ def test_accumulated_gradients_are_those_of_one_batch(train):
     assert single[1] < single[0]  # the mean of four directions is shorter than one
 
 
-def test_every_step_goes_on_where_the_last_one_ended(train):
+def test_every_step_continues_where_the_last_one_ended(train):
     run = train(max_train_steps=6)
     assert set(Counter(run.keys[:4]).values()) == {1}
     assert len(set(run.keys[4:])) == 2

@@ -45,7 +45,7 @@ def test_equal_samples_have_equal_facts():
     assert data_facts([sample(index) for index in range(3)]) == data_facts(SAMPLES)
 
 
-def test_counts_and_datasets_that_changed_are_told_by_name():
+def test_counts_and_datasets_that_changed_are_reported_by_name():
     more = data_facts([*SAMPLES, sample(0, dataset="new")])
     fewer = data_facts(SAMPLES[:2])
     assert data_changes(data_facts(SAMPLES), more) == ["'new' is new (1 samples, repeats 0, probability 1)"]

@@ -32,7 +32,7 @@ def problems_of(plan):
     return str(raised.value)
 
 
-def test_all_problems_of_all_pairs_are_told_at_once(tmp_path):
+def test_all_problems_of_all_pairs_are_reported_at_once(tmp_path):
     plan = two_folders(tmp_path, names="abcdef")
     references = tmp_path / "references"
     (references / "a.png").unlink()
@@ -59,7 +59,7 @@ def test_missing_references_are_counted_with_the_first_names(tmp_path):
     assert "hint:" in message
 
 
-def test_references_missing_in_two_sets_are_told_for_both(tmp_path):
+def test_references_missing_in_two_sets_are_reported_for_both(tmp_path):
     plan = two_reference_sets(tmp_path, combined=False)
     for folder in ("sketches", "references"):
         (tmp_path / folder / "a.png").unlink()
@@ -108,7 +108,7 @@ def test_nothing_is_made_while_pairs_have_problems(tmp_path):
     assert not made.folder.exists()
 
 
-def test_missing_folders_of_two_datasets_are_told_together(tmp_path):
+def test_missing_folders_of_two_datasets_are_reported_together(tmp_path):
     plan = data_plan(tmp_path, target_set(tmp_path, references=["references"]), reference_set(tmp_path))
     message = problems_of(plan)
     assert "dataset 'edits'" in message

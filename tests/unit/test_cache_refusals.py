@@ -185,7 +185,7 @@ def test_failed_write_is_one_error_that_leaves_the_old_entry_and_no_other_file(c
     assert torch.equal(cache.read(KEY)["mean"], torch.arange(6.0))
 
 
-def test_the_first_error_is_told_when_the_partial_file_cannot_be_removed_either(cache, monkeypatch):
+def test_the_first_error_is_reported_when_the_partial_file_cannot_be_removed_either(cache, monkeypatch):
     fail_in(monkeypatch, (os, "fsync"), errno.ENOSPC)
     fail_in(monkeypatch, (Path, "unlink"), errno.EROFS)
     with pytest.raises(DataError, match=r"no space left on device\)\nhint: free some space"):

@@ -47,7 +47,7 @@ def test_an_exported_file_loads_with_one_note_of_all_idle_keys():
     assert clipping == "grad_clip_method: no effect, gradients are clipped by their norm, at max_grad_norm"
 
 
-def test_what_an_exported_file_changes_is_told_by_itself():
+def test_what_an_exported_file_changes_is_reported_by_itself():
     notes = plan_export(ema_decay=0.9, snr_gamma=5).notes
     assert "ema_decay: no effect, use_ema is not supported yet" in notes
     assert any(note.startswith("snr_gamma: no effect, ") for note in notes)

@@ -37,7 +37,7 @@ def test_a_text_cache_that_is_not_there_is_an_error_with_the_nearest():
     )
 
 
-def test_a_text_cache_that_is_not_used_is_said():
+def test_a_text_cache_that_is_not_used_is_reported():
     datasets = [*pair(text_embeds="other"), TEXT, {"id": "other", "dataset_type": "text_embeds"}]
     assert "dataset 'edits': text_embeds 'other': no effect, all text goes to 'text'" in plan(datasets=datasets).notes
 

@@ -57,7 +57,7 @@ def test_a_whole_number_must_be_finite(key):
     assert f"{key} must be a finite number, got NaN" in error_of(with_written(run_values(**{key: "HERE"}), "NaN"))
 
 
-def test_a_number_of_too_many_digits_is_told():
+def test_a_number_of_too_many_digits_is_reported():
     assert "max_train_steps must be a whole number" in error_of(run_values(max_train_steps="9" * 5000))
 
 

@@ -53,7 +53,7 @@ def test_betas_of_any_optimizer_are_those_of_lion_too():
     assert run.optimizer.betas == (0.9, 0.95)
 
 
-def test_optimizer_config_wins_over_single_keys_and_that_is_said():
+def test_optimizer_config_wins_over_single_keys_and_that_is_reported():
     run = plan(run_values(optimizer_config={"weight_decay": 0.05}, adam_weight_decay=0.01))
     assert run.optimizer.weight_decay == 0.05
     assert run.notes == ("adam_weight_decay: no effect with optimizer 'adamw_bf16' and its optimizer_config",)

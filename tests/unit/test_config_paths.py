@@ -275,12 +275,12 @@ def test_an_empty_data_folder_is_missing(value):
     assert "instance_data_dir" in error_of(datasets=[target_set(instance_data_dir=value)])
 
 
-def test_bytes_that_are_no_text_are_told_and_not_a_traceback():
+def test_bytes_that_are_no_text_are_reported_and_not_a_traceback():
     message = error_of(output_dir="caf\udce9")
     assert message == r"flag --output_dir: output_dir must be a text in UTF-8, got 'caf\udce9'"
 
 
-def test_half_a_character_in_a_dataset_is_told():
+def test_half_a_character_in_a_dataset_is_reported():
     message = error_of(datasets=[target_set(instance_data_dir="a\ud800")])
     assert message.startswith("datasets.json:1: dataset 'edits': instance_data_dir must be a text in UTF-8")
 

@@ -193,7 +193,7 @@ def test_what_is_no_image_is_named_by_its_place(tmp_path):
         prepare(tmp_path, on_shelf(tmp_path, Blob(key="a", data=b"text", captions=("x",))))
 
 
-def test_a_stamp_that_is_no_text_is_told(tmp_path, png):
+def test_a_stamp_that_is_no_text_is_reported(tmp_path, png):
     image = Blob(key="a", data=png(), version=7, captions=("x",))
     with pytest.raises(DataError, match=r"shelf: a \(stamp\(\) returned int, not a text\)"):
         prepare(tmp_path, on_shelf(tmp_path, image))

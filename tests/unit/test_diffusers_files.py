@@ -81,7 +81,7 @@ def test_a_hub_model_is_known_by_its_commit_and_its_small_files(hub):
     assert hub[-1][:3] == ("someone/model", "0123abc", small)
 
 
-def test_a_hub_model_without_a_config_is_told(hub, folder):
+def test_a_hub_model_without_a_config_is_reported(hub, folder):
     (folder.parent / "0123abc" / "unet" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"hub model 'someone/model' has no unet/config.json"):
         locate(None)
@@ -106,13 +106,13 @@ def test_weights_of_a_hub_model_are_downloaded_once_and_in_one_format(hub):
         (lambda root: (root / "model_index.json").write_text('{"_class_name": "X"}'), "is a X without unet, tokenizer"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_told(folder, break_it, told):
+def test_what_is_wrong_with_a_folder_is_reported(folder, break_it, told):
     break_it(folder)
     with pytest.raises(ModelError, match=told):
         locate(folder)
 
 
-def test_what_is_neither_a_folder_nor_an_id_is_told(folder):
+def test_what_is_neither_a_folder_nor_an_id_is_reported(folder):
     for name in ("nowhere", "./some/where", folder / "model_index.json"):
         with pytest.raises(ModelError, match="is neither a folder in diffusers layout nor a hub id"):
             locate(name)

@@ -45,7 +45,7 @@ def test_what_shares_a_file_system_is_added_up(tmp_path, free):
         check_room([need(tmp_path / "a", 2 * GIB), need(tmp_path / "b", 2 * GIB)])
 
 
-def test_file_systems_are_told_apart(tmp_path, small_disk):
+def test_file_systems_are_distinguished(tmp_path, small_disk):
     folder, _ = small_disk
     with pytest.raises(MachineError) as raised:
         check_room([need(tmp_path, 4096), need(folder, 2 << 20), need(folder / "deeper", 1 << 20, "text embeddings")])
@@ -64,7 +64,7 @@ def test_files_take_whole_blocks():
     assert files_bytes(3, 4097) == 3 * 8192
 
 
-def test_much_is_told_and_little_is_not(tmp_path):
+def test_much_is_reported_and_little_is_not(tmp_path):
     assert describe_needs([need(tmp_path, GIB // 2), need(tmp_path, GIB // 2)]) is None
     assert describe_needs([need(tmp_path, GIB), need(tmp_path, GIB // 2, "text embeddings"), need(tmp_path, 0)]) == (
         f"1.5 GiB will be written to disk: latents of 'edits' 1.0 GiB in {tmp_path}, "

@@ -261,7 +261,7 @@ def test_failing_generator_is_named_with_source_and_cause_before_training(tmp_pa
         make(tmp_path, plan, records(tmp_path))
 
 
-def test_failure_of_a_generator_in_another_process_is_told_alike(tmp_path):
+def test_failure_of_a_generator_in_another_process_is_reported_the_same_way(tmp_path):
     plan = generator_plan(tmp_path, Failing())
     with pytest.raises(PluginError, match=r"generator 'failing' failed on .*\.png: KeyError: 'palette'"):
         make(tmp_path, plan, records(tmp_path, FEWEST_FOR_PROCESSES))

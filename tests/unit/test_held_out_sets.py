@@ -90,7 +90,7 @@ def test_nothing_left_to_train_on_is_an_error(named, datasets):
     )
 
 
-def test_problems_of_held_out_sets_are_told_with_all_others():
+def test_problems_of_held_out_sets_are_reported_with_all_others():
     message = error_of(
         run_values(eval_dataset_id=["nobody"], optimizer="adamv"), [target_set(caption_strategy="texts")]
     )

@@ -91,7 +91,7 @@ def test_the_shapes_are_what_the_code_gives():
     assert f"0.5 becomes {shifted:g}" in PAGE
 
 
-def test_the_adapter_of_the_full_model_has_the_size_that_is_said():
+def test_the_adapter_of_the_full_model_has_the_size_that_is_stated():
     import torch
     from diffusers import FluxTransformer2DModel
 

@@ -131,7 +131,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_damaged_index_is_begun_anew_and_said_once(path, files, damage):
+def test_damaged_index_is_started_over_and_reported_once(path, files, damage):
     damage(filled(path, files))
     read, notes = look(path, files)
     assert (read, len(notes)) == (COUNT, 1)
@@ -141,7 +141,7 @@ def test_damaged_index_is_begun_anew_and_said_once(path, files, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGES[:-1], ids=lambda damage: damage.__name__)
-def test_index_that_is_damaged_while_it_is_open_is_begun_anew(path, files, damage):
+def test_index_that_is_damaged_while_it_is_open_is_started_over(path, files, damage):
     filled(path, files)
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
         index.examine(local(files[:5]), phase)

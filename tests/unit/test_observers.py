@@ -45,7 +45,7 @@ def watched():
     return Observers([Failing(), counting], registry, reporter, is_main=True), counting, said
 
 
-def test_each_kind_of_error_is_said_once_with_who_failed_and_where(watched):
+def test_each_kind_of_error_is_reported_once_with_who_failed_and_where(watched):
     observers, _, said = watched
     observers.run_start(START)
     for _ in range(4):

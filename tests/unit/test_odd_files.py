@@ -123,7 +123,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, monkeypatch, ki
         open_upright(LocalImage.at(odd))
 
 
-def test_link_to_a_folder_that_is_gone_is_told(tmp_path):
+def test_link_to_a_folder_that_is_gone_is_reported(tmp_path):
     edit(tmp_path)
     (tmp_path / "edits" / "more").symlink_to(tmp_path / "not mounted")
     assert "more (a broken link)" in problem_of(tmp_path)
@@ -166,7 +166,7 @@ def test_caption_whose_name_would_be_too_long_is_a_missing_caption(tmp_path):
     assert TextfileCaptions().captions(LocalImage.at(tmp_path / name)) is None
 
 
-def test_twins_by_case_and_by_accent_are_told_apart_or_told(tmp_path):
+def test_twins_by_case_and_by_accent_are_distinguished_or_reported(tmp_path):
     for name in ("A.png", "a.png", "\u00e9.png", "e\u0301.png"):
         edit(tmp_path, name)
     assert len(samples_of(tmp_path)) == 4

@@ -48,7 +48,7 @@ def test_a_library_that_cannot_be_used_is_named_with_the_reason(tmp_path, conten
     assert said in str(caught.value)
 
 
-def test_a_folder_or_a_missing_file_is_told_as_such(tmp_path):
+def test_a_folder_or_a_missing_file_is_reported_as_such(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         validation_prompts(config(tmp_path))
     with pytest.raises(ConfigError, match="does not exist\nhint: relative paths start at"):

@@ -95,7 +95,7 @@ def test_a_resized_shape_grows_where_the_caption_says_so(scenes):
         assert (after > before) == bool({"larger", "enlarge"} & set(words_of(edit.caption)))
 
 
-def test_shapes_of_a_scene_are_told_apart_by_kind_and_place(recipe):
+def test_shapes_of_a_scene_are_distinguished_by_kind_and_place(recipe):
     for seed in range(50):
         _, _, shapes = recipe.scene_edits.random_scene(random.Random(seed), 3)
         assert len({shape.thing for shape in shapes}) == len({shape.place for shape in shapes}) == 3

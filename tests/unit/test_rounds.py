@@ -86,7 +86,7 @@ def test_the_order_of_an_epoch_does_not_follow_the_batch_size():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 20), st.integers(1, 3), st.integers(1, 3))
-def test_rounds_from_any_position_go_on_as_if_never_stopped(count, batch_size, done, processes, micro_batches):
+def test_rounds_from_any_position_continue_as_if_never_stopped(count, batch_size, done, processes, micro_batches):
     facts = {"batch_size": batch_size, "processes": processes, "micro_batches": micro_batches}
     whole = list(islice(rounds(count, **facts).steps(), done + 6))
     start = whole[done - 1][-1].position if done else Position()

@@ -171,7 +171,7 @@ def test_the_message_names_step_samples_and_causes(run, monkeypatch):
     assert "on_nan = skip" in text
 
 
-def test_skip_leaves_the_update_out_and_goes_on(run, monkeypatch):
+def test_skip_leaves_the_update_out_and_continues(run, monkeypatch):
     run.plan.config.on_nan = "skip"
     losses_of(monkeypatch, math.nan, 1.0, 1.0, 1.0)
     before = run.denoiser.weight.item()

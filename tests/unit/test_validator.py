@@ -132,14 +132,14 @@ def test_base_column_shows_the_images_of_the_start_also_after_a_resume(validate)
 
 
 @pytest.mark.parametrize("changed", [{"validation_seed": 8}, {"validation_num_inference_steps": 5}, {"seed": 2}])
-def test_images_of_the_start_that_were_drawn_otherwise_are_no_base(validate, changed):
+def test_images_of_the_start_that_were_drawn_differently_are_no_base(validate, changed):
     validate(0, 255)
     _, drawn = validate(3, 100, **changed)
     assert columns(drawn) == 3
 
 
 @pytest.mark.parametrize("changed", [{"validation_seed": 8}, {"model": "the same in float32"}])
-def test_a_base_column_that_goes_since_images_are_drawn_otherwise_is_said_once(validate, changed):
+def test_a_base_column_that_goes_because_images_are_drawn_differently_is_reported_once(validate, changed):
     validate(0, 255)
     validator, _ = validate(3, 100, 100, **changed)
     validator.draw(state(6, **{key: value for key, value in changed.items() if key != "model"}))

@@ -113,7 +113,7 @@ def _about(key: str, field: FieldInfo, names: dict[str, list[str]]) -> str:
         text += f" Currently only {choices[0]}."
     elif choices:
         text += f" One of: {', '.join(choices)}."
-    return text + (" [needed]" if field.is_required() else _default(field))
+    return text + (" [required]" if field.is_required() else _default(field))
 
 
 def _choices(annotation: Any) -> list[str]:

@@ -161,7 +161,7 @@ def _note_doubts(
         low, high = optimizer.usual_learning_rates
         usual = f"{low:g} to {high:g} is usual for an adapter with optimizer {optimizer.name!r}"
         if config.learning_rate > high:
-            problems.note(f"learning_rate {config.learning_rate:g} is high, {usual}; a sign of it is square grids")
+            problems.note(f"learning_rate {config.learning_rate:g} is high, {usual}; watch for square grids in images")
         elif config.learning_rate < low:
             problems.note(f"learning_rate {config.learning_rate:g} is low, {usual}; the model may learn little")
     if config.max_train_steps is not None and config.lr_warmup_steps >= config.max_train_steps:

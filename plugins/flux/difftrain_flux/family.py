@@ -71,7 +71,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
     context (its text side), context+ffs (and the text side's feed-forward), all+ffs (and every feed-forward),
     tiny (single blocks 7 and 20), nano (single block 7)."""
     flux_guidance_mode: Literal["constant", "random-range"] = "constant"
-    """Value of the guidance embedding in training; no effect on models without one."""
+    """How guidance is set in training; no effect on models without a guidance embedding."""
     flux_guidance_value: float = Field(1.0, ge=0)
     """Guidance of every sample with flux_guidance_mode constant."""
     flux_guidance_min: float = Field(1.0, ge=0)

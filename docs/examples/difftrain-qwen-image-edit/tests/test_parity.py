@@ -269,7 +269,7 @@ def test_a_part_whose_config_and_weights_do_not_fit_is_one_error(checkpoints, tm
         load[component](device=CPU, dtype=torch.float32)
 
 
-def test_shift_is_what_the_pipelines_scheduler_is_told(setting):
+def test_shift_is_what_the_pipelines_scheduler_gets(setting):
     # exp(mu) of `calculate_shift` with the published schedulers' config
     for size, tokens in (((1024, 1024), 4096), ((512, 512), 1024)):
         config = setting.pipeline.scheduler.config
