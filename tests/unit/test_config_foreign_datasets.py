@@ -30,10 +30,11 @@ def test_the_text_cache_that_is_used_may_be_named():
 def test_a_text_cache_that_is_not_there_is_an_error_with_the_nearest():
     message = error_of(datasets=[*pair(text_embeds="texts"), TEXT])
     assert (
-        message == "dataset 'edits': text_embeds names 'texts', which is no text_embeds dataset; did you mean 'text'?"
+        message
+        == "dataset 'edits': text_embeds names 'texts', which is not a text_embeds dataset; did you mean 'text'?"
     )
     assert error_of(datasets=pair(text_embeds="text")).endswith(
-        "text_embeds names 'text', which is no text_embeds dataset; known: none"
+        "text_embeds names 'text', which is not a text_embeds dataset; known: none"
     )
 
 

@@ -154,8 +154,7 @@ def test_a_size_that_is_not_true_is_noted_and_not_used(tmp_path, png):
     prepared = prepare(tmp_path, on_shelf(tmp_path, image))
     assert prepared.samples[0].target.record.size == (96, 64)
     assert (
-        "1 images are not the size that their data source says; theirs is used: a (96x64, not 64x96)"
-        in (prepared.notes[0])
+        "1 images differ from the size in their data source; it is ignored: a (96x64, not 64x96)" in (prepared.notes[0])
     )
 
 

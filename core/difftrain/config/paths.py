@@ -66,7 +66,8 @@ def expand_path(text: str, known: Mapping[str, str | None]) -> str:
     filled = str(fill_placeholders(text, known))
     if not filled.strip():
         raise ConfigError(
-            f"must be a path, got {_shown(text)}\nhint: leave the key out for its default, or write . for this folder"
+            f"must be a path, got {_shown(text)}\n"
+            "hint: leave the key out for its default, or write . for the current folder"
         )
     _check_escapes(filled)
     if not filled.startswith("~"):

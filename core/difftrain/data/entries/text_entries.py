@@ -38,4 +38,6 @@ def _check_text_embeds(
         else:
             guess = nearest(name, known)
             advice = f"did you mean {guess!r}?" if guess else f"known: {', '.join(known) or 'none'}"
-            problems.add(f"dataset {entry.id!r}: text_embeds names {name!r}, which is no text_embeds dataset; {advice}")
+            problems.add(
+                f"dataset {entry.id!r}: text_embeds names {name!r}, which is not a text_embeds dataset; {advice}"
+            )

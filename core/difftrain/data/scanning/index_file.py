@@ -1,6 +1,6 @@
-"""The SQLite file of an index: opened, shared with other runs, started over if damaged.
+"""The SQLite file of an index: opened, shared with other runs, rebuilt if damaged.
 
-It is only a cache. The program works without whatever it cannot use, and says so once: it starts over a damaged file
+It is only a cache. The program works without whatever it cannot use, and says so once: it rebuilds a damaged file
 or one of an older format, leaves one of a newer format alone, and keeps rows in memory where it may not write.
 """
 
@@ -123,7 +123,7 @@ class IndexFile:
 
     def _start_over(self, error: Exception) -> sqlite3.Connection:
         """Replace a damaged file by a new one, unless another run has already done so."""
-        self.notes.append(f"{self.path} cannot be used ({error}); it is started over, and files are read again")
+        self.notes.append(f"{self.path} cannot be used ({error}); it is rebuilt, and files are read again")
         try:
             if _identity(self.path) == self._file:
                 for leftover in ("-journal", "-wal", "-shm", ""):

@@ -232,7 +232,7 @@ def _other_sizes(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> l
     ]
     if not names:
         return []
-    return [f"{len(names)} images are not the size that their data source says; theirs is used: {first_few(names)}"]
+    return [f"{len(names)} images differ from the size in their data source; it is ignored: {first_few(names)}"]
 
 
 def _complaints(complaints: Collection[str]) -> list[str]:
