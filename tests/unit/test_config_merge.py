@@ -43,7 +43,7 @@ def merged(*classes):
 
 def test_a_plugins_option_is_a_key_with_type_default_and_help():
     field = merged(First).model_fields["strength"]
-    assert (field.annotation, field.default, field.description) == (int, 3, "How much.")
+    assert (field.annotation, field.default, field.description) == (int, 3, "Strength.")
 
 
 def test_a_plugins_limits_hold():
