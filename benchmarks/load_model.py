@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from difftrain.model.load_denoiser import load_denoiser
-from difftrain.model.quantization import QuantoInt8
+from difftrain.model.precision.quanto import QuantoInt8
 from difftrain_flux.family import FluxFamily
 from difftrain_flux_kontext.flavour import Kontext
 

@@ -5,7 +5,7 @@ import torch
 from optimum.quanto import QTensor
 
 from conftest import read_metrics
-from difftrain.model.quantization import QuantoInt8
+from difftrain.model.precision.quanto import QuantoInt8
 from difftrain.testing import load_denoiser
 from difftrain_flux.family import FluxFamily
 from difftrain_flux_kontext.flavour import Kontext

@@ -125,7 +125,7 @@ def cache_folder_is_a_file(project):
 
 MESSAGES: dict[Callable[[Project], None], str] = {
     unknown_key: "config.json:8: unknown key 'lora_rnk'; did you mean 'lora_rank'?",
-    wrong_type: 'config.json:8: gradient_checkpointing must be true or false, got "perhaps"',
+    wrong_type: "config.json:8: gradient_checkpointing must be true or false or 'auto', got \"perhaps\"",
     missing_folder: (
         "dataset 'edits': instance_data_dir edit-images does not exist\nhint: relative paths start at {folder}"
     ),

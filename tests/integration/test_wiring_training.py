@@ -232,7 +232,45 @@ def test_attention_mechanism_is_the_only_kernel_that_torch_may_use(train, mechan
 def test_an_attention_kernel_that_the_device_lacks_is_one_error(train):
     ended = run_in(train.folder, *changed(train.arguments, attention_mechanism="efficient", output_dir="lacking"))
     assert ended.status == 2
-    assert "error: attention_mechanism efficient: torch has this kernel only for GPUs" in ended.err
+    assert (
+        "error: attention_mechanism efficient: this kernel exists only for GPUs, and the run is on the CPU" in ended.err
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp8-matmul", "int8-matmul"])
+def test_a_base_model_precision_may_multiply_in_eight_bits(train, precision):
+    run, exact = train(base_model_precision=precision), train()
+    assert {type(layer.base_layer).form for layer in adapters(run).values()} == {precision.removesuffix("-matmul")}
+    for ours, true in zip(run.results, exact.results, strict=True):
+        assert ours.loss == pytest.approx(true.loss, rel=0.02)
+        assert ours.loss != true.loss
+    assert all(moved > 0 for moved in run.moved)
+
+
+def test_int8_rotation_reaches_the_layers(train):
+    run = train(base_model_precision="int8-matmul", int8_rotation="true")
+    layers = {type(layer.base_layer).__name__ for layer in adapters(run).values()}
+    assert layers == {"RotatedInt8Linear"}
+
+
+@pytest.mark.parametrize("precision", ["no_change", "int8-matmul"])
+@pytest.mark.parametrize("checkpointing", ["true", "false"])
+def test_compiled_blocks_train_the_same_weights(train, precision, checkpointing):
+    options = {"base_model_precision": precision, "gradient_checkpointing": checkpointing}
+    plain, traced = train(**options), train(**options, dynamo_backend="aot_eager")
+    assert traced.state.compiled
+    assert not plain.state.compiled
+    torch.testing.assert_close(traced.weights[-1], plain.weights[-1], rtol=1e-3, atol=1e-5)
+
+
+def test_weights_that_torch_cannot_compile_are_one_error(train):
+    ended = run_in(
+        train.folder,
+        *changed(train.arguments, dynamo_backend="inductor", base_model_precision="int8-quanto", output_dir="quanto"),
+    )
+    assert ended.status == 2
+    assert "dynamo_backend inductor: torch.compile does not take weights of int8-quanto" in ended.err
+    assert "fp8-matmul and int8-matmul" in ended.err
 
 
 # output

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from difftrain import ModelError, ModelLocation, PluginError, Quantizer, read_weights
-from difftrain.model.quantization import QuantoInt8
+from difftrain.model.precision.quanto import QuantoInt8
 from difftrain.testing import TinyFamily, load_denoiser
 
 PLACE = ModelLocation(name="somewhere", identity="x", path=None)
@@ -238,7 +238,7 @@ from accelerate import init_empty_weights
 from optimum.quanto import QLinear
 from torch import nn
 from difftrain import ModelLocation, read_weights
-from difftrain.model.quantization import QuantoInt8
+from difftrain.model.precision.quanto import QuantoInt8
 from difftrain.testing import TinyFamily, load_denoiser
 
 class Large(TinyFamily):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from difftrain.config.config_files import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
 from difftrain.config.known_keys import RUN_TABLES, KnownKeys
@@ -32,7 +32,6 @@ OWN_FLAGS: Mapping[str, str] = {
 """Flags that are not run options, with their help."""
 SWITCHES = ("demo", "fast", "json", "help")
 """Those of :data:`OWN_FLAGS` that take no value."""
-_TRUTHS = ("true", "false")
 
 
 def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: KnownKeys) -> list[str]:
@@ -50,12 +49,23 @@ def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: Known
         alone = follower.startswith("--")
         if argument.startswith("--") and "=" not in argument and key not in OWN_FLAGS:
             field = schema.model_fields.get(key)
-            if field is not None and field.annotation is bool:
-                argument += "=" + (rest.pop(0) if follower.lower() in _TRUTHS else "true")
+            if field is not None and _is_switch(field.annotation):
+                argument += "=" + (rest.pop(0) if follower.lower() in _values(field.annotation) else "true")
             elif field is None and key in tables.flags() and alone:
                 argument += "=true"
         joined.append(argument)
     return joined
+
+
+def _is_switch(annotation: Any) -> bool:
+    """Whether a value may be true or false, so that its flag alone means true."""
+    return annotation is bool or bool in get_args(annotation)
+
+
+def _values(annotation: Any) -> tuple[str, ...]:
+    """Return the texts that may follow the flag of a switch as its value."""
+    others = [str(value) for part in get_args(annotation) for value in get_args(part)]
+    return ("true", "false", *others)
 
 
 def signature(schema: type[RunConfig], tables: KnownKeys) -> inspect.Signature:

@@ -66,7 +66,8 @@ def explain(error: ValidationError, values: Mapping[str, Any]) -> dict[str, str]
         sentences.setdefault(key, []).append(_demand(item))
     explained = {}
     for key, demands in sentences.items():
-        wanted = " or ".join(dict.fromkeys(demands))
+        first, *others = dict.fromkeys(demands)
+        wanted = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
         got = f", got {shown(values[key])}" if key in values and wanted != "is missing" else ""
         explained[key] = f"{key} {wanted}{got}".strip()
     return explained

@@ -36,8 +36,16 @@ class ModelOptions(Options):
     """What to train: lora is adapter weights beside the frozen model."""
     lora_type: str = "standard"
     """Kind of adapter."""
-    attention_mechanism: Literal["auto", "flash", "efficient", "math"] = "auto"
-    """Attention kernel; auto lets torch choose."""
+    attention_mechanism: Literal["auto", "cudnn", "flash", "efficient", "math"] = "auto"
+    """Attention kernel; auto times them on the GPU with the run's largest batch and takes the fastest that is right."""
+    dynamo_backend: Literal["auto", "no", "inductor", "aot_eager"] = "auto"
+    """Compile the model's blocks with torch.compile; auto does so on GPUs if the run is long enough to gain by it.
+    aot_eager only traces them, to find faults."""
+
+    @field_validator("dynamo_backend", mode="before")
+    @classmethod
+    def _off_is_no(cls, value: object) -> object:
+        return "no" if str(value).strip().lower() in ("false", "0", "0.0", "disabled") else value
 
 
 class TrainingOptions(Options):
@@ -51,8 +59,8 @@ class TrainingOptions(Options):
     """Samples per forward pass on one device."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Forward passes per optimizer step."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass to save memory."""
+    gradient_checkpointing: bool | Literal["auto"] = True
+    """Recompute activations in the backward pass to save memory; auto recomputes only what does not fit on the GPU."""
     mixed_precision: Literal["bf16", "no"] = "bf16"
     """Number format of the forward pass; no is float32."""
     seed: int = Field(42, ge=0, lt=SEED_LIMIT)

@@ -129,6 +129,8 @@ class Quantizer(Options, ABC):
     """Stores the frozen weights in fewer bits: ``base_model_precision: NAME``. Fields are run options."""
 
     name: ClassVar[str]
+    can_compile: ClassVar[bool] = False
+    """Whether torch.compile takes the layers of :meth:`convert`, with and without recomputed activations."""
 
     @abstractmethod
     def check(self) -> str | None:

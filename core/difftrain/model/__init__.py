@@ -7,8 +7,9 @@
 - `shards`: reads weights one by one
 - `quiet_loading`: keeps libraries quiet while they load a part
 - `load_denoiser`: loads the denoiser tensor by tensor
-- `quantization`: frozen weights in fewer bits
-- `attention`: chooses torch's attention kernel
+- `precision`: number formats of the frozen weights
 - `lora`: LoRA, through peft
+- `attention`: attention kernels
+- `tuned_blocks`: blocks that are compiled, and that keep or recompute activations
 - `tensor_file`: named tensors in one file
 """

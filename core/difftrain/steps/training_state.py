@@ -37,6 +37,8 @@ class TrainingState:
     built_with: Settings
     """Settings of the optimizer's groups before the first step of this process."""
     total_steps: int
+    compiled: bool = False
+    """Whether torch.compile compiles the model's blocks in training."""
     data: Mapping[str, str] = field(default_factory=dict)
     """What each dataset holds, see :func:`difftrain.training.agreement.data_facts`."""
     step: int = 0
@@ -62,6 +64,10 @@ class TrainingState:
     def evaluates_others(self) -> bool:
         """Whether the optimizer evaluates at other weights than it trains."""
         return type(self.plan.optimizer).evaluating is not OptimizerFactory.evaluating
+
+    def uncompiled(self) -> AbstractContextManager[Any]:
+        """Within it, compiled blocks run as they are written: compiling them for each image size takes too long."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -7,5 +7,6 @@
 - `frozen_encoders`: text and image encoders, loaded when needed
 - `open_stream`: opens the stream of batches at the run's position
 - `agreement`: checks that all processes see the same
+- `fit_to_device`: chooses kernels, compiles, and decides what is recomputed
 - `loop`: steps, checkpoints, validations
 """

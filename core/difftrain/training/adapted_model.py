@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from difftrain.model.attention import choose_attention
+from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.load_denoiser import load_denoiser
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
@@ -23,7 +23,7 @@ def load_adapted(
     Raises:
         DifftrainError: If the weights do not fit, or cannot be read.
     """
-    choose_attention(plan.config.attention_mechanism, device.type)
+    choose_attention(plan.config.attention_mechanism, device)
     dtype: torch.dtype = getattr(torch, compute_dtype(plan.config))
     denoiser = load_denoiser(
         plan.family, location, dtype=dtype, device=device, quantizer=plan.quantizer, reporter=reporter

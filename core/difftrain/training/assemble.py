@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
 from difftrain.data.caching.sample_caches import encode_images, encode_texts
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
-from difftrain.data.streaming.epoch import EpochRules, draw_visit
+from difftrain.data.streaming.epoch import EpochRules, Visit, draw_visit, encoded_area, largest_area
 from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.machine.processes import first_process_first
@@ -28,7 +29,7 @@ from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream
-from difftrain.types import ModelLocation, Reporter, Sampler, ValidationRequest
+from difftrain.types import Batch, ModelLocation, Reporter, Sample, Sampler, ValidationRequest
 from difftrain.validation.scenes import Scene
 from difftrain.validation.validator import Validator
 
@@ -45,6 +46,8 @@ class AssembledRun:
     stream: BatchStream
     validator: Validator
     resumed_from: Path | None
+    read_largest: Callable[[], Batch | None]
+    """Reads the batch of the run that takes the most memory; None where the samples are not known before."""
     resumed_state: ResumeState | None
     """What that checkpoint records about its run."""
 
@@ -94,8 +97,23 @@ def assemble(
         reporter=reporter,
     )
     return AssembledRun(
-        state=state, stream=opened.batches, validator=validator, resumed_from=checkpoint, resumed_state=saved
+        state=state,
+        stream=opened.batches,
+        validator=validator,
+        resumed_from=checkpoint,
+        read_largest=partial(_read_largest, prepared.data.samples, reader, config.train_batch_size),
+        resumed_state=saved,
     )
+
+
+def _read_largest(samples: Sequence[Sample], reader: BatchReader, batch_size: int) -> Batch | None:
+    if not samples:
+        return None
+    sample = max(samples, key=largest_area)
+    choice = max(sample.choices, key=lambda choice: sum(map(encoded_area, choice.references)))
+    caption = (choice.captions or sample.captions)[0]
+    visit = Visit(sample=sample, references=choice.references, caption=caption, number=0)
+    return reader.read([visit] * batch_size)
 
 
 def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Reporter) -> None:
@@ -113,8 +131,6 @@ def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))
     bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter)
-    if plan.config.gradient_checkpointing:
-        plan.family.enable_checkpointing(bare)
     trained = [named for named in bare.named_parameters() if named[1].requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
     remember_rates(optimizer)

@@ -34,6 +34,7 @@ from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.prepare_run import PreparedRun
 from difftrain.training.agreement import check_agreement
 from difftrain.training.assemble import AssembledRun, assemble
+from difftrain.training.fit_to_device import fit_to_device
 from difftrain.training.loop import train
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
@@ -71,6 +72,7 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
         observers.run_start(_start_of(assembled))
         status = "failed"
         try:
+            fit_to_device(state, assembled.read_largest, reporter)
             if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
             with bar:
@@ -122,9 +124,9 @@ def _start_of(assembled: AssembledRun) -> RunStart:
 def _out_of_memory(assembled: AssembledRun, error: Exception) -> str:
     config = assembled.state.plan.config
     advice = [
-        "" if config.gradient_checkpointing else "set gradient_checkpointing = true",
+        "" if config.gradient_checkpointing is True else "set gradient_checkpointing = true",
         "" if config.train_batch_size == 1 else f"lower train_batch_size, now {config.train_batch_size}",
-        "" if assembled.state.plan.quantizer else "set base_model_precision, for example int8-quanto",
+        "" if assembled.state.plan.quantizer else "set base_model_precision, for example int8-matmul",
         "lower resolution",
         "lower lora_rank",
     ]

@@ -273,7 +273,7 @@ def _evaluating(state: TrainingState) -> Iterator[None]:
     training mode, even after an interrupt."""
     state.bare_denoiser.eval()
     try:
-        with state.evaluating(), torch.no_grad():
+        with state.evaluating(), state.uncompiled(), torch.no_grad():
             yield
     finally:
         state.bare_denoiser.train()

@@ -34,7 +34,7 @@ NO_EFFECT = {
         group_offload_type="block_level", group_offload_blocks_per_group=1, group_offload_use_stream=False,
         group_offload_to_disk_path=None, ramtorch_target_modules=None,
     ),
-    **because("dynamo_backend is no",
+    **because("each kind of block is compiled by itself, once per image size",
         dynamo_mode="", dynamo_fullgraph=False, dynamo_dynamic=False, dynamo_use_regional_compilation=False,
     ),
     **because("attention_mechanism names no such kernel", sageattention_usage="inference", sla_config=None),

@@ -23,9 +23,7 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
     "lora_type": ("lycoris",),
     "base_model_precision": (
-        "int4-quanto",
         "int2-quanto",
-        "fp8-quanto",
         "fp8uz-quanto",
         "int8-torchao",
         "fp8-torchao",
@@ -46,7 +44,6 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
         "flash-attn-3",
         "flash-attn-3-varlen",
         "flex",
-        "cudnn",
         "native-npu",
         "native-xla",
     ),

@@ -42,7 +42,6 @@ RUN_TABLES = KnownKeys(
         "ramtorch_text_encoder": (),
         "ramtorch_vae": (),
         "ramtorch_controlnet": (),
-        "dynamo_backend": ("no", "disabled"),
         "context_parallel_size": (1,),
         "fsdp_enable": (),
         "deepspeed_config": (),

@@ -52,6 +52,18 @@ class EpochRules:
     """The family's batch key; None lets all samples of one shape share batches."""
 
 
+def encoded_area(image: PlacedImage) -> int:
+    """Return the pixels of an image as it is encoded."""
+    width, height = image.geometry.bucket
+    return width * height
+
+
+def largest_area(sample: Sample) -> int:
+    """Return the pixels of the target and of the largest references that a visit may have."""
+    references = (sum(map(encoded_area, choice.references)) for choice in sample.choices)
+    return encoded_area(sample.target) + max(references, default=0)
+
+
 def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Visit:
     """Draw references, caption and dropouts of one visit.
 

@@ -1,0 +1,71 @@
+"""Sets the attention kernel of a run, for all models that call torch's ``scaled_dot_product_attention``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from difftrain.errors import MachineError
+from difftrain.types import AttentionShape
+
+if TYPE_CHECKING:
+    import torch
+
+TORCHS_KERNELS = ("flash", "efficient", "math")
+"""Kernels that torch itself chooses from."""
+ON_GPUS_ONLY = ("cudnn", "efficient")
+
+
+def choose_attention(mechanism: str, device: torch.device) -> None:
+    """Set the kernel for the whole process; ``auto`` leaves torch the choice until :func:`fastest_attention`.
+
+    torch's own use of cuDNN's kernel is always off: inside stock models its backward crashes or gives NaN on Hopper
+    (docs/log.md), and torch prefers it there.
+
+    Raises:
+        MachineError: If the device has no such kernel.
+    """
+    if mechanism in ON_GPUS_ONLY and device.type != "cuda":
+        raise MachineError(
+            f"attention_mechanism {mechanism}: this kernel exists only for GPUs, and the run is on the "
+            f'{device.type.upper()}\nhint: set attention_mechanism to "auto"'
+        )
+    from torch.backends import cuda
+
+    cuda.enable_cudnn_sdp(False)
+    allowed = (mechanism,) if mechanism in TORCHS_KERNELS else TORCHS_KERNELS
+    cuda.enable_flash_sdp("flash" in allowed)
+    cuda.enable_mem_efficient_sdp("efficient" in allowed)
+    cuda.enable_math_sdp("math" in allowed)
+    if device.type == "cuda":
+        from difftrain.model.attention.cudnn_attention import route_models_to_cudnn
+
+        route_models_to_cudnn(mechanism == "cudnn")
+
+
+def fastest_attention(shapes: Sequence[AttentionShape], device: torch.device, dtype: torch.dtype) -> str:
+    """Time the kernels on the largest of the shapes and set the fastest that is right; return what to tell the user.
+
+    Args:
+        shapes: Calls of one forward over the run's largest batch; none leaves torch the choice.
+        dtype: Number format of queries, keys and values.
+    """
+    import torch
+
+    if device.type != "cuda" or not shapes:
+        return "attention: torch chooses the kernel"
+    if dtype == torch.float32:
+        return "attention: torch chooses the kernel; the fast ones need mixed_precision bf16"
+    from difftrain.model.attention.kernel_trial import try_kernels
+
+    shape = max(shapes, key=lambda each: each.batch * each.heads * each.queries * each.keys)
+    trials = try_kernels(shape, device, dtype)
+    right = [trial for trial in trials if trial.fault is None]
+    faults = "".join(f"; {trial.kernel} is not used: {trial.fault}" for trial in trials if trial.fault)
+    if not right:
+        choose_attention("auto", device)
+        return f"attention: torch chooses the kernel{faults}"
+    best = min(right, key=lambda trial: trial.seconds)
+    choose_attention(best.kernel, device)
+    times = ", ".join(f"{trial.kernel} {trial.seconds * 1e3:.2f} ms" for trial in right)
+    return f"attention: {best.kernel}, the fastest for {shape.queries} tokens, forward and backward ({times}){faults}"

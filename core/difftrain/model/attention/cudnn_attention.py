@@ -1,0 +1,132 @@
+"""cuDNN's attention in the form that is right in training: an op of its own, with dense inputs and gradients.
+
+Inside stock models torch's own call of cuDNN crashes in the backward pass or gives NaN on Hopper (docs/log.md): the
+gradient that reaches it is not dense. And torch.compile has taken a cached graph with another kernel for it; an op with
+a name of its own cannot be taken for another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.utils.flop_counter
+from torch import Tensor
+from torch.nn import functional
+
+LARGEST_HEAD = 128
+"""Features per head that the kernel takes on every card."""
+
+
+@torch.library.custom_op("difftrain::cudnn_attention", mutates_args=(), device_types="cuda")
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the output, the log-sum-exp, and the state of a dropout that is not used."""
+    output, log_sum, _, _, _, _, seed, offset, _ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query.contiguous(), key.contiguous(), value.contiguous(), None, True, 0.0, False, False
+    )
+    return output.contiguous(), log_sum, seed, offset
+
+
+@_attention.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, heads, length, _ = query.shape
+    return (
+        query.new_empty(batch, heads, length, value.shape[-1]),
+        query.new_empty(batch, heads, length, 1, dtype=torch.float32),
+        query.new_empty((), dtype=torch.int64),
+        query.new_empty((), dtype=torch.int64),
+    )
+
+
+@torch.library.custom_op("difftrain::cudnn_attention_backward", mutates_args=(), device_types="cuda")
+def _attention_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum: Tensor, seed: Tensor,
+    offset: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    gradients = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
+        gradient.contiguous(), query.contiguous(), key.contiguous(), value.contiguous(), output, log_sum, seed, offset,
+        None, None, None, query.shape[2], key.shape[2], 0.0, False,
+    )  # fmt: skip
+    of_query, of_key, of_value = (part.contiguous() for part in gradients)
+    return of_query, of_key, of_value
+
+
+@_attention_backward.register_fake
+def _(_gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _gradients(ctx: Any, gradient: Tensor, *_others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    of_query, of_key, of_value = _attention_backward(gradient.contiguous(), *ctx.saved_tensors)
+    return of_query, of_key, of_value
+
+
+torch.library.register_autograd("difftrain::cudnn_attention", _gradients, setup_context=_save)
+
+
+@torch.utils.flop_counter.register_flop_formula(torch.ops.difftrain.cudnn_attention)
+def _flops(query_shape: tuple[int, ...], key_shape: tuple[int, ...], *_others: object, **_named: object) -> int:
+    batch, heads, queries, head_dim = query_shape
+    return 4 * batch * heads * queries * key_shape[2] * head_dim
+
+
+_FORWARDS = (
+    torch.ops.difftrain.cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+)
+
+
+def is_attention(operation: object) -> bool:
+    """Whether an operation that a traced forward is made of is an attention kernel."""
+    return operation in _FORWARDS
+
+
+def cudnn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(head_dim)) v; each is [B, heads, S, head_dim], bfloat16 or float16, on a GPU."""
+    output: Tensor = _attention(query.contiguous(), key.contiguous(), value.contiguous())[0]
+    return output
+
+
+torchs_own_attention = functional.scaled_dot_product_attention
+
+
+def _attention_of_models(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Stand in for torch's function in models that call it: plain calls go to cuDNN, all others to torch."""
+    is_plain = attn_mask is None and dropout_p == 0.0 and not is_causal and scale is None and not enable_gqa
+    if is_plain and takes(query) and takes(key) and takes(value):
+        return cudnn_attention(query, key, value)
+    return torchs_own_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+
+
+def takes(tensor: Tensor) -> bool:
+    """Whether the kernel takes such a query, key or value."""
+    return (
+        tensor.device.type == "cuda"
+        and tensor.dtype in (torch.bfloat16, torch.float16)
+        and tensor.dim() == 4
+        and tensor.shape[-1] <= LARGEST_HEAD
+        and tensor.shape[-1] % 8 == 0
+    )
+
+
+def route_models_to_cudnn(on: bool) -> None:
+    """Let models that call torch's ``scaled_dot_product_attention`` get cuDNN's kernel, in this whole process.
+
+    Models look the function up in its module each time they call it; there is no other place that all of them share.
+    """
+    functional.scaled_dot_product_attention = _attention_of_models if on else torchs_own_attention

@@ -1,0 +1,94 @@
+"""Times attention kernels, forward and backward, on a shape of the run, and compares each with exact attention."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from difftrain.model.attention import cudnn_attention
+from difftrain.types import AttentionShape
+
+TOLERANCE = 0.02
+"""Relative error of outputs and gradients that a kernel may have; bfloat16 alone gives 0.003."""
+REPEATS = 3
+_TORCHS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one kernel did."""
+
+    kernel: str
+    seconds: float
+    """Of one forward and backward; infinite after a fault."""
+    fault: str | None = None
+    """Why it cannot be used."""
+
+
+def try_kernels(shape: AttentionShape, device: torch.device, dtype: torch.dtype) -> list[Trial]:
+    """Try every kernel that could take the shape; a masked one is only tried with the kernels that take masks."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(length: int) -> Tensor:
+        size = (shape.batch, shape.heads, length, shape.head_dim)
+        return torch.randn(size, device=device, dtype=dtype, generator=generator)
+
+    tensors = (random(shape.queries), random(shape.keys), random(shape.keys))
+    gradient = random(shape.queries)
+    exact = _exact(tensors, gradient)
+    kernels = ["efficient"] if shape.masked else ["cudnn", "flash", "efficient"]
+    return [_try(kernel, tensors, gradient, exact) for kernel in kernels]
+
+
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """Return ``|value - exact| / |exact|``; NaN if either has one."""
+    return float((value.float() - exact).norm() / exact.norm())
+
+
+def _exact(tensors: tuple[Tensor, ...], gradient: Tensor) -> list[Tensor]:
+    """Return output and gradients of the first head in float32: all heads would take too much memory."""
+    query, key, value = (tensor[:1, :1].float().requires_grad_() for tensor in tensors)
+    with sdpa_kernel(SDPBackend.MATH):
+        output = cudnn_attention.torchs_own_attention(query, key, value)
+    return [output.detach(), *torch.autograd.grad(output, (query, key, value), gradient[:1, :1].float())]
+
+
+def _try(kernel: str, tensors: tuple[Tensor, ...], gradient: Tensor, exact: list[Tensor]) -> Trial:
+    run: Attention = cudnn_attention.torchs_own_attention
+    if kernel == "cudnn":
+        if not all(map(cudnn_attention.takes, tensors)):
+            return Trial(kernel=kernel, seconds=float("inf"), fault="it does not take this shape")
+        run = cudnn_attention.cudnn_attention
+    inputs: list[Tensor] = [tensor.detach().requires_grad_() for tensor in tensors]
+    only = sdpa_kernel(_TORCHS[kernel]) if kernel in _TORCHS else nullcontext()
+    try:
+        with only:
+            results = _forward_and_backward(run, inputs, gradient)
+            seconds = []
+            for _ in range(REPEATS):
+                torch.cuda.synchronize()
+                started = time.perf_counter()
+                _forward_and_backward(run, inputs, gradient)
+                torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - started)
+    except RuntimeError as error:  # how torch and cuDNN refuse a shape or a card
+        return Trial(kernel=kernel, seconds=float("inf"), fault=str(error).splitlines()[0])
+    errors = [relative_error(value[:1, :1], true) for value, true in zip(results, exact, strict=True)]
+    worst = max(errors, key=lambda error: float("inf") if math.isnan(error) else error)
+    if not worst <= TOLERANCE:
+        return Trial(kernel=kernel, seconds=float("inf"), fault=f"its result is off by {worst:.3g}")
+    return Trial(kernel=kernel, seconds=min(seconds))
+
+
+def _forward_and_backward(run: Attention, inputs: list[Tensor], gradient: Tensor) -> list[Tensor]:
+    output = run(*inputs)
+    return [output.detach(), *torch.autograd.grad(output, inputs, gradient)]

@@ -1,0 +1,65 @@
+"""Frozen weights in fewer bits, through optimum-quanto."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from typing import TYPE_CHECKING, ClassVar
+
+from difftrain.contracts import Quantizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class _Quanto(Quantizer):
+    """Weights in fewer bits through optimum-quanto; products run in the activations' number format."""
+
+    name: ClassVar[str] = ""
+    _weights: ClassVar[str]
+    """quanto's name of the format."""
+
+    def check(self) -> str | None:
+        if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("optimum.quanto") is None:
+            return f"{self.name} needs the package optimum-quanto; install it with `pip install optimum-quanto`"
+        return None
+
+    def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
+        from optimum import quanto
+
+        layer: nn.Module = quanto.QLinear.from_module(module.to(device), weights=getattr(quanto, self._weights))
+        layer.name = name  # type: ignore[assignment]  # as quanto's own quantize() does, for its messages
+        layer.freeze()  # type: ignore[operator]  # quanto's: keeps the integers instead of the weight
+        # freezing turns requires_grad on again
+        return layer.requires_grad_(False).train(module.training)
+
+
+class QuantoInt8(_Quanto):
+    """Weights as int8 with a scale per row."""
+
+    name: ClassVar[str] = "int8-quanto"
+    _weights: ClassVar[str] = "qint8"
+
+
+class QuantoFp8(_Quanto):
+    """Weights as float8_e4m3fn with a scale per row: less exact than int8, and no faster."""
+
+    name: ClassVar[str] = "fp8-quanto"
+    _weights: ClassVar[str] = "qfloat8_e4m3fn"
+
+
+class QuantoInt4(_Quanto):
+    """Weights as int4 with a scale per group of 128: half the memory of int8, and less exact."""
+
+    name: ClassVar[str] = "int4-quanto"
+    _weights: ClassVar[str] = "qint4"
+
+    def check(self) -> str | None:
+        missing = super().check()
+        if missing is None and (shutil.which("ninja") is None or shutil.which("c++") is None):
+            return (
+                f"{self.name} compiles a kernel when it is first used, and needs ninja and a C++ compiler for it; "
+                "install both, or use int8-quanto"
+            )
+        return missing

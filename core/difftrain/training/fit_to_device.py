@@ -1,0 +1,148 @@
+"""Fits a run to its device before the first step: attention kernel, compiled blocks, and what is recomputed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+
+from difftrain.contracts import ModelFamily, Quantizer
+from difftrain.errors import ConfigError
+from difftrain.model.attention.choose_kernel import fastest_attention
+from difftrain.model.tuned_blocks import TunedBlocks
+from difftrain.steps.step import loss_at
+from difftrain.steps.training_state import TrainingState
+from difftrain.types import Batch, Reporter
+
+STEPS_WORTH_COMPILING = 100
+"""Compiling takes about a minute and saves half a second or more of a step."""
+ROOM = 0.92
+"""Share of the memory that blocks may fill: torch's allocator cannot use every gap."""
+TRIED_BLOCKS = 4
+"""Blocks whose activations are kept for a moment, to measure what one takes."""
+
+
+def fit_to_device(state: TrainingState, read_largest: Callable[[], Batch | None], reporter: Reporter) -> None:
+    """Choose, compile and measure with the largest batch of the run; no weight and no random draw of a step changes.
+
+    Args:
+        read_largest: Reads that batch; None where the data source cannot tell.
+
+    Raises:
+        ConfigError: If the config asks for what does not go together.
+        torch.OutOfMemoryError: If the largest batch does not fit even with all activations recomputed.
+    """
+    plan, device = state.plan, state.accelerator.device
+    backend = _backend(state, reporter)
+    recompute = plan.config.gradient_checkpointing
+    if recompute == "auto" and device.type != "cuda":
+        recompute = False
+    batch = read_largest() if device.type == "cuda" else None
+    if batch is not None and plan.config.attention_mechanism == "auto":
+        shapes = plan.family.attention_shapes(batch, state.bare_denoiser)
+        reporter.say(fastest_attention(shapes, device, state.compute_dtype))
+    if backend is None and recompute != "auto":
+        if recompute:
+            plan.family.enable_checkpointing(state.bare_denoiser)
+        return
+    blocks = TunedBlocks(plan.family.blocks(state.bare_denoiser), backend=backend, recompute=bool(recompute))
+    state.compiled = backend is not None
+    if batch is None:
+        return
+    if backend is not None:
+        with reporter.phase("compile the model's blocks, once per image size"):
+            _peak(state, batch)
+    if recompute == "auto":
+        _keep_what_fits(state, blocks, batch, reporter)
+
+
+def _backend(state: TrainingState, reporter: Reporter) -> str | None:
+    """Return the backend of torch.compile, and say why it is or is not used on a GPU; None does not compile."""
+    plan, device = state.plan, state.accelerator.device
+    wanted: str = plan.config.dynamo_backend
+    if wanted == "no" or (wanted == "auto" and device.type != "cuda"):
+        return None
+    obstacle = _obstacle(plan.family, plan.quantizer, state)
+    if wanted != "auto":
+        if obstacle:
+            raise ConfigError(f'dynamo_backend {wanted}: {obstacle}\nhint: or set dynamo_backend to "auto" or "no"')
+        return wanted
+    steps = state.total_steps - state.step
+    if obstacle is None and importlib.util.find_spec("triton") is None:
+        obstacle = "the package triton is not installed"
+    if obstacle is None and steps < STEPS_WORTH_COMPILING:
+        obstacle = f"that takes a minute, and {steps} steps are left"
+    if obstacle:
+        reporter.say(f"the model is not compiled: {obstacle}")
+        return None
+    return "inductor"
+
+
+def _obstacle(family: ModelFamily, quantizer: Quantizer | None, state: TrainingState) -> str | None:
+    if quantizer is not None and not quantizer.can_compile:
+        return (
+            f"torch.compile does not take weights of {quantizer.name}; fp8-matmul and int8-matmul "
+            "need as little memory and can be compiled"
+        )
+    if not family.blocks(state.bare_denoiser):
+        return f"model family {family.name!r} names no blocks"
+    return None
+
+
+def _keep_what_fits(state: TrainingState, blocks: TunedBlocks, batch: Batch, reporter: Reporter) -> None:
+    """Let as many blocks keep their activations as the GPU has room for, measured on the largest batch."""
+    limit = ROOM * _available(state.accelerator.device) - _of_the_optimizer(state)
+    with reporter.phase("measure memory"):
+        least = _peak(state, batch)
+        blocks.kept = min(TRIED_BLOCKS, blocks.count)
+        each = max(1.0, (_peak_or_more(state, batch, limit) - least) / blocks.kept)
+        blocks.kept = max(0, min(blocks.count, int((limit - least) / each)))
+        peak = _peak_or_more(state, batch, limit)
+        while peak > limit and blocks.kept:
+            blocks.kept = blocks.kept * 3 // 4
+            peak = _peak_or_more(state, batch, limit)
+    reporter.say(
+        f"gradient_checkpointing auto: {blocks.kept} of {blocks.count} blocks keep their activations, the others "
+        f"recompute them; {peak / 2**30:.1f} of {_available(state.accelerator.device) / 2**30:.1f} GiB in use"
+    )
+
+
+def _peak_or_more(state: TrainingState, batch: Batch, limit: float) -> float:
+    """Return the peak, or more than the limit if memory ran out."""
+    try:
+        return _peak(state, batch)
+    except torch.OutOfMemoryError:
+        state.optimizer.zero_grad()
+        torch.cuda.empty_cache()
+        return 2 * limit
+
+
+def _peak(state: TrainingState, batch: Batch) -> float:
+    """Return the bytes at the peak of one forward and backward; the gradients are dropped."""
+    device = state.accelerator.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    state.denoiser.train()
+    sigma = torch.full((len(batch.latents),), 0.5)
+    noise = torch.zeros_like(batch.latents)
+    with state.accelerator.no_sync(state.denoiser):
+        torch.autograd.backward(loss_at(state, state.bare_denoiser, batch, sigma, noise).sum())
+    state.optimizer.zero_grad()
+    if device.type != "cuda":
+        return 0.0
+    peak = float(torch.cuda.max_memory_allocated(device))
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
+def _available(device: torch.device) -> float:
+    """Return the bytes that this process can have on the GPU: what it has, what is free, and no more than its cap."""
+    free, total = torch.cuda.mem_get_info(device)
+    cap = total * torch.cuda.get_per_process_memory_fraction(device)
+    return min(cap, free + torch.cuda.memory_reserved(device))
+
+
+def _of_the_optimizer(state: TrainingState) -> float:
+    """Return a bound of what gradients and optimizer state add in the first step: four numbers per trained weight."""
+    return sum(4 * 4 * parameter.numel() for parameter in state.trained)
