@@ -14,7 +14,7 @@ from data_plans import SilentReporter, data_plan, generator_plan, new_image, ref
 from difftrain import DataError, DataSource, LocalImage, PluginError, SourceImage
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.files.pixels import load_placed, open_upright
-from difftrain.data.samples.audit import check_counts
+from difftrain.data.samples.flavour_limits import check_counts
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.scan import scan

@@ -14,7 +14,7 @@ from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_i
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.pixels import load_placed
-from difftrain.data.samples.audit import check_areas, check_counts
+from difftrain.data.samples.flavour_limits import check_areas, check_counts
 from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples
 from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex

@@ -4,5 +4,6 @@
 - `target_set`: the samples of one target set
 - `matching`: which reference belongs to which target; pure
 - `made_images`: reference images that generators make
-- `audit`: what is wrong or odd, in words
+- `audit`: problems and notes, in words
+- `flavour_limits`: whether the flavour can take the samples
 """
