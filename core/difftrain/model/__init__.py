@@ -10,5 +10,6 @@
 - `quantization`: frozen weights in fewer bits
 - `attention`: which attention kernel torch uses
 - `lora`: LoRA, through peft
+- `pipeline_sampler`: validation images through a diffusers pipeline
 - `tensor_file`: named tensors in one file
 """

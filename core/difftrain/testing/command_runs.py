@@ -55,7 +55,7 @@ def run_command(folder: Path, *arguments: object, **options: object) -> CommandR
 
 def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
     """Inode, size and time of every file below a folder."""
-    stamps = {}
+    stamps: dict[str, tuple[int, ...]] = {}
     for root, _, names in os.walk(folder):
         for path in (Path(root, name) for name in names):
             facts = path.lstat()

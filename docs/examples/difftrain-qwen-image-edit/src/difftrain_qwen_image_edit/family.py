@@ -156,9 +156,9 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         device: torch.device,
         dtype: torch.dtype,
     ) -> dt.Sampler:
-        from difftrain_qwen_image_edit.parts import PipelineSampler
+        from difftrain_qwen_image_edit.parts import pipeline_sampler
 
-        return PipelineSampler(flavour, denoiser, image_encoder, FILES.folder(location, "scheduler"), device, dtype)
+        return pipeline_sampler(flavour, denoiser, image_encoder, FILES.folder(location, "scheduler"), device, dtype)
 
 
 class Edit(dt.ModelFlavour[QwenInput]):
