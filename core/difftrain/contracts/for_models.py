@@ -48,6 +48,9 @@ class ModelFlavour(TypedByInput[Input], ABC):
     distilled_from: ClassVar[str | None] = None
     """For a step-distilled model, which collapses in training: the base model to train instead."""
     max_references: ClassVar[int] = 0
+    needs_reference: ClassVar[bool] = False
+    """True if every training image must have a reference: images without one are then an error. Dropout of references
+    is not affected."""
     references_fit_target: ClassVar[bool] = False
     """True if a reference must be encoded at its target's size, for instance to join their channels. Pairs of different
     sizes are then an error before anything is encoded."""

@@ -14,7 +14,7 @@ from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_i
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.pixels import load_placed
-from difftrain.data.samples.flavour_limits import check_areas, check_counts
+from difftrain.data.samples.flavour_limits import check_areas, check_counts, check_has_references
 from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples
 from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex
@@ -123,6 +123,8 @@ def _remaining_work(
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     encoded = [*paired.samples, *measured]
     check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
+    if plan.flavour.needs_reference:
+        check_has_references([*paired.samples, *paired.held_out], flavour=plan.flavour.name)
     if plan.flavour.max_pixels is not None:
         check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:

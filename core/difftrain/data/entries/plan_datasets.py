@@ -54,7 +54,7 @@ def plan_datasets(
             plans.append(plan)
     text_folder = text_folder_of(config, datasets, problems)
     check_folders(plans, text_folder, problems)
-    check_references(config, images, registry, problems)
+    check_references(config, images, rows, registry, problems)
     if len(problems) > before:
         return None
     flavour = chosen_flavour(config, registry)

@@ -1,4 +1,4 @@
-"""Whether the flavour can take the samples: the number of their references, and their sizes."""
+"""Whether the flavour can take the samples: how many references they have, and how large they are."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ def check_counts(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
         f"{flavour!r} can take, {most}: {first_few(names)}\n"
         "hint: take references out of their rows, or set another model_flavour"
         for dataset_id, names in crowded.items()
+    ]
+    if problems:
+        raise DataError(*problems)
+
+
+def check_has_references(samples: Iterable[Sample], *, flavour: str) -> None:
+    """Check that every sample has a reference, whichever of its choices is drawn.
+
+    The config tells this of reference sets and generators; only the images tell it of rows.
+
+    Args:
+        samples: All samples to train on or to measure.
+        flavour: Name of the flavour that needs references.
+
+    Raises:
+        DataError: Naming the images of each dataset.
+    """
+    totals: Counter[str] = Counter()
+    plain: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        totals[sample.dataset_id] += 1
+        if not all(choice.references for choice in sample.choices):
+            plain[sample.dataset_id].append(sample.target.record.name)
+    problems = [
+        f"dataset {dataset_id!r}: {len(names)} of {totals[dataset_id]} images have no reference, but flavour "
+        f"{flavour!r} needs one for every image: {first_few(names)}\n"
+        "hint: add the references to the data source, or name a reference set in conditioning_data"
+        for dataset_id, names in plain.items()
     ]
     if problems:
         raise DataError(*problems)

@@ -118,6 +118,15 @@ def test_references_of_another_size(check, model):
     assert "reference_loose" not in told
 
 
+def test_images_without_references(check, model):
+    told = check(model, reference_sets=0)
+    assert (
+        "dataset 'edits': has no references, but flavour 'original' of 'instruct-pix2pix' needs one for every image"
+        in told
+    )
+    assert "name a reference set in conditioning_data" in told
+
+
 def test_too_many_references(check, model):
     assert "2 references of a sample are combined, but flavour 'original'" in check(model, reference_sets=2)
 

@@ -126,6 +126,14 @@ def test_a_wrong_alignment(check, model):
     assert "aspect_bucket_alignment must be a multiple of 16 for model_family 'qwen-image-edit', got 8" in told
 
 
+def test_images_without_references(check, model):
+    told = check(model, reference_sets=0)
+    assert (
+        "dataset 'edits': has no references, but flavour 'edit' of 'qwen-image-edit' needs one for every image" in told
+    )
+    assert "name a reference set in conditioning_data" in told
+
+
 def test_too_many_references(check, model):
     assert "2 references of a sample are combined, but flavour 'edit'" in check(model, reference_sets=2)
 

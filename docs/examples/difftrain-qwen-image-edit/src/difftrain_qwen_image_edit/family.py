@@ -170,6 +170,7 @@ class Edit(dt.ModelFlavour[QwenInput]):
     # what was published after them is conditioned otherwise: zero_cond_t
     weights: ClassVar[Facts] = {"pipeline": ("QwenImageEditPipeline",), "zero_cond_t": ("false",)}
     max_references: ClassVar[int] = 1
+    needs_reference: ClassVar[bool] = True
     max_pixels: ClassVar[int | None] = 1536 * 1536
     default_guidance_real: ClassVar[float] = 4.0
     settings: ClassVar[Mapping[str, Any]] = {"image": "<|vision_start|><|image_pad|><|vision_end|>"}
