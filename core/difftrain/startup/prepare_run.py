@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from difftrain.checkpoints.resume_state import find_state
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, missing_images, missing_texts
 from difftrain.data.entries.data_plan import DataPlan
-from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.pixels import load_placed
 from difftrain.data.samples.flavour_limits import check_areas, check_counts, check_has_references
 from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples
@@ -194,16 +193,16 @@ def _undecodable(plan: DataPlan, images: Sequence[PlacedImage], data: PreparedDa
             dataset_id,
             unreadable,
             data.images.get(dataset_id),
-            are_files=all(isinstance(owners[place].image, LocalImage) for place in unreadable),
+            plan.place_of(dataset_id),
         )
         for dataset_id, unreadable in broken.items()
     ]
 
 
-def _describe_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, *, are_files: bool) -> str:
+def _describe_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, place: str) -> str:
     of_all = f" of {total}" if total else ""
-    names = first_few(f"{place} ({one.error})" for place, one in broken.items())
-    advice = unreadable_advice(list(broken.values()), are_files=are_files)
+    names = first_few(f"{image} ({one.error})" for image, one in broken.items())
+    advice = unreadable_advice(list(broken.values()), place)
     return f"dataset {dataset_id!r}: {len(broken)}{of_all} images cannot be decoded: {names}\nhint: {advice}"
 
 
