@@ -57,7 +57,7 @@ class NoisyBatch:
     """[B], the noise level as the model is told it: sigma itself for flow matching, whole steps for discrete
     processes."""
     target: Tensor
-    """What the model should predict, shaped like ``noisy``, float32: the velocity for flow matching."""
+    """The prediction that the model should give, shaped like ``noisy``, float32: the velocity for flow matching."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
