@@ -1,4 +1,4 @@
-"""The real command on a full-size model, beside the bare loop of the same model in the same run.
+"""The real command on a full-size model, compared with the bare loop on the same model in the same session.
 
 usage: python benchmarks/full_size.py WORK_FOLDER [--steps 10] [--precisions int8-quanto no_change]
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 
 def make_pairs(folder: Path, count: int = 8) -> Path:
-    """``edits`` with captions and ``references``, 1100 px wide so that a crop to 1024 has something to cut."""
+    """Write ``edits`` with captions and ``references``, 1100 px wide so that a crop to 1024 has something to cut."""
     from PIL import Image, ImageOps
 
     sources = sorted(Path(str(files("difftrain") / "demo" / "photos")).glob("*.jpg"))
@@ -47,7 +47,7 @@ def make_pairs(folder: Path, count: int = 8) -> Path:
 
 
 def train(work: Path, precision: str, steps: int, datasets: Path, extra: list[str]) -> dict[str, float]:
-    """Run the real command; gives its median step time, peak memory and the wall time of everything."""
+    """Run the real command; return its median step time, peak memory and total wall time."""
     output = work / f"output-{precision}"
     command = [
         sys.executable, "-m", "difftrain", "--model", "flux", "--flavour", "kontext",
@@ -69,7 +69,7 @@ def train(work: Path, precision: str, steps: int, datasets: Path, extra: list[st
 
 
 def alone(program: str, *arguments: object) -> dict[str, float]:
-    """One of the programs beside this one, in a process of its own; gives the JSON line that it prints last."""
+    """Run a neighbouring program in its own process; return the JSON line that it prints last."""
     command = [sys.executable, str(HERE / program), *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Loading alone: the denoiser of a full-size model as a run loads it, and what the host holds at most meanwhile.
+"""Loading alone: the denoiser of a full-size model as a run loads it, and the host's peak memory meanwhile.
 
 usage: python benchmarks/load_model.py MODEL_FOLDER no_change|int8-quanto      prints one JSON line
 """
@@ -19,14 +19,14 @@ from difftrain_flux_kontext.flavour import Kontext
 
 
 def peak_host_gib() -> float:
-    """Largest resident memory of this process. Not ru_maxrss, which begins at what the parent process held."""
+    """Return the peak resident memory of this process. Not ru_maxrss, which starts at the parent process's value."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 2**20
 
 
 def main(folder: str, precision: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.zeros(1, device=device)  # what CUDA itself takes is no part of loading
+    torch.zeros(1, device=device)  # CUDA's own memory and time are not part of loading
     if precision == "int8-quanto":
         QuantoInt8().convert("first", torch.nn.Linear(8, 8), device)
     before = peak_host_gib()

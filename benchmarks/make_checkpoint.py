@@ -1,4 +1,4 @@
-"""Write a FLUX.1 Kontext of full size with random weights, in diffusers layout: for speed and memory, not for images.
+"""Write a full-size FLUX.1 Kontext with random weights, in diffusers layout: for speed and memory, not for images.
 
 usage: python benchmarks/make_checkpoint.py FOLDER        (about 34 GB; needs a GPU with 30 GB to be quick)
 
@@ -21,7 +21,7 @@ from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
 
 def build(name: str) -> torch.nn.Module:
-    """One component with its published sizes."""
+    """Return one component with its published sizes."""
     if name == "transformer":
         return FluxTransformer2DModel(guidance_embeds=True)
     if name == "vae":
@@ -45,7 +45,7 @@ def build(name: str) -> torch.nn.Module:
 
 
 def main(folder: Path) -> None:
-    """Tokenizers and scheduler come from the built-in tiny-random; the rest is made here."""
+    """Write the checkpoint; tokenizers and scheduler come from the built-in tiny-random, the rest is made here."""
     shutil.copytree(ensure_tiny_random(tiny_random_folder()), folder, dirs_exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):

@@ -1,4 +1,4 @@
-"""The real command on one card and on two (DDP through torchrun), same full-size model, same batch a card.
+"""The real command on one card and on two (DDP through torchrun), same full-size model, same batch per card.
 
 usage: python benchmarks/two_cards.py WORK_FOLDER [STEPS]       after or instead of full_size.py; needs two GPUs
 """
@@ -16,7 +16,7 @@ from full_size import HERE, make_pairs
 
 
 def run(work: Path, datasets: Path, cards: int, steps: int) -> list[dict]:
-    """Metrics of the steps of one run."""
+    """Run once; return the metrics of its steps."""
     output = work / f"output-cards-{cards}"
     launcher = [sys.executable, "-m", "difftrain"]
     if cards > 1:
@@ -41,7 +41,7 @@ def main(work: Path, steps: int) -> None:
         seconds = statistics.median(line["seconds"] for line in lines[2:])
         samples = lines[-1]["samples"]
         print(
-            f"{cards} card(s): {seconds:.3f} s/step, {samples} samples a step, {samples / seconds:.3f} samples/s, "
+            f"{cards} card(s): {seconds:.3f} s/step, {samples} samples per step, {samples / seconds:.3f} samples/s, "
             f"losses {[round(line['loss'], 4) for line in lines]}",
             flush=True,
         )

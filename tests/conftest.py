@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the command in this process, small data sets, a cache folder of their own."""
+"""Fixtures shared by all tests: the command in this process, small datasets, a separate cache folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """The tests of ``gpu`` are collected only where there is a CUDA device.
+    """Collect the tests of ``gpu`` only if there is a CUDA device.
 
     Said here, since a second file named conftest would hide this one from ``from conftest import ...``.
     """
@@ -36,7 +36,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_folder(tmp_path_factory):
-    """The built-in checkpoint is written once a test session, not into the user's folder."""
+    """Write the built-in checkpoint once per test session, not into the user's folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
         patch.delenv("DIFFTRAIN_PLUGINS", raising=False)
@@ -44,7 +44,7 @@ def _own_cache_folder(tmp_path_factory):
 
 
 def read_metrics(output: Path) -> list[dict]:
-    """All lines of a run's metrics file."""
+    """Return all lines of a run's metrics file."""
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -56,7 +56,7 @@ def command(tmp_path):
 
 @pytest.fixture
 def real_command(tmp_path):
-    """Start ``difftrain`` as a process of its own in ``tmp_path``; gives the Popen."""
+    """Start ``difftrain`` as a separate process in ``tmp_path``; return the Popen."""
 
     def start(*arguments: object, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -77,7 +77,7 @@ class EditPairs:
 
     folder: Path
     fast: tuple[str, ...] = field(default=())
-    """Flags of a run that takes a second."""
+    """Return the flags of a run that takes a second."""
 
     def __post_init__(self) -> None:
         options = {
@@ -99,7 +99,7 @@ class EditPairs:
         edit_sizes: list[tuple[int, int]] | None = None,
         **edit_fields: object,
     ) -> Path:
-        """Write the files; without ``references`` there is a target set alone. Gives the path of the dataset list."""
+        """Write the files, without ``references`` only a target set. Return the path of the dataset list."""
         edit_sizes = edit_sizes or [(64, 64)]
         names = [references, *(f"{references}-{n}" for n in range(2, reference_sets + 1))] if references else []
         for index in range(count):
@@ -121,7 +121,7 @@ class EditPairs:
 
 
 def new_image(path: Path, size: tuple[int, int], *, seed: int) -> Path:
-    """An image of smooth random colours."""
+    """Return an image of smooth random colours."""
     import numpy as np
     from PIL import Image
 
@@ -138,7 +138,7 @@ def edit_pairs(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of one MiB; gives its folder and a function that makes it read-only."""
+    """Mount a disk of one MiB; return its folder and a function that makes it read-only."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:

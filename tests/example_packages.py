@@ -1,4 +1,4 @@
-"""Packages of docs/examples as if pip had installed them, in no time: their metadata in a folder on PYTHONPATH."""
+"""Packages of docs/examples as if pip had installed them, but instantly: their metadata in a folder on PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
 def environment_with(example: str, folder: Path) -> dict[str, str]:
-    """Environment of processes that have an example installed; nothing is built or copied.
+    """Return the environment for processes that have an example installed; nothing is built or copied.
 
     Args:
         example: Name of its folder, which is its distribution's.

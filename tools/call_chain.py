@@ -1,8 +1,8 @@
 """Print the calls of our own functions from the command line to the model's forward: ``python tools/call_chain.py``.
 
 The built-in tiny model trains one step in a temporary folder. The chain is the stack at the first forward of the
-transformer in training, without the functions of libraries. Calls that hand a generator or a context manager on are not
-in it, since they are not on the way.
+transformer in training, without library functions. Calls that only return a generator or a context manager are not
+on the stack, so they are not counted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ REPOSITORY = Path(__file__).parents[1]
 OURS = tuple(f"{REPOSITORY / folder}{os.sep}" for folder in ("core", "plugins"))
 MODEL = "FluxTransformer2DModel"
 STOP = {"take_step"}
-"""Only the forward of a step counts: validations and proofs call the model too."""
+"""Only the forward of a step counts: validations and trial saves call the model too."""
 
 
 def chain_of(frame: FrameType | None) -> list[str]:
-    """``file function`` of our own frames, the outermost first."""
+    """Return ``file function`` of our own frames, the outermost first."""
     calls: list[str] = []
     while frame is not None:
         code = frame.f_code

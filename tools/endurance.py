@@ -1,9 +1,9 @@
 """Does a long run with accidents train every sample as often as it should? ``python tools/endurance.py [STEPS]``
 
-One run of 5,000 small steps is ended by a SIGHUP, has a full disk at its previews, is stopped by a NaN, and goes on
-twice with another batch size. A plugin writes down which samples each step trained. At the end every whole epoch must
-have shown every sample as often as its dataset says, and no step may be missing. About six minutes on two cores; the
-full disk is a small tmpfs where this machine lets us mount one, else writing a preview fails.
+One run of 5,000 small steps is ended by a SIGHUP, hits a full disk at its validation images, is stopped by a NaN, and
+resumes twice with another batch size. A plugin records the samples of each step. At the end every whole epoch must
+have shown every sample as often as its dataset says, and no step may be missing. It takes about six minutes on two
+cores; the full disk is a small tmpfs if this machine lets us mount one, else writing an image fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 PLUGIN = Path(__file__).with_name("endurance_plugin.py")
 SIZES = [(32, 32), (48, 32), (32, 48)]
 DATASETS = {"once": (41, 0), "thrice": (7, 2)}
-"""Samples, and repeats of each."""
+"""Number of samples, and repeats of each."""
 FLAGS = {
     "model": "flux", "flavour": "kontext", "pretrained_model_name_or_path": "tiny-random", "mixed_precision": "no",
     "gradient_checkpointing": "false", "aspect_bucket_alignment": 16, "lora_rank": 4, "learning_rate": 1e-4,
@@ -34,7 +34,7 @@ FLAGS = {
 
 
 def make_data(folder: Path) -> None:
-    """Pairs of noise in three sizes, and their dataset list."""
+    """Write pairs of noise in three sizes, and their dataset list."""
     draw = random.Random(0)
     entries = []
     for name, (count, repeats) in DATASETS.items():
@@ -55,7 +55,7 @@ def make_data(folder: Path) -> None:
 
 
 def stage(folder: Path, expected: int, accident: str = "", **changes: object) -> str:
-    """One command; gives what it said."""
+    """Run one command; return its output."""
     flags = FLAGS | changes
     command = [sys.executable, "-m", "difftrain", *(str(part) for key in flags for part in (f"--{key}", flags[key]))]
     environment = {**os.environ, "ENDURANCE": accident, "OMP_NUM_THREADS": "1"}
@@ -68,7 +68,7 @@ def stage(folder: Path, expected: int, accident: str = "", **changes: object) ->
 
 
 def mounted(folder: Path) -> bool:
-    """Put a disk of 8 KiB where previews go, if this machine allows it."""
+    """Mount a disk of 8 KiB for validation images, if this machine allows it."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, check=False)
@@ -76,7 +76,7 @@ def mounted(folder: Path) -> bool:
 
 
 def judge(folder: Path, steps: int) -> None:
-    """Compare what was trained with what should have been; exits with 1 if they differ."""
+    """Compare the trained samples with the expected ones; exit with 1 if they differ."""
     by_step = {line["step"]: line for line in map(json.loads, (folder / "trained.jsonl").read_text().splitlines())}
     epochs: dict[int, Counter[str]] = defaultdict(Counter)
     for step in sorted(by_step):
@@ -90,7 +90,7 @@ def judge(folder: Path, steps: int) -> None:
     print(
         f"{len(by_step)} steps, {sum(len(line['samples']) for line in by_step.values())} samples trained, "
         f"{len(whole)} whole epochs of {sum(should.values())} visits: {len(wrong)} with other counts; "
-        f"{len(over)} samples too often in the last, begun epoch; {len(missing)} steps missing"
+        f"{len(over)} samples too often in the last, unfinished epoch; {len(missing)} steps missing"
     )
     sys.exit(1 if wrong or over or missing else 0)
 
@@ -111,7 +111,7 @@ def main() -> None:
                 max_train_steps=steps, validation_steps=max(1, fifth // 2),
             )  # fmt: skip
             if said.count("warning: the validation failed") != 1 or "no space left on device" not in said.lower():
-                sys.exit("the full disk at a preview was not said once")
+                sys.exit("the full disk at a validation was not reported exactly once")
         finally:
             if small:
                 subprocess.run(["umount", str(previews)], check=False)

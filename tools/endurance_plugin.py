@@ -1,6 +1,6 @@
-"""The plugin of ``tools/endurance.py``: writes down what every step trained, and causes the accidents.
+"""The plugin of ``tools/endurance.py``: records what every step trained, and causes the accidents.
 
-Not an example: it reaches into the core, to see what no observer is told.
+Not an example: it reaches into the core to see more than observers do.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from difftrain.steps.tally import Tally
 from difftrain.validation import validator
 
 ACCIDENTS = dict((*part.split(), "0")[:2] for part in os.environ.get("ENDURANCE", "").split(",") if part)
-"""What happens in which step: ``hangup 1000,nan 3000``; ``full`` at every preview."""
+"""Accidents by step: ``hangup 1000,nan 3000``; ``full`` at every validation."""
 trained: list[tuple[int, str]] = []
-"""(epoch, sample) of the step that is under way."""
+"""(epoch, sample) pairs of the current step."""
 original_add = Tally.add
 
 
@@ -49,7 +49,7 @@ class Endurance(Loss):
 
     def compute(self, prediction: torch.Tensor, noisy: NoisyBatch, batch: Batch) -> torch.Tensor:
         loss = (prediction.float() - noisy.target).square().flatten(1).mean(1)
-        is_step = torch.is_grad_enabled()  # weights are also tried, and losses measured
+        is_step = torch.is_grad_enabled()  # the loss also runs to test weights and in validations
         return loss * float("nan") if is_step and self.step + 1 == int(ACCIDENTS.get("nan", 0)) else loss
 
 
@@ -59,7 +59,7 @@ def difftrain_losses() -> Iterable[type[Loss]]:
 
 
 class Accidents(Observer):
-    """Writes down the samples of each step; hangs up after one."""
+    """Records the samples of each step; hangs up after one."""
 
     name: ClassVar[str] = "accidents"
 

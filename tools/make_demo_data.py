@@ -1,10 +1,10 @@
-"""Make the demo's photographs again: ``python tools/make_demo_data.py --packages FOLDER``.
+"""Recreate the demo's photographs: ``python tools/make_demo_data.py --packages FOLDER``.
 
-They are windows of photographs: those of Debian's lomiri-wallpapers-16.04 and one of scikit-image to train on,
+They are cut from photographs: those of Debian's lomiri-wallpapers-16.04 and one of scikit-image to train on,
 three others of scikit-image to hold out (the built-in model has not seen these either). ``FOLDER`` keeps the
-package (`apt-get download`, `dpkg`); install scikit-image for this script only (``pip install
-scikit-image==0.26.0``). The results are committed, so this is needed only to change them. Who made each
-photograph, and its licence, is in core/difftrain/demo/SOURCES.md.
+package (`apt-get download`, `dpkg`); install scikit-image only for this script (``pip install
+scikit-image==0.26.0``). The results are committed, so this is needed only to change them. The author and licence
+of each photograph are in core/difftrain/demo/SOURCES.md.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from PIL import Image
 DEMO = Path(__file__).parent.parent / "core" / "difftrain" / "demo"
 PACKAGE = "lomiri-wallpapers-16.04"
 EDGE = 128
-"""Of a window, in pixels."""
+"""Edge of a window, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """A photograph, and how many windows of it are shipped."""
+    """A photograph, and the number of its windows to ship."""
 
     source: str
-    """File in the Debian package, or of scikit-image."""
+    """File in the Debian package, or name in scikit-image."""
     windows: int
     views: tuple[int, int] = (150, 300)
-    """Shorter edge that the photograph is reduced to before a window is cut, from and to."""
+    """Range of the shorter edge to which the photograph is reduced before a window is cut."""
 
 
 TRAINING = {
@@ -54,7 +54,7 @@ HELD_OUT = {
 
 
 def windows(image: Image.Image, photo: Photo, rng: random.Random) -> Iterator[Image.Image]:
-    """Square windows of random places and scales, ``EDGE`` pixels each."""
+    """Yield square windows at random places and scales, ``EDGE`` pixels each."""
     for _ in range(photo.windows):
         edge = EDGE * min(image.size) / rng.uniform(*photo.views)
         left, top = rng.uniform(0, image.width - edge), rng.uniform(0, image.height - edge)
@@ -63,7 +63,7 @@ def windows(image: Image.Image, photo: Photo, rng: random.Random) -> Iterator[Im
 
 
 def write(photos: dict[str, Photo], sources: list[Path], folder: Path) -> None:
-    """Every photograph's windows as ``NAME-K.jpg``, in a folder made anew."""
+    """Write every photograph's windows as ``NAME-K.jpg``, in a fresh folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.jpg"):
         old.unlink()
@@ -76,7 +76,7 @@ def write(photos: dict[str, Photo], sources: list[Path], folder: Path) -> None:
 
 
 def unpacked(packages: Path) -> Path:
-    """The package's images; downloads and unpacks it if it is not there."""
+    """Return the folder of the package's images; download and unpack it if necessary."""
     folder = packages / "unpacked" / PACKAGE
     if not folder.is_dir():
         packages.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def unpacked(packages: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="make the demo's photographs again")
+    parser = argparse.ArgumentParser(description="recreate the demo's photographs")
     parser.add_argument("--packages", type=Path, required=True, help="folder for the Debian package")
     import skimage.data
 

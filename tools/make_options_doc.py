@@ -1,7 +1,7 @@
 """Write docs/options.md from the options classes: ``python tools/make_options_doc.py``.
 
-Everything in that file comes from the classes of the core and of the bundled plugins, so it is never edited by hand;
-a test fails while it is not current.
+Everything in that file comes from the classes of the core and of the bundled plugins, so never edit it by hand;
+a test fails while it is out of date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from difftrain.plugins.registry import EXTENSIONS, Registry
 TARGET = Path(__file__).parent.parent / "docs" / "options.md"
 TYPES: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
 OFF = {"base_model_precision": ("no_change",)}
-"""Values of a key that name no registered object."""
+"""Values of a key that are not names of registered objects."""
 LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 Names = Mapping[str, Collection[str]]
 
@@ -34,31 +34,31 @@ INTRODUCTION = """\
 
 Written by `tools/make_options_doc.py` from the options classes; do not edit it by hand.
 
-Both files are JSON with comments. Keys may be written with or without a leading `--`; every run option is also a flag
-(`--lora_rank 16`, `--lora-rank=16`), and flags win over the file. A number, a truth or a list may be written as a
-text (`"1e-4"`, `"true"`); numbers are finite. null leaves a key at its default. An unknown key is an error.
+Both files are JSON with comments. A leading `--` on keys is optional; every run option is also a flag
+(`--lora_rank 16`, `--lora-rank=16`), and flags win over the file. Numbers, true or false, and lists may be written
+as text (`"1e-4"`, `"true"`); numbers must be finite. null leaves a key at its default. An unknown key is an error.
 
-Values may hold `{model_family}`, `{model_flavour}`, `{output_dir}`, `{env:NAME}` and, in a dataset entry, `{id}`;
-a path may begin with `~`. In a path any other `$NAME`, `${...}` or `{...}` is an error, and so is a tab or a line
-break, which is what a single backslash of a Windows path leaves in JSON."""
+Values may contain `{model_family}`, `{model_flavour}`, `{output_dir}`, `{env:NAME}` and, in a dataset entry, `{id}`;
+a path may start with `~`. Any other `$NAME`, `${...}` or `{...}` in a path is an error, and so is a tab or a line
+break, which a single backslash of a Windows path leaves behind in JSON."""
 NOTES_OF_IDLE_KEYS = """\
-What a file says in these keys is noted with the reason. A file with many of them at their usual values, as a web
-interface exports it, gets one note for all that ask for nothing."""
+These keys are accepted, and a note gives the reason why they have no effect. A file with many of them at their usual
+values, as a web interface exports it, gets one note for all."""
 
 
 NOTES_OF_UNBUILT_KEYS = """\
-### Not built yet
+### Not supported yet
 
 Any other value of these keys is an error that says so; null, false, none and an empty text ask for nothing."""
 
 
 def options_document(registry: Registry) -> str:
-    """The whole text of docs/options.md."""
+    """Return the whole text of docs/options.md."""
     names = registry.names_by_key()
     parts = [INTRODUCTION, "## Run file (`config/config.json`)", *_run_parts(registry, names)]
     parts += ["## A dataset entry (`config/multidatabackend.json`)", *_dataset_parts(registry, names)]
     parts += ["## A generator, in an entry's `conditioning`", *_generator_parts(registry, names)]
-    parts += ["## Keys that other trainers' files carry", *_known_key_parts(registry)]
+    parts += ["## Keys from other trainers' files", *_known_key_parts(registry)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,7 +88,7 @@ def _generator_parts(registry: Registry, names: Names) -> Iterator[str]:
 
 
 def _plugin_parts(registry: Registry, names: Names, base: type[Options], *, wanted: str) -> Iterator[str]:
-    """Options of registered classes; one that several classes have is listed with each of them."""
+    """Return options of registered classes; an option that several classes share is listed with each of them."""
     for kind, facts in EXTENSIONS.items():
         for provided in registry.classes(kind) if getattr(facts, wanted) else ():
             fields = {key: field for key, field in provided.model_fields.items() if key not in base.model_fields}
@@ -101,7 +101,7 @@ def _plugin_parts(registry: Registry, names: Names, base: type[Options], *, want
 
 
 def _known_key_parts(registry: Registry) -> Iterator[str]:
-    """The tables of the core, less what an options class defines: the class wins."""
+    """Return the tables of the core, without keys that an options class defines: the class wins."""
     families = [family.known_keys for family in registry.classes("family")]
     tables = {"run": known_keys.RUN_TABLES.with_more(families), "dataset": known_keys.DATASET_TABLES}
     renamed = [(f"`{other}`", f"`{key}`") for table in tables.values() for other, key in table.renamed.items()]
@@ -124,7 +124,7 @@ def _known_key_parts(registry: Registry) -> Iterator[str]:
         rows = [(f"`{key}`", _listed((None, *neutral))) for key, neutral in unbuilt]
         yield _table((f"{title} key", "accepted values"), rows)
     values = [(f"`{key}`", _listed(values)) for key, values in sorted(known_keys.NOT_BUILT_VALUES.items())]
-    yield _table(("key", "values not built yet"), values)
+    yield _table(("key", "values not supported yet"), values)
 
 
 def _section(title: str, fields: Mapping[str, FieldInfo], names: Names) -> str:
@@ -140,7 +140,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _value_type(key: str, field: FieldInfo, names: Names) -> str:
-    """The type in words, or the names that the value may have."""
+    """Return the type in words, or the names that the value may have."""
     choices = _choices(field.annotation)
     if not choices and key in names:
         choices = [*OFF.get(key, ()), *sorted(names[key])]
@@ -177,7 +177,7 @@ def _type_name(annotation: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
-        return "needed"
+        return "required"
     value = field.get_default(call_default_factory=True)
     if value is None or value in ("", (), {}):
         return ""
@@ -185,7 +185,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    """The docstring on one line, in Markdown instead of reStructuredText."""
+    """Return the docstring on one line, in Markdown instead of reStructuredText."""
     text = " ".join((field.description or "").split())
     return text.replace(":attr:", "").replace("``", "`")
 

@@ -1,7 +1,7 @@
-"""Plants known faults, one at a time, and sees whether the tests catch them. Run by hand: ``make mutants``.
+"""Plants known faults, one at a time, and checks whether the tests catch them. Run by hand: ``make mutants``.
 
-Each fault of ``tools/planted_faults/*.toml`` undoes one piece of wiring: an option that is read and then dropped, a
-check that is never made. A fault that no test catches shows a test that is missing. The tree that is tested is a copy
+Each fault in ``tools/planted_faults/*.toml`` undoes one piece of wiring: an option that is read and then dropped, a
+check that is never made. A fault that no test catches shows that a test is missing. The tested tree is a copy
 in a temporary folder; the working tree is never touched. Why the faults are written by hand:
 ``docs/adr/006-planted-faults-by-hand.md``.
 """
@@ -28,9 +28,9 @@ PACKAGES = ("core", "plugins/flux", "plugins/flux_kontext", "plugins/conditionin
 PATIENCE = 900
 """Seconds for the tests of one fault; a fault that makes them hang is caught."""
 _FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
-"""A test without its parameters, whose texts may hold anything."""
+"""A test without its parameters, whose text may contain anything."""
 _OF_THE_FAULTS = "tests/unit/test_planted_faults.py"
-"""Fails with every fault, as the text to replace is gone."""
+"""Fails with every fault, because the text to replace is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Fault:
     old: str
     new: str
     tests: tuple[str, ...]
-    """Arguments of pytest, those that most likely catch it; none is the whole suite."""
+    """Arguments for pytest: the tests most likely to catch it; none means the whole suite."""
 
     def plant(self, tree: Path) -> None:
         """Write the fault into a copy of the tree.
@@ -58,21 +58,21 @@ class Fault:
 
 
 class FaultError(Exception):
-    """A fault that cannot be planted, or whose tests do not run."""
+    """A fault cannot be planted, or its tests do not run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the tests said of one fault."""
+    """The result of testing one fault."""
 
     fault: Fault
     caught_by: str
-    """The first test that failed; empty when the fault is alive."""
+    """The first test that failed; empty if the fault is alive."""
     seconds: float
 
 
 def main() -> int:
-    """Try the faults; gives 0 when all are caught, 1 when one is alive, 2 when one cannot be tried."""
+    """Try the faults; return 0 if all are caught, 1 if one is alive, 2 if one cannot be tried."""
     arguments = _arguments()
     try:
         faults = _chosen(read_faults(FAULTS), arguments.only)
@@ -94,17 +94,17 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Plant known faults and see whether the tests catch them.")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one fault; may be given again")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one fault; may be repeated")
     parser.add_argument("--list", action="store_true", help="only list the faults")
-    parser.add_argument("--jobs", type=int, default=2, help="faults that are tried at once (default: 2)")
+    parser.add_argument("--jobs", type=int, default=2, help="faults to try at once (default: 2)")
     return parser.parse_args()
 
 
 def read_faults(folder: Path) -> list[Fault]:
-    """All faults, in the order of the files.
+    """Return all faults, in the order of the files.
 
     Raises:
-        FaultError: If two have one name.
+        FaultError: If two have the same name.
     """
     faults = []
     for path in sorted(folder.glob("*.toml")):
@@ -133,10 +133,10 @@ def _check_that_all_apply(faults: Sequence[Fault], folder: Path) -> None:
 
 
 def _check_without_faults(verdicts: Sequence[Verdict], folder: Path) -> None:
-    """What caught a fault passes without one: else it would prove nothing.
+    """Check that the tests that caught a fault pass without one; otherwise they would prove nothing.
 
     Raises:
-        FaultError: Naming the test that fails by itself.
+        FaultError: Names the test that fails by itself.
     """
     tests = sorted({verdict.caught_by for verdict in verdicts if verdict.caught_by.startswith("tests/")})
     if tests:
@@ -170,7 +170,7 @@ def _try(fault: Fault, folder: Path) -> Verdict:
 
 
 def _copied_tree(folder: Path, name: str) -> Path:
-    """The working tree's files, those that git ignores not."""
+    """Copy the working tree's files, except those that git ignores."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True,
         check=True,
@@ -185,12 +185,12 @@ def _copied_tree(folder: Path, name: str) -> Path:
 
 
 def _run_tests(tree: Path, tests: Sequence[str]) -> tuple[str | None, str]:
-    """The first test that failed, None when all passed, and the end of what pytest said.
+    """Return the first failed test (None if all passed) and the end of pytest's output.
 
     Raises:
         FaultError: If no test was run.
     """
-    # what is on this path comes before the tree of an editable installation
+    # this path comes before the tree of an editable installation
     packages = os.pathsep.join(str(tree / package) for package in PACKAGES)
     environment = {**os.environ, "PYTHONPATH": packages, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not learning", "-p", "no:cacheprovider"]

@@ -1,7 +1,7 @@
-"""Builds the wheel and tries it as a user has it: in an environment of its own, outside of the source tree.
+"""Builds the wheel and tries it as a user would: in its own environment, outside the source tree.
 
 Checks that the command starts, that all bundled plugins load, and that the demo finds its data and trains. An editable
-install hides a file that the wheel does not have; this does not. Run by ``make wheel`` and by a test.
+install hides files missing from the wheel; this does not. Run by ``make wheel`` and by a test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEMO = ("--model", "flux", "--flavour", "kontext", "--demo", "--max_train_steps"
 
 
 def build(folder: Path) -> Path:
-    """The wheel of this tree, written into ``folder``."""
+    """Build the wheel of this tree into ``folder``; return its path."""
     offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "-q"]
     _run([sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", str(folder), str(ROOT)], cwd=ROOT)
     (wheel,) = folder.glob("difftrain-*.whl")
@@ -30,11 +30,11 @@ def build(folder: Path) -> Path:
 
 
 def install(wheel: Path, folder: Path, *, with_dependencies: bool) -> Path:
-    """The Python of a new environment with the wheel.
+    """Return the Python of a new environment with the wheel.
 
     Args:
-        with_dependencies: Download what the wheel needs, as pip does for a user; else the packages of this environment
-            are lent, all but difftrain itself.
+        with_dependencies: Download what the wheel needs, as pip does for a user; else use the packages of this
+            environment, except difftrain itself.
     """
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
@@ -53,11 +53,11 @@ def try_out(python: Path, folder: Path) -> None:
     """Run the installed command in an empty folder.
 
     Raises:
-        SystemExit: If something is missing, saying what.
+        SystemExit: If something is missing; says what.
     """
     where = _run([str(python), "-c", "import difftrain; print(difftrain.__file__)"], cwd=folder).strip()
     if not Path(where).is_relative_to(python.parent.parent):
-        raise SystemExit(f"the wheel is not what is imported: {where}")
+        raise SystemExit(f"Python imports difftrain from elsewhere, not from the wheel: {where}")
     command = str(python.parent / "difftrain")
     _run([command, "--version"], cwd=folder)
     _run([command, "--help"], cwd=folder)
@@ -70,7 +70,7 @@ def try_out(python: Path, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with-dependencies", action="store_true", help="download them too (1.4 GB)")
+    parser.add_argument("--with-dependencies", action="store_true", help="also download them (1.4 GB)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where to leave the wheel")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="try-wheel-") as name:
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         empty = folder / "empty"
         empty.mkdir()
         try_out(python, empty)
-    print(f"{wheel.name}: the command, its plugins and the demo work outside of the source tree")
+    print(f"{wheel.name}: the command, its plugins and the demo work outside the source tree")
 
 
 def _run(command: Sequence[str], *, cwd: Path) -> str:

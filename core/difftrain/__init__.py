@@ -1,4 +1,4 @@
-"""difftrain: an open diffusion trainer. All that a plugin may import is here and in :mod:`difftrain.testing`.
+"""difftrain: an open diffusion trainer. Plugins import only from here and from :mod:`difftrain.testing`.
 
 Importing this package does not import torch.
 """

@@ -1,6 +1,6 @@
-"""The core's own objects, registered through the same hooks as a stranger's; found by the entry point ``core``.
+"""The core's own objects, registered through the same hooks as a third party's; loaded by the entry point ``core``.
 
-Modules named here are light: what they need of torch they import when used.
+The modules imported here are light: they import torch only when it is used.
 """
 
 from __future__ import annotations

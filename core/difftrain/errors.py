@@ -1,6 +1,6 @@
-"""What can go wrong, by who must act on it.
+"""Errors, grouped by who has to act.
 
-Every :class:`DifftrainError` is the *user's* to mend: the command line prints its text and exits with
+Every :class:`DifftrainError` is for the *user* to fix: the command line prints its text and exits with
 status 2, without a traceback. A bug of ours is an ``assert`` or any other exception, and keeps its traceback.
 """
 
@@ -10,15 +10,15 @@ import unicodedata
 from collections.abc import Iterable
 
 _SHOWN_CHARACTERS = 300
-"""Of one name; a path may have thousands."""
+"""Limit for one name; a path may have thousands."""
 _JOINERS = "\u200c\u200d"
 """Not printable by themselves, but part of ordinary names: emoji, Persian, Hindi."""
 
 
 class DifftrainError(Exception):
-    """Base of all errors that a user can mend; the message says where, what, how many and what to do.
+    """Base of all errors that a user can fix; the message says where, what, how many and what to do.
 
-    Several problems that were found together are several arguments; the message then lists them.
+    Several problems found together are several arguments; the message then lists them.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -32,7 +32,7 @@ class ConfigError(DifftrainError):
 
 
 class PluginError(DifftrainError):
-    """A plugin is missing, broken, or gives a name that another plugin gives too."""
+    """A plugin is missing, broken, or uses a name that another plugin uses too."""
 
 
 class DataError(DifftrainError):
@@ -56,21 +56,21 @@ class MachineError(DifftrainError):
 
 
 class StoppedElsewhere(MachineError):
-    """Another process of the run said what is wrong; this one has nothing to say."""
+    """Another process of the run has reported the problem; this one has nothing to add."""
 
     def __init__(self) -> None:
-        super().__init__("the first process stopped; what it says tells why")
+        super().__init__("the first process stopped; its message says why")
 
 
 class NotFinite(DifftrainError):
-    """The loss, the gradient or the weights are NaN or infinite: training cannot go on as it is set up."""
+    """The loss, the gradient or the weights are NaN or infinite: training cannot continue with these settings."""
 
 
 def join_problems(problems: Iterable[str]) -> str:
-    """One message of all problems, so that a user mends them in one go.
+    """Return one message with all problems, so that a user can fix them in one go.
 
     Args:
-        problems: Messages, each possibly of several lines; repeated ones are said once.
+        problems: Messages, each possibly of several lines; repeated ones appear once.
     """
     unique = list(dict.fromkeys(problems))
     if len(unique) == 1:
@@ -80,15 +80,15 @@ def join_problems(problems: Iterable[str]) -> str:
 
 
 def first_few(names: Iterable[str], shown: int = 3) -> str:
-    """The first names of a list, printable, with dots when there are more: ``a.png, b.png, c.png, ...``."""
+    """Return the first names of a list, printable, with dots if there are more: ``a.png, b.png, c.png, ...``."""
     every = list(names)
     return ", ".join(map(printable, every[:shown])) + (", ..." if len(every) > shown else "")
 
 
 def printable(name: object) -> str:
-    r"""A name as it can stand in a message: ``two\nlines``, ``caf\xe9``.
+    r"""Return a name as it can appear in a message: ``two\nlines``, ``caf\xe9``.
 
-    File names may hold line ends, escape sequences of terminals and bytes that are no UTF-8; these are escaped. The
+    File names may contain line ends, terminal escape sequences and bytes that are not UTF-8; these are escaped. The
     middle of a very long name is left out.
     """
     text = str(name)
@@ -101,7 +101,7 @@ def printable(name: object) -> str:
 def _escaped(character: str) -> str:
     if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
         return character
-    # a byte that is no UTF-8 is a lone surrogate in Python
+    # a byte that is not UTF-8 is a lone surrogate in Python
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""The tests that `difftrain.testing` gives to plugin authors pass for good plugins and fail for bad ones."""
+"""The tests in `difftrain.testing` for plugin authors pass for good plugins and fail for bad ones."""
 
 import json
 import random
@@ -30,7 +30,7 @@ class Mirror(ConditioningGenerator):
 
     name: ClassVar[str] = "mirror"
     times: int = 1
-    """How often."""
+    """Number of repetitions."""
 
     def generate(self, image, rng):
         return ImageOps.mirror(image) if self.times % 2 else image.copy()
@@ -166,11 +166,11 @@ class BlindFlavour(TinyEditFlavour):
         (Full(), TinyFlavour(), "enter.weight and 8 more are not on the meta device"),
         (WrongTargets(), TinyFlavour(), "'exit' is not the name"),
         (DeafToNoise(), TinyFlavour(), "two noise levels give equal latents"),
-        (ForeignBlocks(), TinyFlavour(), r"blocks\(\): number 0 \(Linear\) is no module"),
+        (ForeignBlocks(), TinyFlavour(), r"blocks\(\): number 0 \(Linear\) is not a module"),
         (BadCheckpointing(), TinyFlavour(), r"enable_checkpointing\(\) changes the prediction"),
         (TinyFamily(), BlindFlavour(), "references do not change"),
         (BlindText(), TinyFlavour(), "references do not change the text embeddings"),
-        (NoView(), TinyFlavour(), "which is no size"),
+        (NoView(), TinyFlavour(), "which is not a size"),
     ],
 )
 def test_bad_family_fails_with_the_reason(family, flavour, says):

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: the same run there, in every precision, with safe attention."""
+"""Checks that need a CUDA device: the same run there, in every precision, with safe attention."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gpu
 
 
 def losses(command, edit_pairs, **options):
-    """Losses of twelve steps; ``options`` replace flags of the quick run."""
+    """Return the losses of twelve steps; ``options`` replace flags of the quick run."""
     flags = [*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 12]
     for key, value in options.items():
         if f"--{key}" in flags:
@@ -27,7 +27,7 @@ def losses(command, edit_pairs, **options):
 
 
 def test_first_loss_is_that_of_a_cpu_run(command, edit_pairs, monkeypatch):
-    # noise and noise levels are drawn on the CPU, so a device changes nothing but rounding
+    # noise and noise levels are drawn on the CPU, so a device changes only rounding
     on_gpu = losses(command, edit_pairs)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     from accelerate.state import AcceleratorState
@@ -61,7 +61,7 @@ def test_metrics_tell_the_peak_memory(command, edit_pairs):
     assert all(line["peak_memory_gib"] > 0 for line in read_metrics(edit_pairs.output))
 
 
-def test_a_resumed_run_goes_on_with_its_optimizer_on_the_device(command, edit_pairs):
+def test_a_resumed_run_continues_with_its_optimizer_on_the_device(command, edit_pairs):
     # torch.load must put moments back onto the device, and counters that stay on the CPU back there
     whole = losses(command, edit_pairs, mixed_precision="bf16", learning_rate=3e-3)
     flags = [*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--output_dir", "parts"]
@@ -89,7 +89,7 @@ def test_the_model_is_loaded_onto_the_card(quantizer):
     assert {tensor.device.type for tensor in (*denoiser.parameters(), *denoiser.buffers())} == {"cuda"}
     on_cpu = load_denoiser(family, place, dtype=torch.bfloat16, quantizer=quantizer)
     for (name, ours), theirs in zip(denoiser.named_parameters(), on_cpu.parameters(), strict=True):
-        # rounded on another device an integer may be one off
+        # rounded on another device an integer may be off by one
         assert torch.allclose(as_floats(ours), as_floats(theirs), atol=2e-2 if quantizer else 0), name
 
 

@@ -17,7 +17,7 @@ class Weight(Options):
     """What a dataset says of its samples."""
 
     loss_weight: float = Field(default=1.0, ge=0)
-    """What the loss of each sample is multiplied by."""
+    """Factor on the loss of each sample."""
 
 
 class Weighted(Loss):

@@ -1,4 +1,4 @@
-"""Helpers of the tests that stop runs and go on with them."""
+"""Helpers of the tests that stop runs and resume them."""
 
 import signal
 import time
@@ -11,14 +11,14 @@ PATIENCE = 180
 
 
 def changed(arguments, **options):
-    """The arguments of a run, each option given once."""
+    """Return the arguments of a run, each option given once."""
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     given.update({f"--{key}": value for key, value in options.items()})
     return tuple(part for pair in given.items() for part in pair)
 
 
 def wait_until(process, reached):
-    """Poll until ``reached()``; a process that ends before is a failure that shows what it said."""
+    """Poll until ``reached()``; if the process ends before, fail and show its output."""
     end = time.monotonic() + PATIENCE
     while not reached():
         assert process.poll() is None, process.communicate()[1]
@@ -27,7 +27,7 @@ def wait_until(process, reached):
 
 
 def signalled(process, number):
-    """Send a signal to a process that is still running, and wait for its end; gives what it said."""
+    """Send a signal to a running process, wait for its end and return its output."""
     assert process.poll() is None, process.communicate()[1]
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
@@ -35,7 +35,7 @@ def signalled(process, number):
 
 
 def killed(process):
-    """SIGKILL; gives whether it came before the end."""
+    """Send SIGKILL; return whether it came before the end."""
     signalled(process, signal.SIGKILL)
     return process.returncode == -signal.SIGKILL
 
@@ -45,7 +45,7 @@ def checkpoints(output):
 
 
 def steps_of(output):
-    """Steps that the metrics have, as often as they have them."""
+    """Return the steps in the metrics, as often as they occur."""
     return [line["step"] for line in read_metrics(output) if "loss" in line]
 
 

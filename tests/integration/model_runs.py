@@ -1,4 +1,4 @@
-"""Checks and runs on models of all kinds, for the tests of what weights are."""
+"""Checks and runs on models of all kinds, for the tests of flavour recognition."""
 
 KONTEXT, DEV = "black-forest-labs/FLUX.1-Kontext-dev", "black-forest-labs/FLUX.1-dev"
 CARD = """---
@@ -8,11 +8,11 @@ tags: [text-to-image]
 ---
 # A model
 """
-"""A model card, to be filled with what the model was made of."""
+"""A model card, to be filled with the models it was made from."""
 
 
 def check_model(command, edit_pairs, flavour, model, *more, program="check"):
-    """Check (or train, without a program) a flavour on a model and a set of images without references.
+    """Check (or train, with ``program=None``) a flavour on a model and a set of images without references.
 
     Args:
         command, edit_pairs: The fixtures of these names.

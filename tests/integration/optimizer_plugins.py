@@ -1,4 +1,4 @@
-"""Optimizers of other people, as a file plugin: groups of their own, weights to evaluate, a rate that they find."""
+"""Third-party optimizers as a plugin file: their own groups, weights to evaluate, and learning rates."""
 
 from contextlib import contextmanager
 from typing import ClassVar
@@ -21,7 +21,7 @@ class LoraPlus(OptimizerFactory):
 
 
 class ScheduleFreeSgd(torch.optim.Optimizer):
-    """Trains at a point between its last step and the mean of all, and arrives at the mean.
+    """Trains at a point between its last step and the mean of all steps, and evaluates at the mean.
 
     Source: Defazio et al., The Road Less Scheduled, arXiv:2405.15682, equations 1 to 3. As in its authors' library the
     mean is not kept but worked out, there and back, so that the weights come back rounded.
@@ -71,7 +71,7 @@ class ScheduleFree(OptimizerFactory):
 
 
 class GrowingSgd(torch.optim.SGD):
-    """Finds its step size itself, in the manner of Prodigy: ``d`` grows while gradients point the same way."""
+    """Finds its own step size, like Prodigy: ``d`` grows while gradients point the same way."""
 
     def __init__(self, parameters, lr):
         super().__init__(parameters, lr=lr)

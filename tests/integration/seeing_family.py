@@ -1,4 +1,4 @@
-"""A plugin file with a family whose text encoder looks at references, in a view of its own; it logs what it encodes."""
+"""A plugin file with a family whose text encoder sees references, in its own view; it logs what it encodes."""
 
 SOURCE = '''
 import hashlib
@@ -39,7 +39,7 @@ class Seeing(TinyFamily):
     text_sees_references: ClassVar[bool] = True
 
     seeing_divisor: int = 2
-    """What the edges of the encoded reference are divided by."""
+    """Divisor for the edges of the encoded reference."""
 
     def text_view(self, size, flavour):
         return size[0] // self.seeing_divisor, size[1] // self.seeing_divisor
@@ -53,7 +53,7 @@ class Seeing(TinyFamily):
 
 
 class SeeingEdit(TinyEditFlavour):
-    """Draws with the first reference alone."""
+    """Draws with only the first reference."""
 
     family: ClassVar[str] = "seeing"
     hub_id: ClassVar[str] = "nobody/seeing"

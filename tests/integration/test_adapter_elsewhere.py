@@ -66,7 +66,7 @@ print(json.dumps({"found": found, "ours": [name for name in sys.modules if name.
 
 
 def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> TrainingState:
-    """Train three steps through the command; gives the run as it is resumed from its last checkpoint."""
+    """Train three steps with the command; return the run as resumed from its last checkpoint."""
     flags = {
         "model_family": "flux", "model_flavour": "kontext", "pretrained_model_name_or_path": "tiny-random",
         "mixed_precision": "no", "gradient_checkpointing": "false", "aspect_bucket_alignment": "16",
@@ -84,7 +84,7 @@ def train(folder: Path, pairs: EditPairs, options: dict[str, str]) -> TrainingSt
 
 
 def fixed_batch() -> Batch:
-    """A target of 64x96 pixels and a reference of 80x64."""
+    """Return a target of 64x96 pixels and a reference of 80x64."""
     generator = torch.Generator().manual_seed(7)
     return Batch(
         latents=torch.randn(1, 16, 8, 12, generator=generator),
@@ -97,7 +97,7 @@ def fixed_batch() -> Batch:
 
 
 def write_prediction(state: TrainingState, path: Path) -> None:
-    """What the stock transformer takes for the fixed batch, and what training predicts for it."""
+    """Return the stock transformer's input for the fixed batch, and the prediction in training."""
     batch = fixed_batch()
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(8))
     noisy = FlowMatching().add_noise(batch.latents, torch.tensor([0.6]), noise)
@@ -120,7 +120,7 @@ def write_prediction(state: TrainingState, path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory):
-    """What the other process says of all cases."""
+    """Return the other process's results for all cases."""
     root = tmp_path_factory.mktemp("elsewhere")
     pairs = EditPairs(root)
     pairs()
@@ -142,7 +142,7 @@ def answer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(answer):
-    """By case: how far the other process is from training, and how much the adapter changes there."""
+    """Return by case how far the other process is from training, and how much the adapter changes there."""
     return answer["found"]
 
 

@@ -1,4 +1,4 @@
-"""Bad configs and data sets: each one clear message and exit status 2, within a second and without torch.
+"""Bad configs and datasets: each gives one clear message and exit status 2, within a second and without torch.
 
 All of them run in one process of their own, which tells at the end of each whether a model library was imported.
 """
@@ -38,7 +38,7 @@ json.dump(ended, sys.stdout)
 
 @dataclass
 class Project:
-    """A folder with a run file, a dataset list and four pairs, all of it right; each case spoils it."""
+    """Write a valid folder with a run file, a dataset list and four pairs; each case breaks it."""
 
     folder: Path
 
@@ -141,13 +141,13 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     ),
     unreadable_image: (
         "dataset 'edits': 2 of 4 images cannot be read: 0000.png (image file is truncated), 0003.png (not an image "
-        "file, or of an unknown format)\n"
+        "file, or an unknown format)\n"
         "hint: replace these images, or take them out of folder edits"
     ),
     no_images: (
         "dataset 'edits': instance_data_dir edits has no images; 4 caption files have no image: 0000.txt, 0001.txt, "
         "0002.txt, ...\n"
-        "hint: images are files of these kinds: {formats}; give a caption the name of its image, in the same folder"
+        "hint: supported image formats: {formats}; give each caption the name of its image, in the same folder"
     ),
     duplicate_id: "datasets.json: dataset id 'edits' is used by 2 datasets; every id must be unique",
     shared_cache_folder: (
@@ -156,7 +156,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     ),
     combined_with_captions: (
         "dataset 'refs': caption_strategy 'filename' would never be used: conditioning_multidataset_sampling = "
-        "combined shows all references of a sample at once and takes the target set's captions\n"
+        "combined shows all references of a sample at once and uses the target set's captions\n"
         'hint: set "caption_strategy": null, or set "conditioning_multidataset_sampling": "random"'
     ),
     cache_folder_is_a_file: (
@@ -167,7 +167,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """How each case ended, by its name; all are run in one process."""
+    """Return how each case ended, by its name; all run in one process."""
     root = tmp_path_factory.mktemp("bad")
     jobs = []
     for spoil in MESSAGES:
@@ -209,7 +209,7 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
-def test_what_is_wrong_in_both_files_is_told_together(project):
+def test_what_is_wrong_in_both_files_is_reported_together(project):
     project.run |= {"lora_rnk": 4, "learning_rate": "fast"}
     project.edits["repeats"] = -1
     project.write()
@@ -223,7 +223,7 @@ def test_what_is_wrong_in_both_files_is_told_together(project):
     ]
 
 
-def test_what_is_wrong_in_the_data_is_told_together(project):
+def test_what_is_wrong_in_the_data_is_reported_together(project):
     project.reference(1).unlink()
     new_image(project.reference(3), (64, 96), seed=9)
     project.edit(2).with_suffix(".txt").unlink()

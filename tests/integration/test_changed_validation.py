@@ -1,4 +1,4 @@
-"""Runs that are resumed with other validations, or from an earlier step: like is compared with like."""
+"""Runs that resume with other validations, or from an earlier step, compare only comparable measurements."""
 
 import json
 import re
@@ -17,7 +17,7 @@ IMAGES = {
 
 @pytest.fixture
 def arguments(edit_pairs):
-    """A run with pairs to train on, and two more sets of the same size to hold out."""
+    """Write a run with pairs to train on, and two more sets of the same size to hold out."""
     entries = json.loads(edit_pairs(count=6).read_text())
     for name in ("seen", "unseen"):
         folder = edit_pairs.folder / name
@@ -35,7 +35,7 @@ def arguments(edit_pairs):
 
 
 def steps_told(ended, start):
-    """Steps that a line of the closing words compares."""
+    """Return the steps that a line of the closing words compares."""
     assert ended.status == 0, ended.err
     return [
         int(step)
@@ -63,7 +63,7 @@ def test_losses_that_the_model_was_asked_for_otherwise_are_not_compared(command,
 @pytest.mark.parametrize(
     "other", [{"validation_num_seeds": 2}, {"validation_num_inference_steps": 2}, {"validation_seed": 1}]
 )
-def test_images_that_were_drawn_otherwise_are_not_compared(command, arguments, other):
+def test_images_that_were_drawn_differently_are_not_compared(command, arguments, other):
     first = command(*changed(arguments, eval_dataset_id="seen"))
     assert steps_told(first, "PSNR") == [0, 2]
     second = command(*changed(arguments, eval_dataset_id="seen", max_train_steps=4, **other))
@@ -104,9 +104,9 @@ def test_metrics_name_what_was_measured(command, arguments, edit_pairs):
     assert (start["fixed_loss_on"], start["psnr_on"]) == (end["fixed_loss_on"], end["psnr_on"])
 
 
-def test_a_damaged_held_out_image_is_told_before_the_first_step(command, arguments, edit_pairs):
+def test_a_damaged_held_out_image_is_reported_before_the_first_step(command, arguments, edit_pairs):
     datasets = edit_pairs.folder / "datasets.json"
-    # made when it is drawn: else the start reads every image
+    # made when it is drawn: otherwise the start reads every image
     datasets.write_text(datasets.read_text().replace('"superresolution"', '"superresolution", "generate": "ondemand"'))
     image = edit_pairs.folder / "seen" / "0005.png"
     content = bytearray(image.read_bytes())

@@ -1,4 +1,4 @@
-"""A checkpoint is complete or absent, whatever operation on the disk a kill comes before."""
+"""A checkpoint is complete or absent, whichever disk operation a kill precedes."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ DISK = [
 
 @pytest.fixture
 def state(command, edit_pairs, monkeypatch):
-    """What a run of one step saves."""
+    """Return what a run of one step saves."""
     caught = []
 
     def catch(run, gathered, output_dir):
@@ -42,7 +42,7 @@ def save(state, output):
 
 
 def killed_before(number, monkeypatch, action):
-    """Do ``action`` up to before the disk operation of that number; gives whether it was that long."""
+    """Run ``action`` up to the disk operation of that number; return whether it got that far."""
     done = 0
 
     def counted(operation):

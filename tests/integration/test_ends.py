@@ -1,4 +1,4 @@
-"""Whatever ends a run, what was trained is saved; what only watches does not end it."""
+"""Whatever ends a run, what was trained is saved; code that only watches does not end it."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ VALIDATION = {"num_eval_images": 1, "validation_num_inference_steps": 1, "valida
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Gives (folder, arguments) of a run of six steps, with its adapter in ``whole``."""
+    """Return (folder, arguments) of a run of six steps, with its adapter in ``whole``."""
     folder = tmp_path_factory.mktemp("ends")
     pairs = EditPairs(folder)
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--max_train_steps", 6)
@@ -28,14 +28,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path):
-    """Gives the folder, the arguments with an output folder of their own, and that."""
+    """Return the folder, the arguments with a separate output folder, and that folder."""
     folder, arguments = data
     output = tmp_path / "output"
     return folder, changed(arguments, output_dir=output), output
 
 
 def assert_goes_on(folder, arguments, output):
-    """The same command without what disturbed it ends with the bytes of a run that nothing ended."""
+    """Check that the same command without the disturbance ends with the bytes of an undisturbed run."""
     assert run_in(folder, *arguments).status == 0
     assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
 
@@ -138,7 +138,7 @@ def test_an_image_and_its_cache_entry_that_are_gone_save_and_end_with_one_error(
 
 
 @pytest.mark.parametrize("raising", ["raise RuntimeError(result.step)", "raise SystemExit(3)"])
-def test_an_observer_that_fails_is_named_once_and_the_run_goes_on(run, raising):
+def test_an_observer_that_fails_is_named_once_and_the_run_continues(run, raising):
     folder, arguments, output = run
     ended = run_in(folder, *observe(folder, arguments, [2, 3, 4], raising))
     assert ended.status == 0, ended.err
@@ -160,12 +160,12 @@ def break_sampler(monkeypatch, error):
 @pytest.mark.parametrize(
     "error", [RuntimeError("no image"), OSError(28, "No space left on device"), MemoryError()], ids=lambda e: str(e)
 )
-def test_a_validation_that_fails_is_said_once_and_the_run_goes_on(run, monkeypatch, error):
+def test_a_validation_that_fails_is_reported_once_and_the_run_continues(run, monkeypatch, error):
     folder, arguments, output = run
     break_sampler(monkeypatch, error)
     ended = run_in(folder, *changed(arguments, validation_steps=2, validation_on_startup="true", **VALIDATION))
     assert ended.status == 0, ended.err
-    assert ended.err.count("warning: the validation failed, and the run goes on without it") == 1
+    assert ended.err.count("warning: the validation failed, and the run continues without it") == 1
     # what was measured before the drawing failed is kept
     assert [line["step"] for line in read_metrics(output) if "fixed_loss" in line] == [0, 2, 4, 6]
     assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
@@ -180,7 +180,7 @@ def test_an_image_of_the_validation_that_is_gone_does_not_end_the_run(edit_pairs
     assert checkpoints(edit_pairs.output) == ["checkpoint-6"]
 
 
-def test_metrics_that_cannot_be_written_are_said_once_with_path_and_reason(run):
+def test_metrics_that_cannot_be_written_are_reported_once_with_path_and_reason(run):
     folder, arguments, output = run
     spoil = f"os.remove({str(output / 'metrics.jsonl')!r}); os.mkdir({str(output / 'metrics.jsonl')!r})"
     ended = run_in(folder, *observe(folder, arguments, [2], spoil))
@@ -218,13 +218,13 @@ def difftrain_optimizers():
 """
 
 
-def test_a_state_that_cannot_be_saved_is_told_after_the_first_step(run):
+def test_a_state_that_cannot_be_saved_is_reported_after_the_first_step(run):
     folder, arguments, output = run
     (folder / "late.py").write_text(LATE_OPTIMIZER.format(when=1))
     ended = run_in(folder, *changed((*arguments, "--plugins", "./late.py"), optimizer="late"))
     assert ended.status == 2
     assert ended.err.count("error:") == 1
-    assert "Late keeps what a checkpoint cannot hold" in ended.err
+    assert "Late keeps something that a checkpoint cannot hold" in ended.err
     assert not (output / "metrics.jsonl").exists()
     assert [path.name for path in output.iterdir() if "checkpoint" in path.name] == []
 
@@ -235,10 +235,10 @@ def test_no_checkpoint_is_written_that_could_not_be_resumed_and_the_adapter_is_k
     arguments = changed((*arguments, "--plugins", "./late.py"), optimizer="late", checkpoint_step_interval=2)
     ended = run_in(folder, *arguments)
     assert ended.status == 2
-    assert "Late keeps what a checkpoint cannot hold" in ended.err
+    assert "Late keeps something that a checkpoint cannot hold" in ended.err
     assert checkpoints(output) == ["checkpoint-2"]
     assert not list(output.glob(".checkpoint-*"))
-    assert f"the adapter of step 4 is kept as {output / 'adapter-of-step-4.safetensors'}" in ended.err
+    assert f"the adapter of step 4 is saved as {output / 'adapter-of-step-4.safetensors'}" in ended.err
     assert (output / "adapter-of-step-4.safetensors").stat().st_size > 1000
 
 

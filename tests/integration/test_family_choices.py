@@ -1,4 +1,4 @@
-"""What a family and a flavour choose for their runs: noise process, noise levels, guidance; by the real command."""
+"""The choices of a family and a flavour for their runs: noise process, noise levels, guidance; by the real command."""
 
 import json
 
@@ -78,7 +78,7 @@ def timesteps_in(output):
     return [json.loads(line.split(" ", 2)[2])[0] for line in output.splitlines() if line.startswith("told ")]
 
 
-def test_the_family_makes_the_noise_once_and_the_model_is_told_its_steps(command, edit_pairs):
+def test_the_family_makes_the_noise_once_and_the_model_gets_its_steps(command, edit_pairs):
     output = train(command, edit_pairs)
     assert output.count("made the process") == 1
     seen = timesteps_in(output)

@@ -35,7 +35,7 @@ def location(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def family():
-    # the guidance that the pipeline call below asks for
+    # the guidance that the pipeline call below uses
     return FluxFamily(flux_guidance_value=2.5)
 
 
@@ -63,7 +63,7 @@ def stock(location, denoiser):
 
 
 def new_image(seed: int = 0, width: int = SIZE, height: int = SIZE) -> Image.Image:
-    """Smooth colours."""
+    """Return smooth colours."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(small.numpy()).resize((width, height), Image.Resampling.BICUBIC)
@@ -75,14 +75,14 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 @dataclass
 class Call:
-    """What a stock pipeline handed its transformer, and what that gave for the target."""
+    """Input and output of a stock pipeline's transformer."""
 
     arguments: dict[str, Any]
     prediction: Tensor
 
 
 def stock_call(pipeline, text, **arguments) -> Call:
-    """Run one step of a stock pipeline and keep its transformer's call."""
+    """Run one step of a stock pipeline and record its transformer's call."""
     caught = {}
 
     def keep(_module, _args, kwargs, output):
@@ -99,7 +99,7 @@ def stock_call(pipeline, text, **arguments) -> Call:
 
 
 def our_input(family, flavour, denoiser, call, text, references=()) -> FluxInput:
-    """Our input for the latents and the noise level of a stock call."""
+    """Return our input for the latents and the noise level of a stock call."""
     cells = SIZE // 8
     latents = unpack(call.arguments["hidden_states"][:, : cells * cells // 4], cells, cells)
     sigma = call.arguments["timestep"].float()
@@ -189,7 +189,7 @@ def test_different_captions_have_different_embeddings(texts):
 
 
 def random_batch(family, texts, references: int = 1, sigmas=(0.3, 0.8)):
-    """Two samples with references of another size than the target."""
+    """Return two samples with references of another size than the target."""
     generator = torch.Generator().manual_seed(11)
     latents = torch.randn(2, 16, 8, 8, generator=generator)
     levels = torch.tensor(sigmas)
@@ -269,7 +269,7 @@ def test_wrapped_denoiser_gives_the_same(family, denoiser, texts):
 
 
 def test_bfloat16_model_predicts_nearly_what_float32_does(location, denoiser, texts):
-    # the transformer embeds 1000 * sigma and 1000 * guidance: numbers that bfloat16 has exactly
+    # the transformer embeds 1000 * sigma and 1000 * guidance: numbers that bfloat16 represents exactly
     family = FluxFamily(flux_guidance_value=2.0)
     half = load_denoiser(family, location, dtype=torch.bfloat16)
     noisy, batch = random_batch(family, texts, sigmas=(0.25, 0.5))

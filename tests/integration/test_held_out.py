@@ -1,4 +1,4 @@
-"""A run with a held-out set, stopped and resumed: what it trains on, draws, measures and says."""
+"""A run with a held-out set, stopped and resumed: what it trains on, draws, measures and reports."""
 
 import json
 
@@ -16,7 +16,7 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two steps, then two more; gives (folder, how it was checked, how it ended, samples of all steps)."""
+    """Run two steps, then two more; return (folder, result of check, result of the run, samples of all steps)."""
     folder = tmp_path_factory.mktemp("held-out")
     pairs = EditPairs(folder)
     datasets = pairs(count=3)
@@ -46,9 +46,9 @@ def run(tmp_path_factory):
 
 def test_check_and_run_name_the_held_out_set(run):
     _, checked, ended, _ = run
-    assert "dataset edits: 3 images, 3 samples, held out of training\n" in checked.out
+    assert "dataset edits: 3 images, 3 samples, held out from training\n" in checked.out
     assert "3 samples are held out: measured and drawn, never trained on\n" in checked.out
-    assert "held out of training: edits (3 samples)\n" in ended.err
+    assert "held out from training: edits (3 samples)\n" in ended.err
 
 
 def test_only_the_other_set_is_trained_on(run):

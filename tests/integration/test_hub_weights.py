@@ -1,4 +1,4 @@
-"""Models of the hub that are not what the run's flavour needs: told by their id or their small files."""
+"""Hub models that do not fit the run's flavour are recognised by their id or their small files."""
 
 import json
 from functools import partial
@@ -16,7 +16,7 @@ def checked(command, edit_pairs):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """Lets the hub have every model, with these small files; gives the ids that it was asked for."""
+    """Make the hub have every model, with these small files; return the ids that it was asked for."""
     asked = []
 
     def holds(index, transformer=None, card=""):
@@ -63,7 +63,7 @@ def test_a_fine_tune_of_the_hub_is_trained_with_its_flavour(checked, hub):
 
 @pytest.mark.parametrize("name", [KONTEXT.lower(), f"https://huggingface.co/{KONTEXT}", f"{KONTEXT}/", None])
 def test_the_flavours_own_weights_are_asked_for_in_the_hubs_spelling(checked, hub, name):
-    asked = hub({"_class_name": "FluxPipeline"})  # whatever the files say: this id is what the flavour is
+    asked = hub({"_class_name": "FluxPipeline"})  # whatever the files say: this id is the flavour's own
     ended = checked("kontext", name)
     assert ended.status == 0, ended.err
     assert asked == [KONTEXT]

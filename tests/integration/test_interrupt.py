@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the step is finished, a checkpoint saved, the command to go on with is printed and works."""
+"""SIGINT and SIGTERM: the step is finished, a checkpoint saved, and a command that resumes the run is printed."""
 
 import contextlib
 import os
@@ -39,25 +39,25 @@ def difftrain_observers():
 
 
 def printed_command(said):
-    """The last line that starts a run, as a user would copy it."""
+    """Return the last line that starts a run, as a user would copy it."""
     return next(line.strip() for line in reversed(said.splitlines()) if "difftrain" in line and "--model" in line)
 
 
 def typed(command):
-    """The arguments of a printed command."""
+    """Return the arguments of a printed command."""
     words = shlex.split(command)
     return words[words.index("--model") :]
 
 
 def run_printed(command, folder, monkeypatch):
-    """In a shell where this environment's programs are found, as in an activated environment."""
+    """Run in a shell that finds this environment's programs, as in an activated environment."""
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run of eight steps; gives (folder, arguments)."""
+    """Do an uninterrupted run of eight steps; return (folder, arguments)."""
     folder = tmp_path_factory.mktemp("whole")
     pairs = EditPairs(folder)
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--lora_dropout", 0.1)
@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 
 
 def stopping(folder, arguments, output, *numbers, step=3):
-    """Arguments of a run that gets these signals in a step."""
+    """Return arguments of a run that gets these signals in a step."""
     (folder / "stopped").unlink(missing_ok=True)
     (folder / "stopping.py").write_text(STOPPING_PLUGIN.format(step=step, numbers=[int(number) for number in numbers]))
     return changed(arguments, output_dir=output, plugins="./stopping.py")
@@ -113,7 +113,7 @@ def test_ctrl_c_in_a_real_process_and_its_printed_command_typed_in_a_shell(whole
 
 
 def test_one_request_that_reaches_the_process_twice_is_one(whole):
-    # `timeout` and terminals signal the process and its group; only a later second signal means: at once
+    # `timeout` and terminals signal the process and its group; only a later second signal means "at once"
     folder, arguments = whole
     output = folder / "twice"
     stopped = run_in(folder, *stopping(folder, arguments, output, signal.SIGTERM, signal.SIGTERM))
@@ -178,7 +178,7 @@ def test_signal_while_encoding_keeps_the_cache_entries_so_far(command, edit_pair
 
     arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(count=4), "--max_train_steps", 1)
     with monkeypatch.context() as patch:
-        # five captions (the empty one is among them), then two images, then the signal
+        # five captions (including the empty one), then two images, then the signal
         send_at_call(patch, TensorCache, "write", number, call=8)
         stopped = command(*arguments)
     assert stopped.status == status
@@ -192,7 +192,7 @@ def test_signal_while_encoding_keeps_the_cache_entries_so_far(command, edit_pair
     assert "encode images 6" in again.err
 
 
-def test_signal_before_the_first_step_does_not_turn_starting_anew_into_resuming(whole, monkeypatch):
+def test_signal_before_the_first_step_does_not_turn_starting_over_into_resuming(whole, monkeypatch):
     folder, arguments = whole
     arguments = changed(arguments, output_dir="whole", resume_from_checkpoint="none", max_train_steps=9)
     with monkeypatch.context() as patch:
@@ -250,7 +250,7 @@ def test_ctrl_c_while_images_are_made_in_processes_ends_without_tracebacks(edit_
 
 
 def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(whole, monkeypatch):
-    # a process that waits in C for one that has stopped sees first the broken connection, then its own signal
+    # a process that waits in C for one that has stopped sees the broken connection first, then its own signal
     from difftrain.startup import prepare_run
     from difftrain.training import run_training
 
@@ -273,7 +273,7 @@ def test_signal_that_is_noticed_while_another_error_passes_ends_the_run_cleanly(
 
 
 def test_a_signal_that_a_library_swallowed_ends_the_run_at_the_next_phase(whole, monkeypatch):
-    # as in a destructor, where Python prints an exception and goes on
+    # as in a destructor, where Python prints an exception and continues
     from difftrain.startup import prepare_run
 
     folder, arguments = whole

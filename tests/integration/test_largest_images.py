@@ -1,4 +1,4 @@
-"""What a model can take: images that would be encoded larger than the flavour says end the check."""
+"""Images that would be encoded larger than the flavour allows fail the check."""
 
 import json
 

@@ -15,7 +15,7 @@ SHORT = ("--max_train_steps=60", "--validation_steps=60", "--validation_num_seed
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, request):
-    """One run of the demo, shared by the tests of this file; gives (folder, how it ended)."""
+    """Run the demo once for the tests of this file; return (folder, how it ended)."""
     from conftest import run_in
 
     folder = tmp_path_factory.mktemp("demo")
@@ -32,7 +32,7 @@ def test_demo_ends_with_an_adapter_and_names_the_sheet_last(demo):
 
 
 def test_demo_sharpens_photographs_that_it_never_trained_on(demo):
-    """The whole demo, five times as long, gains 1.3 dB over its input; this shows that it is on its way."""
+    """The whole demo, five times as long, gains 1.3 dB over its input; this shows that the run is on its way there."""
     folder, _ = demo
     first, last = (line for line in read_metrics(folder / "output/demo") if "psnr" in line)
     assert (first["step"], last["step"]) == (0, 60)
@@ -51,7 +51,7 @@ def test_demo_draws_reference_base_result_and_target_of_what_is_held_out(demo):
         assert sheet.width > 4 * 256
 
 
-def test_demo_run_again_starts_anew_keeps_the_old_run_and_encodes_nothing(demo):
+def test_demo_run_again_starts_over_keeps_the_old_run_and_encodes_nothing(demo):
     from conftest import run_in
 
     folder, _ = demo

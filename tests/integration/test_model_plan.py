@@ -24,7 +24,7 @@ FLAGS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a run's adapter."""
+    """Return the folder of a run's adapter."""
     pairs = EditPairs(tmp_path_factory.mktemp("trained"))
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=2))
     ended = run_in(pairs.folder, *changed(arguments, max_train_steps=3, learning_rate=0.02))
@@ -83,7 +83,7 @@ def test_the_plan_of_a_run_serves_where_a_model_is_asked_for(edit_pairs):
     assert (plan.family, plan.flavour, plan.adapter) == (alone.family, alone.flavour, alone.adapter)
 
 
-def test_all_problems_of_a_model_are_told_together(elsewhere):
+def test_all_problems_of_a_model_are_reported_together(elsewhere):
     with pytest.raises(ConfigError) as caught:
         plan_model(None, {**FLAGS, "model_flavour": "contxt", "lora_type": "lokra", "lora_rank": "0", "sead": "1"})
     told = str(caught.value)

@@ -15,7 +15,7 @@ NAN = "loss = loss * float('nan')"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Gives (folder, arguments) of a run of six steps that nothing disturbs, with its adapter's bytes in ``whole``."""
+    """Return (folder, arguments) of an undisturbed run of six steps, with its adapter's bytes in ``whole``."""
     folder = tmp_path_factory.mktemp("not-finite")
     pairs = EditPairs(folder)
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=5), "--max_train_steps", 6)
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def train(data, tmp_path):
-    """Train in an output folder of its own, some steps disturbed."""
+    """Train in a separate output folder, with some steps disturbed."""
     folder, arguments = data
     output = tmp_path / "output"
 
@@ -40,7 +40,7 @@ def train(data, tmp_path):
 
 
 def strict_lines(output):
-    """Metrics as a strict reader of JSON has them."""
+    """Read metrics like a strict JSON reader."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -60,7 +60,7 @@ def test_stop_saves_the_state_before_and_ends_with_status_1(train, value, max_gr
     assert ended.status == 1
     assert ended.err.count("error:") == 1
     assert f"error: step 3: the loss is {value}, with sample edits/000" in ended.err
-    assert "hint: likely causes are learning_rate" in ended.err
+    assert "hint: likely causes: learning_rate" in ended.err
     assert "Traceback" not in ended.err
     assert checkpoints(train.output) == ["checkpoint-2"]
     assert not (train.output / ADAPTER).exists()
@@ -69,7 +69,7 @@ def test_stop_saves_the_state_before_and_ends_with_status_1(train, value, max_gr
     assert "--resume_from_checkpoint latest" in ended.err
 
 
-def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_was_never_disturbed(train):
+def test_a_stopped_run_continues_to_the_bytes_of_one_that_was_never_disturbed(train):
     assert train([3]).status == 1
     assert train().status == 0
     assert (train.output / ADAPTER).read_bytes() == train.whole
@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_was_never_disturbed(trai
 def test_skip_leaves_the_update_out_counts_it_and_finishes(train):
     ended = train([3, 5], on_nan="skip")
     assert ended.status == 0, ended.err
-    assert "note: 2 updates were left out, since loss or gradient was not finite" in ended.err
+    assert "note: 2 updates were skipped because loss or gradient was not finite" in ended.err
     lines = strict_lines(train.output)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] is None for line in lines] == [False, False, True, False, True, False]
@@ -90,13 +90,13 @@ def test_skipped_updates_are_counted_over_a_resume(train):
     assert train([2], on_nan="skip", max_train_steps=3).status == 0
     ended = train([1], on_nan="skip")
     assert ended.status == 0, ended.err
-    assert "note: 2 updates were left out" in ended.err
+    assert "note: 2 updates were skipped" in ended.err
 
 
 def test_skip_gives_up_after_so_many_in_a_row(train):
     ended = train(range(3, 7), on_nan="skip", on_nan_limit=3)
     assert ended.status == 1
-    assert "3 updates in a row were left out, on_nan_limit allows less than 3" in ended.err
+    assert "3 updates in a row were skipped, on_nan_limit allows fewer than 3" in ended.err
     assert checkpoints(train.output) == ["checkpoint-4"]
     assert_every_saved_weight_is_finite(train.output)
 
@@ -107,7 +107,7 @@ def test_weights_that_an_update_has_ruined_are_never_saved(train, rate, max_grad
     ended = train(learning_rate=rate, max_grad_norm=max_grad_norm, checkpoint_step_interval=1)
     assert ended.status == 1
     assert ended.err.count("error:") == 1
-    assert "the weights after step 1 give no finite loss any more; they are not saved" in ended.err
+    assert "the weights after step 1 no longer give a finite loss; they are not saved" in ended.err
     assert checkpoints(train.output) == []
     assert not (train.output / ADAPTER).exists()
 
@@ -126,7 +126,7 @@ def test_ruined_weights_without_a_checkpoint_due_are_found_by_the_next_loss_and_
     ended = train(learning_rate=1e38)
     assert ended.status == 1
     assert "error: step 2: the loss is nan" in ended.err
-    assert "step 1 is not saved: the weights after step 1 give no finite loss any more" in ended.err
+    assert "step 1 is not saved: the weights after step 1 no longer give a finite loss" in ended.err
     assert checkpoints(train.output) == []
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of plugins with rates of their own and weights of their own, through the whole run."""
+"""Optimizers of plugins with their own learning rates and evaluation weights, through the whole run."""
 
 import re
 from itertools import pairwise
@@ -19,7 +19,7 @@ WEIGHTS = "resume/adapter.safetensors"
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Train with one of the optimizers; gives the output folder. Equal runs are done once."""
+    """Train with one of the optimizers; return the output folder. Equal runs are done once."""
     folder = tmp_path_factory.mktemp("optimizers")
     pairs = EditPairs(folder)
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
@@ -42,7 +42,7 @@ def train(tmp_path_factory):
 
 
 def groups_of(checkpoint):
-    """The settings of the optimizer's groups."""
+    """Return the settings of the optimizer's groups."""
     told = torch.load(checkpoint / "resume" / "optimizer.pt", weights_only=True)
     return [group["settings"] for group in told["groups"]]
 
@@ -84,14 +84,14 @@ def test_a_ratio_that_is_changed_on_the_way_is_taken_over(train):
     assert (a["lr"], b["lr"]) == (1e-3, 4e-3)
 
 
-def test_a_rate_that_the_optimizer_finds_is_reported_and_goes_on_growing_after_a_resume(train):
+def test_a_rate_that_the_optimizer_finds_is_reported_and_continues_growing_after_a_resume(train):
     whole = train("growing")
     rates = rates_of(whole)
     assert rates[0] == 50.0 * 1e-3
     assert all(1.2 < after / before < 1.6 for before, after in pairwise(rates))
 
 
-def test_weights_that_are_arrived_at_are_saved_and_exported_and_those_in_training_are_kept_to_go_on(train):
+def test_weights_that_are_arrived_at_are_saved_and_exported_and_those_in_training_are_kept_to_continue(train):
     output = train("schedule-free")
     exported, trained = load_file(output / "checkpoint-6" / ADAPTER), load_file(output / "checkpoint-6" / WEIGHTS)
     told = torch.load(output / "checkpoint-6" / "resume" / "optimizer.pt", weights_only=True)
@@ -115,7 +115,7 @@ def test_the_guides_optimizer_exports_the_mean_of_the_weights(train):
 
 @pytest.fixture
 def looked_at(monkeypatch):
-    """The weights that validations and proofs before saving were computed with, by (kind, step)."""
+    """Return the weights used by validations and by tests before saving, by (kind, step)."""
     from difftrain.checkpoints import saver
     from difftrain.validation import validator
 

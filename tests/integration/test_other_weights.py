@@ -1,4 +1,4 @@
-"""Weights of another flavour or model than the one that is trained: `check` and the run say what they are."""
+"""Weights of another flavour or model than the one to train: `check` and the run say what they are."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ from difftrain_flux.model_files.folder import NEEDED
 
 
 def change_json(path, changes):
-    """Set keys; None takes one out."""
+    """Set keys; None removes one."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 @pytest.fixture
 def model(tmp_path):
-    """A local model folder; gives a function that changes what its small files say, and names it."""
+    """Make a local model folder; return a function that changes its small files and names it."""
 
     def saved(name="my-model", index=(), transformer=(), card=None):
         folder = Path(shutil.copytree(TINY_FOLDER, tmp_path / name))
@@ -71,13 +71,13 @@ def test_a_flux_dev_file_with_one_switched_flag_is_told_what_to_write(checked, p
 
 
 @pytest.mark.parametrize("flavour", ["dev", "krea", "schnell"])
-def test_kontext_named_beside_any_other_flavour_is_told_too(checked, flavour):
+def test_kontext_named_beside_any_other_flavour_is_reported_too(checked, flavour):
     ended = checked(flavour, KONTEXT)
     assert ended.status == 2
     assert f"has the weights of flavour 'kontext', but model_flavour is {flavour!r}" in ended.err
 
 
-def test_it_is_told_together_with_the_other_errors_of_the_config(checked):
+def test_it_is_reported_together_with_the_other_errors_of_the_config(checked):
     ended = checked("kontext", DEV, "--optimizer", "adamm")
     assert "has the weights of flavour 'dev'" in ended.err
     assert "unknown optimizer" in ended.err
@@ -140,14 +140,14 @@ def test_distilled_weights_under_another_name_come_with_the_warning(checked, mod
     assert f"training such a model makes its images collapse: train {DEV} instead" in checked("dev", name).err
     allowed = checked("dev", name, "--allow_other_weights")
     assert allowed.status == 0, allowed.err
-    assert "since allow_other_weights is on; these are step-distilled" in allowed.out
+    assert "because allow_other_weights is on; these are step-distilled" in allowed.out
 
 
 def test_other_weights_can_be_trained_on_purpose_and_are_noted(checked, model):
     for name in (model("saved-as-dev", **DEV_FILES), model("models--black-forest-labs--FLUX.1-dev")):
         ended = checked("kontext", name, "--allow_other_weights", "true")
         assert ended.status == 0, ended.err
-        assert "they are trained as 'kontext', since allow_other_weights is on" in ended.out
+        assert "they are trained as 'kontext' because allow_other_weights is on" in ended.out
 
 
 NO_INDEX = {"index": {"_class_name": None}}
@@ -156,14 +156,14 @@ NO_INDEX = {"index": {"_class_name": None}}
 @pytest.mark.parametrize(
     ("flavour", "name", "files", "said"),
     [
-        ("kontext", "mine", NO_INDEX, "does not tell of which flavour its weights are (unknown: pipeline)"),
-        ("kontext", "FLUX.1-dev", NO_INDEX, "may be those of flavour 'dev', as the name 'FLUX.1-dev' says"),
-        ("dev", "flux-kontext_dev", NO_INDEX, "may be those of flavour 'kontext'"),
-        ("krea", "FLUX.1-dev", DEV_FILES, "may be those of flavour 'dev'"),
-        ("dev", "flux1-krea-dev-bf16", DEV_FILES, "may be those of flavour 'krea'"),
-        ("krea", "mine", DEV_FILES | {"card": CARD.format(f" {DEV}")}, f"as the name '{DEV}' says"),
-        ("krea", "mine", DEV_FILES | {"card": CARD.format(f"\n  - {DEV}")}, f"as the name '{DEV}' says"),
-        ("krea", "mine", {"index": {"_class_name": "FluxPipeline", "_name_or_path": DEV}}, f"as the name '{DEV}' says"),
+        ("kontext", "mine", NO_INDEX, "does not say which flavour its weights are (unknown: pipeline)"),
+        ("kontext", "FLUX.1-dev", NO_INDEX, "may belong to flavour 'dev', as the name 'FLUX.1-dev' suggests"),
+        ("dev", "flux-kontext_dev", NO_INDEX, "may belong to flavour 'kontext'"),
+        ("krea", "FLUX.1-dev", DEV_FILES, "may belong to flavour 'dev'"),
+        ("dev", "flux1-krea-dev-bf16", DEV_FILES, "may belong to flavour 'krea'"),
+        ("krea", "mine", DEV_FILES | {"card": CARD.format(f" {DEV}")}, f"as the name '{DEV}' suggests"),
+        ("krea", "mine", DEV_FILES | {"card": CARD.format(f"\n  - {DEV}")}, f"as the name '{DEV}' suggests"),
+        ("krea", "mine", {"index": {"_class_name": "FluxPipeline", "_name_or_path": DEV}}, f"name '{DEV}' suggests"),
         ("krea", "mine", DEV_FILES | {"transformer": {"_name_or_path": "../flux-dev/transformer"}}, "flavour 'dev'"),
     ],
 )
@@ -178,7 +178,7 @@ def test_what_is_only_likely_or_cannot_be_told_is_a_note(checked, model, flavour
     ("flavour", "name", "files"),
     [
         ("kontext", "mine", {}),
-        ("kontext", "FLUX.1-dev", {}),  # the pipeline's class is surer than a name
+        ("kontext", "FLUX.1-dev", {}),  # the pipeline's class is more reliable than a name
         ("dev", "my-finetune", DEV_FILES),
         ("krea", "FLUX.1-Krea-dev", DEV_FILES | {"card": CARD.format(f" {DEV}")}),
         ("schnell", "FLUX.1-dev", SCHNELL_FILES),
@@ -196,7 +196,7 @@ def test_weights_that_fit_are_no_matter(checked, model, flavour, name, files):
     ("content", "said"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "must hold a JSON object"),
+        ("[]", "must be a JSON object"),
         ("\ud800", "is not valid JSON"),
         (None, "cannot be read"),
     ],
@@ -218,7 +218,7 @@ def test_a_damaged_file_is_named(checked, model, tmp_path, file, content, said):
 
 
 @pytest.mark.parametrize(("file", "lacks"), [(f"{part}/{config_name(part)}", keys[0]) for part, keys in NEEDED.items()])
-def test_a_config_that_says_nothing_is_told_by_check(checked, model, tmp_path, file, lacks):
+def test_a_config_that_says_nothing_is_reported_by_check(checked, model, tmp_path, file, lacks):
     name = model()
     (tmp_path / name / file).write_text("{}")
     ended = checked("kontext", name)
@@ -253,12 +253,12 @@ def test_a_transformer_with_more_blocks_than_its_weights_is_one_error_that_names
     change_json(tmp_path / name / "transformer" / "config.json", {"num_layers": 3})
     ended = checked("kontext", name, program=None)
     assert ended.status == 2
-    assert f"error: model '{name}': its weights are not those that its config describes" in ended.err
+    assert f"error: model '{name}': its weights are not the" in ended.err
     assert "are missing: transformer_blocks.2." in ended.err
 
 
 @pytest.mark.parametrize("name", ["~nobody/model", "x" * 5000, "o/" + "x" * 300])
-def test_a_name_that_no_disk_has_is_told_as_any_other(checked, name):
+def test_a_name_that_no_disk_has_is_reported_as_any_other(checked, name):
     ended = checked("kontext", name)
     assert ended.status == 2
     assert ended.err.startswith("error: model ")

@@ -1,4 +1,4 @@
-"""The folder of a run's results: found unusable before anything else is done."""
+"""An unusable output folder is found before anything else is done."""
 
 
 def test_output_dir_that_is_a_file_is_one_error_before_the_data_is_scanned(command, edit_pairs):
@@ -32,14 +32,14 @@ def test_images_of_a_run_that_never_saved_are_set_aside_too(command, edit_pairs)
     assert "images:" not in ended.err
 
 
-def test_checkpoint_to_resume_that_is_not_there_is_told_before_the_data_is_scanned(command, edit_pairs):
+def test_checkpoint_to_resume_that_is_not_there_is_reported_before_the_data_is_scanned(command, edit_pairs):
     for program in ((), ("check",)):
         ended = command(
             *program, *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1,
             "--resume_from_checkpoint", "nowhere",
         )  # fmt: skip
         assert ended.status == 2
-        assert "resume_from_checkpoint: nowhere is no checkpoint" in ended.err
+        assert "resume_from_checkpoint: nowhere is not a checkpoint" in ended.err
         assert "scan" not in ended.err
 
 

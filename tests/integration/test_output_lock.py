@@ -1,4 +1,4 @@
-"""An output folder belongs to one run at a time, and its files to whom the umask gives them."""
+"""An output folder belongs to one run at a time, and its files follow the umask."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_disturbs_nothing(command
         assert not (edit_pairs.output / "previous-1").exists()
     finally:
         assert killed(process)
-    # the system lets go of a killed run's lock
+    # the system releases a killed run's lock
     after = command(*arguments, "--max_train_steps", 1)
     assert after.status == 0, after.err
 
@@ -46,7 +46,7 @@ def test_every_file_of_a_run_follows_the_umask(command, edit_pairs, arguments, u
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a disk of so many KiB at a folder of that name; skips where that is not allowed."""
+    """Mount a disk of this many KiB at a folder of that name; skip if that is not allowed."""
     import subprocess
 
     mounted = []
@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_error_and_earlier_ones_are_w
     ended = command(*arguments, "--max_train_steps", 30, "--checkpoint_step_interval", 1)
     assert ended.status == 2
     assert ended.err.count("error:") == 1
-    assert "cannot be written, what was saved before is whole (no space left on device)\nhint: free some" in ended.err
+    assert "cannot be written; earlier checkpoints are intact (no space left on device)\nhint: free some" in ended.err
     assert "--resume_from_checkpoint latest" in ended.err
     assert not list(edit_pairs.output.glob(".checkpoint-*"))
     saved = checkpoints(edit_pairs.output)
@@ -85,11 +85,13 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_error_and_earlier_ones_are_w
         assert again.status == 0, again.err
 
 
-def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(command, edit_pairs, arguments, small_disk):
+def test_a_disk_without_room_for_a_checkpoint_is_reported_before_the_first_step(
+    command, edit_pairs, arguments, small_disk
+):
     small_disk("output", 100)
     ended = command(*arguments, "--max_train_steps", 30)
     assert ended.status == 2
-    assert "not enough room on the disk of output: 220 KiB are needed" in ended.err
+    assert "not enough room on the disk of output: 220 KiB needed" in ended.err
     assert "output_dir" in ended.err
     assert not (edit_pairs.output / "metrics.jsonl").exists()
 
@@ -150,7 +152,7 @@ def test_a_name_that_no_disk_has_is_one_error(command, arguments):
     assert "file name too long" in ended.err
 
 
-def test_a_probability_of_almost_nothing_is_told_and_not_waited_for(command, edit_pairs):
+def test_a_probability_of_almost_nothing_is_reported_and_not_waited_for(command, edit_pairs):
     datasets = edit_pairs(probability=1e-12)
     for program in ((), ("check",)):
         ended = command(

@@ -1,4 +1,4 @@
-"""Options of a stranger's schedule and quantizer, through the real command."""
+"""Options of a third-party schedule and quantizer, through the real command."""
 
 import pytest
 from long_runs import changed
@@ -19,7 +19,7 @@ class Stairs(Schedule):
 
     name: ClassVar[str] = "stairs"
     stairs_every: int = Field(100, ge=1)
-    """Steps on one stair."""
+    """Steps per stair."""
 
     def factor(self, step, warmup_steps, total_steps):
         return 0.5 ** (step // self.stairs_every)
@@ -76,7 +76,7 @@ def test_an_option_of_a_schedule_that_is_not_chosen_is_noted(train):
     assert "no effect" not in train(stairs_every=3, max_train_steps=1, resume_from_checkpoint="none").err
 
 
-def test_a_wrong_value_of_a_schedules_option_is_told_with_its_flag(train):
+def test_a_wrong_value_of_a_schedules_option_is_reported_with_its_flag(train):
     ended = train(stairs_every=0)
     assert ended.status == 2
     assert "flag --stairs_every" in ended.err

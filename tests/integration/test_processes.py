@@ -26,7 +26,7 @@ from difftrain.data.caching.tensor_cache import TensorCache
 
 
 def told(owner, name):
-    """Let every process write down that it did this."""
+    """Let every process record that it did this."""
     original = getattr(owner, name)
 
     def wrapper(*arguments, **options):
@@ -44,7 +44,7 @@ if "RANK" in os.environ:  # never in the process of the tests, which other tests
 
 
 class WatchedAdamW(OptimizerFactory):
-    """AdamW that writes down what every process has after each step."""
+    """AdamW that records the weights of every process after each step."""
 
     name = "watched-adamw"
 
@@ -66,7 +66,7 @@ def difftrain_optimizers():
 
 
 class Saved(Observer):
-    """Writes down in which process it is told of a checkpoint."""
+    """Records in which process it hears of a checkpoint."""
 
     name = "saved"
 
@@ -94,7 +94,7 @@ def torchrun(folder, arguments):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """A finished run of two processes that began with empty caches; gives (folder, arguments, what it said)."""
+    """Finish a run of two processes that starts with empty caches; return (folder, arguments, output)."""
     folder = tmp_path_factory.mktemp("two")
     pairs = EditPairs(folder)
     (folder / "watching.py").write_text(WATCHING_PLUGIN)
@@ -114,7 +114,7 @@ def two_processes(tmp_path_factory):
 def test_metrics_count_the_samples_of_both_processes(two_processes):
     folder, _, _ = two_processes
     lines = [line for line in read_metrics(folder / "output") if "loss" in line]
-    # two samples a batch, two batches a step, two processes; eight samples are one epoch
+    # two samples per batch, two batches per step, two processes; eight samples are one epoch
     assert [line["samples"] for line in lines] == [8] * 12
     assert [line["epoch"] for line in lines] == list(range(12))
 
@@ -146,7 +146,7 @@ def test_files_are_hashed_and_images_made_and_encoded_by_the_first_process_alone
     assert set((folder / f"{work}.txt").read_text()) == {"0"}
 
 
-def test_terminated_run_saves_and_one_process_goes_on_from_it(two_processes):
+def test_terminated_run_saves_and_one_process_continues_from_it(two_processes):
     folder, arguments, _ = two_processes
     output = folder / "terminated"
     arguments = changed(arguments, output_dir=output, max_train_steps=2000, validation_on_startup="false")
@@ -165,7 +165,7 @@ def test_terminated_run_saves_and_one_process_goes_on_from_it(two_processes):
     assert "processes 2 -> 1" in resumed.err
     state = json.loads((output / saved / "resume" / "state.json").read_text())
     assert state["processes"] == 2
-    assert f"after {state['samples']} samples of it" in resumed.err
+    assert f"after {state['samples']} of its samples" in resumed.err
 
 
 def test_processes_with_four_samples_and_one_have_the_gradient_of_five():

@@ -1,4 +1,4 @@
-"""A run as a newcomer sees it, in a process of its own: its lines, and nothing of the libraries below."""
+"""A run as a newcomer sees it, in a separate process: its lines, and nothing from the libraries below."""
 
 import re
 import shutil
@@ -16,14 +16,14 @@ STEP = r"step \d+/\d+  loss .*"
 MEASURED = r"loss on the same .*|PSNR to the target, .*"
 END = rf"finished \d+ steps|{MEASURED}|(adapter|checkpoints|metrics|images): .*|adapter standard: .*"
 OURS = re.compile(f"{PHASE}|{STEP}|{END}")
-HELD_OUT = "held out of training:"
+HELD_OUT = "held out from training:"
 RANDOM = ("--pretrained_model_name_or_path", "tiny-random")
 FEW_STEPS = ("--max_train_steps=2", "--lr_warmup_steps=0", "--validation_num_inference_steps=2", "--num_eval_images=1")
 
 
 @pytest.fixture
 def sharded(tmp_path):
-    """The small random model with its transformer and T5 in several files each, as real checkpoints have them."""
+    """Write the small random model with transformer and T5 in several files each, like real checkpoints."""
     folder = tmp_path / "model"
     shutil.copytree(ensure_tiny_random(tiny_random_folder()), folder)
     for name, kind in {"transformer": FluxTransformer2DModel, "text_encoder_2": T5EncoderModel}.items():

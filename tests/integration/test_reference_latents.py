@@ -1,4 +1,4 @@
-"""Reference latents in the cache of a real run are what the stock pipeline makes of the same image at that size."""
+"""Cached reference latents of a real run equal the stock pipeline's for the same image at that size."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ TEXT = {"prompt_embeds": torch.zeros(1, 8, 32), "pooled_prompt_embeds": torch.ze
 
 @pytest.fixture(scope="module", params=SIZES.values(), ids=SIZES.keys())
 def project(request, tmp_path_factory):
-    """A run over one pair of a size, encoded at 96x64 one by one: the folder and the reference's cached latents."""
+    """Run over one pair of a size, encoded at 96x64; return the folder and the reference's cached latents."""
     pairs = EditPairs(tmp_path_factory.mktemp("references"))
     datasets = pairs(count=1, edit_sizes=[request.param], resolution=64, resolution_type="pixel")
     ended = run_in(

@@ -1,4 +1,4 @@
-"""A run that was stopped at any moment goes on as if it had never stopped."""
+"""A run that was stopped at any moment continues as if it had never stopped."""
 
 import json
 import random
@@ -61,12 +61,12 @@ def test_checkpoints_of_a_run_killed_at_any_moment_load(command, real_command, e
         ended = command(*changed(arguments, **resuming))
         assert ended.status == 0, ended.err
         steps = name.removeprefix("checkpoint-")
-        assert f"output/{name} has {steps} steps, and the run is to have 1" in ended.err
+        assert f"output/{name} has {steps} steps, and the run needs 1" in ended.err
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a run of four steps, two checkpoints and its caches; gives (folder, arguments)."""
+    """Do a run of four steps with two checkpoints and its caches; return (folder, arguments)."""
     folder = tmp_path_factory.mktemp("trained")
     pairs = EditPairs(folder)
     arguments = (*pairs.kontext, "--data_backend_config", pairs(count=6), "--checkpoint_step_interval", 2)
@@ -92,14 +92,14 @@ def again(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def six_steps(trained):
-    """The adapter of six steps in one run."""
+    """Return the adapter of six steps in one run."""
     folder, arguments = trained
     ended = run_in(folder, *arguments, "--output_dir", "six", "--max_train_steps", 6)
     assert ended.status == 0, ended.err
     return (folder / "six" / ADAPTER).read_bytes()
 
 
-def test_a_run_made_longer_goes_on_from_its_end(again, six_steps):
+def test_a_run_made_longer_continues_from_its_end(again, six_steps):
     ended = again()
     assert ended.status == 0, ended.err
     assert "checkpoint-4 at step 4" in ended.err
@@ -127,7 +127,7 @@ def test_rotation_after_resuming_an_old_checkpoint_keeps_the_new_ones(again):
 def test_a_given_path_that_is_no_checkpoint_is_an_error_that_lists_them(again):
     ended = again(resume_from_checkpoint="checkpoint-3")
     assert ended.status == 2
-    assert "checkpoint-3 is no checkpoint" in ended.err
+    assert "checkpoint-3 is not a checkpoint" in ended.err
     assert "checkpoint-2, checkpoint-4" in ended.err
 
 
@@ -161,19 +161,19 @@ def test_a_damaged_checkpoint_gives_one_clear_error(again, name, damage):
     assert f"--resume_from_checkpoint {again.output / 'checkpoint-2'}" in ended.err
 
 
-def test_another_batch_size_goes_on_by_sample_and_is_said(again):
+def test_another_batch_size_continues_by_sample_and_is_reported(again):
     state = json.loads((again.output / "checkpoint-4" / "resume" / "state.json").read_text())
     assert (state["epoch"], state["samples"]) == (0, 4)
     ended = again(train_batch_size=2)
     assert ended.status == 0, ended.err
     assert "train_batch_size 1 -> 2" in ended.err
-    assert "epoch 0, after 4 samples of it" in ended.err
+    assert "epoch 0, after 4 of its samples" in ended.err
     # two of the six samples were left: one batch, then the next epoch
     assert [(line["epoch"], line["samples"]) for line in read_metrics(again.output)][4:] == [(0, 2), (1, 2)]
 
 
 def test_a_run_in_epochs_ends_with_its_last_epoch_after_another_batch_size(again):
-    # four of six samples are taken: "has 4 steps, is to have 2" once ended it here
+    # four of six samples are taken: "has 4 steps, needs 2" once ended it here
     ended = again(train_batch_size=2, max_train_steps=0, num_train_epochs=2)
     assert ended.status == 0, ended.err
     lines = read_metrics(again.output)
@@ -184,11 +184,11 @@ def test_a_run_in_epochs_ends_with_its_last_epoch_after_another_batch_size(again
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("seed", 7, "seed was 42 and is 7 now"),
-        ("lora_rank", 8, "lora_rank was 4 and is 8 now"),
-        ("lora_alpha", 8, "lora_alpha was 4.0 and is 8.0 now"),
-        ("optimizer", "optimi-lion", "optimizer was adamw_bf16 and is optimi-lion now"),
-        ("flavour", "dev", "model_flavour was kontext and is dev now"),
+        ("seed", 7, "seed was 42 and is now 7"),
+        ("lora_rank", 8, "lora_rank was 4 and is now 8"),
+        ("lora_alpha", 8, "lora_alpha was 4.0 and is now 8.0"),
+        ("optimizer", "optimi-lion", "optimizer was adamw_bf16 and is now optimi-lion"),
+        ("flavour", "dev", "model_flavour was kontext and is now dev"),
     ],
 )
 def test_what_cannot_change_on_the_way_is_refused_with_both_values(again, option, value, said):
@@ -234,7 +234,7 @@ def test_every_sample_of_an_epoch_is_trained_exactly_once_over_a_resume(tmp_path
 
 
 def settings_in(checkpoint):
-    """The settings of the optimizer's groups in a checkpoint."""
+    """Return the settings of the optimizer's groups in a checkpoint."""
     import torch
 
     groups = torch.load(checkpoint / "resume" / "optimizer.pt", weights_only=True)["groups"]
@@ -275,7 +275,7 @@ def test_every_other_option_that_is_said_to_be_taken_over_is(again, six_steps, o
     assert (again.output / ADAPTER).read_bytes() != six_steps
 
 
-def test_changed_data_is_said(again, trained):
+def test_changed_data_is_reported(again, trained):
     folder, _ = trained
     captions = folder / "edits" / "0001.txt"
     before = captions.read_text()
@@ -284,22 +284,22 @@ def test_changed_data_is_said(again, trained):
         ended = again()
         assert ended.status == 0, ended.err
         assert (
-            "the data changed since that checkpoint: dataset 'edits' has as many samples, but other images, "
-            "captions or crops"
+            "the data has changed since that checkpoint: dataset 'edits' has the same number of samples, but "
+            "other images, captions or crops"
         ) in ended.err
     finally:
         captions.write_text(before)
 
 
 def test_an_unchanged_dataset_is_not_said_to_be_changed(again):
-    assert "the data changed" not in again().err
+    assert "the data has changed" not in again().err
 
 
 def test_no_older_state_is_exported_over_a_newer_adapter(again):
     newer = (again.output / ADAPTER).read_bytes()
     ended = again(resume_from_checkpoint="checkpoint-2", max_train_steps=2)
     assert ended.status == 0, ended.err
-    assert "checkpoint-2 has 2 steps, and the run is to have 2: nothing is left to train" in ended.err
+    assert "checkpoint-2 has 2 steps, and the run needs 2: nothing is left to train" in ended.err
     assert (again.output / ADAPTER).read_bytes() == newer
     assert checkpoints(again.output) == ["checkpoint-2", "checkpoint-4"]
 
@@ -319,7 +319,7 @@ def test_a_checkpoint_of_another_version_is_called_so(again, program, other):
     path.write_text(json.dumps({**state, "format": other}))
     ended = again(program=program)
     assert ended.status == 2
-    assert f"checkpoint-4 has the format {other} of another version of difftrain" in ended.err
+    assert f"checkpoint-4 has format {other}, written by another version of difftrain" in ended.err
     assert "damaged" not in ended.err
 
 
@@ -336,7 +336,7 @@ def test_a_checkpoint_of_another_program_is_called_so(again, program, how):
     assert (foreign / "pytorch_lora_weights.safetensors").is_file()
 
 
-def test_a_checkpoint_of_another_program_is_moved_and_not_deleted_by_starting_anew(again):
+def test_a_checkpoint_of_another_program_is_moved_and_not_deleted_by_starting_over(again):
     foreign = again.output / "checkpoint-2000"
     foreign.mkdir()
     (foreign / "optimizer.bin").write_bytes(b"of another program")
@@ -404,18 +404,18 @@ def test_a_state_that_is_no_state_is_one_clear_error(again, content):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mixed_precision": "bf16"}, "mixed_precision was no, with float32 weights, and is bf16 now"),
-        ({"flux_lora_target": "mmdit"}, "flux_lora_target was all and is mmdit now"),
+        ({"mixed_precision": "bf16"}, "mixed_precision was no, with float32 weights, and is now bf16"),
+        ({"flux_lora_target": "mmdit"}, "flux_lora_target was all and is now mmdit"),
     ],
 )
-def test_what_the_weights_do_not_fit_is_said_before_the_model_is_loaded(again, program, options, said):
+def test_what_the_weights_do_not_fit_is_reported_before_the_model_is_loaded(again, program, options, said):
     ended = again(program=program, **options)
     assert ended.status == 2
     assert said in ended.err
     assert "load model" not in ended.err
 
 
-def test_repeats_that_changed_are_said(again, trained):
+def test_repeats_that_changed_are_reported(again, trained):
     folder, _ = trained
     entries = json.loads((folder / "datasets.json").read_text())
     entries[0]["repeats"] = 3

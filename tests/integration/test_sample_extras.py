@@ -28,7 +28,7 @@ def train(tmp_path_factory):
     pairs(count=3, references=None)
     shutil.copytree(folder / "edits", folder / "others")
     for index in range(3):
-        Image.new("L", (64, 64)).save(folder / "others" / f"{index:04}.png")  # else one image lies in two sets
+        Image.new("L", (64, 64)).save(folder / "others" / f"{index:04}.png")  # otherwise one image is in two sets
     (folder / "asking.py").write_text(SOURCE)
     given = {"max_train_steps": 1, "train_batch_size": 6, "plugins": "./asking.py", "loss_type": "weighted"}
     return DataTrials(folder, changed(pairs.kontext, **given))
@@ -41,7 +41,7 @@ def entries(**weights):
 
 
 def errors(fed):
-    """Plain mean squared error of each sample, by its key."""
+    """Plain mean squared error of each sample, by key."""
     return dict(zip(fed.batch.keys, MeanSquaredError().compute(fed.prediction, fed.noisy, fed.batch), strict=True))
 
 
@@ -52,7 +52,7 @@ def test_weights_of_datasets_change_the_loss_as_computed_by_hand(train):
     assert run.results[0].loss == pytest.approx(by_hand, rel=1e-6)
     assert len(fed.batch.keys) == 6
     assert fed.batch.extras["weight"].dtype == torch.float32
-    # one that is twice as heavy moves the weights twice as far
+    # a sample with twice the weight moves the weights twice as far
     twice = {name: 2 * weight for name, weight in WEIGHTS.items()}
     heavy = train.with_datasets(
         *entries(**twice), optimizer="plain-sgd", plugins="./asking.py,./plain_sgd.py", max_grad_norm=0
@@ -94,7 +94,7 @@ def test_the_loss_on_fixed_samples_has_the_weights_of_their_dataset(train):
 
 
 def arguments_of(train, name, *sets):
-    """Arguments of a run over these sets, one sample a step."""
+    """Return arguments of a run over these sets, with batches of one."""
     path = train.folder / f"{name}.json"
     path.write_text(json.dumps(sets))
     return changed(train.arguments, data_backend_config=path.name, output_dir=name, train_batch_size=1)
@@ -111,7 +111,7 @@ def test_a_weighted_run_resumes_bit_by_bit(train):
     assert losses(train.folder / "parts") == losses(train.folder / "whole")
 
 
-def test_a_weight_that_changed_since_the_checkpoint_is_told(train):
+def test_a_weight_that_changed_since_the_checkpoint_is_reported(train):
     run_in(train.folder, *arguments_of(train, "told", *entries(**WEIGHTS)))
     ended = run_in(
         train.folder, *changed(arguments_of(train, "told", *entries(edits=1, others=0.5)), max_train_steps=2)
@@ -128,7 +128,7 @@ OWN_FAMILY = {"model_family": "asking", "model_flavour": "base", "pretrained_mod
 
 
 def of_the_family(arguments, **options):
-    """Arguments of a run of the plugin's own family."""
+    """Return arguments of a run of the plugin's own family."""
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     rest = {key: value for key, value in given.items() if key not in ("--model", "--flavour")}
     return changed(tuple(part for pair in rest.items() for part in pair), **OWN_FAMILY, **options)
@@ -143,7 +143,7 @@ def test_a_family_asks_samples_too(train):
     assert sorted(levels[0]) == [4, 4, 4, 5, 5, 5]
 
 
-def test_a_family_and_a_loss_that_give_one_name_are_told_before_anything_is_encoded(train):
+def test_a_family_and_a_loss_that_give_one_name_are_reported_before_anything_is_encoded(train):
     arguments = arguments_of(train, "clash", {**EDITS, "level": 1})
     ended = run_in(train.folder, *of_the_family(arguments, loss_type="clashing", cache_dir="cache-of-clash"))
     assert ended.status == 2
@@ -151,7 +151,7 @@ def test_a_family_and_a_loss_that_give_one_name_are_told_before_anything_is_enco
     assert "encode" not in ended.err
 
 
-# what is told before anything is read
+# reported before anything is read
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_key_of_the_loss_on_a_reference_set_is_noted(train):
     assert said in ended.out
 
 
-def test_a_mask_that_is_missing_is_told_before_anything_is_encoded(train):
+def test_a_mask_that_is_missing_is_reported_before_anything_is_encoded(train):
     arguments = arguments_of(train, "missing", {**EDITS, "mask_folder": "nowhere"})
     given = {"loss_type": "masked", "cache_dir": "cache-of-missing"}
     ended = run_in(train.folder, *changed(arguments, **given))

@@ -1,4 +1,4 @@
-"""What is trained in parts is saved whole and resumed in parts: two processes, with and without sharding, and one."""
+"""Sharded weights are saved whole and resumed sharded: two processes, with and without sharding, and one."""
 
 import os
 import subprocess
@@ -127,7 +127,7 @@ def test_validation_of_sharded_weights_is_refused_before_the_first_step(runs, as
     assert not (folder / output / "metrics.jsonl").exists()
 
 
-def test_one_process_goes_on_from_a_sharded_run_as_from_another(runs):
+def test_one_process_continues_from_a_sharded_run_as_from_another(runs):
     folder, arguments = runs
     for name in ("whole", "sharded"):
         options = {"output_dir": f"one-{name}", "resume_from_checkpoint": f"{name}/checkpoint-2"}
@@ -141,7 +141,7 @@ def test_one_process_goes_on_from_a_sharded_run_as_from_another(runs):
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_go_on_from_a_sharded_run_as_if_it_had_never_stopped(runs, sharded):
+def test_two_processes_continue_from_a_sharded_run_as_if_it_had_never_stopped(runs, sharded):
     folder, arguments = runs
     output = f"two-{sharded}"
     options = {"output_dir": output, "resume_from_checkpoint": "sharded/checkpoint-2"}
@@ -149,7 +149,7 @@ def test_two_processes_go_on_from_a_sharded_run_as_if_it_had_never_stopped(runs,
     assert (folder / output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
 
 
-def test_a_sharded_run_goes_on_from_one_process(runs):
+def test_a_sharded_run_continues_from_one_process(runs):
     folder, arguments = runs
     ended = run_in(folder, *changed(arguments, output_dir="alone", max_train_steps=2))
     assert ended.status == 0, ended.err

@@ -1,4 +1,4 @@
-"""What goes wrong without an error: a loss that never moves, steps that bfloat16 rounds away."""
+"""Failures without an error: a loss that never moves, steps that bfloat16 rounds away."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from difftrain.steps.optimizers import AdamWBf16
 
 
 def fixed_losses(command, edit_pairs, *arguments):
-    """Loss on the same samples and noise before and after fifteen steps."""
+    """Return the loss on the same samples and noise before and after fifteen steps."""
     given = dict(zip(edit_pairs.kontext[::2], edit_pairs.kontext[1::2], strict=True))
     given |= {
         "--data_backend_config": edit_pairs(), "--mixed_precision": "bf16", "--max_train_steps": 15,
@@ -47,7 +47,7 @@ def test_fixed_loss_is_the_same_whatever_was_drawn_before(command, edit_pairs):
 
 
 def way(build, *, steps=400, rate=1e-5):
-    """How far bfloat16 weights of about 0.1 go under equal gradients, as a mean; there they are 0.0005 apart."""
+    """Return how far bfloat16 weights of about 0.1 move under equal gradients, on average; their spacing is 0.0005."""
     start = 0.1 + 0.01 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     weights = nn.Parameter(start.to(torch.bfloat16))
     before = weights.detach().float()
@@ -59,7 +59,7 @@ def way(build, *, steps=400, rate=1e-5):
 
 
 def test_adamw_bf16_goes_its_way_where_torch_adamw_is_rounded_to_a_halt():
-    # Adam goes one learning rate a step under a constant gradient
+    # Adam moves one learning rate per step under a constant gradient
     expected = 400 * 1e-5
     ours = way(lambda weights, rate: AdamWBf16(weight_decay=0.0).build([("weight", weights[0])], rate))
     torchs = way(lambda weights, rate: torch.optim.AdamW(weights, lr=rate, weight_decay=0.0))

@@ -1,4 +1,4 @@
-"""What would stop a run later is told before any weight is loaded, by the run and by ``check`` alike."""
+"""Anything that would stop a run later is reported before any weight is loaded, by the run and by ``check``."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ def arguments(edit_pairs):
 
 
 def spoil_middle(path):
-    """Overwrite pixels of a PNG; its header and its end stay whole."""
+    """Overwrite pixels of a PNG; its header and its end stay intact."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 40] = bytes(40)
@@ -47,7 +47,9 @@ def assert_told_in_time(ended, *told):
 
 @BOTH
 @pytest.mark.parametrize("folder", ["edits", "references"])
-def test_an_image_damaged_in_the_middle_is_told_before_any_weight(command, edit_pairs, arguments, command_name, folder):
+def test_an_image_damaged_in_the_middle_is_reported_before_any_weight(
+    command, edit_pairs, arguments, command_name, folder
+):
     for name in ("0001.png", "0003.png"):
         spoil_middle(edit_pairs.folder / folder / name)
     ended = command(*command_name, *arguments)
@@ -65,7 +67,7 @@ def test_check_decodes_an_image_once(command, edit_pairs, arguments):
 
 
 def files_read(command, *arguments):
-    """Names of the images whose bytes a command reads."""
+    """Return the names of the images whose bytes a command reads."""
     from difftrain.data.scanning import file_facts
 
     read = []
@@ -98,10 +100,12 @@ def test_images_whose_latents_are_cached_are_not_decoded_again(command, edit_pai
 
 
 @BOTH
-def test_an_image_that_only_validations_draw_is_told_before_any_weight(command, edit_pairs, arguments, command_name):
+def test_an_image_that_only_validations_draw_is_reported_before_any_weight(
+    command, edit_pairs, arguments, command_name
+):
     held_out = edit_pairs.folder / "held-out"
     held_out.mkdir()
-    for index in range(6):  # four of them are measured too, and so encoded
+    for index in range(6):  # four of them are also measured, and so encoded
         with Image.open(edit_pairs.folder / "edits" / f"{index % 4:04}.png") as image:
             image.rotate(index + 1).save(held_out / f"{index:04}.png")
     datasets = edit_pairs.folder / "datasets.json"
@@ -115,14 +119,12 @@ def test_an_image_that_only_validations_draw_is_told_before_any_weight(command, 
 
 
 @BOTH
-def test_too_small_a_disk_is_told_before_any_weight(command, edit_pairs, arguments, small_disk, command_name):
+def test_too_small_a_disk_is_reported_before_any_weight(command, edit_pairs, arguments, small_disk, command_name):
     folder, _ = small_disk
     (folder / "filler").write_bytes(bytes(1 << 19))
     ended = command(*command_name, *changed(arguments, cache_dir=folder / "cache"))
     # five captions of 512 x 32 and 32 numbers, eight images of 2 x 16 x 24 x 16 numbers, all in float32
-    assert_told_in_time(
-        ended, f"not enough room on the disk of {folder}/cache", " KiB are needed and", "set cache_dir to"
-    )
+    assert_told_in_time(ended, f"not enough room on the disk of {folder}/cache", " KiB needed, ", "set cache_dir to")
 
 
 def test_check_tells_how_much_will_be_written(command, edit_pairs, arguments):
@@ -133,7 +135,7 @@ def test_check_tells_how_much_will_be_written(command, edit_pairs, arguments):
     }  # fmt: skip
     told = command("check", *arguments).out
     assert "to encode: 5 captions and 8 images\n" in told
-    assert "disk: latents of 'edits': 4 files, about 144 KiB, into cache/vae/edits\n" in told
+    assert "disk: latents of 'edits': 4 files, about 144 KiB, in cache/vae/edits\n" in told
     assert command(*arguments).status == 0
     again = command("check", "--json", *arguments).json
     assert (again["to_encode"], again["disk"]) == ({"captions": 0, "images": 0}, [])
@@ -154,13 +156,13 @@ def test_a_run_that_writes_much_says_so(command, arguments, monkeypatch):
     from difftrain.machine import disk
 
     monkeypatch.setattr(disk, "WORTH_TELLING", 1 << 19)
-    assert "of disk will be written: text embeddings 340 KiB in cache/text" in command(*arguments).err
+    assert "will be written to disk: text embeddings 340 KiB in cache/text" in command(*arguments).err
 
 
 @pytest.mark.parametrize(("mixed_precision", "vae_dtype"), [("no", "default"), ("bf16", "default"), ("bf16", "fp32")])
 def test_the_estimate_is_what_the_files_have(command, edit_pairs, arguments, mixed_precision, vae_dtype):
     arguments = changed(arguments, mixed_precision=mixed_precision, vae_dtype=vae_dtype)
-    command(*arguments)  # the first run builds the random model, whose sizes are its own
+    command(*arguments)  # the first run builds the random model, which has its own sizes
     entries = {path: path.stat().st_size for path in (edit_pairs.folder / "cache").rglob("*.safetensors")}
     (edit_pairs.folder / "cache").rename(edit_pairs.folder / "old")
     found = command("check", "--json", *arguments).json
@@ -182,7 +184,7 @@ def test_a_complete_cache_that_cannot_be_written_is_used(command, edit_pairs, ar
 
 
 @BOTH
-def test_a_cache_that_lacks_something_and_cannot_be_written_is_told(
+def test_a_cache_that_lacks_something_and_cannot_be_written_is_reported(
     command, edit_pairs, arguments, read_only, command_name
 ):
     assert command(*arguments).status == 0
@@ -195,7 +197,7 @@ def test_a_cache_that_lacks_something_and_cannot_be_written_is_told(
 
 @pytest.fixture
 def read_only():
-    """Makes a folder a read-only disk, as it is for root too."""
+    """Make a folder a read-only disk, read-only even to root."""
     mounted = []
 
     def protect(folder):
@@ -254,7 +256,7 @@ def test_entries_that_turn_out_corrupt_while_training_are_made_again_and_the_enc
     monkeypatch.setattr(Encoders, "release", lambda self: (release(self), calls.append((self._text, self._image))))
     ended = command(*changed(arguments, resume_from_checkpoint="none", max_train_steps=8))
     assert ended.status == 0, ended.err
-    empty = 1  # no caption is dropped, so nothing reads that of dropouts
+    empty = 1  # no caption is dropped, so nothing reads the empty one
     assert sum(entry.read_bytes() == content for entry, content in zip(entries, before, strict=True)) + empty == 9
     assert len(calls) > 2  # after captions and images, and after batches
     text, image = calls[-1]

@@ -1,4 +1,4 @@
-"""Another stream of batches than that of cached epochs, through the whole run: endless, its place known to it alone."""
+"""Another stream of batches than that of cached epochs, through the whole run: endless, with its own position."""
 
 from itertools import islice
 
@@ -16,7 +16,7 @@ from difftrain.training.open_stream import OpenedStream
 
 
 class Drawn:
-    """Draws samples over and over, with a generator whose state is the place; knows of no epoch and no end."""
+    """Draws samples over and over, with a generator whose state is the position; has no epochs and no end."""
 
     def __init__(self, samples, rules, reader, saved, *, accumulate, ends_after=None):
         self.samples, self.rules, self.reader, self.accumulate, self.ends_after = (
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def train(folder, monkeypatch):
-    """Train on such a stream; gives how it ended. ``train.opened`` are the streams."""
+    """Train on such a stream; return how it ended. ``train.opened`` are the streams."""
     pairs = EditPairs(folder)
     datasets = pairs(count=5)
     arguments = (*pairs.kontext, "--data_backend_config", datasets, "--gradient_accumulation_steps", 2)
@@ -80,14 +80,14 @@ def losses_of(output):
     return [(line["loss"], line["epoch"]) for line in read_metrics(output) if "loss" in line]
 
 
-def test_an_endless_stream_trains_and_goes_on_bit_by_bit(train, folder):
+def test_an_endless_stream_trains_and_continues_bit_by_bit(train, folder):
     ended = train(output_dir="whole", max_train_steps=6, checkpoint_step_interval=3)
     assert ended.status == 0, ended.err
     assert "finished 6 steps" in ended.err
     assert train(output_dir="stopped", max_train_steps=3).status == 0
     resumed = train(output_dir="stopped", max_train_steps=6)
     assert resumed.status == 0, resumed.err
-    assert "checkpoint-3 at step 3 (epoch 0, after 6 samples of it)" in resumed.err
+    assert "checkpoint-3 at step 3 (epoch 0, after 6 of its samples)" in resumed.err
     assert losses_of(folder / "stopped") == losses_of(folder / "whole")
     for name in (ADAPTER, "checkpoint-6/resume/adapter.safetensors", "checkpoint-6/resume/visits.safetensors"):
         assert (folder / "stopped" / name).read_bytes() == (folder / "whole" / name).read_bytes(), name
@@ -100,15 +100,15 @@ def test_an_endless_stream_trains_and_goes_on_bit_by_bit(train, folder):
 def test_epochs_of_a_stream_that_does_not_tell_its_length_are_refused_before_the_first_step(train, folder):
     ended = train(output_dir="epochs", num_train_epochs=2)
     assert ended.status == 2
-    assert "num_train_epochs 2: this data does not tell how long an epoch is" in ended.err
+    assert "num_train_epochs 2: the length of an epoch is unknown for this data" in ended.err
     assert "max_train_steps" in ended.err
     assert not (folder / "epochs" / "metrics.jsonl").exists()
 
 
-def test_a_stream_that_ends_early_is_told_and_what_was_trained_is_saved(train, folder):
+def test_a_stream_that_ends_early_is_reported_and_what_was_trained_is_saved(train, folder):
     ended = train(output_dir="short", ends_after=8, max_train_steps=6)
     assert ended.status == 2
-    assert "the data ends after step 4, and the run is to have 6" in ended.err
+    assert "the data ends after step 4, but the run needs 6 steps" in ended.err
     assert steps_of(folder / "short") == [1, 2, 3, 4]
     assert (folder / "short" / "checkpoint-4").is_dir()
 
@@ -120,4 +120,4 @@ def test_a_place_in_another_stream_is_refused_by_name(train, folder, monkeypatch
     arguments = (*pairs.kontext, "--data_backend_config", folder / "datasets.json")
     ended = run_in(folder, *changed(arguments, output_dir="other", max_train_steps=2))
     assert ended.status == 2
-    assert "the checkpoint's place in the data is that of another kind of data: it has count, generator" in ended.err
+    assert "the checkpoint's position comes from another kind of data: it has count, generator" in ended.err

@@ -1,4 +1,4 @@
-"""A checkpoint whose T5 tokenizer allows 64 tokens: texts and images are those of the stock pipeline at 64."""
+"""A checkpoint whose T5 tokenizer allows 64 tokens: texts and images equal the stock pipeline's at 64."""
 
 import pytest
 import torch

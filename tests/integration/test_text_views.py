@@ -20,7 +20,7 @@ VALIDATION = {
 
 
 class Project:
-    """Three pairs of 96x64 pixels, of which the middle 64x64 are encoded."""
+    """Write three pairs of 96x64 pixels, whose middle 64x64 are encoded."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -60,7 +60,7 @@ class Project:
 
     @property
     def counts(self):
-        """How often each caption was encoded beside how many references."""
+        """Return how often each caption was encoded with how many references."""
         return Counter((caption, len(seen)) for caption, seen in self.encoded)
 
 
@@ -70,7 +70,7 @@ def project(tmp_path):
 
 
 def view(path, box, size):
-    """What is logged of a part of a file in another size."""
+    """Return what is logged about a part of a file in another size."""
     with Image.open(path) as image:
         pixels = image.resize(size, Image.Resampling.LANCZOS, box=box)
     return [*size, hashlib.sha256(pixels.tobytes()).hexdigest()]

@@ -1,4 +1,4 @@
-"""Plugins of strangers: a good and a broken one, pip-installed into a virtual environment of their own."""
+"""Third-party plugins: a good and a broken one, pip-installed into a separate virtual environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ packages = ["difftrain_canny"]
 
 
 class Environment:
-    """A virtual environment that sees this one's packages, and what is pip-installed into it."""
+    """Make a virtual environment that sees this one's packages, and whatever is pip-installed into it."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder / "venv", with_pip=False)
@@ -59,7 +59,7 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """With the documented example, and a package whose module cannot be imported."""
+    """Install the documented example, and a package whose module cannot be imported."""
     folder = tmp_path_factory.mktemp("unused_references")
     broken = folder / "difftrain-canny"
     (broken / "difftrain_canny").mkdir(parents=True)
@@ -72,7 +72,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def write_run(tmp_path):
-    """Writes a run of two steps over the demo's photographs, with references of one generator."""
+    """Write a run of two steps over the demo's photographs, with references from one generator."""
 
     def write(generator: dict[str, object]) -> None:
         datasets = [

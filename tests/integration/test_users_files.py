@@ -15,14 +15,14 @@ from conftest import new_image, read_metrics, run_in
 
 USERS_FILES = Path(__file__).parents[1] / "unit" / "users_files"
 QUICK_IMAGES = ("--num_eval_images", 1, "--validation_num_inference_steps", 2)
-"""What the files do not set, chosen so that drawing takes a second."""
+"""Options that the files do not set, chosen so that drawing takes a second."""
 ADAPTED_MODULES = 22
 """Attention layers of the small random model's two double and two single blocks: 2 * 8 + 2 * 3."""
 ADAPTER = "pytorch_lora_weights.safetensors"
 
 
 def with_values(name: str, changes: dict[str, str]) -> str:
-    """The text of a user's file with some values replaced, each of which it has once."""
+    """Return the text of a user's file with some values replaced, each of which occurs once."""
     text = (USERS_FILES / name).read_text()
     for old, new in changes.items():
         assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times"
@@ -40,7 +40,7 @@ PAIR_PATHS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The users' files and the images that they name."""
+    """Write the users' files and the images that they name."""
     folder = tmp_path_factory.mktemp("users")
     for name, steps in {"config.jsonc": 2, "short.jsonc": 1}.items():
         changes = {'"max_train_steps": 10000': f'"max_train_steps": {steps}'}
@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
 
 
 def train(folder: Path, datasets: str, *more: object, config: str = "config.jsonc", output: str | None = None) -> Path:
-    """Train with a user's run file; gives the output folder."""
+    """Train with a user's run file; return the output folder."""
     output = output or datasets
     ended = run_in(
         folder, "--config", config, "--data_backend_config", f"{datasets}.jsonc",
@@ -78,13 +78,13 @@ def strict(folder):
 
 
 def encoded_sizes(cache: Path) -> set[str]:
-    """Sizes in pixels of the images whose latents are in a folder."""
+    """Return the sizes in pixels of the images whose latents are in a folder."""
     means = [load_file(path)["mean"] for path in cache.rglob("*.safetensors")]
     return {f"{8 * mean.shape[-1]}x{8 * mean.shape[-2]}" for mean in means}
 
 
 def assert_trained(output: Path, *, steps: int) -> None:
-    """An adapter whose zeros have moved, a metrics line a step, and an image of a megapixel."""
+    """Check for an adapter whose zeros have moved, a metrics line per step, and an image of a megapixel."""
     tensors = load_file(output / ADAPTER)
     assert len(tensors) == 2 * ADAPTED_MODULES
     assert all(tensor.any() for tensor in tensors.values())
@@ -144,5 +144,6 @@ def test_what_is_not_built_yet_is_one_clear_error(folder):
     assert ended.status == 2
     assert ended.out == ""
     assert ended.err == (
-        "error: not built yet in difftrain 0.1: type 'huggingface' (datasets subjects200k-left, subjects200k-right)\n"
+        "error: not supported yet in difftrain 0.1: type 'huggingface' "
+        "(datasets subjects200k-left, subjects200k-right)\n"
     )

@@ -1,4 +1,4 @@
-"""The wheel has what the source tree has: the command, the plugins, the demo's data."""
+"""The wheel contains what the source tree contains: the command, the plugins, the demo's data."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def test_the_wheel_works_outside_of_the_source_tree():
     command = [sys.executable, "tools/try_wheel.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "work outside of the source tree" in done.stdout
+    assert "work outside the source tree" in done.stdout
 
 
-def test_the_version_is_said_once_and_the_same():
+def test_the_version_is_stated_once_and_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == difftrain.__version__

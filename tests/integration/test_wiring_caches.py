@@ -1,4 +1,4 @@
-"""What is encoded, how, and where it is kept: an option that changes latents or embeddings changes what is trained."""
+"""How images and captions are encoded and cached: an option that changes the result changes what is trained."""
 
 import shutil
 
@@ -19,7 +19,7 @@ ONE = {"train_batch_size": 4, "vae_cache_sample": "mean"}
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Train one step on four edits of 96x64 pixels, their latents not drawn; all runs share one cache."""
+    """Train one step on four edits of 96x64 pixels with latents not drawn; all runs share one cache."""
     folder = tmp_path_factory.mktemp("caches")
     pairs = EditPairs(folder)
     pairs(count=4, references=None, edit_sizes=[SIZE])
@@ -30,7 +30,7 @@ def train(tmp_path_factory):
 
 @pytest.fixture
 def seen_by_vae(monkeypatch):
-    """The encoder, and the images that it is given in one call, in the order of the calls."""
+    """Record the encoder and the images of each call, in the order of the calls."""
     calls = []
     encode = FluxImageEncoder.encode
 
@@ -48,7 +48,7 @@ def latents(run):
 
 
 def encoded(run, what):
-    """How many captions or images a run encoded."""
+    """Return how many captions or images a run encoded."""
     lines = [line for line in run.ended.err.splitlines() if line.startswith(f"encode {what} ")]
     return int(lines[0].split()[2].rstrip(":")) if lines else 0
 
@@ -56,7 +56,7 @@ def encoded(run, what):
 # geometry
 
 
-def test_an_image_that_is_cut_otherwise_is_encoded_anew_and_trained_so(train):
+def test_an_image_that_is_cut_differently_is_encoded_and_trained_again(train):
     styles = ("center", "corner", "random")
     runs = {style: train.with_edits(crop=True, crop_style=style) for style in styles}
     assert all(encoded(run, "images") == 4 for run in runs.values())
@@ -97,7 +97,7 @@ def test_a_large_image_is_reduced_before_it_is_cut(train, seen_by_vae):
 
 @pytest.fixture(scope="module")
 def model(train):
-    """A copy of the built-in random checkpoint, and a run on it."""
+    """Return a copy of the built-in random checkpoint, and a run on it."""
     from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
     folder = ensure_tiny_random(train.folder / "a-model")
@@ -105,7 +105,7 @@ def model(train):
 
 
 def changed_model(folder, part):
-    """A copy of a model in which one part has other weights."""
+    """Return a copy of a model in which one part has other weights."""
     model = folder.with_name(f"other-{part}")
     shutil.copytree(folder, model)
     weights = model / part / "model.safetensors"
@@ -128,7 +128,7 @@ def test_another_models_encodings_are_never_taken_for_this_ones(train, model, pa
     assert fed.batch.latents.equal(other.batch.latents) == (part != "vae")
 
 
-def test_another_denoiser_needs_nothing_anew(train, model):
+def test_another_denoiser_needs_nothing_new(train, model):
     folder, before = model
     run = train.with_edits({"pretrained_model_name_or_path": changed_model(folder, "transformer")})
     assert run.results[0].loss != before.results[0].loss
@@ -152,7 +152,7 @@ def test_vae_dtype_is_what_images_are_encoded_in(train, seen_by_vae, options, dt
     assert {encoder.vae.dtype for encoder, _ in seen_by_vae} == {dtype}
 
 
-def test_latents_of_another_dtype_are_encoded_anew(train):
+def test_latents_of_another_dtype_are_encoded_again(train):
     train.with_edits()
     assert encoded(train.with_edits({"vae_dtype": "bf16"}), "images") == 4
 
@@ -222,7 +222,7 @@ def test_a_family_whose_text_encoder_sees_references_has_an_entry_for_each_refer
     monkeypatch.setattr(FluxTextEncoder, "encode", watched)
     blur = {"type": "superresolution", "captions": "sharpen"}
     run = train.with_edits({"cache_dir": "seeing"}, conditioning=blur)
-    # the caption beside each of four images, and the empty one alone
+    # the caption with each of four images, and the empty one alone
     assert encoded(run, "captions") == len(seen) == 5
     counts = [(caption, len(images)) for caption, images in seen]
     assert sorted(counts) == [("", 0), *[("sharpen", 1)] * 4]

@@ -1,4 +1,4 @@
-"""What the options of datasets change in what is trained on: captions, references, visits, crops."""
+"""Options of datasets change what is trained on: captions, references, visits, crops."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def reference_sets(*names, **fields):
 
 
 def embeddings(run):
-    """The embedding that the model was fed for each caption."""
+    """Return the embedding that the model got for each caption."""
     return {
         caption: embedding
         for fed in run.fed
@@ -175,7 +175,7 @@ def test_two_reference_sets_are_drawn_from_or_shown_in_their_order(train):
 
 
 @pytest.mark.parametrize(("rule", "numbers"), [("offset", [0, 1]), ("index", [0, 1, 2])])
-def test_reference_ids_say_how_references_are_told_apart(train, rule, numbers):
+def test_reference_ids_say_how_references_are_distinguished(train, rule, numbers):
     datasets = [{**EDITS, "conditioning_data": ["references", "references-2"]}]
     datasets += reference_sets("references", "references-2")
     run = train.with_datasets(*datasets, conditioning_multidataset_sampling="combined", reference_ids=rule)

@@ -1,4 +1,4 @@
-"""What the options of a run change in what the model is fed: noise levels, noise, latents, guidance, number formats."""
+"""Options of a run change the model's inputs: noise levels, noise, latents, guidance, number formats."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What plugin files and switches change in an assembled run."""
+"""Plugin files and switches change the assembled run."""
 
 import json
 
@@ -21,11 +21,11 @@ def difftrain_check_config(config):
 
 
 class Watching(Observer):
-    """Writes down what it is told."""
+    """Records what it is told."""
 
     name = "watching"
     watch_as: str = "watched"
-    """Name of the file, without its end."""
+    """Name of the file, without its extension."""
 
     _notes: list = PrivateAttr(default_factory=list)
 
@@ -101,7 +101,7 @@ def test_an_observers_fields_are_run_options(train, tmp_path):
     assert told(tmp_path, "elsewhere")[-1] == {"event": "end", "step": 1, "status": "finished"}
 
 
-def test_wrong_options_of_an_observer_are_told_with_the_nearest_name(train):
+def test_wrong_options_of_an_observer_are_reported_with_the_nearest_name(train):
     ended = train(max_train_steps=1, watch_az="elsewhere")
     assert ended.status == 2
     assert "did you mean --watch_as?" in ended.err
@@ -127,7 +127,7 @@ class Refusing(Observer):
 
     name = "refusing"
     tracker_project: str = "none"
-    """Where to."""
+    """Destination."""
 
     @model_validator(mode="after")
     def _check(self):

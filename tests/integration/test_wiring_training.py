@@ -1,4 +1,4 @@
-"""What the options of a run change in how it trains: length, batches, optimizer, learning rate, adapter, memory."""
+"""Options of a run change how it trains: length, batches, optimizer, learning rate, adapter, memory."""
 
 import math
 from collections import Counter
@@ -27,12 +27,12 @@ def train(tmp_path_factory):
 
 
 def adapters(run):
-    """The adapted layers of the model that was trained, by name."""
+    """Return the adapted layers of the trained model, by name."""
     return {name: part for name, part in run.state.bare_denoiser.named_modules() if isinstance(part, LoraLayer)}
 
 
 def rates(run):
-    """The learning rate that moved the weights in each step, of a run with plain SGD and unclipped gradients."""
+    """Return the learning rate that moved the weights in each step, for plain SGD with unclipped gradients."""
     return [moved / result.grad_norm for moved, result in zip(run.moved, run.results, strict=True)]
 
 
@@ -67,7 +67,7 @@ def test_accumulated_gradients_are_those_of_one_batch(train):
     assert single[1] < single[0]  # the mean of four directions is shorter than one
 
 
-def test_every_step_goes_on_where_the_last_one_ended(train):
+def test_every_step_continues_where_the_last_one_ended(train):
     run = train(max_train_steps=6)
     assert set(Counter(run.keys[:4]).values()) == {1}
     assert len(set(run.keys[4:])) == 2
@@ -217,7 +217,7 @@ def test_base_model_precision_stores_the_inner_layers_in_eight_bits(train):
     assert all(moved > 0 for moved in run.moved)
 
 
-@pytest.mark.parametrize("mechanism", ["math", "flash", "auto"])  # the last leaves torch as it was
+@pytest.mark.parametrize("mechanism", ["math", "flash", "auto"])  # the last restores torch's setting
 def test_attention_mechanism_is_the_only_kernel_that_torch_may_use(train, mechanism):
     train(attention_mechanism=mechanism, max_train_steps=1)
     cuda = torch.backends.cuda
@@ -232,7 +232,7 @@ def test_attention_mechanism_is_the_only_kernel_that_torch_may_use(train, mechan
 def test_an_attention_kernel_that_the_device_lacks_is_one_error(train):
     ended = run_in(train.folder, *changed(train.arguments, attention_mechanism="efficient", output_dir="lacking"))
     assert ended.status == 2
-    assert "error: attention_mechanism efficient: torch has this kernel for GPUs only" in ended.err
+    assert "error: attention_mechanism efficient: torch has this kernel only for GPUs" in ended.err
 
 
 # output

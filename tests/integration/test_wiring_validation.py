@@ -1,4 +1,4 @@
-"""What the options of validation change in what the stock pipeline is asked for, and in what the run measures."""
+"""Options of validation change the stock pipeline's arguments and what the run measures."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from difftrain.validation import validator
 
 @dataclass(repr=False)
 class Drawing:
-    """A run, and what its pipeline was asked for."""
+    """A run, and the arguments of its pipeline."""
 
     run: Watched
     asked: list = field(default_factory=list)
@@ -27,7 +27,7 @@ class Drawing:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Two steps on four pairs, drawn at the end; gives a :class:`Drawing` for the options of a validation."""
+    """Train two steps on four pairs, drawn at the end; return a :class:`Drawing` for the options of a validation."""
     folder = tmp_path_factory.mktemp("validation")
     pairs = EditPairs(folder)
     flags = dict(zip(pairs.kontext[::2], pairs.kontext[1::2], strict=True))
@@ -59,7 +59,7 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steered(train):
-    """Everything that an image can be asked for, at once."""
+    """Set every option of an image at once."""
     return train(
         validation_guidance=4.5, validation_guidance_real=2.5, validation_negative_prompt="blurry",
         validation_num_inference_steps=7, validation_seed=11, validation_num_seeds=3,

@@ -1,4 +1,4 @@
-"""Watches a run from inside: what is read for it, what the model is fed, how the weights move.
+"""Watches a run from inside: what is read for it, what the model gets, how the weights move.
 
 The tests of wiring say of each option what it changes in an assembled run; what the pieces do by themselves is tested
 elsewhere.
@@ -36,7 +36,7 @@ from difftrain import OptimizerFactory, hookimpl
 
 
 class PlainSgd(OptimizerFactory):
-    """Moves weights by learning rate times gradient: how they move tells both."""
+    """Moves weights by learning rate times gradient, so that their movement shows both."""
 
     name: ClassVar[str] = "plain-sgd"
 
@@ -62,7 +62,7 @@ class Fed:
     noisy: Any = None
     """The :class:`difftrain.types.NoisyBatch`."""
     input: Any = None
-    """What the transformer was called with."""
+    """Arguments of the transformer's call."""
     prediction: torch.Tensor | None = None
     training: bool | None = None
     """The model's mode."""
@@ -86,7 +86,7 @@ class Watched:
     state: Any
     fed: list[Fed] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
-    """A :class:`difftrain.types.StepResult` a step."""
+    """One :class:`difftrain.types.StepResult` per step."""
     weights: list[torch.Tensor] = field(default_factory=list)
     """All trained weights in one row: before the first step, and after each."""
 
@@ -104,13 +104,13 @@ class Watched:
 
     @property
     def moved(self) -> list[float]:
-        """How far the weights went in each step."""
+        """Return how far the weights moved in each step."""
         return [(after - before).norm().item() for before, after in zip(self.weights, self.weights[1:], strict=False)]
 
 
 @dataclass(repr=False)
 class Trials:
-    """Trains with one or the other option changed; equal runs are done once."""
+    """Trains with one option or another changed; equal runs are done once."""
 
     folder: Path
     arguments: tuple[object, ...]
@@ -129,11 +129,11 @@ class Trials:
 
 
 EDITS = {"id": "edits", "instance_data_dir": "edits", "resolution": 64}
-"""The least that an entry of the folder ``edits`` says."""
+"""The minimal entry for the folder ``edits``."""
 
 
 class DataTrials(Trials):
-    """Trains with one or the other dataset list."""
+    """Trains with one dataset list or another."""
 
     def with_datasets(self, *entries: dict[str, object], **options: object) -> Watched:
         text = json.dumps(entries)
@@ -142,7 +142,7 @@ class DataTrials(Trials):
         return self(data_backend_config=name, **options)
 
     def with_edits(self, options: dict[str, object] | None = None, /, **fields: object) -> Watched:
-        """On the target set alone, with these keys in its entry."""
+        """Train on only the target set, with these keys in its entry."""
         return self.with_datasets({**EDITS, **fields}, **(options or {}))
 
 
@@ -177,7 +177,7 @@ def _watch_steps(patch: pytest.MonkeyPatch, seen: Watched) -> None:
 
 
 def _watch_forwards(patch: pytest.MonkeyPatch, seen: Watched) -> None:
-    """Only forwards of the training count: not those of validations, nor those that try weights before saving."""
+    """Record only forwards of training, not of validations or of tests before saving."""
     read, loss_at, batch_loss = BatchReader.read, step.loss_at, step.batch_loss
     add_noise, predict = FlowMatching.add_noise, flux_forward.predict
     visits_of: dict[int, Any] = {}
@@ -185,7 +185,7 @@ def _watch_forwards(patch: pytest.MonkeyPatch, seen: Watched) -> None:
 
     def watched_read(reader: BatchReader, visits: Any) -> Any:
         batch = read(reader, visits)
-        visits_of[id(batch)] = (visits, batch)  # the batch is kept, so that no other gets its id
+        visits_of[id(batch)] = (visits, batch)  # keep the batch, so that no other gets its id
         return batch
 
     def watched_batch_loss(run: Any, batch: Any, generator: Any) -> Any:

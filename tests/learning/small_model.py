@@ -1,4 +1,4 @@
-"""The built-in `tiny` with what the learning tests measure on it: photographs, losses, drawings.
+"""The built-in `tiny` with the measurements of the learning tests: photographs, losses, drawings.
 
 Adapters are loaded as a user loads them, through the stock pipeline's `load_lora_weights`.
 """
@@ -28,13 +28,13 @@ HELD_OUT = ("cat", "coffee", "rocket")
 
 
 def photograph(name: str) -> Image.Image:
-    """One of the tests' photographs, shorter edge 192 pixels."""
+    """Return one of the tests' photographs, shorter edge 192 pixels."""
     with Image.open(Path(__file__).parents[1] / "photos" / f"{name}.jpg") as image:
         return image.convert("RGB")
 
 
 def windows(names: Sequence[str], each: int, *, size: int = SIZE, seed: int = 0) -> list[Image.Image]:
-    """Square windows of photographs, ``each`` of every one, reduced to ``size``."""
+    """Return square windows of photographs, ``each`` from every one, reduced to ``size``."""
     rng, cut = random.Random(seed), []
     for name in names:
         image = photograph(name)
@@ -47,13 +47,13 @@ def windows(names: Sequence[str], each: int, *, size: int = SIZE, seed: int = 0)
 
 
 def psnr(image: Image.Image, other: Image.Image) -> float:
-    """Likeness of two images, dB."""
+    """Return the similarity of two images in dB."""
     difference = np.asarray(image, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     return 10 * math.log10(255**2 / (difference**2).mean())
 
 
 class SmallModel:
-    """The checkpoint's parts in float32 on the CPU."""
+    """Load the checkpoint's parts in float32 on the CPU."""
 
     def __init__(self) -> None:
         registry, device = load_plugins().registry, torch.device("cpu")
@@ -78,7 +78,7 @@ class SmallModel:
 
     @torch.no_grad()
     def losses(self, targets: Tensor, references: Tensor | None, caption: str) -> dict[float, float]:
-        """Velocity loss at each noise level, with the same noise in every call."""
+        """Return the velocity loss at each noise level, with the same noise in every call."""
         text = self.family.collate_text([self.text(caption)] * len(targets))
         batch = Batch(latents=targets, references=[] if references is None else [references], text=text)
         measured = {}
@@ -93,11 +93,11 @@ class SmallModel:
         return measured
 
     def loss(self, targets: Tensor, references: Tensor | None, caption: str) -> float:
-        """Mean over the noise levels."""
+        """Return the mean over the noise levels."""
         return sum(self.losses(targets, references, caption).values()) / len(SIGMAS)
 
     def draw(self, reference: Image.Image, caption: str, *, seed: int = 3) -> Image.Image:
-        """An edit in four steps, through the stock pipeline."""
+        """Edit in four steps, through the stock pipeline."""
         request = ValidationRequest(
             text=self.text(caption), negative_text=None, references=(reference,), width=reference.width,
             height=reference.height, steps=4, guidance=1.0, guidance_real=1.0, seed=seed,

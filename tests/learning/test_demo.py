@@ -9,7 +9,7 @@ pytestmark = pytest.mark.learning
 
 @pytest.fixture(scope="module")
 def validations(tmp_path_factory):
-    """Lines of the metrics file by step, of one whole demo."""
+    """Return lines of the metrics file by step, from one whole demo."""
     folder = tmp_path_factory.mktemp("demo")
     ended = run_in(folder, "--model", "flux", "--flavour", "kontext", "--demo")
     assert ended.status == 0, ended.err

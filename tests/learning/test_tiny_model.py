@@ -1,4 +1,4 @@
-"""The built-in `tiny` really edits: what random weights cannot show."""
+"""The built-in `tiny` really edits, which random weights cannot show."""
 
 from itertools import combinations
 
@@ -21,7 +21,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def photographs():
-    """One window of every photograph; all were held out when the model was made."""
+    """Return one window of every photograph; all were held out when the model was made."""
     return windows((*HELD_OUT, *TRAINED_ON), 1)
 
 
@@ -48,7 +48,7 @@ def test_the_caption_of_the_edit_beats_every_other(model, photographs):
 
 @pytest.fixture(scope="module")
 def drawn(model, photographs):
-    """Drawings of two references by caption, from the same noise."""
+    """Return drawings of two references by caption, from the same noise."""
     return [{caption: model.draw(image, caption) for caption in EDITS} for image in photographs[:2]]
 
 

@@ -30,13 +30,13 @@ OPTIONS = {
 
 
 def cut(image, left=0, top=0):
-    """The middle of a window with margin, or what lies beside the middle."""
+    """Return the middle of a window with margin, or a region beside the middle."""
     left, top = MARGIN + left, MARGIN + top
     return image.crop((left, top, left + SIZE, top + SIZE))
 
 
 def write_pairs(folder: Path, *, misaligned: bool) -> None:
-    """Forty pairs (blurred, sharp) and their dataset list; misaligned, each reference lies 8 to 16 pixels off."""
+    """Write forty pairs (blurred, sharp) and their dataset list; misaligned references are 8 to 16 pixels off."""
     rng = random.Random(0)
     for name in ("edits", "references"):
         (folder / name).mkdir()
@@ -54,7 +54,7 @@ def write_pairs(folder: Path, *, misaligned: bool) -> None:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Gives the output folder of a training, made when it is first asked for."""
+    """Return the output folder of a run, done when it is first asked for."""
 
     @cache
     def trained(*, misaligned: bool = False, reference_dropout: float = 0.0) -> Path:
@@ -69,7 +69,7 @@ def train(tmp_path_factory):
 
 
 class Measure:
-    """Losses of held-out pairs with or without an adapter."""
+    """Return losses of held-out pairs with or without an adapter."""
 
     def __init__(self) -> None:
         self.model = SmallModel()
@@ -78,7 +78,7 @@ class Measure:
         self.sharp, self.blurred = self.model.latents(sharp), self.model.latents(blurred)
 
     def loss(self, adapter: Path | None = None, *, scale: float = 1.0, references: bool = True) -> float:
-        """Velocity loss of the sharp images given the blurred ones, or nothing."""
+        """Return the velocity loss of the sharp images given the blurred ones, or nothing."""
         pipeline = self.model.pipeline
         if adapter:
             pipeline.load_lora_weights(adapter, adapter_name="trained")

@@ -16,7 +16,7 @@ PLUGINS = load_plugins()
 
 
 def run_values(**changes):
-    """A run that is right, with changes; a change to ``...`` leaves the key out."""
+    """Return a valid run with changes; a change to ``...`` leaves the key out."""
     values = {
         "model_family": "flux",
         "model_flavour": "kontext",
@@ -29,19 +29,19 @@ def run_values(**changes):
 
 
 def target_set(**changes):
-    """A target set that is right, with changes."""
+    """Return a valid target set with changes."""
     values = {"id": "edits", "instance_data_dir": "edits", "caption_strategy": "textfile", **changes}
     return {key: value for key, value in values.items() if value is not ...}
 
 
 def reference_set(**changes):
-    """A reference set that is right, with changes."""
+    """Return a valid reference set with changes."""
     values = {"id": "refs", "instance_data_dir": "refs", "conditioning_type": "reference_strict", **changes}
     return {key: value for key, value in values.items() if value is not ...}
 
 
 def pair(**changes):
-    """A target set and its reference set."""
+    """Return a target set and its reference set."""
     return [target_set(conditioning_data="refs", **changes), reference_set()]
 
 
@@ -53,7 +53,7 @@ def plan(run=None, datasets=None, **flags) -> RunPlan:
 
 
 def error_of(run=None, datasets=None, **flags) -> str:
-    """The message of a run that cannot be planned."""
+    """Return the message of a run that cannot be planned."""
     with pytest.raises(DifftrainError) as caught:
         plan(run, datasets, **flags)
     return str(caught.value)

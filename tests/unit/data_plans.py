@@ -1,4 +1,4 @@
-"""Small data sets and their plans, for the tests of the data stages."""
+"""Small datasets and their plans, for the tests of the data stages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rules(**changes):
 
 
 def new_image(path: Path, size=(96, 64), seed=0, **saving) -> Path:
-    """An image of smooth random colours."""
+    """Return an image of smooth random colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
@@ -54,7 +54,7 @@ def new_image(path: Path, size=(96, 64), seed=0, **saving) -> Path:
 
 
 def local(paths) -> list[LocalImage]:
-    """Images of files, as an index takes them."""
+    """Return images of files, as an index takes them."""
     return list(map(LocalImage.at, paths))
 
 
@@ -113,7 +113,7 @@ def data_plan(root: Path, *datasets, combined=False, references_fit_target=False
 
 
 def two_folders(root: Path, names=("a", "b", "c")):
-    """Edits with captions and references of the same names; gives the plan."""
+    """Write edits with captions and references of the same names; return the plan."""
     for number, name in enumerate(names):
         caption(new_image(root / "edits" / f"{name}.png", seed=number), f"edit {name}")
         new_image(root / "references" / f"{name}.png", seed=100 + number)

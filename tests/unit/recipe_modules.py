@@ -16,12 +16,12 @@ from difftrain_flux.built_in import TINY_FOLDER
 FOLDER = Path(__file__).parents[2] / "tools" / "tiny_kontext"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 TOKENIZERS = TINY_FOLDER
-"""The shipped folder has them where the recipe's state folder has them."""
+"""The shipped folder keeps them where the recipe keeps them in its state folder."""
 
 
 @cache
 def recipe_modules() -> SimpleNamespace:
-    """Every module of the recipe by its name; imported once a process, then taken out of `sys.modules` again."""
+    """Return every module of the recipe by name; imported once per process, then removed from `sys.modules` again."""
     hidden = {name: sys.modules.pop(name) for name in NAMES if name in sys.modules}
     sys.path.insert(0, str(FOLDER))
     importlib.invalidate_caches()
@@ -35,7 +35,7 @@ def recipe_modules() -> SimpleNamespace:
 
 
 def drawn(edit, photograph: torch.Tensor | None = None, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reference and target of one edit, [3, H, W] each; on black where no photograph [3, H, W] is given."""
+    """Return reference and target of one edit, [3, H, W] each; on black if no photograph [3, H, W] is given."""
     recipe = recipe_modules()
     photograph = torch.zeros(3, size, size) if photograph is None else photograph
     uploaded = recipe.images.DeviceRecipes.upload(recipe.recipes.collect([edit]), torch.device("cpu"))
@@ -44,11 +44,11 @@ def drawn(edit, photograph: torch.Tensor | None = None, size: int = 64) -> tuple
 
 
 def first_of(kind: str, draw, seed: int = 0):
-    """The first edit of a kind that `draw` gives."""
+    """Return the first edit of a kind that `draw` gives."""
     rng = random.Random(seed)
     return next(edit for edit in (draw(rng) for _ in range(10_000)) if edit.kind == kind)
 
 
 def words_of(caption: str) -> list[str]:
-    """Lower case, without stops and commas."""
+    """Convert to lower case, without stops and commas."""
     return caption.lower().replace(".", "").replace(",", "").split()

@@ -1,4 +1,4 @@
-"""What makes two processes, or a run and its resume, see the same."""
+"""Facts that make two processes, or a run and its resume, see the same."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def other(index=1, **changes):
 def test_whatever_training_reads_is_part_of_the_facts(samples):
     assert data_facts(samples) != data_facts(SAMPLES)
     assert data_changes(data_facts(SAMPLES), data_facts(samples)) == [
-        "'edits' has as many samples, but other images, captions or crops"
+        "'edits' has the same number of samples, but other images, captions or crops"
     ]
 
 
@@ -45,7 +45,7 @@ def test_equal_samples_have_equal_facts():
     assert data_facts([sample(index) for index in range(3)]) == data_facts(SAMPLES)
 
 
-def test_counts_and_datasets_that_changed_are_told_by_name():
+def test_counts_and_datasets_that_changed_are_reported_by_name():
     more = data_facts([*SAMPLES, sample(0, dataset="new")])
     fewer = data_facts(SAMPLES[:2])
     assert data_changes(data_facts(SAMPLES), more) == ["'new' is new (1 samples, repeats 0, probability 1)"]

@@ -32,7 +32,7 @@ def problems_of(plan):
     return str(raised.value)
 
 
-def test_all_problems_of_all_pairs_are_told_at_once(tmp_path):
+def test_all_problems_of_all_pairs_are_reported_at_once(tmp_path):
     plan = two_folders(tmp_path, names="abcdef")
     references = tmp_path / "references"
     (references / "a.png").unlink()
@@ -45,7 +45,7 @@ def test_all_problems_of_all_pairs_are_told_at_once(tmp_path):
     assert message.startswith("5 problems")
     assert "1 of 6 images have no reference in 'references': a.png" in message
     assert "b.png (could be b.jpg or b.webp)" in message
-    assert "c.png (not an image file, or of an unknown format)" in message
+    assert "c.png (not an image file, or an unknown format)" in message
     assert "d.png is 60x90, but its target image is 96x64" in message
     assert "images have no caption: e.png" in message
 
@@ -59,7 +59,7 @@ def test_missing_references_are_counted_with_the_first_names(tmp_path):
     assert "hint:" in message
 
 
-def test_references_missing_in_two_sets_are_told_for_both(tmp_path):
+def test_references_missing_in_two_sets_are_reported_for_both(tmp_path):
     plan = two_reference_sets(tmp_path, combined=False)
     for folder in ("sketches", "references"):
         (tmp_path / folder / "a.png").unlink()
@@ -108,7 +108,7 @@ def test_nothing_is_made_while_pairs_have_problems(tmp_path):
     assert not made.folder.exists()
 
 
-def test_missing_folders_of_two_datasets_are_told_together(tmp_path):
+def test_missing_folders_of_two_datasets_are_reported_together(tmp_path):
     plan = data_plan(tmp_path, target_set(tmp_path, references=["references"]), reference_set(tmp_path))
     message = problems_of(plan)
     assert "dataset 'edits'" in message
@@ -317,7 +317,7 @@ def test_a_target_set_without_samples_names_its_limits_though_another_has_some(t
 
 
 def copied(root, names="abc", *, of="abc", **options):
-    """Two folders in which these references are the target images themselves."""
+    """Write two folders in which these references are the target images themselves."""
     two_folders(root, names=of)
     for name in names:
         shutil.copy(root / "edits" / f"{name}.png", root / "references" / f"{name}.png")

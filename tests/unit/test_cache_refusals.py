@@ -1,4 +1,4 @@
-"""What the system refuses proves nothing about a cache entry: it is kept, and the message names it."""
+"""A failure of the system proves nothing about a cache entry: it is kept, and the message names it."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def cache(tmp_path):
 
 
 def refuse(monkeypatch, name, number, times=10**6):
-    """Make a method of paths fail as the system would, so many times."""
+    """Make a method of paths fail like the system, this many times."""
     original = getattr(Path, name)
     left = [times]
 
@@ -58,7 +58,7 @@ def test_entry_that_the_system_does_not_open_is_kept_and_named(cache, monkeypatc
 
 def test_too_many_open_files_say_how_to_allow_more(cache, monkeypatch):
     refuse(monkeypatch, "open", errno.EMFILE)
-    with pytest.raises(DataError, match=r"\nhint: allow more of them with `ulimit -n"):
+    with pytest.raises(DataError, match=r"\nhint: raise the limit with `ulimit -n"):
         cache.read(KEY)
 
 
@@ -103,7 +103,7 @@ def test_good_entry_that_another_run_puts_in_place_of_a_corrupt_one_stays(cache,
     replaced = []
 
     def stat(self, **options):
-        if self == path and not replaced:  # between what was read and its removal
+        if self == path and not replaced:  # between reading and removal
             replaced.append(write_atomically(path, good))
         return original(self, **options)
 
@@ -185,7 +185,7 @@ def test_failed_write_is_one_error_that_leaves_the_old_entry_and_no_other_file(c
     assert torch.equal(cache.read(KEY)["mean"], torch.arange(6.0))
 
 
-def test_the_first_error_is_told_when_the_partial_file_cannot_be_removed_either(cache, monkeypatch):
+def test_the_first_error_is_reported_when_the_partial_file_cannot_be_removed_either(cache, monkeypatch):
     fail_in(monkeypatch, (os, "fsync"), errno.ENOSPC)
     fail_in(monkeypatch, (Path, "unlink"), errno.EROFS)
     with pytest.raises(DataError, match=r"no space left on device\)\nhint: free some space"):

@@ -1,4 +1,4 @@
-"""Caption files as they come: their encodings, their lines, and names that nearly fit."""
+"""Caption files as they come: their encodings, their lines, and names that nearly match."""
 
 import subprocess
 
@@ -58,7 +58,7 @@ def test_utf8_is_read_with_and_without_a_mark(tmp_path, text, codec):
 
 
 def test_nul_bytes_are_no_caption(tmp_path):
-    with pytest.raises(DataError, match="holds NUL bytes"):
+    with pytest.raises(DataError, match="contains NUL bytes"):
         captions_of(tmp_path, b"make it red\0\0\0 and blue")
 
 
@@ -80,7 +80,7 @@ def test_captions_split_into_lines_are_counted(tmp_path):
     caption(new_image(tmp_path / "edits" / "a.png", seed=1), "red\nblue")
     caption(new_image(tmp_path / "edits" / "b.png", seed=2), "red")
     [note] = prepare(tmp_path).notes
-    assert note.startswith("dataset 'edits': 1 images have several captions, one a line of their caption file")
+    assert note.startswith("dataset 'edits': 1 images have several captions, one per line of their caption file")
 
 
 @pytest.mark.parametrize(

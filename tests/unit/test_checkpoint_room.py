@@ -43,7 +43,7 @@ def test_checkpoints_are_counted(tmp_path, step, total, interval, count):
 
 def test_too_little_for_one_checkpoint_is_an_error(tmp_path, free):
     free(19)
-    with pytest.raises(MachineError, match="20 MiB are needed and 19 MiB are free"):
+    with pytest.raises(MachineError, match="20 MiB needed, 19 MiB free"):
         check_checkpoint_room(state(tmp_path), Listening())
 
 

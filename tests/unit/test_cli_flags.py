@@ -1,4 +1,4 @@
-"""The command line: spellings, unknown words, errors, help, and what is not imported."""
+"""The command line: spellings, unknown words, errors, help, and modules that it does not import."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "optimi", "
 
 
 def given(*arguments):
-    """The flags that a command line gives."""
+    """Return the flags that a command line gives."""
     _, flags = read_command_line(arguments, PLUGINS.run_schema, {"train": lambda invocation: 0})
     return flags
 
@@ -45,8 +45,8 @@ def test_a_true_or_false_flag_may_stand_alone(arguments, value):
 @pytest.mark.parametrize("flags", [{}, {"model_family": "a", "model_flavour": "b", "output_dir": "c"}])
 def test_the_demo_says_how_long_it_takes_as_it_ships(flags):
     told = opening("small (a b)", flags)
-    assert told.startswith("demo: the model small (a b) learns to sharpen photographs, ")
-    assert "It takes about two minutes on two CPU cores; 8 photographs are held out" in told
+    assert told.startswith("demo: the model small (a b) learns to sharpen photographs from pairs of ")
+    assert "This takes about two minutes on two CPU cores; 8 photographs are held out" in told
 
 
 @pytest.mark.parametrize("key", ["pretrained_model_name_or_path", "max_train_steps", "lora_rank"])
@@ -84,8 +84,8 @@ def test_a_negative_number_is_a_value():
         (("--lora_rank",), "error: parameter --lora_rank requires an argument\n"),
         (("--seed", "1", "--seed", "2"), "error: parameter --seed specified multiple times\n"),
         (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
-        (("--json",), "error: --json belongs to `difftrain check` and `difftrain plugins`\n"),
-        (("--demo", "--config", "config.json"), "error: --demo has a run file of its own"),
+        (("--json",), "error: --json works only with `difftrain check` and `difftrain plugins`\n"),
+        (("--demo", "--config", "config.json"), "error: --demo comes with its own run file"),
         ((), "error: 2 problems\n- no run file: config/config.json does not exist in "),
     ],
 )
@@ -111,7 +111,7 @@ def test_check_gives_its_problems_as_json(command, tmp_path):
         "status": "error",
         "problems": [
             "config.json:1: unknown key 'sed'; did you mean 'seed'?",
-            "not built yet in difftrain 0.1: use_ema = true",
+            "not supported yet in difftrain 0.1: use_ema = true",
         ],
     }
 

@@ -27,7 +27,7 @@ def _one_process(monkeypatch):
         [],
     ],
 )
-def test_resume_command_goes_on_from_the_newest_checkpoint_whatever_was_resumed(typed):
+def test_resume_command_continues_from_the_newest_checkpoint_whatever_was_resumed(typed):
     assert resume_command(["--config", "a.json", *typed, "--lora_rank", "8"]) == (
         "difftrain --config a.json --lora_rank 8 --resume_from_checkpoint latest"
     )

@@ -1,4 +1,4 @@
-"""The dataset list: what entries mean together, and what is said when they contradict each other."""
+"""The dataset list: how entries work together, and the messages when they contradict each other."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_references_on_a_flavour_that_takes_none_name_one_that_does():
 def test_more_combined_references_than_the_flavour_takes_are_an_error():
     generators = [{"type": "superresolution", "blur_radius": radius} for radius in range(1, 10)]
     run = run_values(conditioning_multidataset_sampling="combined")
-    assert "9 references of a sample are combined" in error_of(run, [target_set(conditioning=generators)])
+    assert "combines 9 references per sample" in error_of(run, [target_set(conditioning=generators)])
 
 
 def test_random_takes_any_number_of_reference_sets():
@@ -188,7 +188,7 @@ def test_sizes_that_contradict_each_other_are_an_error(changes, part):
 
 def test_values_not_built_yet_name_the_datasets():
     message = error_of(datasets=[target_set(crop_style="face"), target_set(id="b", crop_style="face")])
-    assert message == "not built yet in difftrain 0.1: crop_style 'face' (datasets edits, b)"
+    assert message == "not supported yet in difftrain 0.1: crop_style 'face' (datasets edits, b)"
 
 
 def test_the_id_is_a_placeholder():

@@ -40,16 +40,16 @@ def test_the_export_has_every_public_option():
 
 def test_an_exported_file_loads_with_one_note_of_all_idle_keys():
     summary, clipping = plan_export().notes
-    told, _, listed = summary.partition(" keys ask for nothing here and change nothing: ")
+    told, _, listed = summary.partition(" keys ask for nothing and have no effect: ")
     keys = listed.split(", ")
     assert int(told) == len(keys) > 200
     assert {"controlnet", "ema_decay", "t5_padding", "timestep_bias_strategy", "freeze_encoder_strategy"} <= set(keys)
     assert clipping == "grad_clip_method: no effect, gradients are clipped by their norm, at max_grad_norm"
 
 
-def test_what_an_exported_file_changes_is_told_by_itself():
+def test_what_an_exported_file_changes_is_reported_by_itself():
     notes = plan_export(ema_decay=0.9, snr_gamma=5).notes
-    assert "ema_decay: no effect, use_ema is not built yet" in notes
+    assert "ema_decay: no effect, use_ema is not supported yet" in notes
     assert any(note.startswith("snr_gamma: no effect, ") for note in notes)
 
 
@@ -80,10 +80,10 @@ def test_a_line_of_an_exported_file_is_found():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--controlnet"], "not built yet in difftrain 0.1: controlnet = true"),
+        (["--controlnet"], "not supported yet in difftrain 0.1: controlnet = true"),
         (["--controlnet", "false", "--sed", "1"], "unknown flag --sed"),
         (["--validation_disable", "--lora_rank", "x"], "lora_rank must be a whole number"),
-        (["--t5-padding", "zero"], "not built yet in difftrain 0.1: t5_padding = zero"),
+        (["--t5-padding", "zero"], "not supported yet in difftrain 0.1: t5_padding = zero"),
         (["--dataloader_prefetch", "--lora_rank=x"], "lora_rank must be a whole number"),
         (["--validation_prompt_library", "false", "--lora_rank=x"], "lora_rank must be a whole number"),
     ],

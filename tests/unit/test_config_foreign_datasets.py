@@ -1,4 +1,4 @@
-"""Keys of other trainers' dataset lists: caches that are named, ids that are none, entries that are off."""
+"""Keys of other trainers' dataset lists: named caches, ids that name nothing, entries that are off."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_metadata_backends_that_scan_files_are_neutral(value):
 
 def test_another_metadata_backend_is_not_built():
     message = error_of(datasets=pair(metadata_backend="parquet"))
-    assert message == "not built yet in difftrain 0.1: metadata_backend = parquet (dataset edits)"
+    assert message == "not supported yet in difftrain 0.1: metadata_backend = parquet (dataset edits)"
 
 
 def test_the_text_cache_that_is_used_may_be_named():
@@ -29,11 +29,16 @@ def test_the_text_cache_that_is_used_may_be_named():
 
 def test_a_text_cache_that_is_not_there_is_an_error_with_the_nearest():
     message = error_of(datasets=[*pair(text_embeds="texts"), TEXT])
-    assert message == "dataset 'edits': text_embeds names no text_embeds dataset 'texts'; did you mean 'text'?"
-    assert error_of(datasets=pair(text_embeds="text")).endswith("no text_embeds dataset 'text'; there are: none")
+    assert (
+        message
+        == "dataset 'edits': text_embeds names 'texts', which is not a text_embeds dataset; did you mean 'text'?"
+    )
+    assert error_of(datasets=pair(text_embeds="text")).endswith(
+        "text_embeds names 'text', which is not a text_embeds dataset; known: none"
+    )
 
 
-def test_a_text_cache_that_is_not_used_is_said():
+def test_a_text_cache_that_is_not_used_is_reported():
     datasets = [*pair(text_embeds="other"), TEXT, {"id": "other", "dataset_type": "text_embeds"}]
     assert "dataset 'edits': text_embeds 'other': no effect, all text goes to 'text'" in plan(datasets=datasets).notes
 

@@ -25,7 +25,7 @@ def text_of(value) -> str:
 
 
 def three_ways(key, value):
-    """The plans of a run that has a key in its file, in its file as a text, and as a flag."""
+    """Return the plans of a run with a key in its file, in its file as a text, and as a flag."""
     yield plan(run_values(**{key: value}))
     yield plan(run_values(**{key: text_of(value)}))
     yield plan(run_values(**{key: ...}), **{key: text_of(value)})
@@ -106,7 +106,7 @@ def test_a_key_without_effect_is_accepted_with_its_reason(key, value):
 @pytest.mark.parametrize("value", [True, "a text", 3.5, [1], {"a": 1}])
 def test_every_key_without_effect_is_accepted_whatever_it_says(value):
     notes = plan(run_values(**dict.fromkeys(TABLES.no_effect, value))).notes
-    summary = notes[0].partition(" change nothing: ")[2].split(", ")
+    summary = notes[0].partition(" and have no effect: ")[2].split(", ")
     told = {key: note for note in notes for key in note.partition(": ")[0].split(", ")}
     for key, idle in TABLES.no_effect.items():
         assert key in summary or told[key].endswith(f": no effect, {idle.reason}"), key
@@ -131,7 +131,7 @@ ASKED = [
 
 @pytest.mark.parametrize(("key", "value"), ASKED)
 def test_what_is_asked_for_and_not_built_is_an_error(key, value):
-    expected = f"not built yet in difftrain 0.1: {key} = {text_of(value)}"
+    expected = f"not supported yet in difftrain 0.1: {key} = {text_of(value)}"
     assert error_of(run_values(**{key: value})) == expected
     assert error_of(run_values(**{key: text_of(value)})) == expected
     assert error_of(**{key: text_of(value)}) == expected
@@ -151,7 +151,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("key", "value"), VALUES)
 def test_a_value_that_is_not_built_is_named(key, value):
-    expected = f"not built yet in difftrain 0.1: {key} {text_of(value)!r}"
+    expected = f"not supported yet in difftrain 0.1: {key} {text_of(value)!r}"
     assert [error_of(run_values(**{key: value})), error_of(**{key: text_of(value)})] == [expected] * 2
 
 
@@ -241,7 +241,7 @@ def test_an_unknown_key_is_still_an_error_with_the_nearest():
     assert "unknown key 'simpletuner_magic'" in message
 
 
-# what asks for nothing
+# values that ask for nothing
 
 
 @pytest.mark.parametrize("usual", [0, 0.0, False, "0"])

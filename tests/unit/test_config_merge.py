@@ -1,4 +1,4 @@
-"""Options of plugins in one flat namespace with those of the core."""
+"""Options of plugins in one flat namespace with the core's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from difftrain.config.schema import RunConfig, merge_options
 
 class First(Options):
     strength: int = Field(3, ge=1)
-    """How much."""
+    """Strength."""
 
 
 class Same(Options):
@@ -43,7 +43,7 @@ def merged(*classes):
 
 def test_a_plugins_option_is_a_key_with_type_default_and_help():
     field = merged(First).model_fields["strength"]
-    assert (field.annotation, field.default, field.description) == (int, 3, "How much.")
+    assert (field.annotation, field.default, field.description) == (int, 3, "Strength.")
 
 
 def test_a_plugins_limits_hold():
@@ -56,7 +56,7 @@ def test_two_classes_may_define_one_option_alike():
 
 
 def test_two_different_definitions_of_one_option_name_both():
-    with pytest.raises(PluginError, match="option 'strength' is defined in two ways") as caught:
+    with pytest.raises(PluginError, match="option 'strength' has two definitions") as caught:
         merged(First, Other)
     assert "test_config_merge.First" in str(caught.value)
     assert "test_config_merge.Other" in str(caught.value)

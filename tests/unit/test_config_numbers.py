@@ -1,4 +1,4 @@
-"""A number that is none, NaN or infinite, is refused wherever a config has a number."""
+"""NaN, infinity and other non-numbers are refused wherever a config has a number."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def with_written(values, written: str) -> str:
-    """The JSON text of values, with a number in the place of ``"HERE"``."""
+    """Return the JSON text of values, with a number in place of ``"HERE"``."""
     return json.dumps(values).replace('"HERE"', written)
 
 
@@ -57,7 +57,7 @@ def test_a_whole_number_must_be_finite(key):
     assert f"{key} must be a finite number, got NaN" in error_of(with_written(run_values(**{key: "HERE"}), "NaN"))
 
 
-def test_a_number_of_too_many_digits_is_told():
+def test_a_number_of_too_many_digits_is_reported():
     assert "max_train_steps must be a whole number" in error_of(run_values(max_train_steps="9" * 5000))
 
 

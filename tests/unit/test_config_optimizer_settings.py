@@ -1,4 +1,4 @@
-"""Settings of the optimizer that are keys of their own: which optimizer takes them, and what wins."""
+"""Optimizer settings as separate keys: which optimizer takes them, and which value wins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def text_of(value) -> str:
 
 
 def three_ways(key, value):
-    """The plans of a run that has a key in its file, in its file as a text, and as a flag."""
+    """Return the plans of a run with a key in its file, in its file as a text, and as a flag."""
     yield plan(run_values(**{key: value}))
     yield plan(run_values(**{key: text_of(value)}))
     yield plan(run_values(**{key: ...}), **{key: text_of(value)})
@@ -53,7 +53,7 @@ def test_betas_of_any_optimizer_are_those_of_lion_too():
     assert run.optimizer.betas == (0.9, 0.95)
 
 
-def test_optimizer_config_wins_over_single_keys_and_that_is_said():
+def test_optimizer_config_wins_over_single_keys_and_that_is_reported():
     run = plan(run_values(optimizer_config={"weight_decay": 0.05}, adam_weight_decay=0.01))
     assert run.optimizer.weight_decay == 0.05
     assert run.notes == ("adam_weight_decay: no effect with optimizer 'adamw_bf16' and its optimizer_config",)

@@ -1,4 +1,4 @@
-"""Every key that holds a path: what is filled in, and what is refused because it was never meant."""
+"""Every key that holds a path: what is filled in, and what is refused because it cannot be meant."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_library(path: Path) -> None:
 
 
 def planned_path(key: str, text: str, *, flag: bool = False) -> object:
-    """What a run key holds after planning."""
+    """Return the value of a run key after planning."""
     values = run_values() if flag else run_values(**{key: text})
     return getattr(plan(values, pair(), **({key: text} if flag else {})).config, key)
 
@@ -130,7 +130,7 @@ def test_the_paths_of_a_plugins_options_are_checked(value):
     assert parse_options(Masks, {key: value}, prefix="block: ", problems=problems, known={}) is None
     (text,) = problems.texts
     assert text.startswith(f"block: {key}: ")
-    assert "is not filled in\nhint: " in text
+    assert "cannot be filled in\nhint: " in text
 
 
 PLUGIN = "from difftrain import Loss, hookimpl\n"
@@ -152,7 +152,7 @@ def test_the_run_file_is_found_where_it_is_meant(command, text, tmp_path):
 
 def test_the_run_file_is_checked_like_every_path(command):
     assert command("--config", "$HOME/run.json").err == (
-        'error: flag --config: "$HOME/run.json": $HOME is not filled in\n'
+        'error: flag --config: "$HOME/run.json": $HOME cannot be filled in\n'
         "hint: write {env:HOME} for the environment variable\n"
     )
 
@@ -160,12 +160,12 @@ def test_the_run_file_is_checked_like_every_path(command):
 LEFT_OVER = [
     ("$HOME/x", "$HOME", "write {env:HOME} for the environment variable"),
     ("a/${HOME}", "${HOME}", "write {env:HOME} for the environment variable"),
-    ("a/{HOME}", "{HOME}", "known here: "),
-    ("a/{model}", "{model}", "known here: "),
-    ("a/{}", "{}", "known here: "),
-    ("a/{env:}", "{env:}", "known here: "),
-    ("a/{env:A-B}", "{env:A-B}", "known here: "),
-    ("a/${env:HOME}", "${env:HOME}", "known here: "),
+    ("a/{HOME}", "{HOME}", "placeholders here: "),
+    ("a/{model}", "{model}", "placeholders here: "),
+    ("a/{}", "{}", "placeholders here: "),
+    ("a/{env:}", "{env:}", "placeholders here: "),
+    ("a/{env:A-B}", "{env:A-B}", "placeholders here: "),
+    ("a/${env:HOME}", "${env:HOME}", "placeholders here: "),
 ]
 
 
@@ -173,14 +173,14 @@ LEFT_OVER = [
 @pytest.mark.parametrize("key", [*RUN_PATHS, "data_backend_config", "validation_prompt_library"])
 def test_what_is_not_filled_in_is_named_with_its_key_and_the_remedy(key, text, part, hint):
     message = error_of(run_values(**{key: text}))
-    assert f'config.json:1: {key}: "{text}": {part} is not filled in\nhint: {hint}' in message
+    assert f'config.json:1: {key}: "{text}": {part} cannot be filled in\nhint: {hint}' in message
 
 
 @pytest.mark.parametrize("key", ["instance_data_dir", "cache_dir_vae", "cache_dir"])
 def test_what_is_not_filled_in_names_the_dataset(key):
     message = error_of(datasets=[target_set(), target_set(id="b", **{"instance_data_dir": "b", key: "$DATA/b"})])
     assert message == (
-        f"datasets.json:1: dataset 'b': {key}: \"$DATA/b\": $DATA is not filled in\n"
+        f"datasets.json:1: dataset 'b': {key}: \"$DATA/b\": $DATA cannot be filled in\n"
         "hint: write {env:DATA} for the environment variable"
     )
 
@@ -191,24 +191,24 @@ def test_what_is_not_filled_in_names_the_generator():
 
 
 def test_a_flag_that_is_not_filled_in_is_named_as_a_flag():
-    assert error_of(output_dir="$X/y").startswith('flag --output_dir: output_dir: "$X/y": $X is not filled in')
+    assert error_of(output_dir="$X/y").startswith('flag --output_dir: output_dir: "$X/y": $X cannot be filled in')
 
 
 def test_the_output_folder_cannot_lie_in_itself():
     message = error_of(run_values(output_dir="{output_dir}/x", cache_dir="{output_dir}/c"))
     assert message == (
-        'config.json:1: output_dir: "{output_dir}/x": {output_dir} is not filled in\n'
-        "hint: known here: {model_family}, {model_flavour}, and {env:NAME} for an environment variable"
+        'config.json:1: output_dir: "{output_dir}/x": {output_dir} cannot be filled in\n'
+        "hint: placeholders here: {model_family}, {model_flavour}, and {env:NAME} for an environment variable"
     )
 
 
 def test_an_id_is_known_in_dataset_entries_alone():
-    assert "{id} is not filled in" in error_of(run_values(output_dir="out/{id}"))
+    assert "{id} cannot be filled in" in error_of(run_values(output_dir="out/{id}"))
 
 
 def test_the_home_of_nobody_is_an_error():
     message = error_of(run_values(cache_dir="~nobody-of-this-name/x"))
-    assert '"~nobody-of-this-name/x": ~nobody-of-this-name is no home folder on this machine\nhint: ' in message
+    assert '"~nobody-of-this-name/x": ~nobody-of-this-name is not a home folder on this machine\nhint: ' in message
 
 
 ESCAPES = [
@@ -227,18 +227,18 @@ ESCAPES = [
 def test_a_backslash_that_became_another_character_is_noticed(key, written, what):
     text = json.dumps(run_values(**{key: "HERE"})).replace("HERE", written)
     message = error_of(text)
-    assert f" has {what}" in message
-    assert "hint: in JSON a backslash is written twice; or write / between folders" in message
+    assert f" contains {what}" in message
+    assert "hint: write a backslash twice in JSON; or write / between folders" in message
 
 
 def test_a_backslash_that_is_gone_is_noticed():
     message = error_of(json.dumps(run_values(output_dir="HERE")).replace("HERE", r"C:\data"))
-    assert 'config.json:1: output_dir: "C:data" has lost the backslash behind its drive' in message
+    assert 'config.json:1: output_dir: "C:data" has lost the backslash after its drive letter' in message
 
 
 def test_a_backslash_of_a_dataset_is_noticed():
     text = json.dumps([target_set(instance_data_dir="HERE")]).replace("HERE", r"C:\temp")
-    assert "dataset 'edits': instance_data_dir: 'C:\\temp' has a tab in it" in error_of(datasets=text)
+    assert "dataset 'edits': instance_data_dir: 'C:\\temp' contains a tab" in error_of(datasets=text)
 
 
 @pytest.mark.parametrize("text", [r"C:\\temp\\new", "C:/temp/new"])
@@ -275,12 +275,12 @@ def test_an_empty_data_folder_is_missing(value):
     assert "instance_data_dir" in error_of(datasets=[target_set(instance_data_dir=value)])
 
 
-def test_bytes_that_are_no_text_are_told_and_not_a_traceback():
+def test_bytes_that_are_no_text_are_reported_and_not_a_traceback():
     message = error_of(output_dir="caf\udce9")
     assert message == r"flag --output_dir: output_dir must be a text in UTF-8, got 'caf\udce9'"
 
 
-def test_half_a_character_in_a_dataset_is_told():
+def test_half_a_character_in_a_dataset_is_reported():
     message = error_of(datasets=[target_set(instance_data_dir="a\ud800")])
     assert message.startswith("datasets.json:1: dataset 'edits': instance_data_dir must be a text in UTF-8")
 
@@ -308,5 +308,5 @@ def test_an_id_with_a_placeholder_is_filled_in_before_it_fills_in_others():
 
 def test_plan_run_of_a_wrong_plugin_path_is_a_config_error():
     Path("config.json").write_text(json.dumps(run_values(plugins=["$X/mine.py"])))
-    with pytest.raises(ConfigError, match=r'plugins: "\$X/mine.py": \$X is not filled in'):
+    with pytest.raises(ConfigError, match=r'plugins: "\$X/mine.py": \$X cannot be filled in'):
         plan_run(Path("config.json"), {})

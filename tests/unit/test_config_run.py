@@ -1,4 +1,4 @@
-"""The run file and the flags: what is accepted, and what one wrong key says."""
+"""The run file and the flags: accepted values, and the messages for wrong keys."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_no_length_is_an_error():
     assert "neither max_train_steps nor num_train_epochs is set" in error_of(run_values(max_train_steps=...))
 
 
-def test_a_key_without_effect_is_said_once_with_the_reason():
+def test_a_key_without_effect_is_reported_once_with_the_reason():
     run = plan(run_values(disable_benchmark=True), pair(skip_file_discovery="vae"))
     assert "disable_benchmark: no effect, nothing is benchmarked" in run.notes
 
@@ -114,7 +114,7 @@ def test_a_neutral_value_of_what_is_not_built_is_accepted_without_a_word():
 
 def test_a_value_that_is_not_built_is_named():
     message = error_of(run_values(model_type="full", base_model_precision="nf4-bnb"))
-    assert message == "not built yet in difftrain 0.1: model_type 'full', base_model_precision 'nf4-bnb'"
+    assert message == "not supported yet in difftrain 0.1: model_type 'full', base_model_precision 'nf4-bnb'"
 
 
 def test_a_switch_of_other_trainers_chooses_by_name_here():
@@ -178,10 +178,10 @@ def test_a_missing_flavour_lists_the_flavours():
 
 
 @pytest.mark.parametrize("absent", [..., None, "", "none"])
-def test_a_flavour_that_is_left_out_is_the_default_of_the_family_and_is_said(absent):
+def test_a_flavour_that_is_left_out_is_the_default_of_the_family_and_is_reported(absent):
     run = plan(run_values(model_flavour=absent, output_dir="out/{model_flavour}"), [target_set()])
     assert (run.flavour.name, run.config.output_dir) == ("dev", Path("out/dev"))
-    assert "model_flavour is not given: 'dev' is trained, the default of 'flux'" in run.notes
+    assert "model_flavour is not set: using 'dev', the default of 'flux'" in run.notes
 
 
 def test_a_default_flavour_without_references_is_told_which_ones_take_them():
@@ -244,10 +244,10 @@ def test_validation_prompts_are_the_single_one_and_the_library():
         (None, "library.json does not exist"),
         ("{not json", "library.json cannot be read as JSON"),
         ('["make it red"]', "library.json must be one object"),
-        ('{"a": "b", "red": 1, "blue": null}', "library.json: 2 of 3 prompts are no texts: red, blue"),
+        ('{"a": "b", "red": 1, "blue": null}', "library.json: 2 of 3 prompts are not texts: red, blue"),
     ],
 )
-def test_a_wrong_prompt_library_is_told_before_any_weight(text, said):
+def test_a_wrong_prompt_library_is_reported_before_any_weight(text, said):
     if text is not None:
         Path("library.json").write_text(text)
     message = error_of(run_values(validation_prompt_library="library.json", optimizer="adamm"))
@@ -274,11 +274,11 @@ def test_float32_under_its_own_name_is_told_what_it_is_called_here(name):
 
 def test_another_noise_level_for_references_is_not_built_yet():
     assert error_of(run_values(reference_timestep="zero")) == (
-        "not built yet in difftrain 0.1: reference_timestep = zero"
+        "not supported yet in difftrain 0.1: reference_timestep = zero"
     )
 
 
-def test_plugins_that_did_not_load_are_said_once_a_report():
+def test_plugins_that_did_not_load_are_reported_once_per_report():
     Path("config.json").write_text(json.dumps(run_values(optimizer="a", loss_type="b", lr_scheduler="c")))
     Path("datasets.json").write_text(json.dumps(pair(caption_strategy="d")))
     with pytest.raises(DifftrainError) as caught:

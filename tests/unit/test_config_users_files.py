@@ -1,4 +1,4 @@
-"""The files that users already have: they load, or say in one message what is not built yet."""
+"""The files that users already have: they load, or say in one message what is not supported yet."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_is_not_built_yet_is_named_in_one_error():
     with pytest.raises(ConfigError) as caught:
         plan_users_files("validation_split", eval_dataset_id="edited-images")
     assert str(caught.value) == (
-        "not built yet in difftrain 0.1: type 'huggingface' (datasets subjects200k-left, subjects200k-right)"
+        "not supported yet in difftrain 0.1: type 'huggingface' (datasets subjects200k-left, subjects200k-right)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Texts as values, placeholders, and where keys stand in a file."""
+"""Texts as values, placeholders, and the lines of keys in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sources whose images are no files: what a scan and the pairing make of what they say."""
+"""Data sources whose images are not files: how a scan and the pairing use what they say."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Shelf(DataSource):
 TEXT_FILES = TextfileCaptions()
 
 IMAGES: dict[int, list[SourceImage]] = {}
-"""What each shelf has; an options class keeps no state."""
+"""The images of each shelf; an options class keeps no state."""
 
 
 @pytest.fixture
@@ -154,8 +154,7 @@ def test_a_size_that_is_not_true_is_noted_and_not_used(tmp_path, png):
     prepared = prepare(tmp_path, on_shelf(tmp_path, image))
     assert prepared.samples[0].target.record.size == (96, 64)
     assert (
-        "1 images have another size than their data source says; theirs is used: a (96x64, not 64x96)"
-        in (prepared.notes[0])
+        "1 images differ from the size in their data source; it is ignored: a (96x64, not 64x96)" in (prepared.notes[0])
     )
 
 
@@ -196,9 +195,9 @@ def test_what_is_no_image_is_named_by_its_place(tmp_path):
         prepare(tmp_path, on_shelf(tmp_path, Blob(key="a", data=b"text", captions=("x",))))
 
 
-def test_a_stamp_that_is_no_text_is_told(tmp_path, png):
+def test_a_stamp_that_is_no_text_is_reported(tmp_path, png):
     image = Blob(key="a", data=png(), version=7, captions=("x",))
-    with pytest.raises(DataError, match=r"shelf: a \(stamp\(\) gave int and no text\)"):
+    with pytest.raises(DataError, match=r"shelf: a \(stamp\(\) returned int, not a text\)"):
         prepare(tmp_path, on_shelf(tmp_path, image))
 
 
@@ -252,8 +251,8 @@ def test_a_source_without_captions_leaves_them_to_the_strategy(tmp_path, png):
 def test_captions_beside_what_is_no_file_are_one_problem(tmp_path, png):
     with pytest.raises(DataError) as raised:
         prepare(tmp_path, on_shelf(tmp_path, *(Blob(key=key, data=png(seed=ord(key))) for key in "ab")))
-    assert "2 captions cannot be read: shelf: a: is no file, so no text file lies beside it" in str(raised.value)
-    assert "hint: 'textfile' is for images that are files; set another caption_strategy" in str(raised.value)
+    assert "2 captions cannot be read: shelf: a: is not a file, so it has no text file beside it" in str(raised.value)
+    assert "hint: 'textfile' works only for images that are files; set another caption_strategy" in str(raised.value)
     assert "no caption:" not in str(raised.value)
 
 
@@ -382,7 +381,7 @@ def test_a_source_that_fails_is_named(tmp_path):
 
 
 def test_references_must_be_declared(tmp_path, png):
-    with pytest.raises(PluginError, match="must declare\nhint: set gives_references = True on Undeclared"):
+    with pytest.raises(PluginError, match="does not declare it\nhint: set gives_references = True on Undeclared"):
         scanned(tmp_path, on_shelf(tmp_path, row(1, png, blob("r", png)), kind=Undeclared))
 
 

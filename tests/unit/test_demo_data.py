@@ -1,4 +1,4 @@
-"""The shipped photographs: small, complete, apart from each other, and with a named source and licence."""
+"""The shipped photographs: small, complete, distinct, and with a named source and licence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def subjects(paths: list[Path]) -> set[str]:
 
 
 def rows() -> dict[str, str]:
-    """The table rows of SOURCES.md by the subject of their files."""
+    """Return the table rows of SOURCES.md by the subject of their files."""
     lines = (DEMO / "SOURCES.md").read_text(encoding="utf-8").splitlines()
     return {line.split("|")[1].strip().removesuffix("-*.jpg"): line for line in lines if "-*.jpg" in line}
 

@@ -1,4 +1,4 @@
-"""Finding models in diffusers layout for families from outside: folders, hub repositories, and what is told of them."""
+"""Finding models in diffusers layout for third-party families: folders, hub repositories, and their messages."""
 
 import json
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ FILES = DiffusersFiles(weighted=("unet",), others=("tokenizer", "scheduler"), ne
 
 @pytest.fixture
 def folder(tmp_path):
-    """A complete model."""
+    """Write a complete model."""
     root = tmp_path / "model"
     for name in FILES.components:
         (root / name).mkdir(parents=True)
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def hub(folder, monkeypatch):
-    """The hub has the model; gives the patterns that were asked for."""
+    """Make the hub have the model; return the patterns that were asked for."""
     asked = []
     snapshot = folder.rename(folder.parent / "0123abc")
 
@@ -81,7 +81,7 @@ def test_a_hub_model_is_known_by_its_commit_and_its_small_files(hub):
     assert hub[-1][:3] == ("someone/model", "0123abc", small)
 
 
-def test_a_hub_model_without_a_config_is_told(hub, folder):
+def test_a_hub_model_without_a_config_is_reported(hub, folder):
     (folder.parent / "0123abc" / "unet" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"hub model 'someone/model' has no unet/config.json"):
         locate(None)
@@ -102,17 +102,17 @@ def test_weights_of_a_hub_model_are_downloaded_once_and_in_one_format(hub):
         (lambda root: (root / "unet" / "config.json").unlink(), r"unet \(no config.json\)"),
         (lambda root: next((root / "unet").glob("*.safetensors")).unlink(), r"unet \(no \*.safetensors\)"),
         (lambda root: (root / "tokenizer" / "vocab.json").unlink(), r"tokenizer \(empty folder\)"),
-        (lambda root: (root / "model_index.json").write_text("[]"), "must hold a JSON object"),
+        (lambda root: (root / "model_index.json").write_text("[]"), "must be a JSON object"),
         (lambda root: (root / "model_index.json").write_text('{"_class_name": "X"}'), "is a X without unet, tokenizer"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_told(folder, break_it, told):
+def test_what_is_wrong_with_a_folder_is_reported(folder, break_it, told):
     break_it(folder)
     with pytest.raises(ModelError, match=told):
         locate(folder)
 
 
-def test_what_is_neither_a_folder_nor_an_id_is_told(folder):
+def test_what_is_neither_a_folder_nor_an_id_is_reported(folder):
     for name in ("nowhere", "./some/where", folder / "model_index.json"):
         with pytest.raises(ModelError, match="is neither a folder in diffusers layout nor a hub id"):
             locate(name)

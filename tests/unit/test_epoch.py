@@ -1,4 +1,4 @@
-"""What an epoch shows."""
+"""The visits of an epoch."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/examples/kontext-24gb holds config files that a user copies: they must plan as they are, and be README's."""
+"""docs/examples/kontext-24gb holds config files for users to copy: they must plan unchanged, and match the README."""
 
 from __future__ import annotations
 

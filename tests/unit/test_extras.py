@@ -1,4 +1,4 @@
-"""Extras of samples: whose they are, how they are stacked, and what is told of a plugin that gives nonsense."""
+"""Extras of samples: who asks for them, how they are stacked, and messages for plugins that return nonsense."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -34,7 +34,7 @@ class AskingFamily(TinyFamily):
 
 
 class Giving(MeanSquaredError):
-    """Gives what a test tells it to."""
+    """Returns what a test tells it to."""
 
     name: ClassVar[str] = "giving"
     dataset_options: ClassVar[type[Options]] = Level
@@ -110,7 +110,7 @@ def test_a_name_that_family_and_loss_give_is_an_error_naming_both(tmp_path, monk
     ("given", "says"),
     [
         (ValueError("no mask"), r"loss 'giving': extras\(\) failed on edits/a: ValueError: no mask"),
-        (None, "must give a mapping of tensors by name, got NoneType"),
+        (None, "must return a mapping of tensors by name, got NoneType"),
         ({"x": 1.0}, "got float for 'x' of edits/a"),
     ],
 )

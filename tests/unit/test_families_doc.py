@@ -1,4 +1,4 @@
-"""docs/families.md names what the contract has."""
+"""docs/families.md names the members of the contract."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Names of prompts, samples and datasets as file names: on every disk, and none for two images."""
+"""Names of prompts, samples and datasets as file names: valid on every disk, and unique per image."""
 
 from types import SimpleNamespace
 

@@ -39,7 +39,7 @@ def test_small_sets_name_single_blocks_seven_and_twenty():
 
 
 def test_target_set_that_the_model_lacks_is_refused(transformer):
-    with pytest.raises(ConfigError, match="flux_lora_target 'nano' names no module"):
+    with pytest.raises(ConfigError, match="flux_lora_target 'nano' matches no module"):
         FluxFamily(flux_lora_target="nano").adapter_targets(transformer)
 
 

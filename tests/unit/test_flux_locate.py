@@ -1,4 +1,4 @@
-"""Finding the model: the built-in one, folders, hub ids, and what a user is told when it fails."""
+"""Finding the model: the built-in one, folders, hub ids, and the messages when it fails."""
 
 import hashlib
 import inspect
@@ -68,7 +68,7 @@ def test_tiny_random_has_equal_bytes_on_two_builds(tiny_random, tmp_path):
 
 
 def test_tiny_random_weights_are_those_of_the_recipes_version(tiny_random):
-    # the golden value is this recipe's own; where it changes, TINY_RANDOM_VERSION must too, or old caches pass for new
+    # the golden value is this recipe's own; if it changes, change TINY_RANDOM_VERSION, or old caches pass for new
     digest = hashlib.sha256()
     for path in sorted(tiny_random.rglob("*.safetensors")):
         for name, tensor in sorted(load_file(path).items()):

@@ -63,7 +63,7 @@ def test_superresolution_noise_has_the_level_asked_for_and_no_drift():
 
 def test_noise_bits_are_pinned():
     # Golden values: PCG64 words cut into 16-bit pieces, through statistics.NormalDist().inv_cdf, by hand.
-    # Where they change, the generators' version must be raised.
+    # If they change, raise the generators' version.
     grey = Image.new("RGB", (2, 1), (128, 128, 128))
     noisy = Superresolution(noise_level=0.1, blur_radius=0).generate(grey, random.Random(7))
     assert noisy.tobytes() == bytes([147, 128, 87, 171, 100, 94])
@@ -261,7 +261,7 @@ def test_failing_generator_is_named_with_source_and_cause_before_training(tmp_pa
         make(tmp_path, plan, records(tmp_path))
 
 
-def test_failure_of_a_generator_in_another_process_is_told_alike(tmp_path):
+def test_failure_of_a_generator_in_another_process_is_reported_the_same_way(tmp_path):
     plan = generator_plan(tmp_path, Failing())
     with pytest.raises(PluginError, match=r"generator 'failing' failed on .*\.png: KeyError: 'palette'"):
         make(tmp_path, plan, records(tmp_path, FEWEST_FOR_PROCESSES))
@@ -270,7 +270,7 @@ def test_failure_of_a_generator_in_another_process_is_told_alike(tmp_path):
 @pytest.mark.parametrize("on_demand", [False, True])
 def test_generator_that_returns_no_image_is_named(tmp_path, on_demand):
     plan = generator_plan(tmp_path, Forgetful(), on_demand=on_demand)
-    with pytest.raises(PluginError, match=r"generator 'forgetful' gave NoneType and no image for .*000\.png"):
+    with pytest.raises(PluginError, match=r"generator 'forgetful' returned NoneType, not an image, for .*000\.png"):
         make(tmp_path, plan, records(tmp_path))
 
 

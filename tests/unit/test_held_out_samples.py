@@ -1,4 +1,4 @@
-"""Held-out samples are prepared like all others and never come into a batch."""
+"""Held-out samples are prepared like all others and never get into a batch."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which datasets are held out of training, and what is said when that cannot be."""
+"""Which datasets are held out from training, and the messages when that cannot be."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_held_out_set_has_references_and_generators_as_others_have():
 
 def test_an_unknown_name_gets_the_nearest_id():
     message = error_of(run_values(eval_dataset_id="othr"), [target_set(), other()])
-    assert message == "eval_dataset_id names no enabled dataset 'othr'; did you mean 'other'?"
+    assert message == "eval_dataset_id names 'othr', but no enabled dataset has that id; did you mean 'other'?"
 
 
 def test_a_reference_set_is_not_held_out_by_itself():
@@ -90,7 +90,7 @@ def test_nothing_left_to_train_on_is_an_error(named, datasets):
     )
 
 
-def test_problems_of_held_out_sets_are_told_with_all_others():
+def test_problems_of_held_out_sets_are_reported_with_all_others():
     message = error_of(
         run_values(eval_dataset_id=["nobody"], optimizer="adamv"), [target_set(caption_strategy="texts")]
     )
@@ -104,4 +104,4 @@ def test_sampling_options_of_a_held_out_set_are_noted():
 
 def test_a_held_out_set_that_no_validation_looks_at_is_noted():
     (note,) = plan(run_values(validation_steps=0), [target_set(), other(dataset_type="eval")]).notes
-    assert note == "held out but never looked at, since validation_steps is 0: other"
+    assert note == "held out but never validated, since validation_steps is 0: other"

@@ -1,4 +1,4 @@
-"""docs/how-it-works.md says what is true: its files, functions, classes and numbers are those of the code."""
+"""docs/how-it-works.md is true: its files, functions, classes and numbers are the code's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EDIT = (1920, 1080)
 
 @cache
 def definitions(path: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """Functions (``name`` and ``Class.name``) and classes of one module."""
+    """Return functions (``name`` and ``Class.name``) and classes of one module."""
     functions: set[str] = set()
     classes: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -91,7 +91,7 @@ def test_the_shapes_are_what_the_code_gives():
     assert f"0.5 becomes {shifted:g}" in PAGE
 
 
-def test_the_adapter_of_the_full_model_has_the_size_that_is_said():
+def test_the_adapter_of_the_full_model_has_the_size_that_is_stated():
     import torch
     from diffusers import FluxTransformer2DModel
 

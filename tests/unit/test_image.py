@@ -234,7 +234,7 @@ def test_broken_images_end_in_our_words_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "TIFF", "TGA", "PPM", "QOI"])
-def test_whatever_is_broken_is_told_as_an_unreadable_image(tmp_path, kind):
+def test_whatever_is_broken_is_reported_as_an_unreadable_image(tmp_path, kind):
     data = saved(kind, exif=Image.Exif()) if kind in ("JPEG", "PNG", "WEBP", "AVIF") else saved(kind)
     path = tmp_path / "a.png"
     draws = random.Random(7)

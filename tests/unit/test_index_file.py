@@ -40,7 +40,7 @@ def path(tmp_path):
 
 
 def look(path, files):
-    """How many files were read, and the notes."""
+    """Return how many files were read, and the notes."""
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
         facts = index.examine(local(files), phase)
         assert [(one.width, one.height, one.error) for one in facts] == [(16, 16, None)] * len(files)
@@ -131,17 +131,17 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_damaged_index_is_begun_anew_and_said_once(path, files, damage):
+def test_damaged_index_is_rebuilt_and_reported_once(path, files, damage):
     damage(filled(path, files))
     read, notes = look(path, files)
     assert (read, len(notes)) == (COUNT, 1)
     assert f"{path} cannot be used" in notes[0]
-    assert "begun anew" in notes[0]
+    assert "rebuilt" in notes[0]
     assert look(path, files) == (0, [])
 
 
 @pytest.mark.parametrize("damage", DAMAGES[:-1], ids=lambda damage: damage.__name__)
-def test_index_that_is_damaged_while_it_is_open_is_begun_anew(path, files, damage):
+def test_index_that_is_damaged_while_it_is_open_is_rebuilt(path, files, damage):
     filled(path, files)
     with ImageIndex(path) as index, SilentReporter().phase("scan") as phase:
         index.examine(local(files[:5]), phase)
@@ -180,7 +180,7 @@ def test_index_of_a_newer_format_stays_as_it_is(path, files):
     before = path.read_bytes()
     read, notes = look(path, files)
     assert (read, len(notes)) == (COUNT, 1)
-    assert f"written by a newer version (format {FORMAT + 97}, this one knows {FORMAT})" in notes[0]
+    assert f"written by a newer version (format {FORMAT + 97}, this one reads {FORMAT})" in notes[0]
     assert path.read_bytes() == before
 
 
@@ -190,7 +190,7 @@ def test_notes_of_the_index_reach_the_user(tmp_path):
     prepare_samples(plan, reporter=SilentReporter())
     zeros(plan.index_path)
     (note,) = prepare_samples(plan, reporter=SilentReporter()).notes
-    assert "begun anew" in note
+    assert "rebuilt" in note
 
 
 def test_the_journal_is_one_that_network_disks_can_have(path, files):

@@ -1,4 +1,4 @@
-"""What the kontext flavour hands the stock pipeline, and the sequence it builds for training."""
+"""What the kontext flavour passes to the stock pipeline, and the sequence it builds for training."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_sequence_is_target_then_references_in_order():
     noisy = NoisyBatch(noisy=latents, sigma=level, timestep=level, target=latents)
     model_input = Kontext().extend_input(family, build_input(noisy, batch, None), batch)
     assert model_input.tokens[0, :, 0].tolist() == [0] * 4 + [1] * 8 + [2]
-    # the first reference is wider than high, so the second stands below it
+    # the first reference is wider than high, so the second is placed below it
     assert model_input.ids[4:].tolist()[0] == [1, 0, 0]
     assert model_input.ids[-1].tolist() == [1, 2, 0]
     assert model_input.target_tokens == 4

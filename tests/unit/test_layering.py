@@ -1,4 +1,4 @@
-"""The structure that docs and reviewers rely on, held by import-linter and by a search for model names."""
+"""The structure that docs and reviewers rely on, checked by import-linter and by a search for model names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copied_sources(tmp_path):
-    """A copy of all packages, to break a rule in."""
+    """Copy all packages, to break a rule in the copy."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for source in SOURCES:
         shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__", "*.jpg"))

@@ -1,4 +1,4 @@
-"""No file of a data folder vanishes without a word."""
+"""No file of a data folder is ignored silently."""
 
 import pytest
 from data_plans import SilentReporter, caption, data_plan, new_image, target_set
@@ -56,7 +56,7 @@ def test_first_frame_of_an_animation_is_used_and_said_at_every_start(tmp_path):
     assert open_upright(LocalImage.at(path)).getpixel((0, 0)) == (255, 0, 0)
     for _ in range(2):
         [note] = notes_of(tmp_path)
-        assert note == "dataset 'edits': 1 images have several frames, of which the first is used: a.gif"
+        assert note == "dataset 'edits': 1 images have several frames; only the first is used: a.gif"
 
 
 def test_images_that_are_not_read_are_named_and_counted_once_with_the_remedy(tmp_path):
@@ -68,7 +68,7 @@ def test_images_that_are_not_read_are_named_and_counted_once_with_the_remedy(tmp
         caption(path, "its caption is not one without an image")
     [note] = notes_of(tmp_path)
     assert note == (
-        "dataset 'edits': 5 images are of kinds that are not read (.heic 2, .cr2 1, .psd 1, .svg 1): b.heic, c.HEIC, "
+        "dataset 'edits': 5 images have unsupported formats (.heic 2, .cr2 1, .psd 1, .svg 1): b.heic, c.HEIC, "
         "d.psd, ...\nhint: convert them to PNG or JPEG; .heic is read once pillow-heif is installed"
     )
 
@@ -117,5 +117,5 @@ def test_a_folder_of_unread_images_says_what_it_has(tmp_path):
         prepare(data_plan(tmp_path, target_set(tmp_path)))
     message = str(raised.value)
     assert "has no images" in message
-    assert "2 images are of kinds that are not read (.heic 2)" in message
+    assert "2 images have unsupported formats (.heic 2)" in message
     assert "pillow-heif" in message

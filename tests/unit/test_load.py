@@ -1,4 +1,4 @@
-"""Loading a denoiser: what arrives, in which format, what is wrong with the files, and that the host never holds it."""
+"""Loading a denoiser: formats, messages about wrong files, and that the host never holds the model."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PLACE = ModelLocation(name="somewhere", identity="x", path=None)
 
 
 class Model(nn.Module):
-    """Tied layers, a buffer that files have and one that they have not."""
+    """Has tied layers, a buffer stored in files and one that is not."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Model(nn.Module):
 
 
 class Family(TinyFamily):
-    """Weights as given."""
+    """A family whose weights a test chooses."""
 
     name: ClassVar[str] = "given"
     changes: dict = {}
@@ -91,7 +91,7 @@ def test_formats_are_the_runs_but_for_what_the_family_keeps():
     model = load_denoiser(family, PLACE, dtype=torch.bfloat16)
     assert model.enter.weight.dtype == model.counts.dtype == torch.bfloat16
     assert model.norm.weight.dtype == model.norm.bias.dtype == torch.float32
-    # a table that the module computes for itself is not rounded
+    # a table that the module computes itself is not rounded
     assert model.angles.dtype == torch.float32
     assert torch.equal(model.angles, torch.linspace(0, 1, 5))
 
@@ -110,11 +110,14 @@ def test_loaded_weights_do_not_hang_on_their_source():
         ({"norm.bias": None, "enter.weight": None}, "2 are missing: enter.weight, norm.bias"),
         ({"counts": None}, "1 are missing: counts"),
         ({"norm.bias": torch.zeros(5)}, r"1 have another shape: norm.bias \[5\], not \[4\]"),
-        ({f"extra.{n}": torch.zeros(1) for n in "abcd"}, "4 are none of this model: extra.a, extra.b, extra.c, ..."),
+        (
+            {f"extra.{n}": torch.zeros(1) for n in "abcd"},
+            "4 do not belong to this model: extra.a, extra.b, extra.c, ...",
+        ),
     ],
 )
 def test_wrong_weights_are_one_error_with_the_first_names(changes, says):
-    with pytest.raises(ModelError, match=f"model 'somewhere': its weights are not those .* {says}"):
+    with pytest.raises(ModelError, match=f"model 'somewhere': its weights are not the .* {says}"):
         load_denoiser(Family(changes=changes), PLACE)
 
 
@@ -128,11 +131,11 @@ def test_a_buffer_that_nothing_fills_is_the_familys_fault():
 
 
 class Listed(nn.Linear):
-    """What a quantizer may give."""
+    """A layer that a quantizer may return."""
 
 
 class Listing(Quantizer):
-    """Keeps the names and places of what it converts."""
+    """Records the names and places of the layers it converts."""
 
     name: ClassVar[str] = "listing"
     seen: ClassVar[Counter] = Counter()
@@ -210,7 +213,7 @@ def test_without_an_index_the_usual_name_wins_over_variants(tmp_path):
 
 
 def test_faults_of_weight_files_name_the_file(tmp_path):
-    with pytest.raises(ModelError, match="there are no weight files"):
+    with pytest.raises(ModelError, match="has no weight files"):
         list(read_weights(tmp_path))
     folder = shards(tmp_path, {"a": torch.zeros(1)}, {"b": torch.zeros(1)})
     (folder / "part-2.safetensors").write_bytes(b"\x08" + bytes(7) + b"not json")
@@ -249,7 +252,7 @@ class Large(TinyFamily):
             yield name, tensor
 
 def peak():
-    # not ru_maxrss, which begins at what the process that started this one held
+    # not ru_maxrss, which starts at the parent process's value
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
@@ -285,7 +288,7 @@ def large(tmp_path_factory):
     ],
 )
 def test_the_host_never_holds_the_model(large, sink, share):
-    # without it malloc keeps what is let go between the integers that stay
+    # without it malloc keeps freed memory between the remaining integers
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     command = [sys.executable, "-c", LARGE, large, sink]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

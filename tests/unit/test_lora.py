@@ -1,4 +1,4 @@
-"""The LoRA adapter: what is trained, what is saved, what comes back."""
+"""The LoRA adapter: what is trained, saved and restored."""
 
 import json
 
@@ -28,7 +28,7 @@ def adapted(lora, seed=1):
 
 
 def written(lora, wrapped, folder):
-    """Tensors and header of the file that other programs load."""
+    """Return tensors and header of the file that other programs load."""
     lora.write(lora.state(wrapped), folder, "transformer")
     with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
@@ -65,7 +65,7 @@ def test_exported_file_applies_the_true_delta_without_alpha(alpha, tmp_path):
 
 
 def test_exported_delta_is_exact_for_bfloat16_weights_too(tmp_path):
-    # alpha / rank = 1.5 times a bfloat16 weight is no bfloat16 number: folding in that dtype was off by 2e-3
+    # alpha / rank = 1.5 times a bfloat16 weight is not a bfloat16 number: folding in that dtype was off by 2e-3
     lora = Lora(lora_rank=4, lora_alpha=6)
     wrapped = adapted(lora)
     for parameter in wrapped.parameters():
@@ -144,5 +144,5 @@ def test_state_of_another_rank_is_refused_by_name():
 
 
 def test_target_that_names_no_module_is_refused():
-    with pytest.raises(ConfigError, match=r"1 of 2 adapter targets name no module.*: nine"):
+    with pytest.raises(ConfigError, match=r"1 of 2 adapter targets are not modules.*: nine"):
         Lora().attach(model(), ["0", "nine"], torch.float32)

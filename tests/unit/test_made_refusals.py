@@ -1,4 +1,4 @@
-"""Made images: what the system refuses to open is kept, and what it refuses to write is one message."""
+"""Made images: those that the system cannot open are kept, and one that it cannot write gives one message."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def _no_waiting(monkeypatch):
 
 @pytest.fixture
 def made(tmp_path):
-    """A plan, its sources, and the files of its images, made before; the index has forgotten them."""
+    """Return a plan, its sources, and the files of its images, made before; the index has forgotten them."""
     plan, sources = generator_plan(tmp_path, Superresolution()), records(tmp_path, 3)
     assert make(tmp_path, plan, sources).written == 3
     (tmp_path / "index.sqlite").unlink()
@@ -64,7 +64,7 @@ def test_image_that_cannot_be_looked_at_is_not_taken_for_missing(tmp_path, made,
         return original(self, **options)
 
     monkeypatch.setattr(cls, "stat", refusing)
-    with pytest.raises(DataError, match=f"{paths[0]} cannot be looked at .permission denied"):
+    with pytest.raises(DataError, match=f"{paths[0]} cannot be examined .permission denied"):
         make(tmp_path, plan, sources)
 
 

@@ -1,4 +1,4 @@
-"""The shape of the packages: no import circle anywhere, small folders, one module of a name."""
+"""The shape of the packages: no import cycles, small folders, unique module names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = {
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """Dotted names and files of a package's modules; a package in it stands for its `__init__.py`."""
+    """Return dotted names and files of a package's modules; a package in it stands for its `__init__.py`."""
     names = {}
     for path in package.rglob("*.py"):
         parts = path.relative_to(package.parent).with_suffix("").parts
@@ -32,7 +32,7 @@ MODULES = {name: path for package in PACKAGES.values() for name, path in modules
 
 
 def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """Every module that a file imports: at its top, within functions, or for type checkers alone."""
+    """Return every module that a file imports: at its top, within functions, or only for type checkers."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -80,7 +80,7 @@ def test_no_name_of_a_module_comes_twice(package):
 
 
 def listed(package: Path) -> list[str]:
-    """Modules that the docstring of a package lists: lines such as ``- `name`: what it does``."""
+    """Return the modules that a package's docstring lists: lines such as ``- `name`: what it does``."""
     text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
     return [line.split("`")[1] for line in text.splitlines() if line.startswith("- `")]
 

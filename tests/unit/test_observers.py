@@ -1,4 +1,4 @@
-"""The fence around observers."""
+"""Observers that fail do not end a run."""
 
 import pytest
 from data_plans import SilentReporter
@@ -35,7 +35,7 @@ class Counting(Observer):
 
 @pytest.fixture
 def watched():
-    """An observer that fails and one that counts; gives (observers, counting, what was said)."""
+    """Return an observer that fails and one that counts, as (observers, counting, output)."""
     said = []
     reporter = SilentReporter()
     reporter.say = said.append
@@ -45,15 +45,15 @@ def watched():
     return Observers([Failing(), counting], registry, reporter, is_main=True), counting, said
 
 
-def test_each_kind_of_error_is_said_once_with_who_failed_and_where(watched):
+def test_each_kind_of_error_is_reported_once_with_who_failed_and_where(watched):
     observers, _, said = watched
     observers.run_start(START)
     for _ in range(4):
         observers.step_end(STEP)
     who = "warning: observer 'failing' of difftrain-failing 1.0 failed in"
     assert said == [
-        f"{who} run_start, and the run goes on without it: no room\nhint: make some",
-        f"{who} step_end, and the run goes on without it: KeyError: 1",
+        f"{who} run_start, and the run continues without it: no room\nhint: make some",
+        f"{who} step_end, and the run continues without it: KeyError: 1",
     ]
 
 

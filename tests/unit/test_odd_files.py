@@ -1,4 +1,4 @@
-"""Files and folders that a friendly folder never has: used, or told by name; never a traceback, never a wait."""
+"""Files and folders that a tidy folder never has: used, or reported by name; never a traceback, never a wait."""
 
 import os
 import socket
@@ -51,7 +51,7 @@ def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, reason):
     monkeypatch.setattr(walk.os, "scandir", scandir)
     assert problem_of(tmp_path).startswith(
         f"dataset 'edits': 1 item of folder {tmp_path}/edits cannot be used: locked ({reason.strerror.lower()})\n"
-        f"hint: mend what is named, or take it out of folder {tmp_path}/edits"
+        f"hint: fix what is named, or take it out of folder {tmp_path}/edits"
     )
 
 
@@ -126,10 +126,10 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, monkeypatch, ki
         open_upright(LocalImage.at(odd))
 
 
-def test_link_to_a_folder_that_is_gone_is_told(tmp_path):
+def test_link_to_a_folder_that_is_gone_is_reported(tmp_path):
     edit(tmp_path)
     (tmp_path / "edits" / "more").symlink_to(tmp_path / "not mounted")
-    assert "more (a link that points nowhere)" in problem_of(tmp_path)
+    assert "more (a broken link)" in problem_of(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
@@ -169,7 +169,7 @@ def test_caption_whose_name_would_be_too_long_is_a_missing_caption(tmp_path):
     assert TextfileCaptions().captions(LocalImage.at(tmp_path / name)) is None
 
 
-def test_twins_by_case_and_by_accent_are_told_apart_or_told(tmp_path):
+def test_twins_by_case_and_by_accent_are_distinguished_or_reported(tmp_path):
     for name in ("A.png", "a.png", "\u00e9.png", "e\u0301.png"):
         edit(tmp_path, name)
     assert len(samples_of(tmp_path)) == 4

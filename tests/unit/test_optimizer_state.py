@@ -1,4 +1,4 @@
-"""The optimizer's state on disk: exact, read without running code of it, and refused where it does not fit."""
+"""The optimizer's state on disk: exact, read without running code from it, and refused if it does not fit."""
 
 import copy
 import threading
@@ -162,14 +162,14 @@ def test_every_plain_value_and_finer_state_come_back_exactly(tmp_path):
 
 
 class Stranger:
-    """What only code can make."""
+    """Something that only code can make."""
 
 
 @pytest.mark.parametrize("stranger", [Stranger(), lambda: 1], ids=["object", "function"])
 def test_what_torch_cannot_read_back_safely_is_refused_when_it_is_tried(tmp_path, stranger):
     optimizer = torch_adamw(make_parameters(torch.float32))
     optimizer.param_groups[0]["schedule"] = stranger
-    with pytest.raises(CheckpointError, match=r"adamw\.AdamW keeps what a checkpoint cannot hold: .+\nhint"):
+    with pytest.raises(CheckpointError, match=r"adamw\.AdamW keeps something that a checkpoint cannot hold: .+\nhint"):
         check_storable(gathered(optimizer), tmp_path / "trial")
     assert list(tmp_path.iterdir()) == []
 
@@ -208,7 +208,7 @@ def test_a_setting_that_the_user_changed_is_this_runs_and_all_else_is_the_checkp
     save_optimizer(optimizer, tmp_path, built_with)
     again, _ = resumed(build(now), parameters, tmp_path)
     assert {key: again.param_groups[0][key] for key in expected} == expected
-    # what the optimizer itself counts in its groups goes on
+    # what the optimizer itself counts in its groups continues
     assert int(again.param_groups[0]["step"]) == 3
 
 
@@ -272,7 +272,7 @@ def test_another_parameter_of_equal_shape_is_refused_by_name(tmp_path):
     optimizer, parameters = trained(torch_adamw, torch.float32)
     save_optimizer(optimizer, tmp_path)
     others = [("another", parameters[0]), *named(parameters)[1:]]
-    with pytest.raises(CheckpointError, match=r"layer\.0 was float32\[4, 3\] and is not there now"):
+    with pytest.raises(CheckpointError, match=r"layer\.0 was float32\[4, 3\] and is now not there"):
         load_optimizer(torch_adamw(parameters), tmp_path, others)
 
 
@@ -280,7 +280,7 @@ def test_parameters_that_have_changed_their_group_are_refused(tmp_path):
     optimizer, parameters = trained(torch_adamw, torch.float32)
     save_optimizer(optimizer, tmp_path)
     other = torch.optim.AdamW([{"params": parameters[:2]}, {"params": parameters[2:]}], amsgrad=True)
-    with pytest.raises(CheckpointError, match="divides them otherwise"):
+    with pytest.raises(CheckpointError, match="divides them differently"):
         load_optimizer(other, tmp_path, named(parameters))
 
 
@@ -332,7 +332,7 @@ def test_a_setting_that_is_no_number_is_no_changed_setting(tmp_path):
 def test_no_state_is_saved_that_could_not_be_read(tmp_path, stranger):
     optimizer, parameters = trained(torch_adamw, torch.float32)
     optimizer.state[parameters[0]]["later"] = stranger
-    with pytest.raises(CheckpointError, match="keeps what a checkpoint cannot hold"):
+    with pytest.raises(CheckpointError, match="keeps something that a checkpoint cannot hold"):
         save_optimizer(optimizer, tmp_path)
 
 

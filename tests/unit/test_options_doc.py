@@ -1,4 +1,4 @@
-"""docs/options.md is what tools/make_options_doc.py writes, and names every option there is."""
+"""docs/options.md is what tools/make_options_doc.py writes, and names every option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a run's folder beyond a step, and which sheet is the newest."""
+"""Results beyond a step in a run's folder, and which sheet is the newest."""
 
 from difftrain.output.output_dir import newest_sheet, set_newer_aside
 

@@ -34,7 +34,7 @@ def place(pairing, target, reference, rules=RULES):
 
 
 def grid(size, alpha=False):
-    """Markers every 16 pixels, each of its own colour."""
+    """Return markers every 16 pixels, each with its own colour."""
     pixels = np.full((size[1], size[0], 4 if alpha else 3), 255, dtype=np.uint8)
     for row in range(0, size[1], 16):
         for column in range(0, size[0], 16):

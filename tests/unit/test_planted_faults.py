@@ -1,4 +1,4 @@
-"""The planted faults of ``make mutants``: whether they can still be planted, and what the runner says of them."""
+"""The planted faults of ``make mutants`` can still be planted, and the runner reports them correctly."""
 
 import importlib
 from pathlib import Path
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def mutants():
-    """The module ``tools/mutants.py``."""
+    """Return the module ``tools/mutants.py``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "tools")
         return importlib.import_module("mutants")

@@ -1,4 +1,4 @@
-"""docs/plugins.md says what is true: its example runs, and its table lists every hook."""
+"""docs/plugins.md is true: its examples run, and its table lists every hook."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 @pytest.fixture
 def load(tmp_path):
-    """Load the block that has this text from a file, as a user would save it."""
+    """Load the code block that contains this text from a file, as a user would save it."""
 
     def loaded(part):
         (block,) = (text for text in BLOCKS if part in text)

@@ -1,4 +1,4 @@
-"""Loading plugins: each on its own, and the switches that leave one out."""
+"""Loading plugins: each independently, and the switches that turn one off."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Point:
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Sets the installed entry points, beside the core's own."""
+    """Set the installed entry points, in addition to the core's own."""
 
     def install(*points: Point) -> None:
         core = next(point for point in discovery.entry_points(group="difftrain") if point.name == "core")

@@ -84,7 +84,7 @@ def test_flavours_are_unique_per_family_only():
     [
         (Mirror(), "must return subclasses of difftrain.ConditioningGenerator"),
         (int, "must return subclasses of difftrain.ConditioningGenerator"),
-        (Unfinished, "Unfinished lacks what ConditioningGenerator asks for: generate"),
+        (Unfinished, "Unfinished lacks members of ConditioningGenerator: generate"),
         (Nameless, "Nameless needs a class attribute 'name'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The file of validation prompts: every way in which it can be wrong is told with the other errors of the config."""
+"""The file of validation prompts: every mistake in it is reported with the other errors of the config."""
 
 import json
 from types import SimpleNamespace
@@ -30,12 +30,12 @@ def written(tmp_path, content):
         ('"a"', "must be one object like"),
         ("null", "must be one object like"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"a": 1, "b": "fine", "c": null}', "2 of 3 prompts are no texts: a, c"),
-        ('{"a": {"b": "c"}}', "1 of 1 prompts are no texts: a"),
-        ('{"a": "one", "b": "two", "a": "three"}', "1 names stand more than once: a"),
-        ('{"a": "\\ud800"}', "1 of 1 prompts or their names are no valid Unicode: 'a'"),
-        ('{"\\udfff": 1}', r"1 of 1 prompts or their names are no valid Unicode: '\udfff'"),
-        ("{}", "holds no prompt"),
+        ('{"a": 1, "b": "fine", "c": null}', "2 of 3 prompts are not texts: a, c"),
+        ('{"a": {"b": "c"}}', "1 of 1 prompts are not texts: a"),
+        ('{"a": "one", "b": "two", "a": "three"}', "1 names are used more than once: a"),
+        ('{"a": "\\ud800"}', "1 of 1 prompts or names are not valid Unicode: 'a'"),
+        ('{"\\udfff": 1}', r"1 of 1 prompts or names are not valid Unicode: '\udfff'"),
+        ("{}", "has no prompts"),
         ('{"a": "é"}'.encode("latin-1"), "is not UTF-8"),
         ('{"a": "b"}'.encode("utf-16"), "is not UTF-8"),
     ],
@@ -48,7 +48,7 @@ def test_a_library_that_cannot_be_used_is_named_with_the_reason(tmp_path, conten
     assert said in str(caught.value)
 
 
-def test_a_folder_or_a_missing_file_is_told_as_such(tmp_path):
+def test_a_folder_or_a_missing_file_is_reported_as_such(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         validation_prompts(config(tmp_path))
     with pytest.raises(ConfigError, match="does not exist\nhint: relative paths start at"):

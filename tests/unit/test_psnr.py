@@ -1,4 +1,4 @@
-"""PSNR as it is defined, and what one validation makes of it."""
+"""PSNR as defined, and how a validation uses it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""README.md and the pages of docs/ say what works: their config snippets, plugin, flags, files and make targets."""
+"""README.md and the pages of docs/ are true: their config snippets, plugin, flags, files and make targets work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAIRS = [{"id": "photos", "instance_data_dir": "photos", "conditioning": {"type"
 
 FLAGS_OF_OTHER_PROGRAMS = {"exclude", "local-dir"}
 USERS_PLACES = ("config/", "data/", "models/", "output/", ".venv", "grey.py", "./grey.py", "metrics.jsonl")
-"""What a reader makes or finds on their own machine."""
+"""Files that readers make or find on their own machine."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def snippets() -> list[Snippet]:
-    """Every document; a block that holds several has a comment with a file name before each."""
+    """Return every document; in a block with several, each follows a comment with a file name."""
     found = []
     for page in PAGES:
         texts = [text for block in blocks(page, "jsonc?") for text in re.split(r"^// \S+\.json$", block, flags=re.M)]
@@ -64,7 +64,7 @@ def snippets() -> list[Snippet]:
 
 @pytest.fixture
 def plugin_files(tmp_path, monkeypatch):
-    """The plugins of all pages, in the current folder as their reader has saved them."""
+    """Write the plugins of all pages into the current folder, as their reader would."""
     monkeypatch.chdir(tmp_path)
     for name, (page, defined) in PLUGIN_FILES.items():
         (block,) = (text for text in blocks(page, "python") if defined in text)
@@ -73,7 +73,7 @@ def plugin_files(tmp_path, monkeypatch):
 
 
 def package_of(page: str) -> list[str]:
-    """The module that a page's own package names as its entry point, if the page belongs to one."""
+    """Return the module that a page's own package names as its entry point, if the page belongs to one."""
     project = (ROOT / page).parent / "pyproject.toml"
     if not project.is_file() or project.parent == ROOT:
         return []
@@ -100,7 +100,7 @@ def test_every_config_snippet_can_be_planned(snippet, plugin_files, monkeypatch)
 
 @pytest.fixture
 def readers_folder(tmp_path):
-    """A folder in which someone followed the README: both files as printed, and images where they say."""
+    """Make a folder in which someone followed the README: both files as printed, and images where they say."""
     run, pairs, made = blocks(ROOT / "README.md", "jsonc")
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(run, encoding="utf-8")
@@ -122,7 +122,7 @@ def test_the_quick_start_passes_check_as_it_is_printed(readers_folder, datasets)
     )
     assert ended.status == 0, ended.err
     notes = [line for line in ended.out.splitlines() if line.startswith("note:")]
-    assert all("several captions, one a line" in note for note in notes), "only what the reader wrote on purpose"
+    assert all("several captions, one per line" in note for note in notes), "only what the reader wrote on purpose"
     assert "ready to train" in ended.out
 
 

@@ -1,4 +1,4 @@
-"""What the pre-training of the small model says: seeded, in the shipped vocabulary, and nothing about restoration."""
+"""Captions of the small model's pre-training: seeded, in the shipped vocabulary, and nothing about restoration."""
 
 import hashlib
 import random
@@ -39,7 +39,7 @@ def captions(recipe, subjects, count, seed):
 
 @pytest.fixture(scope="module")
 def many(recipe, subjects):
-    """20 000 captions: edits, and images with descriptions."""
+    """Return 20 000 captions: edits, and images with descriptions."""
     return captions(recipe, subjects, HALF, 1)
 
 

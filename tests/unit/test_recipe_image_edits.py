@@ -18,12 +18,12 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def photograph():
-    """[3, 6, 6], without a symmetry, and away from the ends of the range."""
+    """Return [3, 6, 6], without a symmetry, and away from the ends of the range."""
     return torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
 
 
 def target_of(recipe, kind, photograph, seed=0):
-    """The edit, and its target [H, W, 3]."""
+    """Return the edit, and its target [H, W, 3]."""
     edit = first_of(kind, recipe.image_edits.image_edit, seed)
     reference, target = drawn(edit, photograph)
     assert torch.equal(reference, photograph)

@@ -19,7 +19,7 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def scenes(recipe):
-    """Edits by kind, at least `EACH` of every one."""
+    """Return edits by kind, at least `EACH` of every one."""
     rng, found = random.Random(0), {}
     while len(found) < 7 or min(map(len, found.values())) < EACH:
         edit = recipe.scene_edits.scene_edit(rng)
@@ -28,7 +28,7 @@ def scenes(recipe):
 
 
 def placed(recipe, caption):
-    """The place that a caption names, as (x, y)."""
+    """Return the place that a caption names, as (x, y)."""
     said = " ".join(words_of(caption)).replace("to the", "at the").replace("at the middle", "in the middle")
     names = [name for name in recipe.shape_numbers.PLACES if name in said]
     return recipe.shape_numbers.PLACES[max(names, key=len)]
@@ -95,7 +95,7 @@ def test_a_resized_shape_grows_where_the_caption_says_so(scenes):
         assert (after > before) == bool({"larger", "enlarge"} & set(words_of(edit.caption)))
 
 
-def test_shapes_of_a_scene_are_told_apart_by_kind_and_place(recipe):
+def test_shapes_of_a_scene_are_distinguished_by_kind_and_place(recipe):
     for seed in range(50):
         _, _, shapes = recipe.scene_edits.random_scene(random.Random(seed), 3)
         assert len({shape.thing for shape in shapes}) == len({shape.place for shape in shapes}) == 3

@@ -1,4 +1,4 @@
-"""The small model as it ships: small, plain files, and what it was made of beside it."""
+"""The small model as shipped: small, plain files, with a record of what it was made from."""
 
 import json
 
@@ -38,18 +38,18 @@ def test_weights_are_bfloat16(part):
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}  # noqa: SIM118
 
 
-def test_recipe_version_and_seed_are_told(metrics):
+def test_recipe_version_and_seed_are_reported(metrics):
     assert metrics["recipe"] == recipe_modules().architecture.RECIPE_VERSION
     assert metrics["seed"] == 0
 
 
-def test_the_data_is_told_with_its_licences(metrics):
+def test_the_data_is_reported_with_its_licences(metrics):
     assert metrics["data"] == recipe_modules().sources.licences()
     assert all(entry["package"] and entry["licence"] and entry["files"] > 0 for entry in metrics["data"])
 
 
 @pytest.mark.parametrize("part", ["vae", "transformer"])
-def test_how_long_it_was_trained_is_told(metrics, part):
+def test_how_long_it_was_trained_is_reported(metrics, part):
     training = metrics["training"][part]
     assert training["steps"] > 1000
     assert training["seconds"] > 60

@@ -1,4 +1,4 @@
-"""What the small model's trainings share: state that goes on, averaged weights, the learning rate's course."""
+"""Shared parts of the small model's trainings: resumed state, averaged weights, the learning rate's schedule."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def modules(seed):
 
 @pytest.fixture
 def trained(training):
-    """Modules after some steps, and their average."""
+    """Return modules after some steps, and their average."""
     parts = modules(0)
     average = training.Average(parts, 0.9)
     for _ in range(5):
@@ -54,7 +54,7 @@ def test_the_average_comes_back_to_the_precision_of_bfloat16(training, trained, 
     torch.testing.assert_close(average.average, expected, rtol=0, atol=0)
 
 
-def test_a_restored_average_goes_on_with_its_full_decay(training, trained, tmp_path):
+def test_a_restored_average_continues_with_its_full_decay(training, trained, tmp_path):
     save(training, tmp_path, trained)
     again = modules(1)
     average = training.Average(again, 0.9)

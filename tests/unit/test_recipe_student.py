@@ -1,4 +1,4 @@
-"""The small model is pre-trained by the very forward that difftrain trains and draws with."""
+"""The small model is pre-trained by the same forward that difftrain trains and draws with."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def student(recipe):
 
 @pytest.fixture(scope="module")
 def run():
-    """As much of a run as a prediction asks for."""
+    """The part of a run that a prediction needs."""
     family = FluxFamily(flux_guidance_mode="random-range", flux_guidance_max=4.0)
     plan = SimpleNamespace(family=family, flavour=Kontext())
     return SimpleNamespace(plan=plan, bare_denoiser=None, autocast=nullcontext)
@@ -44,7 +44,7 @@ def location(run):
 
 @pytest.fixture(scope="module")
 def text(run, location):
-    """As difftrain's cache has it."""
+    """Encode as in difftrain's cache."""
     family, device = run.plan.family, torch.device("cpu")
     encoder = family.load_text_encoder(location, run.plan.flavour, device, torch.float32)
     return family.collate_text(encoder.encode(list(CAPTIONS)))
@@ -52,7 +52,7 @@ def text(run, location):
 
 @pytest.fixture(scope="module")
 def pool(recipe):
-    """Captions as the pre-training has them."""
+    """Tokenize captions as in pre-training."""
     made = [recipe.recipes.Edit(kind="keep", caption=caption) for caption in CAPTIONS]
     return recipe.captions.Pool(made, recipe.captions.load_tokenizers(TOKENIZERS), torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""Entries that turn out corrupt while training: made again, and the encoders leave the device afterwards."""
+"""Entries that prove corrupt during training are made again, and the encoders leave the device afterwards."""
 
 import threading
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ CPU, DEVICE = torch.device("cpu"), torch.device("meta")
 
 
 class MovedEncoder(TinyImageEncoder):
-    """Remembers where it was moved, and refuses to encode elsewhere than on the device."""
+    """Remembers where it was moved, and refuses to encode anywhere but on the device."""
 
     def __init__(self, events):
         self.events, self.place = events, CPU
@@ -39,7 +39,7 @@ class MovedEncoder(TinyImageEncoder):
 
 class CountedText(TinyTextEncoder):
     def __init__(self, events):
-        self.events, self.itself = events, self  # as modules of real encoders refer to themselves
+        self.events, self.itself = events, self  # real encoders' modules refer to themselves too
         events.append("load text")
 
     def __del__(self):
@@ -66,7 +66,7 @@ EVENTS = []
 
 @pytest.fixture
 def project(tmp_path):
-    """Two pairs with complete caches, and a reader over them whose encoders tell what they do."""
+    """Return two pairs with complete caches, and a reader over them whose encoders record what they do."""
     EVENTS.clear()
     plan = two_folders(tmp_path, names=("a", "b"))
     samples = prepare_samples(plan, reporter=SilentReporter()).samples
@@ -92,7 +92,7 @@ def project(tmp_path):
 
 
 def spoil(project, visit, *, latents=True, text=True):
-    """Cut the entries of a visit short; gives their files."""
+    """Cut a visit's entries short; return their files."""
     entries = []
     if latents:
         entries += [project.caches.latents(image) for image in (visit.sample.target, *visit.references)]

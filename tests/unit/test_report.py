@@ -1,4 +1,4 @@
-"""What the user sees while a run works."""
+"""Messages that the user sees while a run works."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""How visits are dealt to processes and steps, whatever the batch size and process count are on the way."""
+"""How visits are dealt to processes and steps, even if the batch size and process count change on the way."""
 
 from collections import Counter
 from itertools import islice
@@ -20,7 +20,7 @@ def rounds(count=None, *, samples=None, start=None, micro_batches=1, epochs=None
 
 
 def shown(steps):
-    """How often each sample comes in some steps."""
+    """Count how often each sample comes in some steps."""
     return Counter(visit.name for step in steps for part in step for batch in part.batches for visit in batch)
 
 
@@ -86,7 +86,7 @@ def test_the_order_of_an_epoch_does_not_follow_the_batch_size():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 20), st.integers(1, 3), st.integers(1, 3))
-def test_rounds_from_any_position_go_on_as_if_never_stopped(count, batch_size, done, processes, micro_batches):
+def test_rounds_from_any_position_continue_as_if_never_stopped(count, batch_size, done, processes, micro_batches):
     facts = {"batch_size": batch_size, "processes": processes, "micro_batches": micro_batches}
     whole = list(islice(rounds(count, **facts).steps(), done + 6))
     start = whole[done - 1][-1].position if done else Position()

@@ -1,4 +1,4 @@
-"""Entries of a data source that gives references: what their config means."""
+"""Entries of a data source that gives references: the meaning of their config."""
 
 import json
 
@@ -37,7 +37,7 @@ def _in_a_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def planned(tmp_path):
-    """Plans a run with a source of rows; gives the plans of its datasets by id."""
+    """Plan a run with a source of rows; return the plans of its datasets by id."""
     (tmp_path / "shelf.py").write_text(SHELF)
 
     def planned(*datasets, run=None, without=()):

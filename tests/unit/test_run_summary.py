@@ -1,4 +1,4 @@
-"""The closing words of what a run measured."""
+"""The measurements in the closing words of a run."""
 
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 
@@ -15,7 +15,7 @@ def test_psnr_of_held_out_images_says_reference_first_and_last():
     )
 
 
-def test_the_best_validation_is_told_when_it_is_not_the_last():
+def test_the_best_validation_is_reported_when_it_is_not_the_last():
     told = describe_psnr({0: line(21.0), 50: line(24.0), 75: line(22.0), 100: line(23.0)}, held_out=True, seeds=1)
     assert told.endswith("at step 0 21.0 dB, at step 50 24.0 dB, at step 100 23.0 dB")
 

@@ -1,4 +1,4 @@
-"""What is saved when a run ends by an error, in one process of several and with weights that lie in parts."""
+"""What is saved when an error ends a run, in one process of several and with sharded weights."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from difftrain.errors import NotFinite
 
 @pytest.fixture
 def rescued(monkeypatch, tmp_path):
-    """Let a process rescue step 3; gives what was done."""
+    """Let a process rescue step 3; return what it did."""
 
     def rescue(error, *, main, parts, proof=True, elsewhere=0):
         done = []
@@ -44,7 +44,7 @@ def test_another_process_saves_nothing(rescued):
 
 
 def test_where_each_has_a_part_none_saves_alone(rescued):
-    told = "step 3 is not saved: each process has only a part of its weights"
+    told = "step 3 is not saved: each process has only a part of the weights"
     assert rescued(OSError(), main=True, parts=True) == [told]
     assert rescued(OSError(), main=False, parts=True) == []
 

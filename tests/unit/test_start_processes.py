@@ -1,4 +1,4 @@
-"""As many processes as were started must be there, and the first one goes first."""
+"""All started processes must be there, and the first one goes first."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_one_process_needs_no_torch_to_go_first():
 
 
 class TwoProcesses:
-    """Stands for accelerate with a second process, which adds ``other`` to every exchange."""
+    """Replace accelerate with a second process, which adds ``other`` to every exchange."""
 
     num_processes = 2
     device = "cpu"

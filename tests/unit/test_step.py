@@ -1,4 +1,4 @@
-"""One optimizer step: where its randomness comes from."""
+"""One optimizer step: the source of its randomness."""
 
 import math
 from itertools import repeat
@@ -21,7 +21,7 @@ from difftrain.types import Batch
 
 @pytest.fixture
 def run():
-    """The state of a training of one weight, with what a step asks of a plan."""
+    """Return the state of a training of one weight, with what a step needs from a plan."""
     denoiser = nn.Linear(1, 1, bias=False)
     config = SimpleNamespace(
         seed=1, gradient_accumulation_steps=2, max_grad_norm=1.0, learning_rate=0.1, lr_warmup_steps=0,
@@ -43,7 +43,7 @@ def run():
 
 
 def micro_batches(*sizes, weight=None):
-    """Micro-batches of one step after another, with so many samples each."""
+    """Yield micro-batches of one step after another, with this many samples each."""
     weight = 1 / sum(sizes) if weight is None else weight
     while True:
         for number, size in enumerate(sizes, 1):
@@ -65,7 +65,7 @@ def endless():
 
 
 def losses_of(monkeypatch, *values):
-    """Let the micro-batches have these losses for a weight of 1, one value or one a sample each, over and over."""
+    """Give the micro-batches these losses for a weight of 1, one value or one per sample, over and over."""
     given = [value for _ in range(20) for value in values]
 
     def batch_loss(run, batch, generator):
@@ -166,12 +166,12 @@ def test_the_message_names_step_samples_and_causes(run, monkeypatch):
     with pytest.raises(NotFinite) as raised:
         step.take_step(run, endless())
     text = str(raised.value)
-    assert text.startswith("step 7: the loss is nan, with sample edits/2-0\nhint: likely causes are learning_rate 0.1")
+    assert text.startswith("step 7: the loss is nan, with sample edits/2-0\nhint: likely causes: learning_rate 0.1")
     assert "max_grad_norm 0" in text
     assert "on_nan = skip" in text
 
 
-def test_skip_leaves_the_update_out_and_goes_on(run, monkeypatch):
+def test_skip_leaves_the_update_out_and_continues(run, monkeypatch):
     run.plan.config.on_nan = "skip"
     losses_of(monkeypatch, math.nan, 1.0, 1.0, 1.0)
     before = run.denoiser.weight.item()
@@ -189,5 +189,5 @@ def test_skip_gives_up_after_so_many_in_a_row(run, monkeypatch):
     batches = endless()
     results = [step.take_step(run, batches) for _ in range(4)]
     assert [result.skipped for result in results] == [False, False, True, True]
-    with pytest.raises(NotFinite, match="3 updates in a row were left out"):
+    with pytest.raises(NotFinite, match="3 updates in a row were skipped"):
         step.take_step(run, batches)

@@ -11,7 +11,7 @@ from difftrain.data.streaming.stream import CachedStream
 
 
 class NamingReader:
-    """Gives the names of a batch's visits instead of tensors."""
+    """Returns the names of a batch's visits instead of tensors."""
 
     def read(self, visits):
         return tuple(visit.name for visit in visits)

@@ -1,4 +1,4 @@
-"""How many T5 tokens a prompt has: the flavour's number, or fewer where a local tokenizer allows fewer."""
+"""The number of T5 tokens of a prompt: the flavour's, or fewer if a local tokenizer allows fewer."""
 
 import json
 
@@ -11,12 +11,12 @@ from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 from difftrain_flux.text_length import TOKENIZER_CONFIG, text_length
 
 NO_LIMIT = int(1e30)
-"""What transformers writes for a tokenizer without a limit."""
+"""The value that transformers writes for a tokenizer without a limit."""
 
 
 @pytest.fixture
 def located(tmp_path):
-    """Gives the location of a folder whose T5 tokenizer has this config (a text, or what is written as JSON)."""
+    """Return the location of a folder whose T5 tokenizer has this config (a text, or a value to write as JSON)."""
 
     def locate(config) -> ModelLocation:
         path = tmp_path / TOKENIZER_CONFIG

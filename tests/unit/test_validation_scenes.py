@@ -75,7 +75,7 @@ def coloured(colour, note=""):
 
 
 def colours_across(sheet, y):
-    """What stands in the middle of each column."""
+    """Return the colour in the middle of each column, at this height."""
     columns = sheet.width // (CELL + GAP)
     return [sheet.getpixel((GAP + column * (CELL + GAP) + CELL // 2, y)) for column in range(columns)]
 
@@ -107,7 +107,7 @@ def test_sheet_writes_notes_below_their_images():
         for note in ("", "21.9 dB")
     )
     assert noted.height > plain.height
-    # nothing is written below the image itself, which ends where the plain sheet ends but for its gap
+    # nothing is written below the image, which ends where the plain sheet ends except for its gap
     below = noted.crop((GAP, plain.height - GAP, GAP + CELL, noted.height))
     assert min(below.convert("L").getdata()) < 200
 

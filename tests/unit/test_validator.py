@@ -28,7 +28,7 @@ def grey(path, value):
 
 
 class ListeningReporter(SilentReporter):
-    """Keeps what is said."""
+    """Keeps all messages."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class ListeningReporter(SilentReporter):
 
 
 class Painter:
-    """Paints the grey that is next for each request."""
+    """Paints the next grey for each request."""
 
     def __init__(self, *greys):
         self.greys = list(greys)
@@ -63,7 +63,7 @@ def state(step, **changes):
 
 @pytest.fixture
 def validate(tmp_path):
-    """Draw at a step; every call is a validator of its own, as after a resume."""
+    """Draw at a step; every call uses a new validator, as after a resume."""
     target, reference = grey(tmp_path / "target.png", 100), grey(tmp_path / "reference.png", 151)
 
     def validated(step, *greys, seeds=1, references=(reference,), model="model", **options):
@@ -132,14 +132,14 @@ def test_base_column_shows_the_images_of_the_start_also_after_a_resume(validate)
 
 
 @pytest.mark.parametrize("changed", [{"validation_seed": 8}, {"validation_num_inference_steps": 5}, {"seed": 2}])
-def test_images_of_the_start_that_were_drawn_otherwise_are_no_base(validate, changed):
+def test_images_of_the_start_that_were_drawn_differently_are_no_base(validate, changed):
     validate(0, 255)
     _, drawn = validate(3, 100, **changed)
     assert columns(drawn) == 3
 
 
 @pytest.mark.parametrize("changed", [{"validation_seed": 8}, {"model": "the same in float32"}])
-def test_a_base_column_that_goes_since_images_are_drawn_otherwise_is_said_once(validate, changed):
+def test_a_base_column_that_goes_because_images_are_drawn_differently_is_reported_once(validate, changed):
     validate(0, 255)
     validator, _ = validate(3, 100, 100, **changed)
     validator.draw(state(6, **{key: value for key, value in changed.items() if key != "model"}))

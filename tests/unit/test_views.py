@@ -1,4 +1,4 @@
-"""Views: the part of a reference that is encoded, carried back to its source image."""
+"""Views: the encoded part of a reference, mapped back to its source image."""
 
 import hashlib
 
@@ -21,7 +21,7 @@ SIZES = st.tuples(st.integers(1, 9000), st.integers(1, 9000))
 
 @st.composite
 def geometries(draw):
-    """A source size and a geometry for it."""
+    """Return a source size and a geometry for it."""
     source = draw(SIZES)
     crop = draw(st.booleans())
     aspect = draw(st.sampled_from(["square", "preserve"]))
@@ -63,7 +63,7 @@ def test_an_image_that_is_not_cut_is_seen_whole(source, resize):
 
 @pytest.fixture
 def placed(tmp_path):
-    """An image of 96x64 pixels of which the middle 48x48 are encoded as 24x24."""
+    """Return an image of 96x64 pixels whose middle 48x48 are encoded as 24x24."""
     path = new_image(tmp_path / "a.png", (96, 64), seed=3)
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     record = ImageRecord(dataset_id="d", key="a", image=LocalImage.at(path), width=96, height=64, content_hash=content)

@@ -1,4 +1,4 @@
-"""What runs write never becomes training data, wherever it lies."""
+"""Files that runs write never become training data, wherever they are."""
 
 import shutil
 from dataclasses import replace
@@ -24,7 +24,7 @@ def one_edit(root, name="a.png"):
 
 
 def sheets(output):
-    """What validations draw, with a caption each, so that only the folder can leave them out."""
+    """Write images as validations draw them, with a caption each, so that only the folder can leave them out."""
     for name in ("validation/step-10/sheet.png", "previous-1/validation/step-20/cat.png"):
         caption(new_image(output / name), "drawn")
 
@@ -40,7 +40,7 @@ def test_output_folder_below_the_root_is_no_data_and_is_counted(tmp_path):
     assert keys(prepared) == ["a"]
     [note] = prepared.notes
     assert note == (
-        f"dataset 'edits': 2 images are left out, they lie in folders that runs write: "
+        f"dataset 'edits': 2 images are left out because they are in folders that runs write: "
         f"output_dir {tmp_path / 'edits' / 'out'} (2)"
     )
 
@@ -84,7 +84,7 @@ def test_images_of_a_run_that_are_named_as_the_root_are_used_with_a_note(tmp_pat
     edits = target_set(tmp_path, "out/validation")
     prepared = prepare(with_output(data_plan(tmp_path, edits), tmp_path / "out"))
     assert keys(prepared) == ["step-10/sheet"]
-    assert "lies in output_dir" in prepared.notes[0]
+    assert "is inside output_dir" in prepared.notes[0]
 
 
 def test_results_of_another_run_below_the_root_are_no_data(tmp_path):

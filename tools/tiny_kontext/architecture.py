@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 RECIPE_VERSION = 2
 WIDTH = 128
-"""Of both text encoders."""
+"""Width of both text encoders."""
 LATENT_CHANNELS = 16
 TEXT_TOKENS = 64
-"""Of T5: 512 padded ones would cost several times what the small images do."""
+"""Tokens of T5: padding to 512 would cost several times what the small images do."""
 VAE_CHANNELS = (32, 64, 128, 128)
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
 MORE_WORDS = """
@@ -29,11 +29,11 @@ house car street city room table day night summer winter snow rain sun moon star
 large small big little near far behind front above below between with without of for from by an and or not is
 are
 """
-"""Known as words though training never says most of them, so that a user's captions are short sequences."""
+"""Known as words although training hardly ever uses them, so that a user's captions are short sequences."""
 
 
 def captions_for_vocabulary(count: int = 40_000) -> list[str]:
-    """What training says, for the tokenizers; the same on every machine."""
+    """Return the captions of training, for the tokenizers; the same on every machine."""
     from sources import PHOTOGRAPHS, STAMP_SUBJECTS
 
     rng = random.Random(0)
@@ -44,13 +44,13 @@ def captions_for_vocabulary(count: int = 40_000) -> list[str]:
 
 
 def words_of(captions: list[str]) -> list[str]:
-    """Every word, with its capitalised form, sorted."""
+    """Return every word, with its capitalised form, sorted."""
     plain = {word.strip(".,") for caption in captions for word in caption.lower().split()} | set(MORE_WORDS.split())
     return sorted(plain | {word.capitalize() for word in plain})
 
 
 def build_t5_tokenizer(captions: list[str]) -> T5TokenizerFast:
-    """Whole words, and every printable Latin-1 character for all other text."""
+    """Build from whole words, plus every printable Latin-1 character for all other text."""
     from transformers import T5TokenizerFast
 
     letters = [chr(code) for code in (*range(33, 127), *range(161, 256))]
@@ -67,7 +67,7 @@ def build_t5_tokenizer(captions: list[str]) -> T5TokenizerFast:
 
 
 def build_clip_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """Byte pairs, merged up to whole words of the captions."""
+    """Build from byte pairs, merged up to whole words of the captions."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -79,7 +79,7 @@ def build_clip_tokenizer(captions: list[str]) -> CLIPTokenizer:
 
 
 def learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges until every word is one token; ties go to the pair that sorts first.
+    """Return byte-pair merges until every word is one token; ties go to the pair that sorts first.
 
     The trainer of `tokenizers` breaks ties differently from run to run.
     """
@@ -103,7 +103,7 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def save_tokenizers(folder: Path) -> None:
-    """`tokenizer/` and `tokenizer_2/` in diffusers layout."""
+    """Write `tokenizer/` and `tokenizer_2/` in diffusers layout."""
     captions = captions_for_vocabulary()
     build_clip_tokenizer(captions).save_pretrained(folder / "tokenizer")
     build_t5_tokenizer(captions).save_pretrained(folder / "tokenizer_2")

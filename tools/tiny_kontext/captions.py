@@ -17,7 +17,7 @@ CAPTION_TOKENS = 40
 
 
 def load_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """CLIP's and T5's, without a library's defaults of padding and cutting."""
+    """Return CLIP's and T5's tokenizers, without the libraries' default padding and cutting."""
     loaded = []
     for name in ("tokenizer", "tokenizer_2"):
         tokenizer = Tokenizer.from_file(str(folder / name / "tokenizer.json"))
@@ -44,12 +44,12 @@ class Pool:
         self.every = torch.arange(len(recipes.turn), device=device)
 
     def draw(self, count: int, square: bool) -> Tensor:
-        """Indices of random recipes; quarter turns only for square images."""
+        """Return indices of random recipes; quarter turns only for square images."""
         candidates = self.every if square else self.any_size
         return candidates[torch.randint(len(candidates), (count,), device=candidates.device)]
 
     def text(self, index: Tensor, length: int, dropout: float) -> tuple[Tensor, Tensor]:
-        """CLIP and T5 ids of the recipes' captions, T5's padded to ``length``; some become the empty caption."""
+        """Return CLIP and T5 ids of the recipes' captions, T5's padded to ``length``; some become the empty caption."""
         caption = self.caption[index]
         dropped = torch.rand(caption.shape, device=caption.device) < dropout
         caption = torch.where(dropped, len(self.t5_ids) - 1, caption)

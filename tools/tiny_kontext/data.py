@@ -3,7 +3,7 @@
     python data.py --packages DEBS --output STATE/photos
 
 `DEBS` keeps the downloaded packages (`apt-get download`, about 390 MB; `dpkg` unpacks them). The output
-is what training needs: a few MB of JPEG files and `photos.json`.
+contains what training needs: a few MB of JPEG files and `photos.json`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from PIL import Image
 from sources import PACKAGES, PHOTOGRAPHS, STAMP_LICENCE, STAMP_PACKAGE, STAMP_SUBJECTS, STAMPS, licences
 
 SHORTER_EDGE = 640
-"""Of a reduced photograph, in pixels."""
+"""Shorter edge of a reduced photograph, in pixels."""
 COMPOSITE = 320
-"""Edge of a square image with a cut-out pasted on a photograph."""
+"""Edge of a square image with a cut-out pasted onto a photograph."""
 CROP = 176
-"""Edge of the crops in the pool; training takes smaller windows of them."""
+"""Edge of the crops in the pool; training takes smaller windows from them."""
 QUALITY = 92
 
 
@@ -37,11 +37,11 @@ class CropPool:
     pixels: np.ndarray
     """[photographs, crops of each, CROP, CROP, 3], uint8."""
     subjects: tuple[str, ...]
-    """One a photograph."""
+    """One per photograph."""
 
 
 def fetch(folder: Path) -> dict[str, Path]:
-    """Unpacked packages by name; downloads those that are missing."""
+    """Return unpacked packages by name; download missing ones."""
     folder.mkdir(parents=True, exist_ok=True)
     unpacked = {}
     for package in PACKAGES:
@@ -85,7 +85,7 @@ def _reduce(image: Image.Image) -> Image.Image:
 
 
 def _paste(stamp: Path, ground: Image.Image, rng: random.Random) -> Image.Image:
-    """The cut-out on a random window of a photograph."""
+    """Return the cut-out on a random window of a photograph."""
     edge = rng.randint(COMPOSITE, min(ground.size))
     left, top = rng.randint(0, ground.width - edge), rng.randint(0, ground.height - edge)
     canvas = ground.crop((left, top, left + edge, top + edge)).resize((COMPOSITE, COMPOSITE), Image.Resampling.LANCZOS)
@@ -98,7 +98,7 @@ def _paste(stamp: Path, ground: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def cut(path: Path, count: int, seed: int) -> np.ndarray:
-    """Random square crops of one image, [count, CROP, CROP, 3]; mostly large views, which have the finest detail."""
+    """Return random square crops of one image, [count, CROP, CROP, 3]; mostly large views, with the finest detail."""
     rng = random.Random(seed)
     with Image.open(path) as source:
         image = source.convert("RGB")
@@ -113,7 +113,7 @@ def cut(path: Path, count: int, seed: int) -> np.ndarray:
 
 
 def load_pool(folder: Path, crops_each: int, seed: int = 0, workers: int = 8) -> CropPool:
-    """Cut every image of `photos.json` anew; the same seed gives the same pool."""
+    """Cut every image of `photos.json` into crops; the same seed gives the same pool."""
     entries = json.loads((folder / "photos.json").read_text())["photographs"]
     paths = [folder / entry["file"] for entry in entries]
     with ProcessPoolExecutor(workers) as executor:

@@ -1,6 +1,6 @@
-"""What training draws from: instruction edits in varied words, and images with their descriptions.
+"""The edits and images to train on: instruction edits in varied words, and images with their descriptions.
 
-Deblurring, denoising and JPEG restoration are left out on purpose: they are what the demo teaches.
+Deblurring, denoising and JPEG restoration are left out on purpose: the demo teaches them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from scene_edits import describe, random_scene, scene_edit
 from wording import say
 
 SCENE_SHARE = 0.30
-"""Of the edits, those that need to know what is in a procedural scene."""
+"""Share of edits that require knowing what is in a procedural scene."""
 SCENE_FOR_ANY = 0.12
-"""Of the other edits, those made on a scene and not on a photograph."""
+"""Share of the other edits that are made on a scene rather than on a photograph."""
 
 
 def edit(rng: random.Random) -> Edit:
-    """A random pair: reference, instruction, target."""
+    """Return a random pair: reference, instruction, target."""
     if rng.random() < SCENE_SHARE:
         return scene_edit(rng)
     made = image_edit(rng)
@@ -33,14 +33,14 @@ def edit(rng: random.Random) -> Edit:
 
 
 def photograph(rng: random.Random, subjects: tuple[str, ...]) -> Edit:
-    """A photograph and its subject, without a reference."""
+    """Return a photograph and its subject, without a reference."""
     index = rng.randrange(len(subjects))
     words = ("a photograph of {s}", "a photo of {s}", "{s}", "a picture of {s}")
     return Edit(kind="photograph", caption=say(rng, words, s=subjects[index]), photo=index)
 
 
 def text_to_image(rng: random.Random, subjects: tuple[str, ...]) -> Edit:
-    """A random image with its description, or the target of an edit whose reference is dropped."""
+    """Return a random image with its description, or the target of an edit whose reference is dropped."""
     chance = rng.random()
     if chance < 0.5:
         return describe(rng)

@@ -1,4 +1,4 @@
-"""Measures a pipeline folder on photographs that it has never seen (scikit-image's), and draws a sheet.
+"""Measures a pipeline folder on photographs that the model has never seen (scikit-image's), and draws a sheet.
 
     python evaluate.py --model FOLDER --sheet sheet.png [--metrics]
 
@@ -31,7 +31,7 @@ from difftrain_flux.packing import pack, position_ids, unpack
 HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "retina.jpg",
             "motorcycle_left.png", "ihc.png")  # fmt: skip
 VIEW = 192
-"""Shorter edge that a held-out photograph is reduced to before windows are cut."""
+"""Shorter edge to which a held-out photograph is reduced before windows are cut."""
 STEPS = 12
 SHEET_KINDS = ("grey", "negative", "mirror", "flip", "rotate_left", "tint", "darker", "more_contrast", "swap_colours",
                "frame", "add", "recolour", "two", "keep", "scene_recolour", "scene_move", "scene_remove", "scene_add",
@@ -39,7 +39,7 @@ SHEET_KINDS = ("grey", "negative", "mirror", "flip", "rotate_left", "tint", "dar
 
 
 def held_out(edge: int, each: int, seed: int = 0) -> Tensor:
-    """Windows of the held-out photographs, [8 * each, 3, edge, edge] in [0, 1]."""
+    """Return windows of the held-out photographs, [8 * each, 3, edge, edge] in [0, 1]."""
     import skimage.data
 
     folder, rng, windows = Path(skimage.data.__file__).parent, random.Random(seed), []
@@ -56,12 +56,12 @@ def held_out(edge: int, each: int, seed: int = 0) -> Tensor:
 
 
 def psnr(result: Tensor, target: Tensor) -> Tensor:
-    """Of each image, dB; images in [0, 1]."""
+    """Return the PSNR of each image in dB; images in [0, 1]."""
     return -10 * torch.log10((result - target).square().mean((1, 2, 3)))
 
 
 class Editor:
-    """The pipeline's parts with the sampling loop spelled out, so that batches are quick and seeded."""
+    """The pipeline's parts with the sampling loop written out, so that batches are fast and seeded."""
 
     def __init__(self, pipeline: FluxKontextPipeline, text_length: int = architecture.TEXT_TOKENS) -> None:
         self.pipeline, self.text_length = pipeline, text_length
@@ -99,7 +99,7 @@ class Editor:
 
     def edit(self, references: Tensor | None, captions: list[str], size: tuple[int, int], seed: int = 0,
              guidance: float = 1.0, steps: int = STEPS) -> Tensor:  # fmt: skip
-        """Images in [0, 1] after ``steps`` Euler steps with shift 1.6."""
+        """Return images in [0, 1] after ``steps`` Euler steps with shift 1.6."""
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn(len(captions), 16, size[0] // 8, size[1] // 8, generator=generator)
         given = None if references is None else self.encode(references)
@@ -113,7 +113,7 @@ class Editor:
 
 
 def make_pairs(kind: str, photographs: Tensor, seed: int) -> tuple[Tensor, Tensor, list[str]]:
-    """References, targets and captions of one kind of edit on the given photographs (or on scenes)."""
+    """Return references, targets and captions of one kind of edit on the given photographs (or on scenes)."""
     rng, made = random.Random(f"{kind} {seed}"), []
     while len(made) < len(photographs):
         item = describe(rng) if kind == "describe" else edits.edit(rng)
@@ -125,7 +125,7 @@ def make_pairs(kind: str, photographs: Tensor, seed: int) -> tuple[Tensor, Tenso
 
 
 def vae_quality(editor: Editor) -> dict[str, float]:
-    """PSNR of reconstructions at several sizes."""
+    """Return the PSNR of reconstructions at several sizes."""
     quality = {}
     for edge in (64, 96, 128, 160):
         images = held_out(edge, 4)
@@ -137,7 +137,7 @@ def vae_quality(editor: Editor) -> dict[str, float]:
 
 
 def edit_quality(editor: Editor, kinds: tuple[str, ...], count: int) -> dict[str, dict[str, float]]:
-    """PSNR of each edit's result against its target, beside the VAE's own bound and the untouched reference."""
+    """Return the PSNR of each edit's result against its target, with the VAE's own bound and the unedited reference."""
     photographs = held_out(128, (count + 7) // 8, seed=1)[:count]
     quality = {}
     for kind in kinds:
@@ -153,7 +153,7 @@ def edit_quality(editor: Editor, kinds: tuple[str, ...], count: int) -> dict[str
 
 
 def reference_use(editor: Editor, count: int = 64) -> dict[str, float]:
-    """Velocity loss with the true, a shuffled and no reference, and with the wrong caption."""
+    """Return the velocity loss with the true, a shuffled and no reference, and with the wrong caption."""
     photographs = held_out(128, count // 8, seed=2)
     rng = random.Random(5)
     made = [item for item in (edits.edit(rng) for _ in range(4 * count)) if item.photo != SCENE][:count]
@@ -176,7 +176,7 @@ def reference_use(editor: Editor, count: int = 64) -> dict[str, float]:
 
 
 def draw_sheet(editor: Editor, path: Path, columns: int = 4) -> None:
-    """Rows of (reference | result | target), one kind of edit a row."""
+    """Draw rows of (reference | result | target), one kind of edit per row."""
     photographs = held_out(128, 1, seed=3)[:columns]
     sheet = Image.new("RGB", (columns * 400, len(SHEET_KINDS) * 146), "white")
     pen = ImageDraw.Draw(sheet)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--metrics", action="store_true")
     parser.add_argument("--vae", type=Path, help="folder of its state, for steps and seconds in metrics.json")
     parser.add_argument("--transformer", type=Path, help="folder of its state, likewise")
-    parser.add_argument("--count", type=int, default=16, help="images of each edit")
+    parser.add_argument("--count", type=int, default=16, help="images per edit")
     parser.add_argument("--text-length", type=int, default=architecture.TEXT_TOKENS)
     arguments = parser.parse_args()
     pipeline = FluxKontextPipeline.from_pretrained(arguments.model, torch_dtype=torch.float32)

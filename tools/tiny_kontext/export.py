@@ -18,11 +18,11 @@ from training import load_averaged, read_state
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 FOLDER_LIMIT = 24_000_000
-"""Bytes that the package may grow by."""
+"""Limit in bytes for what the model adds to the package."""
 
 
 def build_pipeline(vae_state: Path, transformer_state: Path, tokenizers: Path) -> FluxKontextPipeline:
-    """The pipeline with averaged weights in bfloat16."""
+    """Return the pipeline with averaged weights in bfloat16."""
     vae_tensors, facts = read_state(vae_state, "vae")
     tensors, _ = read_state(transformer_state, "transformer")
     clip_tokenizer = CLIPTokenizer.from_pretrained(tokenizers / "tokenizer")
@@ -39,7 +39,7 @@ def build_pipeline(vae_state: Path, transformer_state: Path, tokenizers: Path) -
     load_averaged(tensors, parts)
     for module in (vae, *parts.values()):
         module.to(torch.bfloat16).eval()
-    # what the FLUX.1 pipelines draw with
+    # the scheduler settings of the FLUX.1 pipelines
     scheduler = FlowMatchEulerDiscreteScheduler(
         shift=3.0,
         use_dynamic_shifting=True,
@@ -54,10 +54,10 @@ def build_pipeline(vae_state: Path, transformer_state: Path, tokenizers: Path) -
 
 
 def export(vae_state: Path, transformer_state: Path, tokenizers: Path, output: Path) -> int:
-    """Write the folder anew; its size in bytes.
+    """Write the folder from scratch; return its size in bytes.
 
     Raises:
-        ValueError: If it is larger than the package may grow.
+        ValueError: If it exceeds the limit.
     """
     pipeline = build_pipeline(vae_state, transformer_state, tokenizers)
     shutil.rmtree(output, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Edits that any image can have, whatever it shows: colour, light, geometry, and shapes on top of it."""
+"""Edits that work on any image, whatever it shows: colour, light, geometry, and shapes on top of it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def add(rng: random.Random) -> Edit:
 
 
 def recolour(rng: random.Random) -> Edit:
-    """A shape that is on the image already gets another colour."""
+    """Give a shape that is already on the image another colour."""
     thing, place = rng.choice(THINGS), rng.choice(list(PLACES))
     before, after = rng.sample(list(COLOURS), 2)
     words = ("make the {t} {d}", "change the {c} {t} to {d}", "recolour the {t} in {d}", "paint the {t} {d}",
@@ -143,7 +143,7 @@ def recolour(rng: random.Random) -> Edit:
 
 
 def two(rng: random.Random) -> Edit:
-    """Two edits in a row: a change of colour, and a turn or a shape."""
+    """Make two edits in a row: a change of colour, and a turn or a shape."""
     first, second = rng.choice((grey, negative, tint, light))(rng), rng.choice((mirror, flip, add, frame))(rng)
     joint = rng.choice((" and ", ", then ", ", and "))
     caption = first.caption + joint + second.caption
@@ -154,9 +154,9 @@ IMAGE_EDITS = {
     grey: 5, negative: 5, mirror: 5, flip: 4, rotate: 8, tint: 9, sepia: 2, light: 6, contrast: 5, saturation: 4,
     swap_colours: 4, warmth: 3, keep: 6, frame: 4, add: 10, recolour: 5, two: 6,
 }  # fmt: skip
-"""How often each is drawn."""
+"""Relative frequency of each edit."""
 
 
 def image_edit(rng: random.Random) -> Edit:
-    """One of the edits of any image."""
+    """Return one of the edits for any image."""
     return rng.choices(list(IMAGE_EDITS), list(IMAGE_EDITS.values()))[0](rng)

@@ -33,7 +33,7 @@ class DeviceRecipes:
 
 
 def random_windows(pool: Tensor, which: Tensor, height: int, width: int, *, vary: bool) -> Tensor:
-    """Random windows of random crops of the given photographs, [B, 3, H, W] float32 in [0, 1].
+    """Return random windows of random crops of the given photographs, [B, 3, H, W] float32 in [0, 1].
 
     Args:
         pool: [photographs, crops, edge, edge, 3], uint8.
@@ -59,7 +59,7 @@ def random_windows(pool: Tensor, which: Tensor, height: int, width: int, *, vary
 
 
 def turned(image: Tensor, turn: Tensor) -> Tensor:
-    """Apply each image's turn (`TURNS`); quarter turns only where the image is square."""
+    """Apply each image's turn (`TURNS`); quarter turns only if the image is square."""
     code = turn[:, None, None, None]
     across, down = image.flip(3), image.flip(2)
     result = torch.where(code == TURNS.index("mirror"), across, image)
@@ -72,11 +72,11 @@ def turned(image: Tensor, turn: Tensor) -> Tensor:
 
 
 def pairs(recipes: DeviceRecipes, photographs: Tensor) -> tuple[Tensor, Tensor]:
-    """References and targets, [B, 3, H, W] each, in [0, 1].
+    """Return references and targets, [B, 3, H, W] each, in [0, 1].
 
     Args:
-        recipes: One row a pair.
-        photographs: [B, 3, H, W]; ignored where the recipe is a scene.
+        recipes: One row per pair.
+        photographs: [B, 3, H, W]; ignored if the recipe is a scene.
     """
     height, width = photographs.shape[-2:]
     is_scene = (recipes.photo == SCENE)[:, None, None, None]

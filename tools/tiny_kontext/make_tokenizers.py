@@ -1,4 +1,4 @@
-"""Writes both tokenizers, whose vocabulary is made from what training says.
+"""Writes both tokenizers, with a vocabulary made from the captions of training.
 
 python make_tokenizers.py --output STATE/tokenizers
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def draw(lines: list[dict], path: Path) -> None:
-    """The VAE's PSNR on training crops, and the transformer's two losses, over their steps."""
+    """Draw the VAE's PSNR on training crops, and the transformer's two losses, over their steps."""
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.8))
@@ -24,7 +24,7 @@ def draw(lines: list[dict], path: Path) -> None:
         right.plot(steps, [line[name] for line in transformer], label=label)
     for call in (2, 3):
         right.axvline(min(line["step"] for line in transformer if line["call"] == call), color="lightgrey", zorder=0)
-    right.set(title="transformer (grey: a call ends, the next goes on)", xlabel="step", ylabel="velocity loss")
+    right.set(title="transformer (grey: one call ends, the next resumes)", xlabel="step", ylabel="velocity loss")
     right.set(yscale="log")
     right.legend()
     figure.tight_layout()

@@ -1,7 +1,7 @@
 """One edit as numbers, and many of them as arrays.
 
 Every edit of a photograph is one formula: turn, then `clamp(matrix @ pixel ** gamma + bias)`, then shapes on
-top. Every edit of a scene is another scene. So a batch mixes all edits and the whole of it is drawn on the GPU
+top. Every edit of a scene is another scene. So a batch can mix all edits, and all of it is drawn on the GPU
 without a branch (`images.py`).
 """
 
@@ -32,11 +32,11 @@ class Edit:
     bias: np.ndarray = field(default_factory=lambda: np.zeros(3))
     gamma: float = 1.0
     photo: int = ANY_PHOTOGRAPH
-    """Which photograph; `ANY_PHOTOGRAPH` leaves it to training, `SCENE` is none."""
+    """Index of the photograph; `ANY_PHOTOGRAPH` leaves it to training, `SCENE` is none."""
     backgrounds: tuple[np.ndarray, np.ndarray] | None = None
-    """Of the reference scene and of the target scene."""
+    """Backgrounds of the reference scene and of the target scene."""
     shapes: tuple[list[np.ndarray], list[np.ndarray]] = ((), ())
-    """Of the reference and of the target."""
+    """Shapes of the reference and of the target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,13 @@ class Recipes:
     shapes: np.ndarray
     """[N, 2, MAX_SHAPES, SHAPE_NUMBERS]."""
     overlay: np.ndarray
-    """Whether the target's shapes are put on after turn and colour (and only the first of them), 0 or 1."""
+    """Whether the target's shapes are added after turn and colour (and only the first of them), 0 or 1."""
 
 
 def collect(edits: list[Edit]) -> Recipes:
-    """Stack edits."""
+    """Stack edits into arrays."""
     backgrounds = np.zeros((len(edits), 2, BACKGROUND_NUMBERS), np.float32)
-    backgrounds[:, :, 7] = 1  # a frequency that can be divided by
+    backgrounds[:, :, 7] = 1  # a frequency that is safe to divide by
     shapes = np.zeros((len(edits), 2, MAX_SHAPES, SHAPE_NUMBERS), np.float32)
     for index, item in enumerate(edits):
         for side in range(2):

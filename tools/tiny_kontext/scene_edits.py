@@ -1,4 +1,4 @@
-"""Procedural scenes with the words for them, and the edits that need to know what is in the image."""
+"""Procedural scenes with words for them, and the edits that require knowing what is in the image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wording import say, with_articles
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A shape of a scene, with the words for it."""
+    """A shape of a scene, with words for it."""
 
     thing: str
     colour: str
@@ -27,7 +27,7 @@ class Placed:
 
 
 def random_background(rng: random.Random) -> tuple[np.ndarray, str, set[str]]:
-    """Numbers of a background, the words for it ("a blue striped background"), and its colours' names."""
+    """Return numbers of a background, words for it ("a blue striped background"), and its colours' names."""
     pattern = rng.choice(PATTERNS)
     first, second = rng.sample(list(COLOURS), 2)
     numbers = np.zeros(BACKGROUND_NUMBERS)
@@ -43,7 +43,7 @@ def random_background(rng: random.Random) -> tuple[np.ndarray, str, set[str]]:
 
 
 def random_scene(rng: random.Random, count: int) -> tuple[np.ndarray, str, list[Placed]]:
-    """A background, its words, and ``count`` shapes of different kinds at different places."""
+    """Return a background, words for it, and ``count`` shapes of different kinds at different places."""
     background, words, used = random_background(rng)
     places = rng.sample(list(PLACES), count)
     things = rng.sample(THINGS, count)
@@ -56,7 +56,7 @@ def random_scene(rng: random.Random, count: int) -> tuple[np.ndarray, str, list[
 
 
 def describe(rng: random.Random) -> Edit:
-    """A scene and its description, without a reference."""
+    """Return a scene and its description, without a reference."""
     background, ground, placed = random_scene(rng, rng.choice((1, 1, 1, 2, 2, 3)))
     with_place = rng.random() < 0.7
     names = [f"a {p} {p.place}" if with_place else f"a {p}" for p in placed]
@@ -78,7 +78,7 @@ class Subject:
     placed: list[Placed]
     index: int
     name: str
-    """What the instruction calls the shape, with or without its colour."""
+    """The shape's name in the instruction, with or without its colour."""
 
     @property
     def thing(self) -> Placed:
@@ -93,14 +93,14 @@ class Subject:
         return [item.numbers for place, item in enumerate(self.placed) if place != self.index]
 
     def changed(self, caption: str, numbers: np.ndarray) -> Edit:
-        """The pair in which the shape becomes another."""
+        """Return the pair in which the shape becomes another."""
         after = self.shapes
         after[self.index] = numbers
         return self.pair(caption, self.shapes, after)
 
     def pair(self, caption: str, before: list[np.ndarray], after: list[np.ndarray],
              background: np.ndarray | None = None) -> Edit:  # fmt: skip
-        """The pair with these shapes, on another background if one is given."""
+        """Return the pair with these shapes, on another background if one is given."""
         grounds = (self.background, self.background if background is None else background)
         return Edit(kind="scene", caption=caption, photo=SCENE, backgrounds=grounds, shapes=(before, after))
 
@@ -164,11 +164,11 @@ SCENE_EDITS = {
     "exchange": (exchange, 3),
     "resize": (resize, 2),
 }
-"""What makes each kind (`scene_...`), and how often it is drawn."""
+"""The function of each kind (`scene_...`), and how often it is drawn."""
 
 
 def scene_edit(rng: random.Random) -> Edit:
-    """One of the edits that need to know what is in the image."""
+    """Return one of the edits that require knowing what is in the image."""
     background, _, placed = random_scene(rng, rng.choice((1, 1, 2, 2, 3)))
     index = rng.randrange(len(placed))
     kind = rng.choices(list(SCENE_EDITS), [often for _, often in SCENE_EDITS.values()])[0]

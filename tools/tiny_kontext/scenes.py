@@ -33,7 +33,7 @@ SHAPE_NUMBERS = 9
 
 
 def grid(height: int, width: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Coordinates of pixel centres, [H, 1] and [1, W]; the shorter edge goes from -1 to 1."""
+    """Return coordinates of pixel centres, [H, 1] and [1, W]; the shorter edge goes from -1 to 1."""
     shorter = min(height, width)
     y = (torch.arange(height, device=device) + 0.5) * 2 / shorter - height / shorter
     x = (torch.arange(width, device=device) + 0.5) * 2 / shorter - width / shorter
@@ -41,7 +41,7 @@ def grid(height: int, width: int, device: torch.device | str) -> tuple[Tensor, T
 
 
 def draw_background(background: Tensor, height: int, width: int) -> Tensor:
-    """[B, 3, H, W] in [0, 1] of [B, BACKGROUND_NUMBERS]."""
+    """Turn [B, BACKGROUND_NUMBERS] into [B, 3, H, W] in [0, 1]."""
     y, x = grid(height, width, background.device)
     kind, colour_a, colour_b, frequency, angle, phases = background.split([1, 3, 3, 1, 1, 5], dim=1)
     frequency, cosine, sine = frequency[..., None], angle.cos()[..., None], angle.sin()[..., None]
@@ -69,7 +69,7 @@ def draw_background(background: Tensor, height: int, width: int) -> Tensor:
 
 
 def draw_shapes(image: Tensor, shapes: Tensor) -> Tensor:
-    """[B, MAX_SHAPES, SHAPE_NUMBERS] over [B, 3, H, W], the last on top; edges are smooth over one pixel."""
+    """Draw [B, MAX_SHAPES, SHAPE_NUMBERS] over [B, 3, H, W], the last on top; edges are smooth over one pixel."""
     height, width = image.shape[-2:]
     y, x = grid(height, width, image.device)
     half = min(height, width) / 2

@@ -1,4 +1,4 @@
-"""The numbers of a shape (`scenes.SHAPE_NUMBERS`), drawn around what its words say."""
+"""The numbers of a shape (`scenes.SHAPE_NUMBERS`), drawn to fit its words."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PLACES = {
 THINGS = SHAPES[:-1]
 """The shapes that have a place; a frame has none."""
 PLACE, RADIUS, COLOUR = slice(2, 4), 4, slice(6, 9)
-"""Where they are in the numbers of a shape."""
+"""Positions within the numbers of a shape."""
 KIND = 1
 
 
 def shape(rng: random.Random, kind: str, colour: str, place: tuple[float, float], *,
           radius: float | None = None, turn: float | None = None) -> np.ndarray:  # fmt: skip
-    """A shape near a place; its radius and turn are drawn unless given."""
+    """Return a shape near a place; its radius and turn are drawn unless given."""
     numbers = np.zeros(SHAPE_NUMBERS)
     numbers[0], numbers[KIND] = 1, SHAPES.index(kind)
     numbers[PLACE] = near(rng, place)
@@ -39,38 +39,38 @@ def shape(rng: random.Random, kind: str, colour: str, place: tuple[float, float]
 
 
 def painted(rng: random.Random, numbers: np.ndarray, colour: str) -> np.ndarray:
-    """The same shape in another colour."""
+    """Return the same shape in another colour."""
     other = numbers.copy()
     other[COLOUR] = like(rng, colour)
     return other
 
 
 def moved(rng: random.Random, numbers: np.ndarray, place: str) -> np.ndarray:
-    """The same shape elsewhere."""
+    """Return the same shape elsewhere."""
     other = numbers.copy()
     other[PLACE] = near(rng, PLACES[place])
     return other
 
 
 def exchanged(numbers: np.ndarray, kind: str) -> np.ndarray:
-    """Another shape of the same place, size and colour."""
+    """Return another shape with the same place, size and colour."""
     other = numbers.copy()
     other[KIND] = SHAPES.index(kind)
     return other
 
 
 def resized(numbers: np.ndarray, factor: float) -> np.ndarray:
-    """The same shape, larger or smaller."""
+    """Return the same shape, larger or smaller."""
     other = numbers.copy()
     other[RADIUS] *= factor
     return other
 
 
 def like(rng: random.Random, colour: str) -> np.ndarray:
-    """A shade of a colour, [3] in [0, 1]."""
+    """Return a shade of a colour, [3] in [0, 1]."""
     return np.clip([channel + rng.uniform(-0.05, 0.05) for channel in COLOURS[colour]], 0, 1)
 
 
 def near(rng: random.Random, place: tuple[float, float]) -> tuple[float, float]:
-    """A point close to a place."""
+    """Return a point close to a place."""
     return place[0] + rng.uniform(-0.06, 0.06), place[1] + rng.uniform(-0.06, 0.06)

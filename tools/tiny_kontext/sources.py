@@ -1,6 +1,6 @@
 """The photographs that the small model learns from: Debian package, file, subject, licence.
 
-Licences are those that each package's `debian/copyright` (or the wallpaper's own `metadata.json`) names.
+Licences are those named in each package's `debian/copyright` (or the wallpaper's own `metadata.json`).
 Nothing here is committed or shipped: `data.py` fetches the packages and reduces the images.
 """
 
@@ -190,7 +190,7 @@ PACKAGES: tuple[str, ...] = (*dict.fromkeys(photograph.package for photograph in
 
 
 def licences() -> list[dict[str, object]]:
-    """The data list that goes with the weights: package, licence, number of files."""
+    """Return the data list that goes with the weights: package, licence, number of files."""
     counts: dict[tuple[str, str], int] = {}
     for photograph in PHOTOGRAPHS:
         key = (photograph.package, photograph.licence)

@@ -1,4 +1,4 @@
-"""What is trained, transformer and text encoders, around difftrain's own forward; and the frozen VAE before it."""
+"""The trained parts, transformer and text encoders, around difftrain's own forward; and the frozen VAE before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from difftrain_flux.family import FluxFamily
 from difftrain_flux_kontext.flavour import Kontext
 
 SHIFT = 1.6
-"""Of the noise levels: about what the pipelines draw with at these sizes."""
+"""Shift of the noise levels: about what the pipelines draw with at these sizes."""
 
 
 class Student(nn.Module):
@@ -26,11 +26,11 @@ class Student(nn.Module):
         self.transformer, self.text_encoder, self.text_encoder_2 = transformer, clip, t5
         self.family = FluxFamily(
             flux_guidance_mode="random-range", flux_guidance_max=4.0, flow_schedule_shift=SHIFT
-        )  # the guidance embedding shall have no effect
+        )  # the guidance embedding should have no effect
         self.flavour = Kontext()
 
     def forward(self, noisy: NoisyBatch, references: list[Tensor], clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
-        """Velocity of the target, [B, 16, h, w], by the path that difftrain trains with."""
+        """Return the velocity of the target, [B, 16, h, w], by the path that difftrain trains with."""
         text = {
             "prompt_embeds": self.text_encoder_2(t5_ids)[0],
             "pooled_prompt_embeds": self.text_encoder(clip_ids).pooler_output,
@@ -43,13 +43,13 @@ class Student(nn.Module):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """By their names in a pipeline folder."""
+        """Return the parts by their names in a pipeline folder."""
         names = ("transformer", "text_encoder", "text_encoder_2")
         return {name: getattr(self, name) for name in names}
 
 
 def new_student(tokenizers: tuple[Tokenizer, Tokenizer]) -> Student:
-    """Random weights, from the CPU's generator: the same wherever they are trained."""
+    """Return random weights, from the CPU's generator: the same wherever they are trained."""
     clip, t5 = tokenizers
     return Student(
         _start_as_identity(architecture.build_transformer()),
@@ -59,7 +59,7 @@ def new_student(tokenizers: tuple[Tokenizer, Tokenizer]) -> Student:
 
 
 def student_of(folder: Path) -> Student:
-    """The weights of a pipeline folder, in float32."""
+    """Return the weights of a pipeline folder, in float32."""
     from diffusers import FluxTransformer2DModel
     from transformers import CLIPTextModel, T5EncoderModel
 
@@ -71,7 +71,7 @@ def student_of(folder: Path) -> Student:
 
 
 def _start_as_identity(transformer: nn.Module) -> nn.Module:
-    """No modulation, no gate, no prediction at first (arXiv:2212.09748, adaLN-Zero)."""
+    """Start with no modulation, no gate, no prediction (arXiv:2212.09748, adaLN-Zero)."""
     for name, module in transformer.named_modules():
         if isinstance(module, nn.Linear) and (name == "proj_out" or (".linear" in name and "norm" in name)):
             nn.init.zeros_(module.weight)
@@ -89,14 +89,14 @@ class LatentEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """[B, 16, H/8, W/8] float32 of [B, 3, H, W] in [0, 1]."""
+        """Encode [B, 3, H, W] in [0, 1] to [B, 16, H/8, W/8] float32."""
         pixels = images.to(self.dtype).mul(2).sub(1).to(memory_format=torch.channels_last)
         mean = self.encoder(pixels).chunk(2, dim=1)[0].float()
         return (mean - self.shift) * self.scale
 
 
 def encoder_of_state(state: tuple[dict, dict], device: torch.device) -> LatentEncoder:
-    """Of the averaged weights in a training state."""
+    """Return the encoder with the averaged weights in a training state."""
     tensors, facts = state
     vae = architecture.build_vae()
     load_averaged(tensors, {"vae": vae})
@@ -104,7 +104,7 @@ def encoder_of_state(state: tuple[dict, dict], device: torch.device) -> LatentEn
 
 
 def encoder_of(folder: Path, device: torch.device) -> LatentEncoder:
-    """Of a pipeline folder."""
+    """Return the encoder of a pipeline folder."""
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)

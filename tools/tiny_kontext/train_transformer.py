@@ -4,10 +4,10 @@
         --tokenizers STATE/tokenizers --seconds 400
     torchrun --nproc-per-node 2 train_transformer.py ...        # on two cards
 
-Ends by itself when its seconds are used, and always saves; run it again to go on. The optimizer starts anew then,
-with a short warm-up: its moments would triple what is saved. The last call decays the learning rate.
-The forward, the noise and the loss are difftrain's (`student.py`); pairs are drawn on the card, since files cannot
-keep up with some thousand samples a second.
+Ends by itself when its time is used up, and always saves; run it again to continue. The optimizer then starts fresh,
+with a short warm-up: its moments would triple the saved size. The last call decays the learning rate.
+The forward, the noise and the loss are difftrain's (`student.py`); pairs are drawn on the card, because files cannot
+keep up with several thousand samples per second.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ SIZES = (
     ((144, 112), 1),
     ((96, 128), 1),
 )
-"""Height and width in pixels, and how often."""
+"""Height and width in pixels, and relative frequency."""
 TEXT_LENGTHS = ((architecture.TEXT_TOKENS, 20), (32, 2), (128, 1), (512, 1))
-"""Tokens that T5's text is padded to, and how often: a stock pipeline pads to 512 unless it is told less."""
+"""Tokens that T5's text is padded to, and relative frequency: a stock pipeline pads to 512 by default."""
 LONG_TEXT = 256
-"""From here on a batch is halved, to bound its time."""
+"""From this length on the batch is halved, to limit its time."""
 CAPTION_DROPOUT = 0.1
 TEXT_TO_IMAGE = 0.14
-"""Of the steps, those without a reference."""
+"""Share of steps without a reference."""
 CLOCK_EVERY = 10
 """Steps between two looks at the clock, which all processes must agree on."""
 
 
 @dataclass(kw_only=True)
 class Teacher:
-    """All that a batch is drawn from."""
+    """Everything that a batch is drawn from."""
 
     editing: Pool
     plain: Pool
@@ -67,12 +67,12 @@ class Teacher:
     pixels: Tensor
     encode: LatentEncoder
     noise: torch.Generator
-    """On the CPU, of the noise levels."""
+    """On the CPU, for the noise levels."""
     plan: random.Random
     """The same on every process: sizes, text lengths, whether there is a reference."""
 
     def batch(self, count: int) -> tuple[Tensor, list[Tensor], Tensor, Tensor, bool]:
-        """Clean latents, references, CLIP ids, T5 ids, and whether it is an edit."""
+        """Return clean latents, references, CLIP ids, T5 ids, and whether it is an edit."""
         is_edit = self.plan.random() >= TEXT_TO_IMAGE
         height, width = self.plan.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
         length = self.plan.choices([n for n, _ in TEXT_LENGTHS], [w for _, w in TEXT_LENGTHS])[0]
@@ -88,7 +88,7 @@ class Teacher:
         return latents[:count], references, *pool.text(index, length, CAPTION_DROPOUT), is_edit
 
     def noise_levels(self, count: int) -> Tensor:
-        """Logit-normal and shifted, one in eight uniform; on the CPU."""
+        """Return logit-normal and shifted levels, one in eight uniform; on the CPU."""
         sigma = shift_sigma(SigmoidSampler(flow_sigmoid_scale=1.1).sample(count, self.noise), SHIFT)
         uniform = UniformSampler().sample(count, self.noise)
         return torch.where(torch.rand(count, generator=self.noise) < 0.125, uniform, sigma)
@@ -111,7 +111,7 @@ class Losses:
 
 
 def loss_of_batch(student: nn.Module, teacher: Teacher, accelerator: Accelerator, count: int) -> tuple[Tensor, bool]:
-    """Mean squared error of the velocity for a fresh batch."""
+    """Return the mean squared error of the velocity for a fresh batch."""
     clean, references, clip_ids, t5_ids, is_edit = teacher.batch(count)
     sigma = teacher.noise_levels(len(clean)).to(clean.device, non_blocking=True)
     noisy = FlowMatching().add_noise(clean, sigma, torch.randn_like(clean))
@@ -143,7 +143,7 @@ def build_teacher(arguments: argparse.Namespace, accelerator: Accelerator, first
 
 
 def build_student(arguments: argparse.Namespace) -> tuple[Student, dict, dict]:
-    """The weights to go on with, and the state that they came from, if any."""
+    """Return the weights to continue with, and the state that they came from, if any."""
     torch.manual_seed(arguments.seed)
     tensors, facts = read_state(arguments.state, "transformer")
     if arguments.model and not tensors:
@@ -180,7 +180,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def _loop(arguments: argparse.Namespace, budget: Budget, accelerator: Accelerator, student: nn.Module,
           teacher: Teacher, optimizers: list[torch.optim.Optimizer], average: Average) -> int:  # fmt: skip
-    """Train until the time is used; gives the number of steps."""
+    """Train until the time is used up; return the number of steps."""
     step, losses, fraction = 0, Losses(), 0.0
     while fraction < 1 and step < arguments.steps:
         if step % CLOCK_EVERY == 0:
@@ -210,21 +210,21 @@ def _loop(arguments: argparse.Namespace, budget: Budget, accelerator: Accelerato
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--model", type=Path, help="pipeline folder to go on with where there is no state")
-    parser.add_argument("--vae", type=Path, help="folder of the VAE's state, when not in the state's folder")
-    parser.add_argument("--output", type=Path, help="where to save, when not in the state's folder")
+    parser.add_argument("--model", type=Path, help="pipeline folder to continue with if there is no state")
+    parser.add_argument("--vae", type=Path, help="folder of the VAE's state, if not in the state's folder")
+    parser.add_argument("--output", type=Path, help="where to save, if not in the state's folder")
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--tokenizers", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--reserve", type=float, default=4, help="seconds of the budget kept for saving")
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--batch", type=int, default=256, help="samples on each card")
-    parser.add_argument("--crops", type=int, default=160, help="crops of each photograph in the pool")
+    parser.add_argument("--batch", type=int, default=256, help="samples per card")
+    parser.add_argument("--crops", type=int, default=160, help="crops per photograph in the pool")
     parser.add_argument("--recipes", type=int, default=90_000)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=200)
-    parser.add_argument("--decay-from", type=float, default=1.0, help="part of the seconds; 1 is no decay")
+    parser.add_argument("--decay-from", type=float, default=1.0, help="share of the seconds; 1 is no decay")
     parser.add_argument("--average", type=float, default=0.9995)
     parser.add_argument("--log-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -2,9 +2,9 @@
 
     python train_vae.py --state STATE --seconds 300 [--decay-from 1.0] [--decoder-only]
 
-Ends by itself when its seconds are used, and always saves; run it again to go on. The optimizer starts anew then,
-with a short warm-up. The last call decays the learning rate. With `--decoder-only` the latents stay what they are,
-so that a transformer that was trained on them keeps fitting.
+Ends by itself when its time is used up, and always saves; run it again to continue. The optimizer then starts fresh,
+with a short warm-up. The last call decays the learning rate. With `--decoder-only` the latents do not change,
+so that a transformer trained on them still fits.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from training import Average, Budget, learning_rate, prepare_device, read_state, restore, save_state
 
 SCENE_SHARE = 6
-"""One image in so many is a procedural scene or an edited photograph."""
+"""One image in this many is a procedural scene or an edited photograph."""
 LOG_VARIANCE_RANGE = (-14.0, 2.0)
 TRIAL = 60
 """Steps after which eager and compiled speed are compared."""
 
 
 class Autoencoder(nn.Module):
-    """Training forward: image in [-1, 1] to (reconstruction, KL divergence a latent)."""
+    """Training forward: image in [-1, 1] to (reconstruction, KL divergence per latent)."""
 
     def __init__(self, vae: nn.Module, decoder_only: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Autoencoder(nn.Module):
 
 
 def reconstruction_loss(result: Tensor, image: Tensor) -> Tensor:
-    """L1 and squared error, L1 of gradients, L1 of the image at a half and a quarter of its size."""
+    """Return L1 and squared error, L1 of gradients, L1 of the image at a half and a quarter of its size."""
     difference = result - image
     loss = difference.abs().mean() + 3 * difference.square().mean()
     loss = loss + 0.25 * (difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean())
@@ -80,7 +80,7 @@ class Images:
 
 
 def latent_statistics(vae: nn.Module, images: Images, batches: int = 16) -> tuple[float, float]:
-    """Shift and scale that give the latents mean 0 and deviation 1."""
+    """Return shift and scale that give the latents mean 0 and standard deviation 1."""
     with torch.no_grad():
         means = [vae.encoder(images()).chunk(2, dim=1)[0].float() for _ in range(batches)]
     latents = torch.stack(means)
@@ -122,7 +122,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _freeze_averaged_encoder(vae: nn.Module, average: Average) -> None:
-    """The averaged encoder is the one that made the latents; it is also the raw one from now on."""
+    """Freeze the averaged encoder, which made the latents; from now on it is also the raw one."""
     values = dict(zip((name for name, _ in vae.named_parameters()), average.average, strict=True))
     with torch.no_grad():
         for name, parameter in vae.encoder.named_parameters():
@@ -131,7 +131,7 @@ def _freeze_averaged_encoder(vae: nn.Module, average: Average) -> None:
 
 
 class Faster:
-    """The model eager, then compiled; from 2.5 trials on whichever was faster."""
+    """The model eager, then compiled; after 2.5 trials whichever was faster."""
 
     def __init__(self, model: nn.Module) -> None:
         self.eager, self.compiled = model, torch.compile(model)
@@ -190,14 +190,14 @@ def _loop(arguments: argparse.Namespace, budget: Budget, model: Autoencoder, opt
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--output", type=Path, help="where to save, when not in the state's folder")
+    parser.add_argument("--output", type=Path, help="where to save, if not in the state's folder")
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--reserve", type=float, default=4, help="seconds of the budget kept for saving")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--edge", type=int, default=128)
-    parser.add_argument("--crops", type=int, default=240, help="crops of each photograph in the pool")
+    parser.add_argument("--crops", type=int, default=240, help="crops per photograph in the pool")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--decay-from", type=float, default=1.0)

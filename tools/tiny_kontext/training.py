@@ -1,4 +1,4 @@
-"""What both training scripts share: a wall-clock budget, averaged weights, resumable state."""
+"""Shared by both training scripts: a wall-clock budget, averaged weights, resumable state."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 SHARD_BYTES = 15_000_000
 """State is split into files of at most this size."""
 LONG_AGO = 10_000
-"""Steps that a restored average counts as having behind it."""
+"""Number of past steps that a restored average counts as having."""
 
 
 class Budget:
-    """How much of this script's seconds is gone, counted from its creation."""
+    """How much of this script's time is used, counted from its creation."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -26,19 +26,19 @@ class Budget:
 
     @property
     def used(self) -> float:
-        """Seconds."""
+        """Seconds used so far."""
         return time.monotonic() - self.start
 
 
 def learning_rate(step: int, fraction: float, *, peak: float, warmup: int, decay_from: float) -> float:
-    """Linear warm-up by steps, then constant, then a cosine to 2 % over the last part of the budget.
+    """Return a rate: linear warm-up by steps, then constant, then a cosine to 2 % over the last part of the budget.
 
     Args:
-        step: Counted from the start of this call: its optimizer is new, and warms up.
-        fraction: Of the budget.
+        step: Counted from the start of this call, whose optimizer is new and warms up.
+        fraction: Used share of the budget.
         peak: Highest rate.
         warmup: Steps.
-        decay_from: Fraction where the decay begins; 1 is no decay (another call will follow).
+        decay_from: Fraction at which the decay begins; 1 is no decay (another call will follow).
     """
     rate = peak * min(1.0, (step + 1) / warmup)
     if fraction <= decay_from or decay_from >= 1:
@@ -63,7 +63,7 @@ class Average:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the module's weights and the averaged ones; twice is nothing."""
+        """Exchange the module's weights and the averaged ones; doing it twice changes nothing."""
         for parameter, average in zip(self.parameters, self.average, strict=True):
             kept = parameter.detach().clone()
             parameter.copy_(average)
@@ -71,7 +71,7 @@ class Average:
 
 
 def build_optimizers(name: str, student: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights, or Muon for the matrices of the transformer's blocks and AdamW for the rest.
+    """Return AdamW for all weights, or Muon for the matrices of the transformer's blocks and AdamW for the rest.
 
     Each group's ``factor`` times the scheduled rate is its learning rate.
 
@@ -98,7 +98,7 @@ def save_state(
 ) -> None:
     """Write `name-K.safetensors` shards and `name.json`: weights float32, averages bfloat16, no optimizer.
 
-    `average` must have been built over the modules in their order.
+    `average` must have been built over the modules in the same order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
@@ -123,7 +123,7 @@ def save_state(
 
 
 def read_state(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """All tensors and facts of a state; empty when there is none."""
+    """Return all tensors and facts of a state; empty if there is none."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob(f"{name}-*.safetensors")):
         tensors.update(load_file(path))
@@ -132,7 +132,7 @@ def read_state(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, ob
 
 
 def restore(tensors: dict[str, Tensor], modules: dict[str, nn.Module], average: Average) -> None:
-    """Put a read state back into modules and average."""
+    """Load a saved state into modules and average."""
     names = []
     for part, module in modules.items():
         prefix = f"raw.{part}."
@@ -144,7 +144,7 @@ def restore(tensors: dict[str, Tensor], modules: dict[str, nn.Module], average: 
 
 
 def load_averaged(tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
-    """Only the averaged weights, into modules."""
+    """Load only the averaged weights into modules."""
     for part, module in modules.items():
         prefix = f"ema.{part}."
         averaged = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
@@ -152,7 +152,7 @@ def load_averaged(tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> 
 
 
 def prepare_device(name: str | None, *, one_shape: bool) -> torch.device:
-    """The device, with attention kernels that crash left out; convolutions are timed first if all have one shape."""
+    """Return the device, excluding attention kernels that crash; time convolutions first if all have one shape."""
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)

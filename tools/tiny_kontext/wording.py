@@ -1,20 +1,20 @@
-"""How an instruction is said: one of several wordings, now and then with a please, a capital or a full stop."""
+"""Phrases an instruction: one of several wordings, sometimes with a please, a capital or a full stop."""
 
 from __future__ import annotations
 
 import random
 
 IMAGE = ("the picture", "the image", "the photo", "it", "this picture", "this")
-"""What `{p}` of a wording becomes."""
+"""Replacements for `{p}` in a wording."""
 
 
 def say(rng: random.Random, words: tuple[str, ...], **names: str) -> str:
-    """One of the wordings, with its gaps filled.
+    """Return one of the wordings, with its gaps filled.
 
     Args:
-        rng: Drawn from.
+        rng: Source of the choice.
         words: Format strings; `{p}` is the image.
-        names: What fills the other gaps.
+        names: Values for the other gaps.
     """
     caption = with_articles(rng.choice(words).format(p=rng.choice(IMAGE), **names))
     chance = rng.random()
@@ -26,5 +26,5 @@ def say(rng: random.Random, words: tuple[str, ...], **names: str) -> str:
 
 
 def with_articles(caption: str) -> str:
-    """An article before a vowel; orange is the only colour or shape that begins with one."""
+    """Fix the article before a vowel; orange is the only colour or shape that begins with one."""
     return caption.replace("a orange", "an orange")

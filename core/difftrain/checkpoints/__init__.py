@@ -1,8 +1,8 @@
-"""Checkpoints: written, rotated, resumed.
+"""Checkpoints: write, rotate, resume.
 
-- `checkpoint_room`: whether the disk has room
-- `saver`: when a run saves, and what it keeps
-- `gather`: trained weights and states, collected from all processes
-- `checkpoint_files`: a checkpoint written and loaded
-- `resume_state`: what a checkpoint says of its run
+- `checkpoint_room`: checks that the disk has room
+- `saver`: when a run saves, and which checkpoints it keeps
+- `gather`: collects trained weights and states from all processes
+- `checkpoint_files`: writes and loads a checkpoint
+- `resume_state`: what a checkpoint records about its run
 """

@@ -1,8 +1,8 @@
 """Checkpoints: complete or absent, rotated, resumed exactly.
 
-``checkpoint-N`` holds the adapter as other programs load it and, under ``resume/``, what is needed to go on as
-if the run had never stopped. No generator state is among it: every random draw of a run comes from a seed of its
-place (see :mod:`difftrain.data.seeding`), so the step and the visits that were taken are enough.
+``checkpoint-N`` holds the adapter as other programs load it and, under ``resume/``, everything needed to continue as
+if the run had never stopped. It holds no generator state: every random draw of a run is seeded by its place (see
+:mod:`difftrain.data.seeding`), so the step and the visits already taken are enough.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 
 def write_checkpoint(state: TrainingState, gathered: GatheredState, output_dir: Path) -> Path:
-    """Write ``checkpoint-N`` beside its final name, flush, rename. For the main process alone.
+    """Write ``checkpoint-N`` under a temporary name, flush, rename. Call it in the main process only.
 
     Args:
-        gathered: What all processes have put together, see :func:`~difftrain.checkpoints.gather.gather_state`.
+        gathered: The state collected from all processes, see :func:`~difftrain.checkpoints.gather.gather_state`.
 
     Raises:
         NotFinite: If a weight is NaN or infinite; nothing is written.
-        MachineError: If it cannot be written; what was written of it is taken away, earlier ones are whole.
+        MachineError: If it cannot be written; the partial files are removed and earlier checkpoints stay intact.
     """
     final = output_dir / f"checkpoint-{state.step}"
     for weights in (gathered.weights, gathered.exported):
@@ -69,29 +69,29 @@ def write_checkpoint(state: TrainingState, gathered: GatheredState, output_dir: 
 
 
 def check_finite(broken: Iterable[str], step: int) -> None:
-    """Make sure that no trained weight is broken.
+    """Raise if any trained weight is not finite.
 
     Args:
-        broken: Names of those that are NaN or infinite.
+        broken: Names of the weights that are NaN or infinite.
 
     Raises:
-        NotFinite: With how many are not.
+        NotFinite: With the number of broken weights.
     """
     names = list(broken)
     if names:
         raise NotFinite(
-            f"{len(names)} trained weights are not finite after step {step}, {names[0]} among them\n"
+            f"{len(names)} trained weights are not finite after step {step}, among them {names[0]}\n"
             "hint: lower learning_rate"
         )
 
 
 def check_can_save(state: TrainingState, output_dir: Path) -> None:
-    """Write and read the optimizer's state once, so that what cannot be saved is known after the first step.
+    """Write and read the optimizer's state once, so that a state that cannot be saved is found after the first step.
 
-    For every process; the main one writes.
+    Call it in every process; the main one writes.
 
     Raises:
-        CheckpointError: If the optimizer keeps what cannot be saved.
+        CheckpointError: If the optimizer keeps something that cannot be saved.
         MachineError: If nothing can be written.
     """
     gathered = gather_optimizer_of(state)
@@ -105,14 +105,14 @@ def check_can_save(state: TrainingState, output_dir: Path) -> None:
 
 
 def rotate(output_dir: Path, keep: int | None) -> None:
-    """Take away the oldest checkpoints beyond ``keep``; None keeps all."""
+    """Delete the oldest checkpoints beyond ``keep``; None keeps all."""
     if keep is not None:
         for old in list_checkpoints(output_dir)[:-keep]:
             _remove(old)
 
 
 def export_adapter(state: TrainingState, output_dir: Path) -> None:
-    """Put the adapter as other programs load it into the output folder. For every process; the main one writes.
+    """Write the adapter, as other programs load it, to the output folder. Call in every process; the main one writes.
 
     Raises:
         MachineError: If it cannot be written.
@@ -123,11 +123,11 @@ def export_adapter(state: TrainingState, output_dir: Path) -> None:
 
 
 def write_adapter(state: TrainingState, weights: Mapping[str, Tensor], output_dir: Path, place: Path) -> Path:
-    """Let the adapter write its files; each is there complete or not at all. Gives where they are.
+    """Let the adapter write its files, each complete or absent, and return their path.
 
     Args:
-        weights: All of them, whole.
-        place: A folder that is there, for the files; or a name without extension, for the only file or a new folder.
+        weights: All weights, unsharded.
+        place: An existing folder for the files; or a name without extension, for a single file or a new folder.
 
     Raises:
         MachineError: If they cannot be written.
@@ -155,7 +155,7 @@ def write_adapter(state: TrainingState, weights: Mapping[str, Tensor], output_di
 
 
 def load_checkpoint(state: TrainingState, checkpoint: Path, saved: ResumeState) -> None:
-    """Put adapter, optimizer, step and position back into ``state``, however they were sharded and are now.
+    """Restore adapter, optimizer, step and position into ``state``, whatever the sharding was and is now.
 
     Raises:
         CheckpointError: If a file is damaged or does not fit the run's adapter or optimizer.
@@ -196,11 +196,11 @@ def _write_parts(state: TrainingState, gathered: GatheredState, folder: Path) ->
 
 
 def _not_written(what: object, error: OSError) -> MachineError:
-    return MachineError(refusal(f"{what} cannot be written, what was saved before is whole", error))
+    return MachineError(refusal(f"{what} cannot be written; earlier checkpoints are intact", error))
 
 
 def _remove(folder: Path) -> None:
-    """Take a checkpoint away so that a kill meanwhile leaves no half of it under its name."""
+    """Delete a checkpoint so that a kill meanwhile leaves no half of it under its name."""
     if folder.exists():
         doomed = folder.with_name(f".{folder.name}.removing")
         shutil.rmtree(doomed, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whether the disk has room for a run's checkpoints, told before its first step."""
+"""Checks before the first step that the disk has room for a run's checkpoints."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from difftrain.steps.training_state import TrainingState
 from difftrain.types import Reporter
 
 _TIMES_THE_WEIGHTS = 5
-"""A checkpoint beside the trained weights' own size: the weights twice, and up to three values a weight that the
-optimizer keeps (AdamW in bfloat16: two means and a compensation)."""
+"""Size of a checkpoint in multiples of the trained weights: the weights twice, and up to three values per weight for
+the optimizer (AdamW in bfloat16: two means and a compensation)."""
 
 
 def check_checkpoint_room(state: TrainingState, reporter: Reporter) -> None:
-    """Compare what checkpoints will take with what is free; too little for all of them is only a note.
+    """Compare the space that checkpoints need with the free space; too little for all of them is only a note.
 
     Raises:
-        MachineError: If there is no room for a single one.
+        MachineError: If there is no room for even one.
     """
     config = state.plan.config
     weights = sum(tensor.numel() * tensor.element_size() for tensor in state.trained)
     each = _TIMES_THE_WEIGHTS * weights
     check_room([Need(folder=config.output_dir, what="a checkpoint", files=1, bytes=each, option="output_dir")])
     ahead = checkpoints_ahead(state)
-    # a new one is written before the oldest goes
+    # a new one is written before the oldest is deleted
     kept = ahead if config.checkpoints_total_limit is None else min(ahead, config.checkpoints_total_limit + 1)
     free = shutil.disk_usage(config.output_dir).free
     if kept * each > free:
@@ -35,7 +35,7 @@ def check_checkpoint_room(state: TrainingState, reporter: Reporter) -> None:
 
 
 def checkpoints_ahead(state: TrainingState) -> int:
-    """How many checkpoints the run will write, the last one included."""
+    """Number of checkpoints the run has yet to write, the last one included."""
     interval = state.plan.config.checkpoint_step_interval
     if interval == 0:
         return 1

@@ -1,6 +1,6 @@
-"""The first half of saving, for every process: what is trained, put together in the main process.
+"""The first half of saving, for every process: collect the trained state in the main process.
 
-Where nothing is sharded the processes do not wait for each other, so that one which ends alone can still save.
+Where nothing is sharded the processes do not wait for each other, so one that ends alone can still save.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GatheredState:
-    """The tensors of a checkpoint, whole. Weights are on the CPU, by the names of the adapter's state."""
+    """The unsharded tensors of a checkpoint. Weights are on the CPU, named as in the adapter's state."""
 
     weights: Mapping[str, Tensor]
-    """As they are trained on: what a run goes on from."""
+    """The weights that training continues from."""
     exported: Mapping[str, Tensor]
-    """As they are to be used; other ones only with an optimizer that arrives at others than it trains."""
+    """The weights to use; they differ from ``weights`` only if the optimizer evaluates at others than it trains."""
     optimizer: Mapping[str, Any]
-    """What :func:`~difftrain.steps.optimizer_state.write_optimizer` writes."""
+    """The state as :func:`~difftrain.steps.optimizer_state.write_optimizer` writes it."""
 
 
 def gather_state(state: TrainingState) -> GatheredState | None:
-    """All that is written by :func:`~difftrain.checkpoints.checkpoint_files.write_checkpoint`; None but in the main
+    """Return the state for :func:`~difftrain.checkpoints.checkpoint_files.write_checkpoint`; None except in the main
     process.
     """
     weights = gather_weights(state)
@@ -43,34 +43,34 @@ def gather_state(state: TrainingState) -> GatheredState | None:
 
 
 def gather_exported(state: TrainingState) -> dict[str, Tensor]:
-    """The weights that are to be used, as :func:`gather_weights` gives those that are trained on."""
+    """Return the weights to use; :func:`gather_weights` returns those that training continues from."""
     with state.evaluating():
         return gather_weights(state)
 
 
 def gather_weights(state: TrainingState) -> dict[str, Tensor]:
-    """Copies of the trained weights as they are now; nothing but in the main process."""
+    """Return copies of the current trained weights; empty outside the main process."""
     keep = state.accelerator.is_main_process
     return {name: tensor.to("cpu", copy=True) for name, tensor in _whole_weights(state) if keep}
 
 
 def gather_optimizer_of(state: TrainingState) -> dict[str, Any]:
-    """The optimizer's state; without its sharded tensors but in the main process."""
+    """Return the optimizer's state; outside the main process without its sharded tensors."""
     keep = state.accelerator.is_main_process
     return gather_optimizer(state.optimizer, state.named_trained, state.built_with, keep=keep)
 
 
 def not_finite_weights(state: TrainingState) -> list[str]:
-    """Names of the trained weights that are NaN or infinite; every process gets the same ones."""
+    """Return the names of trained weights that are NaN or infinite; the same in every process."""
     return [name for name, tensor in _whole_weights(state) if not tensor.isfinite().all()]
 
 
 def holds_parts(state: TrainingState) -> bool:
-    """Whether each process has only a part of what is trained, so that none can save alone."""
+    """Return whether each process holds only a part of the trained state, so that none can save alone."""
     return any(is_sharded(parameter) for parameter in state.trained)
 
 
 def _whole_weights(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
-    """One after another, so that no device has to hold more than one; all processes must go through all of them."""
+    """Yield one weight at a time, so that no device holds two; every process must exhaust the iterator."""
     for name, tensor in state.plan.adapter.state(state.bare_denoiser).items():
         yield name, whole(tensor)

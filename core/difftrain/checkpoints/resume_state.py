@@ -1,4 +1,4 @@
-"""What a checkpoint says of its run, beside tensors, and what of it a resumed run may change. Imports no torch."""
+"""What a checkpoint records about its run, apart from tensors, and what a resumed run may change. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
     from difftrain.planning.run_plan import RunPlan
 
 FORMAT = 3
-"""Of the files of a checkpoint.
+"""Version of the checkpoint's file format.
 
-1 kept the optimizer in two files, and no visits; 2 had its state by the parameters' numbers, not by their names.
+1 kept the optimizer in two files, and no visits; 2 keyed the optimizer's state by parameter index, not by name.
 """
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "adapter.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 VISITS_FILE = "visits.safetensors"
 Resumed = tuple[Path, "ResumeState"]
-"""The checkpoint that a run goes on from, and what it says of its run."""
+"""The checkpoint that a run continues from, and what it records about its run."""
 _PLACES = ("output_dir", "resume_from_checkpoint", "plugins")
-"""Options that say where files lie: another place is no other run."""
+"""Options that say where files are; moving them does not make it another run."""
 _FIXED: Mapping[str, str] = {
-    "model_family": "the adapter is of another model",
-    "model_flavour": "the adapter is of another model",
+    "model_family": "the adapter belongs to another model",
+    "model_flavour": "the adapter belongs to another model",
     "lora_type": "the checkpoint holds another kind of adapter",
     "optimizer": "the checkpoint holds another optimizer's state",
-    "seed": "the order of the samples follows from it, so some would never be shown and others twice",
+    "seed": "it decides the order of the samples, so some would never be seen and others twice",
 }
-"""Options that a resumed run must keep, and why; the adapter's own come to them."""
+"""Options that a resumed run must keep, and why; the adapter's own are added to them."""
 
 
 class ResumeState(BaseModel):
-    """What a checkpoint knows of its run."""
+    """What a checkpoint records about its run."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -56,7 +56,7 @@ class ResumeState(BaseModel):
     step: int = Field(ge=0)
     epoch: int = Field(ge=0)
     samples: int = Field(ge=0)
-    """Samples of that epoch that were taken, to be told; where exactly the data goes on, only its stream knows."""
+    """Samples of that epoch already taken, for messages; only the stream knows exactly where the data continues."""
     processes: int = Field(ge=1)
     config: dict[str, Any]
     plugins: dict[str, str]
@@ -64,35 +64,35 @@ class ResumeState(BaseModel):
     data: dict[str, str] = {}
     """What each dataset held, see :func:`difftrain.training.agreement.data_facts`."""
     skipped: int = Field(0, ge=0)
-    """Updates of the run that were left out since they were not finite."""
+    """Updates left out so far because they were not finite."""
     dtype: str
-    """Number format of the trained weights, in torch's words."""
+    """Number format of the trained weights, as torch names it."""
     files: dict[str, str]
     """sha256 of each file beside this one."""
 
 
 def trained_dtype(plan: RunPlan) -> str:
-    """Number format that the trained weights have, in torch's words."""
+    """Return the number format of the trained weights, as torch names it."""
     low = plan.optimizer.parameter_dtype == "bfloat16" and plan.config.mixed_precision == "bf16"
     return "bfloat16" if low else "float32"
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes.
+    """Return the hex digest of a file's bytes.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
-    """The checkpoint to resume: a path or a name in ``output_dir``; ``latest`` is the highest step if there is any;
-    ``none`` gives None.
+    """Return the checkpoint to resume: a path, a name in ``output_dir``, or ``latest`` for the highest step if there is
+    one; ``none`` gives None.
 
     Raises:
-        CheckpointError: If a path is wanted that is no checkpoint of ours, or another program's lie in ``output_dir``.
+        CheckpointError: If the path is not a difftrain checkpoint, or ``output_dir`` holds another program's.
     """
     if wanted == "none":
         return None
@@ -107,14 +107,14 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
         if any(candidate.glob("*.safetensors")):
             raise CheckpointError(f"resume_from_checkpoint: {foreign_checkpoint(candidate)}")
     there = ", ".join(path.name for path in existing) or "none"
-    raise CheckpointError(f"resume_from_checkpoint: {wanted} is no checkpoint; in {output_dir} there are: {there}")
+    raise CheckpointError(f"resume_from_checkpoint: {wanted} is not a checkpoint; {output_dir} has: {there}")
 
 
 def find_state(plan: RunPlan) -> Resumed | None:
-    """The checkpoint that a run goes on from and what it says; None for a run that starts anew.
+    """Return the checkpoint that a run continues from and its state; None for a run that starts from the beginning.
 
     Raises:
-        CheckpointError: If it is none of ours, cannot be read, or does not go with the run's options.
+        CheckpointError: If it is not a difftrain checkpoint, cannot be read, or does not fit the run's options.
     """
     checkpoint = find_checkpoint(plan.config.output_dir, plan.config.resume_from_checkpoint)
     if checkpoint is None:
@@ -125,10 +125,10 @@ def find_state(plan: RunPlan) -> Resumed | None:
 
 
 def read_state(checkpoint: Path) -> ResumeState:
-    """What the checkpoint says of its run; its files are known to be what was written.
+    """Read what the checkpoint records about its run, after checking that its files are the ones written.
 
     Raises:
-        CheckpointError: If it is another program's or another version's, or is damaged.
+        CheckpointError: If another program or another version wrote it, or it is damaged.
     """
     folder = checkpoint / RESUME_FOLDER
     if not folder.is_dir():
@@ -141,15 +141,15 @@ def read_state(checkpoint: Path) -> ResumeState:
         saved = ResumeState.model_validate(content)
         for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
             if saved.files.get(name) != sha256_of(folder / name):
-                raise ValueError(f"{name} is not what was written")
+                raise ValueError(f"{name} has changed since it was written")
         named = step_of(checkpoint) if is_checkpoint_name(checkpoint.name) else saved.step
         if named != saved.step:
-            raise ValueError(f"{STATE_FILE} is of step {saved.step}")
+            raise ValueError(f"{STATE_FILE} belongs to step {saved.step}")
     except ValidationError as error:
         found = explain(error, content if isinstance(content, dict) else {})
         raise damaged(checkpoint, f"{STATE_FILE}: {'; '.join(found.values())}") from error
     except OSError as error:
-        raise damaged(checkpoint, f"{error.filename} cannot be read, {error.strerror}") from error
+        raise damaged(checkpoint, f"{error.filename} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise damaged(checkpoint, str(error)) from error
     return saved
@@ -157,41 +157,41 @@ def read_state(checkpoint: Path) -> ResumeState:
 
 def _other_format(checkpoint: Path, written: int) -> str:
     return (
-        f"{checkpoint} has the format {written} of another version of difftrain; this one reads format {FORMAT}\n"
-        "hint: go on with the version that wrote it, or start anew with --resume_from_checkpoint none; the adapter in "
-        "it loads as ever"
+        f"{checkpoint} has format {written}, written by another version of difftrain; this one reads format {FORMAT}\n"
+        "hint: continue with the version that wrote it, or start over with --resume_from_checkpoint none; other "
+        "programs can still load its adapter"
     )
 
 
 def foreign_checkpoint(checkpoint: Path) -> str:
-    """What is said of a checkpoint folder that difftrain did not write."""
+    """Return the message for a checkpoint folder that difftrain did not write."""
     return (
-        f"{checkpoint} was written by another program (it has no folder {RESUME_FOLDER}), so it cannot be resumed\n"
-        "hint: set another output_dir; or start anew with --resume_from_checkpoint none, which moves what is there "
+        f"{checkpoint} was written by another program (it has no {RESUME_FOLDER} folder), so it cannot be resumed\n"
+        "hint: set another output_dir; or start over with --resume_from_checkpoint none, which moves what is there "
         "into a folder beside it"
     )
 
 
 def damaged(checkpoint: Path, error: object) -> CheckpointError:
-    """The error of a checkpoint that cannot be read, with another one to resume."""
+    """Return the error for a checkpoint that cannot be read; its hint names another one to resume."""
     others = [str(path) for path in reversed(list_checkpoints(checkpoint.parent)) if path.name != checkpoint.name]
     hint = (
         f"resume another one: --resume_from_checkpoint {others[0]}"
         if others
-        else "start anew: --resume_from_checkpoint none"
+        else "start over: --resume_from_checkpoint none"
     )
     return CheckpointError(f"{checkpoint} is damaged: {error}\nhint: {hint}")
 
 
 def check_changes(saved: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
-    """Refuse what cannot change on the way; everything else is taken over, see :func:`changes_since`.
+    """Refuse changes that a resumed run cannot take over; it takes over all others, see :func:`changes_since`.
 
     Raises:
-        CheckpointError: Naming every such option with its two values.
+        CheckpointError: Names every such option with both values.
     """
     now = plan.config.model_dump(mode="json")
     problems = [
-        f"{key} was {_summary(saved.config[key])} and is {_summary(now.get(key))} now: {why}"
+        f"{key} was {_summary(saved.config[key])} and is now {_summary(now.get(key))}: {why}"
         for key, why in _FIXED.items()
         if key in saved.config and saved.config[key] != now.get(key)
     ]
@@ -199,12 +199,12 @@ def check_changes(saved: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
     with suppress(ValidationError):  # options of another version: the weights themselves are compared later
         before = adapter(**{key: saved.config[key] for key in adapter.model_fields if key in saved.config}).fixed()
         problems += [
-            f"{key} was {_summary(before.get(key))} and is {_summary(value)} now: it says what the trained weights mean"
+            f"{key} was {_summary(before.get(key))} and is now {_summary(value)}: the trained weights depend on it"
             for key, value in plan.adapter.fixed().items()
             if before.get(key) != value
         ]
     problems += [
-        f"{key} was {_summary(saved.config[key])} and is {_summary(value)} now: the checkpoint has weights for other "
+        f"{key} was {_summary(saved.config[key])} and is now {_summary(value)}: the checkpoint has weights for other "
         "modules"
         for key, value in plan.family.fixed().items()
         if key in saved.config and saved.config[key] != value
@@ -212,17 +212,17 @@ def check_changes(saved: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
     if saved.dtype != trained_dtype(plan):
         problems.append(
             f"mixed_precision was {_summary(saved.config.get('mixed_precision'))}, with {saved.dtype} weights, and is "
-            f"{plan.config.mixed_precision} now, with {trained_dtype(plan)} weights"
+            f"now {plan.config.mixed_precision}, with {trained_dtype(plan)} weights"
         )
     if problems:
         raise CheckpointError(
-            f"{checkpoint} cannot go on with these options: " + "; ".join(problems) + "\n"
-            "hint: write the value that the checkpoint was made with, or start anew with --resume_from_checkpoint none"
+            f"{checkpoint} cannot be resumed with these options: " + "; ".join(problems) + "\n"
+            "hint: use the values that the checkpoint was trained with, or start over: --resume_from_checkpoint none"
         )
 
 
 def changes_since(saved: ResumeState, plan: RunPlan, processes: int) -> list[str]:
-    """What is different now and taken over: ``train_batch_size 2 -> 3``. Places where files lie do not count."""
+    """List what has changed and is taken over: ``train_batch_size 2 -> 3``. Places of files do not count."""
     now = plan.config.model_dump(mode="json")
     pairs = {key: (saved.config.get(key), value) for key, value in now.items() if key not in _PLACES}
     before, after = pairs.pop("optimizer_config", ({}, {}))
@@ -235,7 +235,7 @@ def changes_since(saved: ResumeState, plan: RunPlan, processes: int) -> list[str
 
 
 def data_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is different in the datasets: ``'edits' had 100 samples, has 101``."""
+    """List what has changed in the datasets: ``'edits' had 100 samples, has 101``."""
     changes = []
     for name in dict.fromkeys([*before, *now]):
         if name not in now:
@@ -245,7 +245,7 @@ def data_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
         elif _count(before[name]) != _count(now[name]):
             changes.append(f"{name!r} had {_count(before[name])}, has {_count(now[name])}")
         elif before[name] != now[name]:
-            changes.append(f"{name!r} has as many samples, but other images, captions or crops")
+            changes.append(f"{name!r} has the same number of samples, but other images, captions or crops")
     return changes
 
 

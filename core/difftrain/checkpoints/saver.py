@@ -1,4 +1,4 @@
-"""When a run saves and which checkpoints it keeps: no broken weights, and never less than one that works."""
+"""When a run saves and which checkpoints it keeps: no broken weights, and always at least one that works."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _PROOF_SIGMA = 0.5
 
 
 class Saver:
-    """Saves in the main process what all have put together; the others wait, so that none trains on meanwhile.
+    """Saves in the main process what all processes have collected; the others wait, so none trains on meanwhile.
 
-    Every method is called in every process.
+    Call every method in every process.
     """
 
     def __init__(self, state: TrainingState, observers: Observers, interrupts: Interrupts, reporter: Reporter) -> None:
@@ -41,10 +41,10 @@ class Saver:
         self._saved_at = state.step
         self._checked = False
         self._failed = False
-        """Whether a save has failed, so that it is not tried again on the way out."""
+        """True once a save has failed, so that it is not tried again on the way out."""
 
     def check_can_save(self) -> None:
-        """After the first update, once: find out what could not be saved."""
+        """Check once, after the first update, that the state can be saved."""
         if self._checked or self._state.last_good_batch is None:
             return
         self._failed = True
@@ -53,10 +53,10 @@ class Saver:
         self._checked = True
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless it is there, and take away the oldest beyond the limit.
+        """Write a checkpoint of this step unless it exists, and delete the oldest beyond the limit.
 
         Raises:
-            NotFinite: If the weights do not work; nothing is written or taken away.
+            NotFinite: If the weights are broken; nothing is written or deleted.
         """
         if self._saved_at == self._state.step:
             return
@@ -68,20 +68,20 @@ class Saver:
         self._state.accelerator.wait_for_everyone()
 
     def rescue(self, error: BaseException) -> None:
-        """The run ends by an error: keep what was trained, if it is whole and works.
+        """Keep what was trained when an error ends the run, if the weights are whole and work.
 
-        Waits for no other process, since the error may be of this one alone. Where each has only a part, nothing can
-        be saved then; but what is not finite is so in all of them, at once.
+        Waits for no other process, since the error may be in this one alone. Where each process holds only a part,
+        nothing can be saved; an error of not finite numbers, though, happens in all of them at once.
         """
         state = self._state
         together = holds_parts(state) and isinstance(error, NotFinite)
         if self._failed or self._saved_at == state.step or not (together or state.accelerator.is_main_process):
             return
         if holds_parts(state) and not together:
-            self._reporter.say(f"step {state.step} is not saved: each process has only a part of its weights")
+            self._reporter.say(f"step {state.step} is not saved: each process has only a part of the weights")
             return
         if state.updating:
-            self._reporter.say(f"step {state.step + 1} ended while its weights were written; they are not saved")
+            self._reporter.say(f"step {state.step + 1} stopped while it updated the weights; they are not saved")
             return
         try:
             if isinstance(error, NotFinite) and self._broken(together):
@@ -106,14 +106,14 @@ class Saver:
             self._observers.checkpoint_saved(state.step, path)
 
     def _write_or_keep_adapter(self, gathered: GatheredState) -> Path:
-        """The checkpoint; where only the optimizer's state cannot be stored, what was trained is kept all the same."""
+        """Write the checkpoint; if only the optimizer's state cannot be stored, keep at least the adapter."""
         try:
             return write_checkpoint(self._state, gathered, self._folder)
         except CheckpointError:
             kept = write_adapter(
                 self._state, gathered.exported, self._folder, self._folder / f"adapter-of-step-{self._state.step}"
             )
-            self._reporter.say(f"the adapter of step {self._state.step} is kept as {kept}")
+            self._reporter.say(f"the adapter of step {self._state.step} is saved as {kept}")
             raise
 
     def _rotate(self) -> None:
@@ -122,15 +122,15 @@ class Saver:
         try:
             rotate(self._folder, self._state.plan.config.checkpoints_total_limit)
         except OSError as error:
-            self._reporter.say(f"note: an old checkpoint cannot be removed ({error.strerror}: {error.filename})")
+            self._reporter.say(f"note: cannot remove an old checkpoint ({error.strerror}: {error.filename})")
 
     def _broken(self, together: bool) -> bool:
-        """Whether the weights do not work: in any process, or in this one if the others are not asked."""
+        """Return whether the weights are broken: in any process, or in this one if ``together`` is false."""
         own = 0 if self._weights_work() else 1
         return bool(greatest(self._state.accelerator, own) if together else own)
 
     def _weights_work(self) -> bool:
-        """Whether a batch that gave a finite loss still does: an update may have ruined the weights meanwhile."""
+        """Return whether a batch that gave a finite loss still does: an update may have ruined the weights since."""
         micro = self._state.last_good_batch
         if micro is None:
             return True
@@ -143,6 +143,6 @@ class Saver:
     def _ruined(self) -> NotFinite:
         check_finite(not_finite_weights(self._state), self._state.step)
         return NotFinite(
-            f"the weights after step {self._state.step} give no finite loss any more; they are not saved\n"
-            f"hint: lower learning_rate, {self._state.plan.config.learning_rate:g} now"
+            f"the weights after step {self._state.step} no longer give a finite loss; they are not saved\n"
+            f"hint: lower learning_rate, now {self._state.plan.config.learning_rate:g}"
         )

@@ -1,4 +1,4 @@
-"""``difftrain check``: everything up to the first weight."""
+"""``difftrain check``: everything that comes before loading weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def check(invocation: Invocation) -> int:
-    """Plan the run, prepare its data, find its model, and say what it would do.
+    """Plan the run, prepare its data, find its model, and print what the run would do.
 
-    With ``--json``, one object on the standard output: ``status``, ``problems``, ``notes`` and the counts.
+    ``--json`` prints one object to standard output: ``status``, ``problems``, ``notes`` and the counts.
 
     Raises:
-        DifftrainError: Whatever the user can mend.
+        DifftrainError: For anything that the user can fix.
     """
     found = _examine(invocation)
     print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _summary(found))
@@ -59,7 +59,7 @@ def _removed(prepared: PreparedRun) -> list[str]:
 
 
 def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, int]:
-    """Batches and steps of a run on one device; an epoch's batches may differ when draws change shapes."""
+    """Return batches and steps on one device; batches vary between epochs where the random draws change shapes."""
     from difftrain.data.streaming.epoch import plan_epoch
     from difftrain.startup.run_length import rounds_of, steps_left, total_steps
 
@@ -73,21 +73,21 @@ def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, int]:
 
 
 def _summary(found: Mapping[str, Any]) -> str:
-    """The summary for people."""
+    """Return the summary for people."""
     model = found["model"]
     weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
     lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{weights}"]
     for name, dataset in found["datasets"].items():
         left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
         used = f", {dataset['samples']} samples" if dataset["samples"] else ""
-        held_out = ", held out of training" if dataset["held_out"] else ""
+        held_out = ", held out from training" if dataset["held_out"] else ""
         lines.append(f"dataset {name}: {dataset['images']} images{used}{held_out}{left_out}")
     for key in ("buckets", "reference_buckets"):
         if found[key]:
             listed = ", ".join(f"{size} ({count})" for size, count in found[key].items())
             lines.append(f"{key.replace('_', ' ')}: {listed}")
-    epoch = f"{found['batches_per_epoch']} batches and {found['steps_per_epoch']} steps an epoch"
-    lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in all")
+    epoch = f"{found['batches_per_epoch']} batches and {found['steps_per_epoch']} steps per epoch"
+    lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in total")
     if found["held_out_samples"]:
         lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")
     encoded = " and ".join(f"{count} {what}" for what, count in found["to_encode"].items() if count)
@@ -102,4 +102,4 @@ def _describe_need(need: Mapping[str, Any]) -> str:
     from difftrain.machine.disk import describe_bytes
 
     size = f", about {describe_bytes(need['bytes'])}" if need["bytes"] else ""
-    return f"disk: {need['what']}: {need['files']} files{size}, into {need['folder']}"
+    return f"disk: {need['what']}: {need['files']} files{size}, in {need['folder']}"

@@ -1,6 +1,6 @@
-"""Every run option as a flag, in both spellings, and what is on the command line.
+"""Every run option as a flag, in both spellings, and the parsing of the command line.
 
-cyclopts reads the command line; values stay texts here and go through the same check as those of a file.
+cyclopts parses; values stay texts here and are then checked like those of a file.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     import cyclopts
 
 OWN_FLAGS: Mapping[str, str] = {
-    "config": "Run file, JSON with comments; default: config/config.json if there is one.",
-    "demo": "Train on the built-in photographs with the built-in tiny model; needs no network and no GPU.",
-    "fast": "Do not decode new images before the start; a damaged one then stops the run when it is encoded.",
-    "json": "Print one JSON object, for programs.",
-    "help": "Show this.",
+    "config": "Run file, JSON with comments; default: config/config.json if it exists.",
+    "demo": "Train the built-in tiny model on the built-in photographs; needs no network and no GPU.",
+    "fast": "Do not test whether new images can be decoded; a damaged one then stops the run when it is encoded.",
+    "json": "Print one JSON object, for other programs.",
+    "help": "Print this text.",
 }
-"""Flags of the command line alone, with their help."""
+"""Flags that are not run options, with their help."""
 SWITCHES = ("demo", "fast", "json", "help")
-"""Those of them that take no value."""
+"""Those of :data:`OWN_FLAGS` that take no value."""
 _TRUTHS = ("true", "false")
 
 
 def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: KnownKeys) -> list[str]:
-    """The command line with true-or-false flags spelled ``--key=value``, whichever way they were written.
+    """Return the command line with every true-or-false flag spelled ``--key=value``.
 
     ``--gradient_checkpointing``, ``--gradient_checkpointing false`` and ``--gradient_checkpointing=false`` are all in
-    use; so is ``--key`` alone for keys that this version only knows by name.
+    use; so is a bare ``--key`` for keys that this version knows only by name.
     """
     joined: list[str] = []
     rest = list(arguments)
@@ -59,7 +59,7 @@ def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: Known
 
 
 def signature(schema: type[RunConfig], tables: KnownKeys) -> inspect.Signature:
-    """A signature with every run option and the command line's own flags, for cyclopts."""
+    """Return a signature with every run option and the command line's own flags, for cyclopts."""
     other_names: dict[str, list[str]] = {}
     for other, key in tables.renamed.items():
         other_names.setdefault(key, []).append(other)
@@ -88,15 +88,15 @@ def read_command_line(
     *,
     tables: KnownKeys = RUN_TABLES,
 ) -> tuple[Callable[..., int], dict[str, Any]]:
-    """The command and the flags that were given; the first of ``commands`` is the default.
+    """Return the command and the given flags; the first of ``commands`` is the default.
 
     Args:
         tables: Keys that no options class has; they are flags too.
 
     Raises:
-        ConfigError: If a flag or word is unknown, repeated or lacks its value.
+        ConfigError: If a flag or word is unknown or repeated, or a flag has no value.
     """
-    # imported here: --help does without, and it is a fifth of the time that --help may take
+    # imported here: --help does not need it, and importing it takes a fifth of the time that --help may take
     import cyclopts
 
     app = cyclopts.App(name="difftrain", help_flags=[], version_flags=[], result_action="return_value")
@@ -117,7 +117,7 @@ def read_command_line(
 
 
 def _items(values: Sequence[str]) -> list[str]:
-    """``--key a --key b`` and ``--key a,b`` are one list."""
+    """Split so that ``--key a --key b`` and ``--key a,b`` give one list."""
     return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
@@ -132,7 +132,7 @@ def _reader(command: Callable[..., int], flags: inspect.Signature) -> Callable[.
 def _said(
     error: cyclopts.CycloptsError, flags: inspect.Signature, tables: KnownKeys, commands: Mapping[str, object]
 ) -> str:
-    """The problem in our words, with a suggestion."""
+    """Return the problem in our words, with a suggestion."""
     import cyclopts
 
     if isinstance(error, cyclopts.UnknownOptionError) and error.token.keyword:
@@ -149,7 +149,7 @@ def _said(
 
 
 def early_flags(arguments: Sequence[str]) -> tuple[Path | None, dict[str, FlagValue]]:
-    """The run file and the plugin switches, which must be known before all other flags are."""
+    """Return the run file and the plugin switches, which must be known before all other flags."""
     found: dict[str, list[str]] = {"config": [], "plugins": [], "disable_plugin": []}
     for index, argument in enumerate(arguments):
         name, has_value, value = argument.partition("=")
@@ -161,10 +161,10 @@ def early_flags(arguments: Sequence[str]) -> tuple[Path | None, dict[str, FlagVa
 
 
 def run_file_path(text: str) -> Path:
-    """What ``--config`` names: ``~`` and ``{env:NAME}`` mean the same as in every other path.
+    """Return the path that ``--config`` names; ``~`` and ``{env:NAME}`` mean the same as in every other path.
 
     Raises:
-        ConfigError: If it cannot be the path that was meant.
+        ConfigError: If it cannot be a path the user meant.
     """
     try:
         return Path(expand_path(text, {}))
@@ -173,10 +173,10 @@ def run_file_path(text: str) -> Path:
 
 
 def load_plugins_for(arguments: Sequence[str], *, file_may_be_wrong: bool = False) -> LoadedPlugins:
-    """The plugins that the run file and the flags leave on.
+    """Load the plugins that the run file and the flags leave on.
 
     Args:
-        file_may_be_wrong: Do without the run file when it cannot be read, as ``--help`` must work then too.
+        file_may_be_wrong: Ignore a run file that cannot be read, because ``--help`` must work then too.
 
     Raises:
         ConfigError: If the run file cannot be read.

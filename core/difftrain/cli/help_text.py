@@ -1,4 +1,4 @@
-"""The text of ``difftrain --help``: every option, grouped, with default and choices. Plain text, so that it is fast."""
+"""The text of ``difftrain --help``: every option, grouped, with default and choices. Plain text, to be fast."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from difftrain.plugins.registry import EXTENSIONS, Registry
 
 INTRODUCTION = """\
 difftrain [FLAGS]            train
-difftrain check [FLAGS]      do everything up to the first weight: config, data, pairs
+difftrain check [FLAGS]      check config, data and pairs before any weight is loaded
 difftrain plugins            list plugins and what they provide
 difftrain --version
 
-To see it work, with nothing of your own: difftrain --model FAMILY --flavour NAME --demo
+To try it without data of your own: difftrain --model FAMILY --flavour NAME --demo
 
-Every option may stand in the run file (config/config.json) or be a flag: --lora_rank 16, --lora-rank=16.
-Lists are written a,b. The keys of the dataset list are in docs/options.md."""
+Set an option in the run file (config/config.json) or as a flag: --lora_rank 16, --lora-rank=16.
+Write lists as a,b. For the keys of the dataset list see docs/options.md."""
 SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"}
 NAME_WIDTH = 34
 
 
 def help_text(registry: Registry) -> str:
-    """The whole help, fitted to the terminal."""
+    """Return the whole help, fitted to the terminal."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     parts = [INTRODUCTION, _group("Command line", list(_own_lines()), width)]
     names = {key: sorted(found) for key, found in registry.names_by_key().items()}
@@ -89,7 +89,7 @@ def _label(key: str, field: FieldInfo) -> str:
 
 
 def _value_type(annotation: Any) -> str:
-    """INT, FLOAT, ... as the help names a value's type."""
+    """Return a value's type as the help shows it: INT, FLOAT, ..."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         return "|".join(dict.fromkeys(_value_type(part) for part in get_args(annotation) if part is not type(None)))
@@ -110,10 +110,10 @@ def _about(key: str, field: FieldInfo, names: dict[str, list[str]]) -> str:
     if key == "base_model_precision":
         choices = ["no_change", *choices]
     if len(choices) == 1:
-        text += f" Only {choices[0]} as yet."
+        text += f" Currently only {choices[0]}."
     elif choices:
         text += f" One of: {', '.join(choices)}."
-    return text + (" [needed]" if field.is_required() else _default(field))
+    return text + (" [required]" if field.is_required() else _default(field))
 
 
 def _choices(annotation: Any) -> list[str]:

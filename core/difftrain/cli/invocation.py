@@ -1,4 +1,4 @@
-"""What a command is given: the command line, read."""
+"""The parsed command line that a command receives."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Invocation:
-    """One call of the program."""
+    """One invocation of the program."""
 
     config: Path | None
     """``--config``."""
     demo: bool
     fast: bool
-    """``--fast``: images are not decoded before they are encoded."""
+    """``--fast``: do not test before the start whether images can be decoded."""
     json: bool
     flags: Mapping[str, FlagValue]
-    """Run options by plain key, texts as typed."""
+    """Run options by plain key; the values are texts as typed."""
     arguments: tuple[str, ...]
     """The command line after the program's name, as typed."""
     plugins: LoadedPlugins
 
     def plan(self) -> RunPlan:
-        """The plan of the run that the command line describes.
+        """Plan the run that the command line describes.
 
         Raises:
-            ConfigError: With every problem there is.
+            ConfigError: With every problem found.
         """
         from difftrain.planning.run_plan import plan_run
 
         config, flags = self.config, self.flags
         if self.demo:
             if config is not None:
-                raise ConfigError("--demo has a run file of its own; leave --config out, or leave --demo out")
+                raise ConfigError("--demo comes with its own run file; leave out either --config or --demo")
             from difftrain.cli.demo_flag import demo_config
 
             config, flags = demo_config(flags)

@@ -1,4 +1,4 @@
-"""``difftrain``: which command, which flags, and what an error looks like. Imports no model library."""
+"""``difftrain``: chooses the command, reads the flags, prints errors. Imports no model library."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from difftrain.errors import ConfigError, DifftrainError, NotFinite, PluginError
 from difftrain.plugins.discovery import LoadedPlugins
 
 COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
-"""The first is what ``difftrain`` alone does."""
+"""The commands; the first is the default."""
 USER_ERROR = 2
 TRAINING_FAILED = 1
 INTERRUPTED = 130
 READER_LEFT = 141
-"""What shells give for SIGPIPE."""
+"""The status that shells report for SIGPIPE."""
 
 
 def main() -> None:
-    """Run the command line and exit with its status; quietly with 141 when what reads the standard output has left."""
+    """Run the command line and exit with its status; with 141, silently, if the reader of standard output has left."""
     _open_missing_streams()
     _replace_library_warnings()
     try:
         status = run(sys.argv[1:])
     except BrokenPipeError:
-        # it may be another pipe that broke, and what did not go through is forgotten: only new text tells
+        # another pipe may have broken, and failed output is discarded from the buffer: only a new write tells which
         if not _reader_left("\n"):
             raise
         sys.exit(READER_LEFT)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _open_missing_streams() -> None:
-    """A program may be started with some of its streams closed: their numbers must not go to files that it opens."""
+    """Open streams that were closed when the program started, so that files it opens do not get their numbers."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             mode = "r" if number == 0 else "w"
@@ -65,21 +65,21 @@ def _open_missing_streams() -> None:
 
 
 def _is_standard_output(error: OSError) -> bool:
-    """Whether it was the standard output that could not be written, as on a full disk; said if so."""
+    """Return whether standard output could not be written, for example on a full disk; if so, print that."""
     if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF):
         return False
-    # the interpreter flushes once more at its end
+    # the interpreter flushes once more when it exits
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    _say(f"error: the standard output cannot be written ({(error.strerror or str(error)).lower()})")
+    _say(f"error: cannot write to standard output ({(error.strerror or str(error)).lower()})")
     return True
 
 
 def _replace_library_warnings() -> None:
-    """Python warnings are for those who write programs: their users are told in our words, or not at all.
+    """Silence Python warnings, which are for programmers: users get our own messages instead.
 
-    ``python -W`` and PYTHONWARNINGS still show them. A name that the terminal cannot print is spelt out.
+    ``python -W`` and PYTHONWARNINGS still show them. Names that the terminal cannot print are escaped.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it has a log of its own, read when it is imported
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it has its own log level, read at import
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -87,23 +87,23 @@ def _replace_library_warnings() -> None:
 
 
 def _reader_left(text: str = "") -> bool:
-    """Whether nobody reads the standard output and this text any more; the rest of it then goes nowhere."""
+    """Return whether the reader of standard output has left; if so, discard all later output."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # the interpreter flushes once more at its end
+        # the interpreter flushes once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what the command line says.
+    """Run the command that the command line names.
 
     Returns:
-        Exit status: 0; 2 for what the user can mend, said on the standard error, by ``check --json`` as one object on
-        the standard output; 1 for a training whose numbers are not finite; 128 and its number after a signal.
+        Exit status: 0; 2 for what the user can fix, printed to standard error, or by ``check --json`` as one object to
+        standard output; 1 if training fails with numbers that are not finite; 128 plus its number after a signal.
     """
     try:
         if "--version" in arguments:
@@ -130,19 +130,19 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _is_said_elsewhere(error: DifftrainError) -> bool:
-    """Of several processes of a machine the first says what all of them find."""
+    """Return whether another process prints this error: the first of a machine reports what all of them find."""
     shared = isinstance(error, ConfigError | PluginError | NotFinite) and os.environ.get("LOCAL_RANK", "0") != "0"
     return shared or isinstance(error, StoppedElsewhere)
 
 
 def _say(text: str) -> None:
-    """On the standard error, if somebody reads it; the exit status says it too."""
+    """Print to standard error if anyone reads it; the exit status tells the same."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def _asks_json_of_check(arguments: Sequence[str]) -> bool:
-    """Looked up in the raw words, as the command line itself may be what is wrong."""
+    """Look in the raw words, because the command line itself may be wrong."""
     return arguments[:1] == ["check"] and not {"--json", "--json=true"}.isdisjoint(arguments)
 
 

@@ -1,4 +1,4 @@
-"""``difftrain plugins``: what is installed, what each gives, and why one failed."""
+"""``difftrain plugins``: what is installed, what each plugin provides, and why one failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from difftrain.plugins.registry import Registry
 
 
 def list_plugins(invocation: Invocation) -> int:
-    """Print every plugin; the status is 0 even when one failed, as the list could be made."""
+    """Print every plugin; the status is 0 even if one failed, because listing them worked."""
     statuses = invocation.plugins.statuses
     if invocation.json:
         print(json.dumps([asdict(status) for status in statuses], indent=2))
@@ -32,7 +32,7 @@ def _described(status: PluginStatus, registry: Registry) -> str:
 
 
 def _listed(kind: str, names: Sequence[str], registry: Registry) -> str:
-    """``blur (also soften), noise``: a class once, with its aliases behind its name."""
+    """Return ``blur (also soften), noise``: each class once, with its aliases after its name."""
     of_class: dict[type, list[str]] = {}
     for name in names:
         of_class.setdefault(registry.all(kind)[name], []).append(name)

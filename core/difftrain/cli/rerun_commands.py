@@ -1,4 +1,4 @@
-"""What to type to do a run again, or to go on with it."""
+"""The commands that repeat or resume a run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 
 
 def same_command(arguments: Sequence[str]) -> str:
-    """The command line that does as the user typed.
+    """Return the command line that the user typed.
 
     Args:
-        arguments: What the run was started with, after the program's name.
+        arguments: The run's arguments, without the program's name.
     """
     return shlex.join([*_program(), *arguments])
 
 
 def resume_command(arguments: Sequence[str]) -> str:
-    """The command line that goes on with a run from its newest checkpoint, whatever it was itself resumed from.
+    """Return the command line that resumes a run from its newest checkpoint, wherever it was itself resumed from.
 
     Args:
-        arguments: What the run was started with, after the program's name.
+        arguments: The run's arguments, without the program's name.
     """
     kept: list[str] = []
     skip = False
@@ -38,7 +38,7 @@ def resume_command(arguments: Sequence[str]) -> str:
 
 
 def _program() -> list[str]:
-    """How this program can be started from where it was started, with as many processes."""
+    """Return how to start this program the same way, with as many processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ["difftrain"] if shutil.which("difftrain") else [sys.executable, "-m", "difftrain"]
     launcher = ["torchrun"] if shutil.which("torchrun") else [sys.executable, "-m", "torch.distributed.run"]

@@ -12,18 +12,18 @@ from difftrain.output.output_dir import newest_sheet
 
 
 def train(invocation: Invocation) -> int:
-    """Plan, then train; gives the exit status.
+    """Plan, then train, and return the exit status.
 
     Raises:
-        DifftrainError: Whatever the user can mend.
+        DifftrainError: For anything that the user can fix.
     """
     if invocation.json:
-        raise ConfigError("--json belongs to `difftrain check` and `difftrain plugins`")
+        raise ConfigError("--json works only with `difftrain check` and `difftrain plugins`")
     plan = invocation.plan()
     if invocation.demo:
         model = plan.config.pretrained_model_name_or_path or plan.flavour.hub_id
         print(opening(f"{model} ({plan.family.name} {plan.flavour.name})", invocation.flags), file=sys.stderr)
-    # only now torch: everything that the config can have wrong is known, and was known fast
+    # torch only now: every mistake in the config has been found by here, fast
     from difftrain.training.run_training import RerunCommands, run_training
 
     typed = [argument for argument in invocation.arguments if argument != "train"]

@@ -1,17 +1,17 @@
-"""From config files and flags to checked options; every problem is kept and told with the others.
+"""From config files and flags to checked options; every problem is collected and reported with the others.
 
 - `options`: base class of everything that is configured
 - `run_options`: the core's options of a run
 - `dataset_options`: the core's options of a dataset entry
-- `schema`: these and the plugins' options, merged
+- `schema`: the core's options and the plugins', merged
 - `config_files`: reads the run file and the dataset list; start here
-- `line_numbers`: where each key stands in its file
+- `line_numbers`: the line of each key in its file
 - `section`: checks one flat set of keys
-- `sorter`: known, foreign and unknown keys
+- `sorter`: sorts keys into known, foreign and unknown
 - `known_keys`: keys and values of other programs' files
-- `user_values`: texts to values, placeholders
+- `user_values`: turns texts into values, fills placeholders
 - `paths`: paths as users write them
-- `optimizer_settings`: `optimizer_config` and the keys beside it
+- `optimizer_settings`: `optimizer_config` and the related keys
 - `messages`: pydantic's errors in our words
 - `problems`: collects problems and notes
 """

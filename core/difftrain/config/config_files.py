@@ -1,6 +1,6 @@
-"""Reads the run file and the dataset list: JSON with comments, flags over file, every problem kept.
+"""Reads the run file and the dataset list: JSON with comments, flags over file, every problem collected.
 
-Nothing but these two files is read here.
+Reads nothing but these two files.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Names = Mapping[str, Collection[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigFile:
-    """A parsed file and where its keys stand."""
+    """A parsed file with the lines of its keys."""
 
     path: Path | None
-    """None stands for no file at all."""
+    """None if there is no file."""
     content: Any
     lines: Mapping[KeyPath, int]
 
     def where(self, *path: str | int) -> str:
-        """``config/config.json:12: `` for a key that is there, ``config/config.json: `` otherwise."""
+        """Return ``config/config.json:12: `` for a key that exists, else ``config/config.json: ``."""
         line = self.lines.get(path)
         return f"{self.path}:{line}: " if line else f"{self.path}: "
 
 
 EMPTY_FILE = ConfigFile(path=None, content={}, lines={})
-"""Stands for a run that is described by flags alone."""
+"""The file of a run described by flags alone."""
 
 
 def read_config_file(path: Path) -> ConfigFile:
@@ -66,16 +66,16 @@ def read_config_file(path: Path) -> ConfigFile:
 
 
 def _parser_complaint(text: str) -> str:
-    """``<string>:2 Unexpected "x" at column 5`` as ``:2: unexpected "x" at column 5``."""
+    """Turn ``<string>:2 Unexpected "x" at column 5`` into ``:2: unexpected "x" at column 5``."""
     place, _, what = text.removeprefix("<string>").partition(" ") if text.startswith("<string>:") else ("", "", text)
     return f"{place}: {what[:1].lower()}{what[1:]}"
 
 
 def find_run_file(path: Path | None) -> ConfigFile:
-    """The run file: the one asked for, or ``config/config.json`` when there is one, or nothing.
+    """Return the requested run file, else ``config/config.json`` if it exists, else an empty one.
 
     Raises:
-        ConfigError: If it cannot be read, or is no object.
+        ConfigError: If it cannot be read, or is not an object.
     """
     if path is None:
         if not DEFAULT_PATH.is_file():
@@ -88,7 +88,7 @@ def find_run_file(path: Path | None) -> ConfigFile:
 
 
 def _unwrapped(file: ConfigFile) -> ConfigFile:
-    """The run in a file that a web interface saved: ``{"_metadata": {...}, "config": {...}}``."""
+    """Return the run inside a file that a web interface saved: ``{"_metadata": {...}, "config": {...}}``."""
     if set(file.content) != {"_metadata", "config"} or not isinstance(file.content["config"], dict):
         return file
     lines = {path[1:]: line for path, line in file.lines.items() if path[0] == "config"}
@@ -96,12 +96,12 @@ def _unwrapped(file: ConfigFile) -> ConfigFile:
 
 
 def plugin_switches(file: ConfigFile, flags: Mapping[str, FlagValue]) -> tuple[list[str], list[str]]:
-    """Plugin files and plugins turned off: what must be known before the schema is.
+    """Return plugin files and disabled plugins, which must be known before the schema is.
 
-    Values of another type are left to the check of the whole file.
+    Values of the wrong type are left to the check of the whole file.
 
     Raises:
-        ConfigError: If the path of a plugin file cannot be what was meant.
+        ConfigError: If the path of a plugin file cannot be one the user meant.
     """
     asked: dict[str, Any] = {plain_key(key): value for key, value in file.content.items()} | dict(flags)
     found = []
@@ -127,18 +127,18 @@ def load_run(
     default_flavours: Mapping[str, str] | None = None,
     needs_length: bool = True,
 ) -> RunConfig | None:
-    """The run's options, flags over file.
+    """Return the run's options, flags over file.
 
     Args:
-        flags: By plain key, texts as typed.
+        flags: By plain key; values are texts as typed.
         schema: The core's options merged with the plugins'.
-        names: Registered names by key, of :meth:`Registry.names_by_key`.
+        names: Registered names by key, from :meth:`Registry.names_by_key`.
         tables: Keys that no options class has.
-        default_flavours: By family, the flavour of a run that names none.
-        needs_length: Whether it must say how long to train.
+        default_flavours: By family, the flavour to use when a run names none.
+        needs_length: Whether the config must say how long to train.
 
     Returns:
-        None when no config can be made even of the keys that are right; the problems say why.
+        None if not even the valid keys make a config; the problems say why.
     """
     raw_keys = {plain_key(key): key for key in file.content}
 
@@ -163,29 +163,29 @@ def load_run(
     if run is None or not needs_length or run.max_train_steps or run.num_train_epochs:
         return run
     if problems.wrong_keys.isdisjoint(("max_train_steps", "num_train_epochs")):
-        problems.add(f"{where('')}neither max_train_steps nor num_train_epochs is set; one says how long to train")
+        problems.add(f"{where('')}neither max_train_steps nor num_train_epochs is set; set one of them")
     return None
 
 
 def _choose_flavour(values: dict[str, Any], defaults: Mapping[str, str], problems: Problems) -> None:
-    """The family's default flavour, where none is named."""
+    """Fill in the family's default flavour if none is named."""
     family = _first(values, "model_family", "model")
     if isinstance(family, str) and family in defaults and is_unset(_first(values, "model_flavour", "flavour")):
         values.pop("flavour", None)
         values["model_flavour"] = defaults[family]
-        problems.note(f"model_flavour is not given: {defaults[family]!r} is trained, the default of {family!r}")
+        problems.note(f"model_flavour is not set: using {defaults[family]!r}, the default of {family!r}")
 
 
 def _first(values: Mapping[str, Any], *keys: str) -> Any:
-    """The value of the first key that has one."""
+    """Return the value of the first key that has one."""
     return next((values[key] for key in keys if not is_unset(values.get(key))), None)
 
 
 def _run_placeholders(values: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str | None]:
-    """What placeholders stand for in a run's values, as far as they make sense; the check of the keys tells the rest.
+    """Return the values of placeholders in a run, as far as they are valid; the check of the keys reports the rest.
 
     Args:
-        known: What to take for a placeholder that the values do not set.
+        known: Values for placeholders that the run does not set.
     """
     named: dict[str, str | None] = {
         "model_family": _text(_first(values, "model_family", "model")),
@@ -197,15 +197,15 @@ def _run_placeholders(values: Mapping[str, Any], known: Mapping[str, str]) -> di
     try:
         return {**named, "output_dir": expand_path(output, named)}
     except ConfigError:
-        # told where the key itself is checked
+        # reported where the key itself is checked
         return {**named, "output_dir": output}
 
 
 def placeholders(config: RunConfig, dataset: str | None) -> Known:
-    """What placeholders stand for in a dataset entry, and in the blocks inside it.
+    """Return the values of placeholders in a dataset entry and the blocks inside it.
 
     Args:
-        dataset: Id of the entry; None when it has none.
+        dataset: Id of the entry; None if it has none.
     """
     return {
         "model_family": config.model_family,
@@ -216,17 +216,17 @@ def placeholders(config: RunConfig, dataset: str | None) -> Known:
 
 
 def _text(value: object) -> str | None:
-    """A name, if it is one; anything else is told when its own key is checked."""
+    """Return the value if it can be a name; anything else is reported when its own key is checked."""
     return value if isinstance(value, str) else None
 
 
 def load_datasets(
     config: RunConfig, schema: type[DatasetConfig], names: Names, problems: Problems
 ) -> tuple[DatasetConfig, ...] | None:
-    """The enabled entries of the dataset list.
+    """Return the enabled entries of the dataset list.
 
     Returns:
-        None when there was a problem: what the entries mean together can then not be said.
+        None after a problem: the entries together then have no reliable meaning.
     """
     before = len(problems)
     if "data_backend_config" in problems.wrong_keys:
@@ -250,7 +250,7 @@ def load_datasets(
 
 
 def _is_disabled(raw: Mapping[str, Any]) -> bool:
-    """Told before anything else is read: what is turned off may hold anything."""
+    """Decide before anything else is read: a disabled entry may contain anything."""
     return any(
         DATASET_TABLES.renamed.get(plain_key(key), plain_key(key)) == "disabled" and coerce(bool, value) is True
         for key, value in raw.items()

@@ -14,10 +14,10 @@ from difftrain.config.run_options import OptionsT, pick_options
 
 
 class DatasetConfig(Options):
-    """What an entry may say; the keys of its source, captions and pairing are merged in."""
+    """The options of an entry; the keys of its source, captions and pairing are merged in."""
 
     id: str = Field(min_length=1)
-    """Unique name; part of messages and of the default cache folder."""
+    """Unique name; used in messages and for the default cache folder."""
     type: str = "local"
     """Where the images come from."""
     dataset_type: Literal["image", "conditioning", "eval", "text_embeds"] = "image"
@@ -27,20 +27,20 @@ class DatasetConfig(Options):
     """Skip the entry."""
 
     cache_dir_vae: Path | None = None
-    """Folder of the latents; default: cache_dir of the run, vae, id."""
+    """Folder of the latents; default: vae/ID in the run's cache_dir."""
     cache_dir: Path | None = None
     """Folder of the text embeddings, on a text_embeds entry."""
     default: bool = False
-    """On a text_embeds entry: the one that is used."""
+    """On a text_embeds entry: use this one."""
 
     resolution: float | None = Field(None, gt=0)
-    """Unit by resolution_type; default: the run's."""
+    """Unit set by resolution_type; default: the run's."""
     resolution_type: Literal["pixel", "area", "pixel_area"] | None = None
     """pixel: shorter edge; area: megapixels; pixel_area: edge whose square is the area. Default: the run's."""
     minimum_image_size: float | None = Field(None, ge=0)
     """Smaller images are left out and counted; same unit as resolution."""
     maximum_image_size: float | None = Field(None, gt=0)
-    """A larger image is first reduced to target_downsample_size; same unit as resolution."""
+    """Larger images are first reduced to target_downsample_size; same unit as resolution."""
     target_downsample_size: float | None = Field(None, gt=0)
     """See maximum_image_size."""
     minimum_aspect_ratio: float | None = Field(None, gt=0)
@@ -48,39 +48,39 @@ class DatasetConfig(Options):
     maximum_aspect_ratio: float | None = Field(None, gt=0)
     """Width over height; wider images are left out and counted."""
     crop: bool = False
-    """Cut images to crop_aspect; false cuts only the few overhanging pixels of the bucket, at the centre."""
+    """Crop images to crop_aspect; false cuts only the few pixels that overhang the bucket, evenly on both sides."""
     crop_style: Literal["center", "corner", "random"] = "center"
-    """Where the cut is taken."""
+    """Position of the crop."""
     crop_aspect: Literal["square", "preserve", "closest"] = "square"
-    """Aspect of the cut: square, the image's own, or the closest of crop_aspect_buckets."""
+    """Aspect of the crop: square, the image's own, or the closest of crop_aspect_buckets."""
     crop_aspect_buckets: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     """Aspects (width over height) for crop_aspect = closest."""
 
     repeats: int = Field(0, ge=0, le=100_000)
-    """0 visits each sample once an epoch, n visits it n + 1 times."""
+    """0 visits each sample once per epoch, n visits it n + 1 times."""
     probability: float = Field(1.0, gt=0, le=1)
-    """Share of the samples that an epoch takes."""
+    """Share of the samples used in an epoch."""
     max_num_samples: int | None = Field(None, ge=1)
-    """Take only so many samples, the same ones in every run of one seed."""
+    """Use only this many samples, the same ones in every run with the same seed."""
     caption_strategy: str | None = None
-    """Where captions come from; default: the data source where it gives any, else the run's. Null on a reference set
-    takes the target set's."""
+    """Where captions come from; default: the data source if it gives any, else the run's. Null on a reference set uses
+    the target set's."""
 
     conditioning_data: tuple[str, ...] = ()
     """On a target set: id or list of ids of its reference sets."""
     conditioning_type: str | None = None
     """On a reference set: how its images follow the target images. Where images bring the references of their row: how
-    these follow, reference_strict unless said."""
+    these follow; default there: reference_strict."""
     conditioning: tuple[dict[str, Any], ...] = ()
     """On a target set: one generator or a list of them, which make references from its images."""
     text_embeds: str | None = None
-    """On a target set: id of the text_embeds entry; all text goes to the default one, whichever is named."""
+    """On a target set: id of a text_embeds entry; all text goes to the default one, whichever is named."""
     source_dataset_id: str | None = None
     """On a reference set: the target set whose geometry it follows."""
     on_missing: Literal["error", "skip"] = "error"
-    """On a target set: what to do with images whose reference is missing."""
+    """On a target set: what to do with images that have no reference."""
     allow_identical_references: bool = False
-    """On a target set: train even where every reference is the target image itself, to teach that nothing changes."""
+    """On a target set: train even if every reference is the target image itself, to teach changing nothing."""
 
     @field_validator("conditioning", mode="before")
     @classmethod
@@ -107,10 +107,10 @@ class DatasetConfig(Options):
         return tuple(value) if isinstance(value, list) else value
 
     def build(self, cls: builtins.type[OptionsT]) -> OptionsT:
-        """The options object of a plugin's class, from those of its keys that the entry sets.
+        """Return the options object of a plugin's class, built from the keys that the entry sets.
 
         Raises:
-            pydantic.ValidationError: If the class refuses the values together.
+            pydantic.ValidationError: If the class refuses the combination of values.
         """
         return pick_options(self, cls)
 

@@ -1,4 +1,4 @@
-"""Where each key of a JSON-with-comments text stands, for error messages.
+"""Finds the line of each key in a JSON-with-comments text, for error messages.
 
 The parser gives values without positions; this scanner gives positions without values.
 """
@@ -21,9 +21,9 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """Line (from 1) of every key and list item, by its path: ``("conditioning", 0, "type")``.
+    """Return the line (from 1) of every key and list item, by its path: ``("conditioning", 0, "type")``.
 
-    The text should be valid JSON with comments; of anything else as much is found as can be.
+    The text should be valid JSON with comments; in anything else it finds as many as it can.
     """
     lines: dict[KeyPath, int] = {}
     path: list[str | int] = []

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of this project's messages."""
+"""Turns pydantic's errors into this project's messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MUST_BE: Mapping[str, str] = {
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that a mistyped or shortened name probably means."""
+    """Return the choice that a mistyped or shortened name probably means."""
     listed = sorted(choices)
     matches = difflib.get_close_matches(name, listed, n=1, cutoff=0.6)
     matches += [choice for choice in listed if len(name) > 3 and name in choice]
@@ -40,22 +40,22 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """What is said of a key that nothing here knows."""
+    """Return the message for a key that nothing here knows."""
     guess = nearest(key, known)
     return f"unknown key {key!r}" + (f"; did you mean {guess!r}?" if guess else "")
 
 
 def shown(value: object) -> str:
-    """A value as the user would write it, cut to a line."""
+    """Return a value as the user would write it, cut to one line."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def explain(error: ValidationError, values: Mapping[str, Any]) -> dict[str, str]:
-    """One sentence a wrong key, such as ``lora_rank must be a whole number, got true``.
+    """Return one sentence per wrong key, such as ``lora_rank must be a whole number, got true``.
 
     Args:
-        values: What was validated, for the "got" part.
+        values: The validated values, for the "got" part.
 
     Returns:
         By key; the key ``""`` is a problem of several keys together.

@@ -1,4 +1,4 @@
-"""The optimizer's settings as a run has them: ``optimizer_config``, and keys of the run file beside it."""
+"""The optimizer's settings: ``optimizer_config``, and single keys of the run file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from difftrain.config.schema import RunConfig
 from difftrain.config.section import OptionsT, parse_options
 
 _BETAS = (("optimizer_beta1", "adam_beta1"), ("optimizer_beta2", "adam_beta2"))
-"""By position, keys that set one of the betas; the first that is given wins."""
+"""By position, keys that set one of the betas; the first one given wins."""
 _SINGLE = {"adam_weight_decay": "weight_decay", "adam_epsilon": "eps"}
 
 
 def optimizer_options(config: RunConfig, cls: type[OptionsT], problems: Problems) -> OptionsT | None:
-    """The optimizer's options object; None after a problem."""
+    """Return the optimizer's options object; None after a problem."""
     prefix = f"optimizer_config of {config.optimizer!r}: "
     values = _values(config, cls, problems)
     return parse_options(cls, values, prefix=prefix, problems=problems, known=placeholders(config, None))
 
 
 def _values(config: RunConfig, cls: type[OptionsT], problems: Problems) -> dict[str, Any]:
-    """Values for the optimizer's class; ``optimizer_config`` wins over single keys, and what is unused is noted.
+    """Return values for the optimizer's class; ``optimizer_config`` wins over single keys, and unused keys are noted.
 
     Args:
-        cls: The optimizer's options class. Settings that are named after Adam are for one with betas, eps and
-            weight_decay: Lion's weight decay, say, is another thing and has another usual size.
+        cls: The optimizer's options class. Settings named after Adam apply to classes with betas, eps and weight_decay;
+            Lion's weight decay, for example, means something else and has another usual size.
     """
     values = dict(config.optimizer_config)
     given = {key: getattr(config, key) for key in _keys() if getattr(config, key) is not None}

@@ -1,6 +1,6 @@
 """The base of everything that is configured: a frozen, typed, validated set of named values.
 
-One class is at once schema, ``--help`` text (the docstring below each field), flags and cache key.
+One class is schema, ``--help`` text (the docstring below each field), flags and cache key at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Options(BaseModel):
-    """Values a user may set. Subclass it, give each field a type, a default and a docstring."""
+    """Values that a user may set. Subclass it, and give each field a type, a default and a docstring."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -23,5 +23,5 @@ class Options(BaseModel):
     )
 
     def identity(self) -> str:
-        """The values as canonical JSON: equal options give equal text on every machine and Python version."""
+        """Return the values as canonical JSON: equal options give equal text on every machine and Python version."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Collects what is wrong, so that a user mends everything in one go."""
+"""Collects problems, so that a user can fix all of them in one go."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from difftrain.errors import ConfigError, DifftrainError
 
 @dataclass
 class Problems:
-    """Problems, things not built yet, and notes, in the order in which they were found."""
+    """Problems, unsupported features and notes, in the order in which they were found."""
 
     texts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Said once at start-up; nothing is wrong."""
+    """Printed once at start-up; they are not errors."""
     wrong_keys: set[str] = field(default_factory=set)
     """Keys of the run file whose values had a problem; the config has their defaults instead."""
     _not_built: dict[str, list[str]] = field(default_factory=dict)
@@ -29,10 +29,10 @@ class Problems:
             self.notes.append(text)
 
     def not_built(self, what: str, dataset: str | None = None) -> None:
-        """Something that the documentation names and this version cannot do.
+        """Record a feature that exists elsewhere but that this version does not support.
 
         Args:
-            what: As the user wrote it, such as ``type 'huggingface'``.
+            what: The setting as the user wrote it, such as ``type 'huggingface'``.
             dataset: Id of the dataset that asks for it; None for the run file.
         """
         asking = self._not_built.setdefault(what, [])
@@ -41,7 +41,7 @@ class Problems:
 
     @contextmanager
     def catching(self, prefix: str = "") -> Iterator[None]:
-        """Keeps a :class:`DifftrainError` of the block as a problem."""
+        """Turn a :class:`DifftrainError` raised in the block into a problem."""
         try:
             yield
         except DifftrainError as error:
@@ -49,15 +49,15 @@ class Problems:
                 self.add(prefix + problem)
 
     def __len__(self) -> int:
-        """Problems so far, each asking dataset counted."""
+        """Return the number of problems so far; an unsupported feature counts once per dataset that asks for it."""
         return len(self.texts) + sum(max(1, len(asking)) for asking in self._not_built.values())
 
     def all(self) -> list[str]:
-        """Every problem; all that is not built yet is one of them. A hint of several is said with the first."""
+        """Return every problem; all unsupported features are one of them. A hint shared by several is given once."""
         return [*_hints_once(self.texts), *self._not_built_line()]
 
     def raise_all(self) -> None:
-        """Raise one error of everything, if there is anything.
+        """Raise one error with all problems, if there are any.
 
         Raises:
             ConfigError: With all of them.
@@ -73,12 +73,12 @@ class Problems:
         for what, datasets in self._not_built.items():
             word = "dataset" if len(datasets) == 1 else "datasets"
             parts.append(f"{what} ({word} {', '.join(datasets)})" if datasets else what)
-        return [f"not built yet in difftrain {release}: {', '.join(parts)}"]
+        return [f"not supported yet in difftrain {release}: {', '.join(parts)}"]
 
 
 def _hints_once(texts: Iterable[str]) -> Iterator[str]:
     said: set[str] = set()
-    # equal texts are one problem to whoever shows them, so the first must not differ from the second by its hint
+    # callers drop equal texts, so a repeated problem must get the same hint both times
     for text in dict.fromkeys(texts):
         problem, _, hint = text.partition("\nhint: ")
         yield problem if hint in said else text

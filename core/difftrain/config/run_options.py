@@ -1,6 +1,6 @@
 """The run options of the core. Plugins add theirs: see :func:`difftrain.config.schema.merge_options`.
 
-One class a group of ``--help``; :class:`RunConfig` is all of them. No option here names a model.
+One class per group of ``--help``; :class:`RunConfig` has all of them. No option here names a model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from difftrain.config.options import Options
 from difftrain.types import Size
 
 SEED_LIMIT = 2**63
-"""Seeds are below it: torch's generators take 64 bits, signed."""
+"""Seeds must be smaller: torch's generators take signed 64-bit numbers."""
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
@@ -25,46 +25,46 @@ class ModelOptions(Options):
     model_family: str
     """Architecture of the model."""
     model_flavour: str | None = None
-    """Which checkpoint of the family; may be left out when the family has a default, or only one."""
+    """Checkpoint of the family; may be left out if the family has a default or only one."""
     pretrained_model_name_or_path: str | None = None
     """Hub id or local folder of the weights; default: the flavour's hub id."""
     allow_other_weights: bool = False
-    """Train weights that are another flavour's than model_flavour, which is an error otherwise."""
+    """Train even if the weights are another flavour's than model_flavour; otherwise that is an error."""
     base_model_precision: str = "no_change"
-    """How the frozen weights are stored; no_change leaves them as they are."""
+    """Number format of the frozen weights in memory; no_change keeps their format."""
     model_type: Literal["lora"] = "lora"
-    """What is trained: adapter weights beside the frozen model."""
+    """What to train: lora is adapter weights beside the frozen model."""
     lora_type: str = "standard"
     """Kind of adapter."""
     attention_mechanism: Literal["auto", "flash", "efficient", "math"] = "auto"
-    """Kernel of the attention; auto lets torch choose."""
+    """Attention kernel; auto lets torch choose."""
 
 
 class TrainingOptions(Options):
     group: ClassVar[str] = "Training"
 
     max_train_steps: int | None = Field(None, ge=0)
-    """Optimizer steps to train; 0 is the same as leaving it out. Give this or num_train_epochs."""
+    """Number of optimizer steps; 0 is the same as leaving it out. Give this or num_train_epochs."""
     num_train_epochs: int | None = Field(None, ge=0, le=1_000_000)
-    """Passes over the data to train; 0 is the same as leaving it out. Give this or max_train_steps."""
+    """Number of passes over the data; 0 is the same as leaving it out. Give this or max_train_steps."""
     train_batch_size: int = Field(1, ge=1)
-    """Samples of one forward pass on one device."""
+    """Samples per forward pass on one device."""
     gradient_accumulation_steps: int = Field(1, ge=1)
-    """Forward passes of one optimizer step."""
+    """Forward passes per optimizer step."""
     gradient_checkpointing: bool = True
-    """Compute activations twice to save memory."""
+    """Recompute activations in the backward pass to save memory."""
     mixed_precision: Literal["bf16", "no"] = "bf16"
     """Number format of the forward pass; no is float32."""
     seed: int = Field(42, ge=0, lt=SEED_LIMIT)
-    """Equal seeds give equal runs: order, noise, dropouts, the adapter's first weights."""
+    """Runs with equal seeds are equal: order, noise, dropouts, initial weights of the adapter."""
     timestep_sampler: str | None = None
     """Distribution of the noise levels; default: the family's, sigmoid for most."""
     loss_type: str = "mse"
-    """What compares the prediction with its target."""
+    """How the prediction is compared with its target."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """When a loss or gradient is not finite: save the state before it and stop, or leave the update out and go on."""
+    """If a loss or gradient is not finite: save the state before it and stop, or skip the update and continue."""
     on_nan_limit: int = Field(10, ge=1)
-    """Stop also with on_nan skip after so many such updates in a row."""
+    """With on_nan skip: stop after this many skipped updates in a row."""
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -82,7 +82,7 @@ class TrainingOptions(Options):
     def _one_length(self) -> TrainingOptions:
         if self.max_train_steps and self.num_train_epochs:
             both = f"max_train_steps = {self.max_train_steps} and num_train_epochs = {self.num_train_epochs}"
-            raise ValueError(f"{both} are both set; leave one of them out, or write 0")
+            raise ValueError(f"{both} are both set; leave one of them out, or set it to 0")
         return self
 
 
@@ -90,29 +90,29 @@ class OptimizerOptions(Options):
     group: ClassVar[str] = "Optimizer"
 
     optimizer: str = "adamw_bf16"
-    """What turns gradients into updates."""
+    """How gradients become updates."""
     optimizer_config: dict[str, Any] = {}
     """Options of the optimizer: {"weight_decay": 0.01}, or the text weight_decay=0.01,eps=1e-8."""
     learning_rate: float = Field(1e-4, gt=0)
     """Highest learning rate of the schedule."""
     lr_scheduler: str = "constant"
-    """Course of the learning rate."""
+    """How the learning rate changes over the run."""
     lr_warmup_steps: int = Field(0, ge=0)
-    """Steps in which the learning rate rises from zero."""
+    """Steps over which the learning rate rises from zero."""
     max_grad_norm: float = Field(1.0, ge=0)
-    """Larger gradients are scaled down to this norm; 0 is off."""
+    """Gradients with a larger norm are scaled down to it; 0 is off."""
     optimizer_beta1: float | None = Field(None, ge=0, lt=1)
-    """First number of the optimizer's betas, where it has them and optimizer_config sets none."""
+    """First of the optimizer's betas, if it has betas and optimizer_config does not set them."""
     optimizer_beta2: float | None = Field(None, ge=0, lt=1)
-    """Second number of the optimizer's betas."""
+    """Second of the optimizer's betas."""
     adam_beta1: float | None = Field(None, ge=0, lt=1)
-    """The same as optimizer_beta1, for optimizers of the Adam kind alone: those with betas, eps and weight_decay."""
+    """Same as optimizer_beta1, but only for optimizers like Adam: those with betas, eps and weight_decay."""
     adam_beta2: float | None = Field(None, ge=0, lt=1)
-    """The same as optimizer_beta2, for optimizers of the Adam kind alone."""
+    """Same as optimizer_beta2, but only for optimizers like Adam."""
     adam_weight_decay: float | None = Field(None, ge=0)
-    """The weight_decay of optimizer_config, for optimizers of the Adam kind alone."""
+    """weight_decay of optimizer_config, but only for optimizers like Adam."""
     adam_epsilon: float | None = Field(None, gt=0)
-    """The eps of optimizer_config, for optimizers of the Adam kind alone."""
+    """eps of optimizer_config, but only for optimizers like Adam."""
 
     @field_validator("optimizer_config", mode="before")
     @classmethod
@@ -131,67 +131,67 @@ class DataOptions(Options):
     data_backend_config: Path = Path("config/multidatabackend.json")
     """File with the list of datasets."""
     cache_dir: Path = Path("cache")
-    """Folder of latents, text embeddings and made images, where a dataset names none."""
+    """Folder of latents, text embeddings and made images, for datasets that set none."""
     resolution: float = Field(1024, gt=0)
-    """For datasets that do not set it; unit by resolution_type."""
+    """For datasets that do not set it; the unit is set by resolution_type."""
     resolution_type: Literal["pixel", "area", "pixel_area"] = "pixel_area"
     """pixel: shorter edge; area: megapixels; pixel_area: edge whose square is the area."""
     minimum_image_size: float | None = Field(None, ge=0)
-    """For datasets that do not set it: smaller images are left out; same unit as resolution."""
+    """For datasets that do not set it: leave out smaller images; same unit as resolution."""
     caption_strategy: str | None = "textfile"
     """For datasets that do not set it: where captions come from."""
     aspect_bucket_alignment: int = Field(64, ge=1)
     """Edges of the training images are multiples of this, in pixels."""
     caption_dropout_probability: float = Field(0.0, ge=0, le=1)
-    """Share of samples that are trained with the empty prompt."""
+    """Share of samples trained with an empty caption."""
     reference_dropout_probability: float = Field(0.0, ge=0, le=1)
-    """Share of samples that are trained without their references."""
+    """Share of samples trained without their references."""
     conditioning_multidataset_sampling: Literal["random", "combined"] = "random"
-    """With several reference sets: one drawn per sample and epoch, or all of them at once."""
+    """With several reference sets: draw one per sample and epoch, or use all of them at once."""
     vae_dtype: Literal["default", "bf16", "fp16", "fp32"] = "default"
-    """Number format in which images are encoded; default follows mixed_precision."""
+    """Number format for encoding images; default follows mixed_precision."""
     vae_batch_size: int = Field(4, ge=1)
-    """Images that are encoded at once."""
+    """Images encoded at once."""
     vae_enable_tiling: bool = False
     """Encode and decode in tiles, to save memory."""
     vae_enable_slicing: bool = False
     """Encode and decode one image at a time, to save memory."""
     vae_cache_sample: Literal["sample", "mean"] = "sample"
-    """Draw target latents anew at each visit, or always take the mean."""
+    """Draw target latents again at each visit, or always take the mean."""
 
 
 class ValidationOptions(Options):
     group: ClassVar[str] = "Validation"
 
     validation_steps: int = Field(500, ge=0)
-    """Draw images every so many steps, and at the end; 0 is never."""
+    """Draw images every this many steps, and at the end; 0 is never."""
     validation_on_startup: bool = False
-    """Draw images before the first step too, to compare with."""
+    """Also draw images before the first step, for comparison."""
     validation_prompt: str | None = None
-    """Prompt of one more image."""
+    """Prompt of one extra image."""
     validation_prompt_library: Path | None = None
-    """JSON file of more prompts: {"short name": "prompt"}."""
+    """JSON file with more prompts: {"short name": "prompt"}."""
     eval_dataset_id: tuple[str, ...] = ()
-    """Id or list of ids of target sets that are held out: never trained on, but measured and drawn in validations.
-    Default: all sets with dataset_type eval; where there are none, training samples are measured and drawn."""
+    """Id or list of ids of target sets that are held out: never trained on, only measured and drawn in validations.
+    Default: all sets with dataset_type eval; if there are none, training samples are measured and drawn."""
     num_eval_images: int = Field(4, ge=0)
-    """Images drawn from held-out samples, or training samples, with their references and instructions."""
+    """Number of samples to draw, held out or from training, with their references and instructions."""
     validation_negative_prompt: str = ""
-    """What to steer away from; used when validation_guidance_real is above 1."""
+    """Prompt to steer away from; used if validation_guidance_real is above 1."""
     validation_guidance: float | None = Field(None, ge=0)
-    """Guidance that the model is told; default: the flavour's."""
+    """Value of the model's guidance embedding; default: the flavour's."""
     validation_guidance_real: float | None = Field(None, ge=1)
-    """True classifier-free guidance, a second pass with the negative prompt; 1 is off. Default: the flavour's, which is
-    1 for most."""
+    """True classifier-free guidance, with a second pass for the negative prompt; 1 is off. Default: the flavour's, 1
+    for most."""
     validation_resolution: str = "1024x1024"
     """WIDTHxHEIGHT in pixels, or one edge; the area is kept, the aspect follows the reference."""
     validation_num_inference_steps: int = Field(28, ge=1)
-    """Denoising steps of an image."""
+    """Denoising steps per image."""
     validation_seed: int = Field(42, ge=0, lt=SEED_LIMIT)
-    """Seed of every validation image."""
+    """Seed of the validation images."""
     validation_num_seeds: int = Field(1, ge=1)
-    """Draw every image with so many seeds in a row, and tell the mean of their PSNR: one seed says little where the
-    result depends on it. The sheet shows the first."""
+    """Draw each image with this many consecutive seeds and report the mean PSNR: one seed says little where the result
+    depends on it. The sheet shows the first."""
 
     @field_validator("eval_dataset_id", mode="before")
     @classmethod
@@ -215,7 +215,7 @@ class ValidationOptions(Options):
 
     @property
     def validation_size(self) -> Size:
-        """(width, height) in pixels."""
+        """Return (width, height) in pixels."""
         edges = [int(edge) for edge in self.validation_resolution.lower().split("x")]
         return edges[0], edges[-1]
 
@@ -226,13 +226,13 @@ class OutputOptions(Options):
     output_dir: Path = Path("output")
     """Folder of checkpoints, images and metrics."""
     checkpoint_step_interval: int = Field(500, ge=0)
-    """Save every so many steps, and at the end; 0 is only at the end."""
+    """Save every this many steps, and at the end; 0 is only at the end."""
     checkpoints_total_limit: int | None = Field(None, ge=1)
-    """Keep only so many of the newest checkpoints."""
+    """Keep only this many of the newest checkpoints."""
     resume_from_checkpoint: str = "latest"
-    """latest goes on where the output folder's newest checkpoint stands; none starts anew; or a checkpoint's folder."""
+    """latest resumes from the newest checkpoint in the output folder; none starts over; or name a checkpoint folder."""
     report_to: Literal["none"] = "none"
-    """Where metrics go beside the metrics file."""
+    """Where metrics go in addition to the metrics file."""
 
     @field_validator("resume_from_checkpoint", mode="before")
     @classmethod
@@ -244,9 +244,9 @@ class PluginOptions(Options):
     group: ClassVar[str] = "Plugins"
 
     plugins: tuple[str, ...] = ()
-    """Python files that are plugins, such as ./my_generator.py."""
+    """Plugins that are Python files, such as ./my_generator.py."""
     disable_plugin: tuple[str, ...] = ()
-    """Installed plugins to leave out."""
+    """Installed plugins to turn off."""
 
 
 GROUPS: tuple[type[Options], ...] = (
@@ -264,17 +264,17 @@ GROUPS: tuple[type[Options], ...] = (
 class RunConfig(
     ModelOptions, TrainingOptions, OptimizerOptions, DataOptions, ValidationOptions, OutputOptions, PluginOptions
 ):
-    """Every option of a run, flat, as the run file has them."""
+    """Every option of a run, flat, as in the run file."""
 
     def build(self, cls: type[OptionsT]) -> OptionsT:
-        """The options object of a plugin's class, from those of its keys that the user set.
+        """Return the options object of a plugin's class, built from the keys that the user set.
 
         Raises:
-            pydantic.ValidationError: If the class refuses the values together.
+            pydantic.ValidationError: If the class refuses the combination of values.
         """
         return pick_options(self, cls)
 
 
 def pick_options(flat: Options, cls: type[OptionsT]) -> OptionsT:
-    """An object of ``cls`` from the keys of a flat config that were set; the rest are the class's defaults."""
+    """Return an object of ``cls`` from the keys that a flat config sets; the rest have the class's defaults."""
     return cls(**{name: getattr(flat, name) for name in cls.model_fields if name in flat.model_fields_set})

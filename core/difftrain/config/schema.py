@@ -19,13 +19,13 @@ SchemaT = TypeVar("SchemaT", bound=Options)
 
 
 def merge_options(schema: type[SchemaT], classes: Iterable[type[Options]]) -> type[SchemaT]:
-    """A subclass of ``schema`` that has the fields of all ``classes`` too.
+    """Return a subclass of ``schema`` that also has the fields of all ``classes``.
 
-    A field that its class requires becomes optional: it is required only of those who choose the class, and
-    :meth:`RunConfig.build` sees to that. Two classes may give one key only when they define it alike.
+    A field that its class requires becomes optional here: only those who choose the class must set it, and
+    :meth:`RunConfig.build` checks that. Two classes may share a key only if they define it alike.
 
     Raises:
-        PluginError: If two classes define one key differently, naming both.
+        PluginError: If two classes define one key differently; names both.
     """
     owners: dict[str, tuple[type[Options], FieldInfo]] = {
         name: (schema, field) for name, field in schema.model_fields.items()
@@ -39,7 +39,7 @@ def merge_options(schema: type[SchemaT], classes: Iterable[type[Options]]) -> ty
                 owners[name] = (cls, field)
             if name not in schema.model_fields and (name not in added or not field.is_required()):
                 added[name] = _optional(field)
-    # pydantic's stubs cannot say that the base gives the type of the result
+    # pydantic's stubs cannot express that the base gives the type of the result
     merged: type[SchemaT] = create_model(schema.__name__, __base__=schema, __module__=schema.__module__, **added)
     return merged
 
@@ -61,13 +61,13 @@ def _check_same(name: str, first: tuple[type[Options], FieldInfo], second: tuple
     if not same:
         owners = " and by ".join(f"{cls.__module__}.{cls.__qualname__}" for cls, _ in (first, second))
         raise PluginError(
-            f"option {name!r} is defined in two ways: by {owners}\n"
-            "hint: turn one plugin off with --disable_plugin NAME, or tell its author to rename the option"
+            f"option {name!r} has two definitions: by {owners}\n"
+            "hint: turn one plugin off with --disable_plugin NAME, or ask its author to rename the option"
         )
 
 
 def _value_type(field: FieldInfo) -> tuple[Any, str]:
-    """Type and limits; None is not counted, as one class may require what another may lack."""
+    """Return type and limits; None does not count, as one class may require what another leaves optional."""
     members = [member for member in get_args(field.annotation) if member is not type(None)]
     optional = type(None) in get_args(field.annotation)
     return (members[0] if optional and len(members) == 1 else field.annotation), repr(field.metadata)

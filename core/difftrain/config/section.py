@@ -20,22 +20,22 @@ from difftrain.config.user_values import coerce, fill_placeholders, wrong_number
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 Known = Mapping[str, str | None]
-"""What placeholders stand for, None for one that is not set."""
+"""Values of placeholders; None for one that is not set."""
 PARSED_LATER = frozenset({"optimizer_config", "conditioning"})
-"""Keys whose values are options of a class that is not known yet; :func:`parse_options` fills their placeholders."""
+"""Keys whose values are options of a class not known yet; :func:`parse_options` fills their placeholders."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Keys and values as the user wrote them, and how messages name their places."""
+    """Keys and values as the user wrote them, with the prefixes of messages about them."""
 
     values: dict[str, Any]
     where: Callable[[str], str]
-    """What stands before a message about a key, such as ``config/config.json:12: ``; the key ``""`` is the whole."""
+    """Prefix of a message about a key, such as ``config/config.json:12: ``; the key ``""`` is the whole section."""
     dataset: str | None = None
     """Id of the entry; None for the run file."""
     text_lists: Collection[str] = ()
-    """Keys that came as flags: a list may be written ``a,b``."""
+    """Keys given as flags, where a list may be written ``a,b``."""
     placeholders: Known = field(default_factory=dict)
 
 
@@ -46,13 +46,13 @@ def check_section(
     names: Mapping[str, Collection[str]],
     problems: Problems,
 ) -> OptionsT | None:
-    """The validated options; every problem is kept.
+    """Return the validated options; every problem is collected.
 
     Args:
-        names: Registered names by key; they win over the table of values that are not built yet.
+        names: Registered names by key; they win over the table of values that are not supported yet.
 
     Returns:
-        None when even the keys that are right do not make a config, for instance as one is missing.
+        None if not even the valid keys make a config, for example because one is missing.
     """
     sorter = KeySorter(schema=schema, tables=tables, where=section.where, dataset=section.dataset)
     values = sorter.take(section.values, problems)
@@ -72,15 +72,15 @@ def check_section(
 
 
 _WRONG = object()
-"""Stands for a value that had a problem."""
+"""Marks a value that had a problem."""
 
 
 def _read(section: Section, key: str, option: FieldInfo, value: object, problems: Problems) -> object:
-    """A value with its placeholders filled in and of the type that its key asks for; or :data:`_WRONG`."""
+    """Return a value with its placeholders filled in and of the key's type, or :data:`_WRONG`."""
     before = len(problems)
     for sentence in wrong_texts(key, value):
         problems.add(section.where(key) + sentence)
-    # a key may not stand in its own value
+    # a key must not appear in its own value
     known = {name: meaning for name, meaning in section.placeholders.items() if name != key}
     as_path = holds_path(key, option.annotation)
     if as_path and means_no_name(value) and (_is_empty(option) or key == "resume_from_checkpoint"):
@@ -99,12 +99,12 @@ def _read(section: Section, key: str, option: FieldInfo, value: object, problems
 
 
 def _validated(section: Section, schema: type[OptionsT], values: dict[str, Any], problems: Problems) -> OptionsT | None:
-    """The options; without the keys that are wrong, which are told."""
+    """Return the options without the wrong keys, which are reported."""
     try:
         return _validate(schema, values)
     except ValidationError as error:
         wrong = explain(error, values)
-    # null, and false where there is nothing by default, leave a key at its default if they are no value of it
+    # null, and false where the default is empty, leave a key at its default unless they are valid values of it
     unset = {key for key in wrong if key in values and _leaves_default(schema.model_fields[key], values[key])}
     values = {key: value for key, value in values.items() if key not in unset}
     try:
@@ -124,17 +124,17 @@ def _leaves_default(option: FieldInfo, value: object) -> bool:
 
 
 def _is_empty(option: FieldInfo) -> bool:
-    """Whether a key is nothing by default."""
+    """Return whether a key is empty by default."""
     return not option.is_required() and option.get_default(call_default_factory=True) in (None, (), {})
 
 
 def parse_options(
     cls: type[OptionsT], values: Mapping[str, Any], *, prefix: str, problems: Problems, known: Known | None = None
 ) -> OptionsT | None:
-    """Options of one class from values that stand in a block of their own; None after a problem.
+    """Return options of one class from the values of a nested block; None after a problem.
 
     Args:
-        known: What placeholders stand for; None leaves texts and paths as they are.
+        known: Values of placeholders; None leaves texts and paths unchanged.
     """
     before = len(problems)
     for key in values:
@@ -153,7 +153,7 @@ def parse_options(
 
 
 def _validate(schema: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
-    """Strict, and by way of JSON, where a list may be a tuple and a text a path but true is not a number."""
+    """Validate strictly, as JSON: a list may be a tuple and a text a path, but true is not a number."""
     return schema.model_validate_json(json.dumps(values), strict=True)
 
 
@@ -164,12 +164,12 @@ def _built_only(
     names: Mapping[str, Collection[str]],
     problems: Problems,
 ) -> dict[str, Any]:
-    """Values under the names that they have here, without those that name something not built yet."""
+    """Return values under our names, without those that are not supported yet."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
         registered = names.get(key, ())
         if key in names and is_unset(value) and value not in registered:
-            # no name at all: the default, or none where a key may have none
+            # no name at all: the default, or none if the key may be null
             if is_optional(schema.model_fields[key].annotation):
                 kept[key] = None
             continue
@@ -182,7 +182,7 @@ def _built_only(
 
 
 def _own_name(key: str, value: str, registered: Collection[str]) -> str:
-    """The name that others spell or call differently; a value that is none stays as it is."""
+    """Return our name for a value that others spell or call differently; unknown values unchanged."""
     if value in registered:
         return value
     value = OTHER_NAMES.get(key, {}).get(value, value)

@@ -1,4 +1,4 @@
-"""Sorts the keys of one section: those of the schema, those of the tables of known keys, those that nobody knows."""
+"""Sorts the keys of one section: keys of the schema, keys of the tables, unknown keys."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from difftrain.config.problems import Problems
 from difftrain.config.user_values import coerce
 
 SINGLE_REASONS = 8
-"""So many idle keys at usual values are told one by one; a file with more was exported, and gets one note of all."""
+"""Up to this many idle keys with usual values are noted by reason; more mean an exported file, which gets one note."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeySorter:
-    """What is known of a section's keys, and which of them were found to have no effect."""
+    """The known keys of a section, and which of its keys have no effect."""
 
     schema: type[Options]
     tables: KnownKeys
     where: Callable[[str], str]
     dataset: str | None
     _idle: dict[str, str] = field(default_factory=dict)
-    """Reasons by key, of keys without effect that stand at their usual values."""
+    """Reasons by key, for keys without effect that have their usual values."""
     _ignored: dict[str, str] = field(default_factory=dict)
-    """Reasons by key, of keys without effect that ask for something."""
+    """Reasons by key, for keys without effect that ask for something."""
     _neutral: list[str] = field(default_factory=list)
-    """Keys of what is not built yet that do not ask for it."""
+    """Keys of unsupported features whose values do not ask for them."""
 
     def take(self, values: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
-        """The keys that the schema has; the others are told, or accepted."""
+        """Return the keys that the schema has; accept or report the others."""
         taken: dict[str, Any] = {}
         for raw, value in values.items():
             key = self.tables.renamed.get(raw, raw)
@@ -57,14 +57,14 @@ class KeySorter:
         return taken
 
     def tell(self, problems: Problems) -> None:
-        """One note for each reason, or one for all keys that every exported file has."""
+        """Add one note for each reason, or one for all keys that every exported file has."""
         shown = dict(self._ignored)
         if len(self._idle) <= SINGLE_REASONS:
             shown |= self._idle
         else:
             listed = sorted([*self._idle, *self._neutral])
             who = f"dataset {self.dataset!r}: " if self.dataset is not None else ""
-            problems.note(f"{who}{len(listed)} keys ask for nothing here and change nothing: {', '.join(listed)}")
+            problems.note(f"{who}{len(listed)} keys ask for nothing and have no effect: {', '.join(listed)}")
         by_reason: dict[str, list[str]] = {}
         for key, reason in shown.items():
             by_reason.setdefault(reason, []).append(key)

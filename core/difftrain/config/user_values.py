@@ -1,4 +1,4 @@
-"""Values as users write them: exact texts become what the key's type says, placeholders are filled in."""
+"""Values as users write them: converts texts to the key's type and fills in placeholders."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from difftrain.errors import ConfigError
 _WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "none": None}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 LONGEST_NUMBER = 400
-"""Characters; Python reads no whole number of some thousand digits, and no option has one."""
+"""Characters; Python refuses to parse whole numbers of several thousand digits, and no option needs one."""
 NAMES = r"[A-Za-z_][A-Za-z0-9_]*"
 _PLACEHOLDER = re.compile(rf"\{{((?:env:)?{NAMES})\}}")
 _STRANGE = re.compile(rf"\$\{{[^{{}}]*\}}|\${NAMES}|\{{[^{{}}]*\}}")
 
 
 def plain_key(key: str) -> str:
-    """``--lora-rank`` and ``lora-rank`` are ``lora_rank``."""
+    """Turn ``--lora-rank`` and ``lora-rank`` into ``lora_rank``."""
     return key.strip().removeprefix("--").replace("-", "_")
 
 
 def coerce(annotation: Any, value: object, *, lists_as_text: bool = False) -> object:
-    """A text as the type asks for it; any other value, and a text that does not fit exactly, unchanged.
+    """Return a text as the value that the type asks for; other values, and texts that do not fit exactly, unchanged.
 
     Args:
-        annotation: Type of the key. One that takes texts keeps them.
-        lists_as_text: Also read ``a,b`` as a list, as a flag writes it.
+        annotation: Type of the key. A type that allows texts keeps them.
+        lists_as_text: Also read ``a,b`` as a list, as flags write it.
     """
     if not isinstance(value, str):
         return value
@@ -69,10 +69,10 @@ def _readings(text: str, *, lists_as_text: bool) -> Iterator[object]:
 
 
 def wrong_numbers(name: str, value: object) -> Iterator[str]:
-    """One sentence for each number that is none: NaN or infinite, or too large for a float.
+    """Yield one sentence for each number that is NaN, infinite, or too large for a float.
 
     Args:
-        name: Of the key, which the sentences begin with; a nested value is named ``key[0].inner``.
+        name: Name of the key, which begins the sentences; a nested value is named ``key[0].inner``.
     """
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{name} must be a finite number, got {json.dumps(value)}"
@@ -85,7 +85,7 @@ def wrong_numbers(name: str, value: object) -> Iterator[str]:
 
 
 def wrong_texts(name: str, value: object) -> Iterator[str]:
-    """One sentence for each text with half a character in it, as bytes that are not UTF-8 leave behind."""
+    """Yield one sentence for each text with a lone surrogate in it, which bytes that are not UTF-8 leave behind."""
     if isinstance(value, str) and not _is_whole(value):
         yield f"{name} must be a text in UTF-8, got {value!a}"
     elif isinstance(value, list | tuple):
@@ -106,14 +106,13 @@ def _is_whole(text: str) -> bool:
 
 
 def fill_placeholders(value: Any, known: Mapping[str, str | None]) -> Any:
-    """Every ``{name}`` that is known and every ``{env:NAME}``, in every text, however deep.
+    """Fill in every known ``{name}`` and every ``{env:NAME}``, in every text, however deeply nested.
 
     Args:
-        known: What the names stand for, None for one that is not set. A name that has no meaning here is left as
-            it is, and so are all other braces.
+        known: Values of the names, None for one that is not set. Unknown names and all other braces stay unchanged.
 
     Raises:
-        ConfigError: If what a name stands for, or an environment variable, is not set, naming it.
+        ConfigError: If a name or an environment variable is not set; names it.
     """
     if isinstance(value, str):
         return _PLACEHOLDER.sub(lambda match: _filled(match, known), value)
@@ -125,7 +124,7 @@ def fill_placeholders(value: Any, known: Mapping[str, str | None]) -> Any:
 
 
 def left_over(text: str, known: Mapping[str, str | None]) -> str | None:
-    """The first ``$NAME``, ``${...}`` or ``{...}`` of a text that :func:`fill_placeholders` would leave in it."""
+    """Return the first ``$NAME``, ``${...}`` or ``{...}`` that :func:`fill_placeholders` would leave in a text."""
     for match in _STRANGE.finditer(text):
         placeholder = _PLACEHOLDER.fullmatch(match.group())
         name = placeholder.group(1) if placeholder else ""
@@ -145,5 +144,5 @@ def _filled(match: re.Match[str], known: Mapping[str, str | None]) -> str:
         return match.group()
     value = known[name]
     if value is None:
-        raise ConfigError(f"{match.group()}: {name} is not set, so there is nothing to put in its place")
+        raise ConfigError(f"{match.group()}: {name} is not set, so it cannot be filled in")
     return value

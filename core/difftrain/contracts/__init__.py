@@ -1,18 +1,18 @@
-"""What plugins implement.
+"""The contracts that plugins implement.
 
-A third-party author reads these modules first; start with :class:`ConditioningGenerator`. Nothing here imports a
+Third-party authors read these modules first; start with :class:`ConditioningGenerator`. Nothing here imports a
 plugin, a model library or the training loop, and importing it does not import torch: an entry-point module stays
 light and does its heavy imports inside the methods.
 
-Every contract is an :class:`Options` class: its fields are what users may set, with help and validation, and its
-``name`` is how a config names it.
+Every contract is an :class:`Options` class: its fields are the options that users may set, with help and validation,
+and its ``name`` is the name in a config.
 
 - `for_data`: data sources, captions, pairings, generators
 - `encoders`: text and image encoders
 - `for_models`: flavours and families; start here for a model
 - `model_input`: what a family's forward takes, as a type
 - `recomputing`: gradient checkpointing, a family's default
-- `noise_process`: what noise does to latents, and what a model is to predict
+- `noise_process`: how noise is added to latents, and what a model has to predict
 - `for_training`: adapters, optimizers, schedules, quantizers, samplers, losses
 - `for_observers`: observers of a run
 """

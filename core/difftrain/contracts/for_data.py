@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 class ConditioningGenerator(Options, ABC):
-    """Makes a conditioning image from a target image: ``conditioning: [{"type": NAME, ...fields}]``."""
+    """Makes a reference image from a target image: ``conditioning: [{"type": NAME, ...fields}]``."""
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
-    """Raise it when pixels change for equal options: made images are then made again."""
+    """Raise it when equal options give other pixels: images are then made again."""
 
     @abstractmethod
     def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """The conditioning image of one target.
+        """Return the reference image of one target.
 
         Args:
-            image: The target, RGB, upright, in its own size.
+            image: The target, RGB, upright, in its original size.
             rng: Seeded from content, options, version and seed; the only source of randomness allowed.
 
         Returns:
@@ -40,8 +40,8 @@ class ConditioningGenerator(Options, ABC):
 
 
 class Pairing(Options, ABC):
-    """How a reference follows its target image: ``conditioning_type: NAME`` on a reference set, or on a target set
-    whose data source gives references with its images.
+    """Defines how a reference follows its target image: ``conditioning_type: NAME`` on a reference set, or on a target
+    set whose data source gives references with its images.
 
     Fields become dataset keys.
     """
@@ -52,35 +52,35 @@ class Pairing(Options, ABC):
     def place(
         self, *, target: ImageRecord, target_geometry: Geometry, reference: ImageRecord, own_rules: GeometryRules
     ) -> Geometry:
-        """The geometry to encode the reference with.
+        """Return the geometry for encoding the reference.
 
         Args:
             target: The target image.
-            target_geometry: Its geometry, as assigned from its dataset's rules.
+            target_geometry: The target's geometry, assigned by the rules of its dataset.
             reference: The reference image.
             own_rules: The rules of the reference's dataset entry.
 
         Raises:
-            PairingError: If the two cannot be a pair, for instance when their aspects differ too much.
+            PairingError: If the two cannot be a pair, for example because their aspects differ too much.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a data source has, and what of it is not used."""
+    """The images of a data source, and whatever it does not use."""
 
     images: Sequence[SourceImage]
-    """Every image, sorted by its key."""
+    """Every image, sorted by key."""
     others: Sequence[str] = ()
-    """Other files, as paths below the root: captions, videos, images of kinds that are not read."""
+    """Other files, as paths below the root: captions, videos, unsupported image formats."""
     written: Mapping[str, int] = field(default_factory=dict)
-    """How many images lie in folders that runs write and so are no data, by the folder's name."""
+    """Number of images in folders that runs write, which are not data, by the folder's name."""
     skipped: Sequence[str] = ()
     """Hidden and system files and folders."""
     unusable: Sequence[str] = ()
-    """Files, folders or rows that should hold images and cannot be used, each with its reason: the run cannot start."""
+    """Files, folders or rows that should hold images but cannot be used, each with its reason: the run cannot start."""
     notes: Sequence[str] = ()
-    """What else is worth a word."""
+    """Anything else the user should know."""
 
 
 class DataSource(Options, ABC):
@@ -88,7 +88,7 @@ class DataSource(Options, ABC):
 
     name: ClassVar[str]
     gives_references: ClassVar[bool] = False
-    """Whether images may bring the references of their row. ``conditioning_type`` of an entry then says how these are
+    """Whether images may bring the references of their row. The entry's ``conditioning_type`` then says how these are
     placed, and the entry is a target set unless another one names it in ``conditioning_data``."""
 
     @property
@@ -98,17 +98,17 @@ class DataSource(Options, ABC):
 
     @abstractmethod
     def list_images(self) -> Iterable[SourceImage]:
-        """Every image, in any order; none of them is opened.
+        """Return every image, in any order, without opening any.
 
         Raises:
             DataError: If the source does not exist or cannot be read.
         """
 
     def survey(self, written: Mapping[str, Path]) -> Listing:
-        """The images without those that runs write, sorted, and whatever else the source can tell.
+        """Return the sorted images, except those that runs write, and whatever else the source can report.
 
         Args:
-            written: Folders that this run writes, by the name that a message calls them.
+            written: Folders that this run writes, by the name that messages use.
 
         Raises:
             DataError: If the source does not exist or cannot be read.
@@ -126,21 +126,21 @@ class DataSource(Options, ABC):
 
 
 class CaptionSource(Options, ABC):
-    """Where an image's captions come from: ``caption_strategy: NAME``. Fields become dataset keys.
+    """Provides the captions of an image: ``caption_strategy: NAME``. Fields become dataset keys.
 
-    It is not asked where the data source gives captions itself and the dataset entry names no strategy.
+    It is not used if the data source itself gives captions and the dataset entry names no strategy.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def files(self, image: SourceImage) -> tuple[Path, ...]:
-        """Files whose change must change the captions, whether they exist or not; may be empty."""
+        """Return the files whose change must change the captions, existing or not; may be empty."""
 
     @abstractmethod
     def captions(self, image: SourceImage) -> tuple[str, ...] | None:
-        """The captions of one image, or None when it has none.
+        """Return the captions of one image, or None if it has none.
 
         Raises:
-            DataError: If a caption file cannot be read, or there can be none since the image is no file.
+            DataError: If a caption file cannot be read, or the image is not a file and so cannot have one.
         """

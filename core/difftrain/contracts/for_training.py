@@ -22,12 +22,12 @@ class Adapter(Options, ABC):
     name: ClassVar[str]
 
     def fixed(self) -> dict[str, object]:
-        """Options, by name, that a resumed run must keep, since they say what the trained weights mean."""
+        """Return the options, by name, that a resumed run must keep because the trained weights depend on them."""
         return self.model_dump(mode="json")
 
     @abstractmethod
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:
-        """Put trainable weights of ``dtype`` beside every target module; all else stays frozen.
+        """Add trainable weights of ``dtype`` to every target module; everything else stays frozen.
 
         Raises:
             ConfigError: If a target names no module.
@@ -35,11 +35,11 @@ class Adapter(Options, ABC):
 
     @abstractmethod
     def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
-        """The raw trainable weights, by name: what a checkpoint keeps for resuming."""
+        """Return the raw trainable weights by name, as a checkpoint keeps them for resuming."""
 
     @abstractmethod
     def load_state(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave.
+        """Restore the weights that :meth:`state` returned.
 
         Raises:
             CheckpointError: If names or shapes do not fit.
@@ -47,11 +47,11 @@ class Adapter(Options, ABC):
 
     @abstractmethod
     def write(self, weights: Mapping[str, Tensor], folder: Path, prefix: str) -> None:
-        """Write what other programs load into a folder that exists. Called in the main process alone.
+        """Write the files that other programs load into an existing folder. Called in the main process only.
 
         Args:
-            weights: By the names of :meth:`state`; each whole and on the CPU, however the model is sharded.
-            prefix: What the names of tensors begin with in the file, the family's
+            weights: Named as in :meth:`state`; each unsharded and on the CPU, even if the model is sharded.
+            prefix: Prefix of the tensor names in the file, the family's
                 :attr:`~difftrain.contracts.ModelFamily.lora_prefix`.
 
         Raises:
@@ -60,16 +60,16 @@ class Adapter(Options, ABC):
 
     @abstractmethod
     def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
-        """The weights in what :meth:`write` made, by the names of :meth:`state`.
+        """Return the weights that :meth:`write` wrote, named as in :meth:`state`.
 
-        Their effect is that of the weights that were written; the values may differ where a file keeps them otherwise,
-        as with a strength that was folded in.
+        They have the same effect as the weights that were written; their values may differ where the file stores them
+        in another way, for example with the strength folded in.
 
         Args:
             path: The folder, or the file in it.
 
         Raises:
-            CheckpointError: If it holds no such adapter or is damaged.
+            CheckpointError: If it does not hold such an adapter or is damaged.
             OSError: If it cannot be read.
         """
 
@@ -81,36 +81,36 @@ class OptimizerFactory(Options, ABC):
     parameter_dtype: ClassVar[str] = "float32"
     """dtype of the trained weights under ``mixed_precision: bf16``; with ``no`` they are float32."""
     usual_learning_rates: ClassVar[tuple[float, float] | None] = None
-    """Lowest and highest rate that is usual for adapters; outside it the user is warned."""
+    """Lowest and highest usual rate for adapters; the user is warned about a rate outside it."""
 
     @abstractmethod
     def build(self, parameters: Sequence[tuple[str, nn.Parameter]], learning_rate: float) -> torch.optim.Optimizer:
-        """The optimizer, ready for its first step; it may make its own groups with rates of their own.
+        """Return the optimizer, ready for its first step; it may define its own groups with their own rates.
 
-        In each step the core sets every group's ``lr`` to the schedule's factor times what it is here.
+        In each step the core sets every group's ``lr`` to its initial value times the schedule's factor.
 
         Args:
-            parameters: The trained weights, with their names in the model.
+            parameters: The trained weights with their names in the model.
         """
 
     def evaluating(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        """Within it the trained weights are those to validate, to save and to export.
+        """Inside this context the trained weights are those to validate, save and export.
 
-        For optimizers that train other weights than they arrive at, such as schedule-free ones or averages. On leaving
-        it the optimizer must be ready to train on; the core itself puts the weights back as they were, bit for bit.
+        For optimizers whose final weights are not the ones they train, such as schedule-free ones or averages. On exit
+        the optimizer must be ready to train on; the core itself restores the weights bit for bit.
 
         Args:
-            optimizer: What :meth:`build` gave.
+            optimizer: The result of :meth:`build`.
         """
         return nullcontext()
 
     def rate(self, optimizer: torch.optim.Optimizer) -> float | None:
-        """The learning rate to report for the step that is about to be taken; None reports the first group's.
+        """Return the learning rate to report for the coming step; None reports the first group's.
 
-        For optimizers that find their rate themselves.
+        For optimizers that choose their own rate.
 
         Args:
-            optimizer: What :meth:`build` gave.
+            optimizer: The result of :meth:`build`.
         """
         return None
 
@@ -122,7 +122,7 @@ class Schedule(Options, ABC):
 
     @abstractmethod
     def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
-        """What the learning rate is multiplied with in the step that has ``step`` steps before it."""
+        """Return the factor on the learning rate in the step that follows ``step`` steps."""
 
 
 class Quantizer(Options, ABC):
@@ -132,14 +132,14 @@ class Quantizer(Options, ABC):
 
     @abstractmethod
     def check(self) -> str | None:
-        """None when the needed packages and hardware are there, else what is missing and how to get it."""
+        """Return None if the needed packages and hardware are there, else what is missing and how to get it."""
 
     @abstractmethod
     def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
-        """The quantised layer that takes the place of a linear one, frozen, on ``device``.
+        """Return a frozen, quantised layer on ``device`` that replaces a linear one.
 
-        Called while the model is loaded, layer by layer, as soon as a layer's weights are on the device; the layer
-        handed over is let go afterwards. What it gives must be a linear module for adapters.
+        Called while the model is loaded, layer by layer, as soon as a layer's weights are on the device; the original
+        layer is freed afterwards. The result must be a linear module to adapters.
 
         Args:
             name: The layer's full name in the model.
@@ -153,7 +153,7 @@ class TimestepSampler(Options, ABC):
 
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """[count] noise levels on the CPU, float32, in (0, 1); 0 is clean."""
+        """Return [count] noise levels on the CPU, float32, in (0, 1); 0 is clean."""
 
 
 class Loss(Options, ABC):
@@ -161,28 +161,28 @@ class Loss(Options, ABC):
 
     name: ClassVar[str]
     dataset_options: ClassVar[type[Options] | None] = None
-    """Its fields become keys of target sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
+    """Its fields become keys of target sets, and their values reach :meth:`extras`; None adds no keys."""
 
     def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
-        """What :meth:`compute` needs of one sample beside its latents, by name: a weight, a mask.
+        """Return what :meth:`compute` needs for one sample in addition to its latents, by name: a weight, a mask.
 
-        The core stacks them into :attr:`Batch.extras`. Called each time that a sample is read, from several threads;
+        The core stacks them into :attr:`Batch.extras`. Called each time a sample is read, from several threads;
         equal samples and options must give equal tensors, so that a resumed run repeats them.
 
         Args:
-            options: Those of :attr:`dataset_options` in the sample's dataset entry.
+            options: The sample's dataset entry as :attr:`dataset_options`.
 
         Returns:
-            Tensors without a batch dimension, of one shape for all samples of a bucket. Integers and truths keep their
-            number format, all else becomes float32. The family must not give the same names.
+            Tensors without a batch dimension, of one shape for all samples of a bucket. Integers and booleans keep
+            their number format, everything else becomes float32. The family must not use the same names.
         """
         return {}
 
     @abstractmethod
     def compute(self, prediction: Tensor, noisy: NoisyBatch, batch: Batch) -> Tensor:
-        """Loss of each sample, [B], float32.
+        """Return the loss of each sample, [B], float32.
 
         Args:
-            prediction: The model's, in the shape of the latents.
-            batch: On the device of the prediction, with what :meth:`extras` gave.
+            prediction: The model's prediction, in the shape of the latents.
+            batch: On the device of the prediction, with the result of :meth:`extras`.
         """

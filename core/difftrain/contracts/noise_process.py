@@ -1,4 +1,4 @@
-"""The contract of what a model is trained against: how its latents become noisy, and what it then predicts."""
+"""The contract of a training target: how latents become noisy, and what the model then predicts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class NoiseProcess(ABC):
-    """Makes noisy latents and the target that belongs to them; a family names it in ``noise_process()``.
+    """Makes noisy latents and their training target; a family chooses it in ``noise_process()``.
 
-    The core draws a noise level for each sample, shifts it by ``sigma_shift()`` of the family and hands it over. A
-    process with discrete steps takes the step next to that level.
+    The core draws a noise level for each sample, shifts it by the family's ``sigma_shift()`` and passes it in. A
+    process with discrete steps uses the step nearest to that level.
     """
 
     @abstractmethod
     def add_noise(self, latents: Tensor, sigma: Tensor, noise: Tensor) -> NoisyBatch:
-        """The noisy latents, what the model is told of their noise, and what it is to predict.
+        """Return the noisy latents, the timestep for the model, and the target to predict.
 
         Args:
             latents: Clean latents, [B, ...].

@@ -1,11 +1,11 @@
 """From dataset entries to batches. Imports no torch before `caching`.
 
-- `entries`: dataset entries to a plan; nothing is read
-- `files`: local files: images, captions, and what lies beside them
-- `scanning`: files to records, remembered in an index
+- `entries`: turns dataset entries into a plan; reads nothing
+- `files`: local files: images, captions, and other files beside them
+- `scanning`: turns files into records, remembered in an index
 - `buckets`: the size at which an image is encoded; pure
-- `samples`: records to samples: matched, placed, captioned, audited
+- `samples`: matches, places, captions and audits records to make samples
 - `caching`: encoded images and captions on disk
-- `seeding`: random numbers by what they are for; pure
+- `seeding`: a seed for every random draw; pure
 - `streaming`: epochs, batches, and reading them ahead
 """

@@ -15,18 +15,18 @@ from difftrain.types import Geometry, GeometryRules, Size
 
 
 def assign_bucket(size: Size, rules: GeometryRules, *, draw: random.Random | None = None) -> Geometry:
-    """How an image of this size is resized and cropped.
+    """Return how an image of this size is resized and cropped.
 
     The bucket's edges are positive multiples of ``rules.alignment``, the resized image covers the bucket and
-    keeps the aspect within a pixel. Without ``rules.crop`` the few overhanging pixels are cut at the centre.
+    keeps the aspect within a pixel. Without ``rules.crop`` only the few overhanging pixels are cut, at the centre.
 
     Args:
         size: Upright size in pixels.
         rules: The dataset entry's.
-        draw: Needed for ``crop_style: random`` only.
+        draw: Needed only for ``crop_style: random``.
 
     Raises:
-        ConfigError: If a crop aspect is to be chosen from an empty list, or a name is unknown.
+        ConfigError: If there are no crop aspects to choose from, or a name is unknown.
     """
     if not rules.crop:
         return cover_bucket(size, _own_aspect_bucket(size, rules))
@@ -36,13 +36,13 @@ def assign_bucket(size: Size, rules: GeometryRules, *, draw: random.Random | Non
 
 
 def cover_bucket(size: Size, bucket: Size) -> Geometry:
-    """The smallest resize that keeps the aspect and covers the bucket, cut at the centre."""
+    """Return the smallest resize that keeps the aspect and covers the bucket, cut at the centre."""
     resize = _covering_size(size, bucket)
     return Geometry(resize=resize, crop=_crop_corner(resize, bucket, "center", None), bucket=bucket)
 
 
 def edge_in_pixels(value: float, resolution_type: str) -> float:
-    """The edge that a resolution stands for: of a square image, or (``pixel``) the shorter one.
+    """Return the edge that a resolution stands for: of a square image, or (``pixel``) the shorter one.
 
     Raises:
         ConfigError: If the resolution type is unknown.
@@ -56,7 +56,7 @@ def edge_in_pixels(value: float, resolution_type: str) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeLimits:
-    """Which images of a dataset are used at all."""
+    """Limits that decide which images of a dataset are used at all."""
 
     resolution_type: str
     minimum_image_size: float | None = None
@@ -67,7 +67,7 @@ class SizeLimits:
 
 
 def broken_limit(size: Size, limits: SizeLimits) -> str | None:
-    """The name of the first option that leaves an image of this size out; None when it is used."""
+    """Return the first option that leaves out an image of this size; None if it is used."""
     minimum = limits.minimum_image_size
     if minimum is not None and _measure(size, limits.resolution_type) < edge_in_pixels(minimum, limits.resolution_type):
         return "minimum_image_size"
@@ -80,12 +80,12 @@ def broken_limit(size: Size, limits: SizeLimits) -> str | None:
 
 
 def _measure(size: Size, resolution_type: str) -> float:
-    """An image's own edge, comparable with :func:`edge_in_pixels`."""
+    """Return an image's own edge, comparable with :func:`edge_in_pixels`."""
     return float(min(size)) if resolution_type == "pixel" else math.sqrt(size[0] * size[1])
 
 
 def _scaled_to(size: Size, edge: float, resolution_type: str) -> tuple[float, float]:
-    """The image's aspect at a resolution, not rounded."""
+    """Return the image's aspect at a resolution, not rounded."""
     width, height = size
     if resolution_type == "pixel":
         shorter = min(size)
@@ -108,7 +108,7 @@ def _own_aspect_bucket(size: Size, rules: GeometryRules) -> Size:
 
 
 def _covering_size(size: Size, box: Size) -> Size:
-    """The smallest size of this aspect that covers the box; whole numbers only, so that it is exact."""
+    """Return the smallest size of this aspect that covers the box; in integers only, so that it is exact."""
     width, height = size
     if box[0] * height >= box[1] * width:
         return box[0], _divide_rounded(box[0] * height, width)
@@ -140,14 +140,14 @@ def _closest_aspect(size: Size, rules: GeometryRules) -> float:
     if not rules.crop_aspect_buckets:
         raise ConfigError(
             "crop_aspect closest needs crop_aspect_buckets, a list of width / height\n"
-            'hint: for instance "crop_aspect_buckets": [0.75, 1.0, 1.33]'
+            'hint: for example "crop_aspect_buckets": [0.75, 1.0, 1.33]'
         )
     own = math.log(size[0] / size[1])
     return min(rules.crop_aspect_buckets, key=lambda aspect: abs(math.log(aspect) - own))
 
 
 def _size_before_crop(size: Size, bucket: Size, rules: GeometryRules) -> Size:
-    """What the resized image must cover: the bucket, or more of it when a large image is only reduced."""
+    """Return what the resized image must cover: the bucket, or more of it if a large image is only reduced."""
     if rules.maximum_image_size is None or rules.target_downsample_size is None:
         return bucket
     unit = rules.resolution_type
@@ -158,7 +158,7 @@ def _size_before_crop(size: Size, bucket: Size, rules: GeometryRules) -> Size:
 
 
 def _crop_corner(resize: Size, bucket: Size, style: str, draw: random.Random | None) -> tuple[int, int]:
-    """(left, top). ``corner`` is the lower right one, as users of other trainers know it."""
+    """Return (left, top). ``corner`` is the lower right one, as in other trainers."""
     overhang = resize[0] - bucket[0], resize[1] - bucket[1]
     if style == "center":
         return overhang[0] // 2, overhang[1] // 2

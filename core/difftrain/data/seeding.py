@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, not on what was drawn before.
+"""Seeds for random draws that depend on what is drawn, not on what was drawn before.
 
-Every draw of a run takes a seed derived from the run's seed and the draw's place (epoch, step, sample).
-So a resumed run needs no saved generator state, and a draw more in one place changes nothing elsewhere.
+Every draw of a run is seeded from the run's seed and the draw's place (epoch, step, sample).
+So a resumed run needs no saved generator state, and an extra draw in one place changes nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) from the parts, equal in every process and Python version (unlike ``hash``)."""
+    """Return a seed in [0, 2**63) from the parts, equal in every process and Python version (unlike ``hash``)."""
     text = "|".join(f"{len(str(part))}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> 1

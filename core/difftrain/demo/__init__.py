@@ -1,1 +1,1 @@
-"""Files of ``--demo``: its two config files and its photographs, whose authors and licences are in `SOURCES.md`."""
+"""Files of ``--demo``: two config files, and photographs whose authors and licences are in `SOURCES.md`."""

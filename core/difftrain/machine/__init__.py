@@ -1,9 +1,9 @@
-"""What the machine gives: files, disk, processes, signals. Knows nothing of models or datasets.
+"""The machine: files, disk, processes, signals. Knows nothing of models or datasets.
 
 - `processes`: several processes of one run
-- `interrupts`: signals: finish the step, save, exit
-- `disk`: room on disk
-- `folders`: whether a folder can be written
-- `open_file`: opens files and images; whatever fails is an OSError
-- `retries`: tries again when the system refuses for a moment
+- `interrupts`: on a signal, finish the step, save, exit
+- `disk`: checks for room on disk
+- `folders`: checks that a folder can be written
+- `open_file`: opens files and images; every failure is an OSError
+- `retries`: tries again if the system fails for a moment
 """

@@ -1,4 +1,4 @@
-"""Whether the disks have room for what a run is going to write, found out before it begins."""
+"""Checks before a run that the disks have room for what it will write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from difftrain.errors import MachineError
 
 BLOCK = 4096
-"""Bytes that files are rounded up to on common file systems."""
+"""Block size of common file systems; files are rounded up to it."""
 WORTH_TELLING = 1 << 30
 """Bytes from which on users are told before they are written."""
 
@@ -22,18 +22,18 @@ class Need:
     """Files that will be written into a folder."""
 
     folder: Path
-    """Need not be there yet."""
+    """May not exist yet."""
     what: str
-    """What they are, such as ``latents of 'edits'``."""
+    """Description, such as ``latents of 'edits'``."""
     files: int
     bytes: int
-    """Of all of them together; 0 where nobody can say."""
+    """Total size of the files; 0 if unknown."""
     option: str
-    """The option that puts them elsewhere."""
+    """The option that moves them elsewhere."""
 
 
 def files_bytes(count: int, each: int) -> int:
-    """Room that files of one size take, in bytes; 0 for files of an unknown size."""
+    """Return the room that files of one size take, in bytes; 0 for files of unknown size."""
     return count * -(-each // BLOCK) * BLOCK
 
 
@@ -41,7 +41,7 @@ def check_room(needs: Iterable[Need]) -> None:
     """Compare what will be written with what is free, on each file system.
 
     Raises:
-        MachineError: Naming the folders, what they need and what is free, of every file system that has too little.
+        MachineError: For every file system with too little room; names the folders, what they need and what is free.
     """
     problems = []
     for sharing in _by_file_system(needs).values():
@@ -52,8 +52,8 @@ def check_room(needs: Iterable[Need]) -> None:
             listed = ", ".join(f"{need.what} {describe_bytes(need.bytes)} in {need.folder}" for need in sharing)
             options = " or ".join(dict.fromkeys(need.option for need in sharing))
             problems.append(
-                f"not enough room on the disk of {folder}: {describe_bytes(needed)} are needed and "
-                f"{describe_bytes(free)} are free ({listed})\n"
+                f"not enough room on the disk of {folder}: {describe_bytes(needed)} needed, "
+                f"{describe_bytes(free)} free ({listed})\n"
                 f"hint: free some space, or set {options} to a folder on another disk"
             )
     if problems:
@@ -61,17 +61,17 @@ def check_room(needs: Iterable[Need]) -> None:
 
 
 def describe_needs(needs: Iterable[Need]) -> str | None:
-    """One line of what will be written, when it is much; None else."""
+    """Return one line on what will be written, if it is much; else None."""
     large = [need for need in needs if need.bytes]
     total = sum(need.bytes for need in large)
     if total <= WORTH_TELLING:
         return None
     listed = ", ".join(f"{need.what} {describe_bytes(need.bytes)} in {need.folder}" for need in large)
-    return f"{describe_bytes(total)} of disk will be written: {listed}"
+    return f"{describe_bytes(total)} will be written to disk: {listed}"
 
 
 def describe_bytes(count: int) -> str:
-    """``1.5 GiB``, ``12 MiB``."""
+    """Return ``1.5 GiB``, ``12 MiB``."""
     if count >= 1 << 30:
         return f"{count / (1 << 30):.1f} GiB"
     if count >= 1 << 20:
@@ -88,6 +88,6 @@ def _by_file_system(needs: Iterable[Need]) -> dict[int, list[Need]]:
 
 
 def _nearest(folder: Path) -> Path:
-    """What is there of a folder's path."""
+    """Return the nearest existing part of a folder's path."""
     absolute = folder.absolute()
     return next(path for path in (absolute, *absolute.parents) if os.path.lexists(path))

@@ -1,4 +1,4 @@
-"""Whether a folder can be made and written, found out by doing it."""
+"""Checks by trying whether a folder can be created and written."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from difftrain.machine.retries import refusal
 
 
 def check_folder(folder: Path, name: str) -> Path:
-    """Find out now, and not after hours, that a path cannot be a folder.
+    """Check now, rather than after hours, that a path can be a folder.
 
     Args:
-        folder: Need not be there yet.
-        name: What the message calls it, such as ``output_dir``.
+        folder: May not exist yet.
+        name: Its name in messages, such as ``output_dir``.
 
     Returns:
-        What is there of its path.
+        The part of its path that exists.
 
     Raises:
-        MachineError: If it is a file, lies below one, or is a link that points nowhere.
+        MachineError: If it is a file, is below one, or is a broken link.
     """
     absolute = folder.absolute()
     try:
         absolute.lstat()
     except FileNotFoundError:
-        pass  # it will be made
+        pass  # it will be created
     except ValueError as error:
         raise MachineError(f"{name} {str(folder)!r} cannot be a folder ({error})") from error
     except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # told below, with what is in the way
+        if error.errno not in (errno.ENOTDIR, errno.EACCES, errno.ELOOP):  # reported below, with what is in the way
             raise MachineError(refusal(f"{name} {folder} cannot be a folder", error)) from error
     there = next(path for path in (absolute, *absolute.parents) if os.path.lexists(path))
     if not there.exists():
-        raise MachineError(f"{name} {folder}: the link {there} points nowhere")
+        raise MachineError(f"{name} {folder}: {there} is a broken link")
     if not there.is_dir():
         raise MachineError(f"{name} {folder}: {there} is a file, not a folder")
     return there
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Find out now that nothing can be written into a folder. Leaves nothing behind.
+    """Check now that files can be written into a folder. Leaves nothing behind.
 
-    A temporary folder is made and removed in what is there of the folder's path: permission bits would tell
-    nothing to root, and nothing of read-only or special file systems.
+    Creates and removes a temporary folder in the existing part of the folder's path: permission bits mean
+    nothing for root, or on read-only and special file systems.
 
     Args:
-        folder: Need not be there yet.
-        name: What the message calls it, such as ``output_dir``.
+        folder: May not exist yet.
+        name: Its name in messages, such as ``output_dir``.
 
     Raises:
-        MachineError: If the folder is there and cannot be written, or cannot be made.
+        MachineError: If the folder cannot be written, or cannot be created.
     """
     there = check_folder(folder, name)
     try:

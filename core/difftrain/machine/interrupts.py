@@ -1,6 +1,6 @@
-"""What asks a run to end: finish the step, save, tell how to go on, exit with 128 and the signal's number.
+"""Requests to end a run: finish the step, save, say how to resume, exit with 128 plus the signal's number.
 
-SIGINT (130), SIGTERM (143), SIGHUP of a terminal that is closed (129), and an output that nobody reads any more, which
+SIGINT (130), SIGTERM (143), SIGHUP of a closed terminal (129), and an output that nobody reads any more, which
 counts as SIGPIPE (141).
 """
 
@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 ONE_REQUEST_SECONDS = 1.0
-"""Launchers such as ``timeout`` send a signal to the process and to its group: what comes so soon is no second wish."""
+"""Launchers such as ``timeout`` signal the process and its group: a second signal this soon is not a second request."""
 
 
 class Interrupted(BaseException):
-    """A signal that came while there was nothing to save yet, or for the second time."""
+    """A signal that arrived before there was anything to save, or a second one."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -26,9 +26,9 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Catches the signals while entered; ``number`` is the one that came, or None.
+    """Catches signals while entered; ``number`` is the one that arrived, or None.
 
-    A signal raises :class:`Interrupted` at once. From :meth:`defer` on, a first signal is only noted, so that the loop
+    A signal raises :class:`Interrupted` at once. After :meth:`defer`, the first signal is only noted, so that the loop
     can finish its step and save.
     """
 
@@ -37,12 +37,12 @@ class Interrupts:
     def __init__(self) -> None:
         self.number: int | None = None
         self.saved = False
-        """Whether the run has saved a checkpoint of its own, to go on from."""
+        """Whether the run has saved a checkpoint of its own to resume from."""
         self._came_at = 0.0
         self._deferred = False
 
     def __enter__(self) -> Interrupts:
-        # whoever started the program may have it ignore one, as nohup does with SIGHUP
+        # the parent may have told the program to ignore a signal, as nohup does with SIGHUP
         caught = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._note) for number in caught}
         return self
@@ -52,25 +52,25 @@ class Interrupts:
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """Let the first signal wait until it is asked for.
+        """Let the first signal wait until the loop asks for it.
 
         Raises:
-            Interrupted: If one came before and was swallowed, as in a callback of a library.
+            Interrupted: If a signal arrived earlier and was swallowed, for example in a callback of a library.
         """
         self._deferred = True
         self._raise_noted()
 
     def ask(self) -> None:
-        """Act on a signal that was swallowed where it came, as in a destructor of a library.
+        """Act on a signal that was swallowed where it arrived, for example in a destructor of a library.
 
         Raises:
-            Interrupted: If one came that does not wait for the loop.
+            Interrupted: If a signal arrived that does not wait for the loop.
         """
         if not self._deferred and threading.current_thread() is threading.main_thread():
             self._raise_noted()
 
     def reader_left(self) -> None:
-        """Nobody reads the output any more: the same as a signal. Called by whichever thread wrote last."""
+        """Treat an output that nobody reads any more like a signal. Called by whichever thread wrote last."""
         if self.number is None:
             self.number, self._came_at = signal.SIGPIPE, time.monotonic()
             if not self._deferred and threading.current_thread() is threading.main_thread():
@@ -78,9 +78,9 @@ class Interrupts:
 
     @contextmanager
     def cut_short(self) -> Iterator[None]:
-        """What may be left half done: a signal ends the block at once, and stays noted for the loop.
+        """Run a block that may be left half done: a signal ends it at once, and stays noted for the loop.
 
-        One that came before ends it at its first :meth:`ask`.
+        A signal that arrived before ends it at its first :meth:`ask`.
         """
         deferred, self._deferred = self._deferred, False
         try:

@@ -1,4 +1,4 @@
-"""Opening what should be a file, and images of any data source: whatever fails is an :class:`OSError`."""
+"""Opens files, and images of any data source; every failure is an :class:`OSError`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getat
 
 
 def open_file(name: str | Path) -> BinaryIO:
-    """A file to read bytes from, unbuffered; a pipe or a device is never waited for.
+    """Open a file to read bytes from, unbuffered; never wait for a pipe or a device.
 
     Raises:
-        OSError: If it cannot be opened, or is no regular file.
+        OSError: If it cannot be opened, or is not a regular file.
     """
     try:
         descriptor = os.open(name, os.O_RDONLY | _DO_NOT_WAIT)
@@ -31,7 +31,7 @@ def open_file(name: str | Path) -> BinaryIO:
 
 
 def open_image(image: SourceImage) -> BinaryIO:
-    """The bytes of an image, where Pillow can look back and forth; the fence around data sources.
+    """Open the bytes of an image as a seekable stream; turn a data source's failures into OSError.
 
     Raises:
         OSError: If it cannot be opened, whatever the data source raised.
@@ -46,10 +46,10 @@ def open_image(image: SourceImage) -> BinaryIO:
 
 
 def stamp_of(image: SourceImage) -> str:
-    """An image's stamp, behind the same fence.
+    """Return an image's stamp; turn a data source's failures into OSError.
 
     Raises:
-        OSError: If there is none, whatever the data source raised or gave instead.
+        OSError: If there is none, whatever the data source raised or returned instead.
     """
     try:
         stamp: object = image.stamp()
@@ -58,7 +58,7 @@ def stamp_of(image: SourceImage) -> str:
     except Exception as error:  # third-party plugin code may raise anything
         raise OSError(f"{type(error).__name__}: {error}") from error
     if not isinstance(stamp, str):
-        raise OSError(f"stamp() gave {type(stamp).__name__} and no text")
+        raise OSError(f"stamp() returned {type(stamp).__name__}, not a text")
     return stamp if stamp.isascii() else ascii(stamp)
 
 

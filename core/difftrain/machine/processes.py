@@ -1,6 +1,6 @@
-"""Several processes of one run: all of them are there, and the first one does what must be done once.
+"""Several processes of one run: checks that all have started, and lets the first do what must be done once.
 
-Nothing here imports torch before there is more than one process, so that a run of one process can say what is wrong
+Nothing here imports torch unless there is more than one process, so that a single-process run can report problems
 with its data within a second.
 """
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LONGEST_WAIT = timedelta(days=7)
-"""How long a process waits for another one; the first process may encode a large dataset meanwhile."""
+"""How long a process waits for another; the first process may have to encode a large dataset meanwhile."""
 
 
 def processes_started() -> int:
-    """How many processes the launcher says that it started."""
+    """Return the number of processes that the launcher says it started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start_accelerator() -> Accelerator:
-    """The accelerate object; autocast and accumulation are ours, so that the loop shows them. May be called again.
+    """Return the accelerate object; autocast and accumulation are ours, so the loop shows them. May be called again.
 
     Raises:
         MachineError: If fewer processes came up than were started: each would train alone and overwrite the others.
@@ -35,7 +35,7 @@ def start_accelerator() -> Accelerator:
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
-    # without being told, accelerate starts every process of a machine that has no GPU as the only one
+    # unless told, accelerate treats each process on a machine without a GPU as the only one
     on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     patience = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
@@ -49,10 +49,10 @@ def start_accelerator() -> Accelerator:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """The first process runs the body before all others do, which then find made what it made.
+    """Run the body in the first process before all others, which then find what it made.
 
     Raises:
-        StoppedElsewhere: In the others, if the first did not get through the body; it has said why.
+        StoppedElsewhere: In the others, if the first did not complete the body; it has reported why.
     """
     if processes_started() == 1:
         yield
@@ -72,7 +72,7 @@ def first_process_first() -> Iterator[None]:
 
 
 def greatest(accelerator: Accelerator, number: int) -> int:
-    """The greatest of all processes' numbers; all of them must ask, and each waits for the last one."""
+    """Return the greatest of all processes' numbers; all must call this, and each waits for the last one."""
     if accelerator.num_processes == 1:
         return number
     import torch

@@ -1,4 +1,4 @@
-"""Which attention kernel torch may use."""
+"""Chooses the attention kernels that torch may use."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ BACKENDS = ("flash", "efficient", "math")
 def choose_attention(mechanism: str, device: str) -> None:
     """Restrict torch's ``scaled_dot_product_attention`` for the whole process.
 
-    cuDNN's kernel is off in every choice: inside stock models its backward reports illegal memory access or
+    cuDNN's kernel is always off: inside stock models its backward reports illegal memory access or
     gives NaN on Hopper (docs/log.md), and torch prefers it there.
 
     Args:
-        mechanism: ``auto`` leaves torch the choice among flash, memory-efficient and math.
-        device: Kind of device that the model runs on.
+        mechanism: ``auto`` lets torch choose among flash, memory-efficient and math.
+        device: Type of device that the model runs on.
 
     Raises:
         MachineError: If torch has no such kernel for the device.
     """
     if mechanism == "efficient" and device == "cpu":
         raise MachineError(
-            "attention_mechanism efficient: torch has this kernel for GPUs only, and the run is on the CPU\n"
+            "attention_mechanism efficient: torch has this kernel only for GPUs, and the run is on the CPU\n"
             'hint: set attention_mechanism to "auto"'
         )
     from torch.backends import cuda

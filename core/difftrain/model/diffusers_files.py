@@ -1,6 +1,6 @@
-"""What families whose models are in diffusers layout share: finding the files, and telling what is wrong with them.
+"""Shared code for families with models in diffusers layout: finds the files and reports what is wrong with them.
 
-Light: no torch. A family may do all of it otherwise; nothing in the core asks for this layout.
+Light: no torch. A family may work in other ways; nothing in the core requires this layout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from difftrain.types import ModelLocation
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 Configs = Mapping[str, Mapping[str, Any]]
-"""The small config file of each component by its name, of tokenizers nothing; the pipeline's own as "model_index"."""
+"""The small config file of each component by name, empty for tokenizers; the pipeline's own is "model_index"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class DiffusersFiles:
     weighted: tuple[str, ...]
     """Components with weights: folders with a config.json and safetensors files."""
     others: tuple[str, ...] = ("scheduler",)
-    """Components without: schedulers, tokenizers, processors."""
+    """Components without weights: schedulers, tokenizers, processors."""
     needed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keys that the configs of these components must have, see :func:`check_complete`."""
 
@@ -41,15 +41,15 @@ class DiffusersFiles:
     def locate(
         self, name: str | None, flavour: ModelFlavour, examine: Callable[[str, Configs], Mapping[str, str]]
     ) -> ModelLocation:
-        """What :meth:`ModelFamily.locate` gives. A folder wins over a hub id of the same spelling.
+        """Return the result for :meth:`ModelFamily.locate`. A folder wins over a hub id of the same spelling.
 
         Args:
             name: A folder, a hub id, or None for the flavour's.
-            examine: Takes how messages name the model and the components' configs; raises ModelError if the family
-                cannot be these, and gives more facts beside the class of the pipeline, such as {"distilled": "true"}.
+            examine: Gets the model's name for messages and the components' configs; raises ModelError if the family
+                cannot be these; returns facts in addition to the pipeline's class, such as {"distilled": "true"}.
 
         Raises:
-            ModelError: If there is no such model, it is another one, or parts of it are missing or damaged.
+            ModelError: If the model does not exist or is another one, or parts of it are missing or damaged.
         """
         name = name or flavour.hub_id
         path = os.path.expanduser(name)  # noqa: PTH111  # these raise nothing, unlike Path's: a name may be too long
@@ -72,16 +72,16 @@ class DiffusersFiles:
         return ModelLocation(name=name, identity=identity, path=None, revision=snapshot.name, facts=facts)
 
     def folder(self, location: ModelLocation, *components: str) -> Path:
-        """The local folder that has these components; downloaded where they are not there yet."""
+        """Return the local folder with these components; download them if necessary."""
         return location.path or fetch_components(location, components)
 
     def config(self, location: ModelLocation, component: str) -> dict[str, Any]:
-        """The small config file of a component; no weights are downloaded for it."""
+        """Return the small config file of a component without downloading weights."""
         root = location.path or fetch_files(location, self._small_files())
         return read_json(root / component / config_name(component))
 
     def identity(self, location: ModelLocation, *components: str) -> str:
-        """Content of some components only, so that others may change; of a hub model, its whole revision."""
+        """Return the content hash of the given components only; for a hub model, its whole revision."""
         return location.identity if location.path is None else fingerprint(location.path, components)
 
     def _small_files(self) -> list[str]:
@@ -98,7 +98,7 @@ class DiffusersFiles:
     ) -> dict[str, str]:
         index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
         pipeline = str(index.get("_class_name", "model of unknown class"))
-        # the parts of another model are other ones, and nobody misses these
+        # another model has other components, so report that rather than missing ones
         if index and (absent := [name for name in self.components if name not in index]):
             raise ModelError(
                 f"{where} is a {pipeline} without {', '.join(absent)}, so it is another model\n"
@@ -109,6 +109,6 @@ class DiffusersFiles:
         files = {name: folder / name / config_name(name) for name in self.components}
         described = [name for name in self.components if name in self.weighted or name == SCHEDULER]
         if missing := [f"{name}/{config_name(name)}" for name in described if not files[name].is_file()]:
-            raise ModelError(f"{where} has no {', '.join(missing)}, so it is no complete model in diffusers layout")
+            raise ModelError(f"{where} has no {', '.join(missing)}, so it is not a complete model in diffusers layout")
         configs = {"model_index": index} | {name: read_json(file) for name, file in files.items() if file.is_file()}
         return ({"pipeline": pipeline} if index else {}) | dict(examine(where, configs))

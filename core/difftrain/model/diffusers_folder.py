@@ -1,6 +1,6 @@
-"""Folders in diffusers layout: whether components are complete, what their small files say, a hash of their content.
+"""Folders in diffusers layout: checks completeness, reads the small files, hashes the content.
 
-Light: no torch. Families use it in `locate`; :class:`difftrain.model.diffusers_files.DiffusersFiles` is all of it.
+Light: no torch. Families use it in `locate`; :class:`difftrain.model.diffusers_files.DiffusersFiles` combines it all.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ LARGEST_HEADER = 100 << 20
 
 
 def config_name(component: str) -> str:
-    """The small file that says what a component is."""
+    """Return the small file that describes a component."""
     return "scheduler_config.json" if component == SCHEDULER else "config.json"
 
 
 def check_complete(
     folder: Path, components: Collection[str], weighted: Collection[str], needed: Mapping[str, Collection[str]]
 ) -> None:
-    """Make sure that every component is there before anything is loaded.
+    """Check that every component is complete before anything is loaded.
 
     Args:
-        components: Names of all.
-        weighted: Those that have a config and safetensors files.
-        needed: Keys that the config of a component says, where anyone saved it. The stock classes take their own
-            defaults for what it does not, and then the weights do not fit, or images are drawn otherwise.
+        components: Names of all components.
+        weighted: Components that have a config and safetensors files.
+        needed: Keys that a component's config must have. For missing keys the stock classes use their own defaults, and
+        then the weights do not fit, or images are drawn differently.
 
     Raises:
-        ModelError: Naming every missing component or file.
+        ModelError: Names every missing component or file.
     """
     problems = [
         problem
@@ -53,9 +53,9 @@ def check_complete(
 
 
 def fingerprint(folder: Path, components: Iterable[str]) -> str:
-    """sha256 over the small files of components, and of each weight file its header, size and first and last MiB.
+    """Return a sha256 over the small files of components and, of each weight file, header, size, first and last MiB.
 
-    Reads a few MiB of a 30 GB model; a weight that changes in the middle of a file only is not seen.
+    Reads a few MiB of a 30 GB model; a change only in the middle of a weight file goes unnoticed.
 
     Raises:
         ModelError: If a weight file is not safetensors, or is cut short.
@@ -71,7 +71,7 @@ def fingerprint(folder: Path, components: Iterable[str]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One of a model's small config files.
+    """Return one of a model's small config files.
 
     Raises:
         ModelError: If it is not a JSON object.
@@ -83,20 +83,20 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}\nhint: download or save it again") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}")
+        raise ModelError(f"{path} must be a JSON object, got {type(content).__name__}")
     return content
 
 
 def _incomplete_hint(folder: Path) -> str:
     snapshots = sorted(path for path in folder.glob("snapshots/*") if path.is_dir())
     if snapshots:
-        return f"this is a folder of the hub's cache; name the snapshot in it: {snapshots[-1]}"
+        return f"this folder belongs to the hub's cache; name the snapshot in it: {snapshots[-1]}"
     single = sorted(path.name for path in folder.glob("*.safetensors"))
     return (
-        f"{single[0]} is a single-file checkpoint; make a folder of it with diffusers' "
+        f"{single[0]} is a single-file checkpoint; convert it to a folder with diffusers' "
         '`from_single_file(...).save_pretrained("FOLDER")`'
         if single and not (folder / INDEX).exists()
-        else "a complete folder is what diffusers' `save_pretrained` or `hf download REPO --local-dir` writes"
+        else "diffusers' `save_pretrained` and `hf download REPO --local-dir` write complete folders"
     )
 
 
@@ -127,7 +127,7 @@ def _config_problems(config: Path, needed: Collection[str]) -> Iterator[str]:
 
 
 def _weight_files(component: Path) -> list[Path]:
-    """Weight files that a component should have: all shards of its index, else any, else the usual name."""
+    """Return the weight files that a component should have: all shards of its index, else any, else the usual name."""
     for index in sorted(component.glob("*.safetensors.index.json")):
         shards = read_json(index).get("weight_map", {})
         return [component / shard for shard in sorted(set(shards.values()))]
@@ -140,7 +140,7 @@ def _content_files(component: Path) -> list[Path]:
 
 
 def _weight_parts(path: Path) -> Iterator[bytes]:
-    """Size, header, first and last MiB of a safetensors file."""
+    """Yield size, header, first and last MiB of a safetensors file."""
     size = path.stat().st_size
     yield str(size).encode()
     with path.open("rb") as file:
@@ -159,7 +159,7 @@ def _weight_parts(path: Path) -> Iterator[bytes]:
 
 
 def _announced(header: bytes) -> int:
-    """Bytes of tensors that a safetensors header tells of; -1 for one that is no header."""
+    """Return the bytes of tensors that a safetensors header announces; -1 if it is not a header."""
     try:
         entries = json.loads(header)
         return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)

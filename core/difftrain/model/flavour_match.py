@@ -1,7 +1,7 @@
-"""Whether weights are those of the flavour that is trained, by the hub id and by what their files say.
+"""Checks by hub id and files that the weights belong to the flavour to train.
 
-A flavour trained on another one's weights runs without an error and learns the wrong thing, so what is certain stops
-the run before any data is read, and what is only likely is a note. Start with :func:`check_name`, :func:`check_files`.
+A flavour trained on another's weights runs without an error and learns the wrong thing. A certain mismatch stops
+the run before any data is read, a likely one is a note. Start with :func:`check_name`, :func:`check_files`.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ _CACHED = re.compile(r"(?:^|[/\\])models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)
 
 @dataclass(frozen=True, kw_only=True)
 class Recognised:
-    """What weights are, as far as it can be told."""
+    """The flavours that weights belong to, as far as it can be told."""
 
     flavours: tuple[str, ...]
-    """Those that they can be of; none when they are good for all, or are another model's."""
+    """Flavours that they may belong to; empty if they suit all, or belong to another model."""
     notes: tuple[str, ...] = ()
 
 
 def is_here(text: str) -> bool:
-    """Whether there is a folder or file of this name, which wins over a hub id of the same spelling.
+    """Return whether a folder or file has this name; it wins over a hub id of the same spelling.
 
-    What no disk can have as a name, or what may not be looked at, is not here.
+    Names that no disk can have, and names that may not be examined, are not here.
     """
     return os.path.exists(os.path.expanduser(text))  # noqa: PTH110, PTH111  # unlike Path's, these raise nothing
 
 
 def hub_id_of(text: str) -> str | None:
-    """The hub id that a text names: an id, the address of a page of the hub; or None.
+    """Return the hub id that a text names: an id, or the address of a hub page; else None.
 
-    Ids of known hosts only: any other address, and a path, may lead anywhere.
+    Accepts known hosts only: any other address, and a path, may lead anywhere.
     """
     text = text.strip()
     match = _PAGE.fullmatch(text) or _SHORT.fullmatch(text)
@@ -57,37 +57,37 @@ def hub_id_of(text: str) -> str | None:
 
 
 def cached_hub_id(path: str) -> str | None:
-    """The hub id of a folder of the hub's cache, ``.../models--OWNER--NAME/snapshots/COMMIT``; or None."""
+    """Return the hub id of a hub cache folder, ``.../models--OWNER--NAME/snapshots/COMMIT``; else None."""
     match = _CACHED.search(path)
     return f"{match['owner']}/{match['name']}" if match else None
 
 
 def asked_name(text: str, flavours: Flavours) -> str:
-    """The name that a family is asked for: for a hub page its id, for the id of a flavour the hub's own spelling."""
+    """Return the name to ask a family for: the id of a hub page, or a flavour's id in the hub's own spelling."""
     hub_id = hub_id_of(text)
     own = flavour_of(hub_id, flavours)
     return flavours[own].hub_id if own else hub_id or text
 
 
 def flavour_of(hub_id: str | None, flavours: Flavours) -> str | None:
-    """The flavour whose own weights a hub id names, in any spelling; or None."""
+    """Return the flavour whose own weights a hub id names, in any spelling; else None."""
     wanted = (hub_id or "").casefold()
     return next((name for name, flavour in flavours.items() if flavour.hub_id.casefold() == wanted), None)
 
 
 def check_name(config: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> list[str]:
-    """Compare what ``pretrained_model_name_or_path`` names with the flavour that is trained.
+    """Compare ``pretrained_model_name_or_path`` with the flavour to train.
 
     Args:
         config: The config.
-        chosen: What is trained.
-        flavours: All of its family.
+        chosen: The flavour to train.
+        flavours: All flavours of its family.
 
     Returns:
-        Notes: one where weights of another flavour are allowed.
+        Notes: one if weights of another flavour are allowed.
 
     Raises:
-        ConfigError: If it is the hub id, or a folder of the hub's cache, of another flavour.
+        ConfigError: If it is the hub id, or a hub cache folder, of another flavour.
     """
     text = config.pretrained_model_name_or_path or ""
     hub_id = cached_hub_id(text)
@@ -101,16 +101,16 @@ def check_name(config: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> l
 
 
 def check_files(location: ModelLocation, chosen: ModelFlavour, flavours: Flavours, *, allowed: bool) -> Recognised:
-    """Compare what the model's files say with the flavour that is trained.
+    """Compare the facts in the model's files with the flavour to train.
 
     Raises:
-        ModelError: If they are certainly not that flavour's.
+        ModelError: If the weights certainly belong to another flavour.
     """
     facts = location.facts
     named = flavour_of(cached_hub_id(location.name) or (location.name if location.path is None else None), flavours)
     if facts is None:
         return Recognised(flavours=())
-    if named is not None:  # another one than the chosen was told of with the config
+    if named is not None:  # a mismatch was already reported with the config
         return Recognised(flavours=(named,))
     fitting = [flavour for flavour in flavours.values() if _fits(flavour, facts)]
     names = tuple(flavour.name for flavour in fitting)
@@ -124,34 +124,34 @@ def check_files(location: ModelLocation, chosen: ModelFlavour, flavours: Flavour
 
 
 def _fits(flavour: type[ModelFlavour], facts: Mapping[str, str]) -> bool:
-    """A fact that the files do not tell, or that the flavour says nothing of, speaks against nothing."""
+    """Return whether no known fact contradicts the flavour; unknown facts contradict nothing."""
     return all(facts[key] in values for key, values in flavour.weights.items() if key in facts)
 
 
 def _doubts(
     location: ModelLocation, facts: Mapping[str, str], chosen: ModelFlavour, fitting: Iterable[type[ModelFlavour]]
 ) -> Iterable[str]:
-    """At most one note: of a name that speaks of another flavour, or that nothing tells."""
+    """Yield at most one note: the name suggests another flavour, or nothing tells the flavour."""
     for text in (PurePath(location.name).name, *location.origins):
         spoken_of = _spoken_of(text, fitting)
         if spoken_of == chosen.name:
             return
         if spoken_of is not None:
             yield (
-                f"model {location.name!r}: the weights may be those of flavour {spoken_of!r}, as the name {text!r} "
-                f"says, and no file tells; they are trained as {chosen.name!r}"
+                f"model {location.name!r}: the weights may belong to flavour {spoken_of!r}, as the name {text!r} "
+                f"suggests and no file tells; they are trained as {chosen.name!r}"
             )
             return
     unknown = [key for key in chosen.weights if key not in facts]
     if unknown:
         yield (
-            f"model {location.name!r} does not tell of which flavour its weights are (unknown: {', '.join(unknown)}); "
-            f"they are taken for {chosen.name!r}"
+            f"model {location.name!r} does not say which flavour its weights are (unknown: {', '.join(unknown)}); they "
+            f"are treated as {chosen.name!r}"
         )
 
 
 def _spoken_of(text: str, flavours: Iterable[type[ModelFlavour]]) -> str | None:
-    """The flavour of whose hub name a text has every word, of several the one with most words; or None."""
+    """Return the flavour whose hub name has all its words in a text, the one with most words first; else None."""
     of_flavour = {flavour.name: _words(flavour.hub_id.rpartition("/")[2]) for flavour in flavours}
     found = [name for name, words in of_flavour.items() if words <= _words(text)]
     return max(found, key=lambda name: len(of_flavour[name]), default=None)
@@ -169,7 +169,7 @@ def _allowed_or_raise(
     allowed: bool,
     error: type[ConfigError] | type[ModelError],
 ) -> str:
-    """The note where other weights are allowed, else the error with every way out."""
+    """Return the note if other weights are allowed, else raise the error with every way out."""
     bases = [flavour.distilled_from for flavour in fitting]
     collapse = (
         f"; these are step-distilled, and training such a model makes its images collapse: train {bases[0]} instead"
@@ -177,12 +177,12 @@ def _allowed_or_raise(
         else ""
     )
     if allowed:
-        return f"{found}; they are trained as {chosen.name!r}, since allow_other_weights is on{collapse}"
+        return f"{found}; they are trained as {chosen.name!r} because allow_other_weights is on{collapse}"
     names = [flavour.name for flavour in fitting]
     ways = [
         f'to train {chosen.name}, write "pretrained_model_name_or_path": "{chosen.hub_id}" or leave it out',
         *([f'to train these weights, write "model_flavour": "{names[0]}"'] if names else []),
-        f'to train {chosen.name} on these weights all the same, write "allow_other_weights": true',
+        f'to train {chosen.name} on these weights anyway, write "allow_other_weights": true',
     ]
     if len(names) > 1:
         ways[1] += f" (or {first_few(names[1:])})"

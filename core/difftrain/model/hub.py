@@ -1,4 +1,4 @@
-"""Hugging Face Hub: which commit a name means, its files, and what to tell a user whom it refuses.
+"""Hugging Face Hub: resolves a name to a commit, fetches its files, explains refusals.
 
 Light: huggingface_hub is imported when used, and it does not import torch.
 """
@@ -15,18 +15,18 @@ from difftrain.model.diffusers_folder import INDEX
 from difftrain.types import ModelLocation
 
 OTHER_FORMATS = ["*.bin", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "*.fp16.*", "*.non_ema.*"]
-"""The same weights once more, as some repositories have them."""
+"""Copies of the same weights in other formats, which some repositories have."""
 
 
 def find_snapshot(hub_id: str, flavour: ModelFlavour, small_files: Iterable[str], *, offline: str = "") -> Path:
-    """The folder of the commit that a hub id stands for now, with its small files; offline, what the hub cache has.
+    """Return the folder of a hub id's current commit, with its small files; offline, whatever the hub cache has.
 
     The folder's name is the commit. A gated repository refuses these files like any other.
 
     Args:
-        flavour: Its licence is what a user is sent to, if these are its weights.
-        small_files: Names of what is needed to tell what the model is.
-        offline: What the user who has no network can do instead, to end the hint with: ", or to 'tiny'".
+        flavour: Its licence page is shown to the user if these are its weights.
+        small_files: Names of the files needed to tell what the model is.
+        offline: What a user without network can do instead, as the end of the hint: ", or to 'tiny'".
 
     Raises:
         ModelError: If the repository is gated, unknown or unreachable and not cached.
@@ -44,17 +44,17 @@ def find_snapshot(hub_id: str, flavour: ModelFlavour, small_files: Iterable[str]
 
 
 def fetch_components(location: ModelLocation, components: Iterable[str], *, offline: str = "") -> Path:
-    """Folder with the wanted components of a hub model, downloaded unless they are cached.
+    """Return the folder with the wanted components of a hub model; download them unless cached.
 
     Raises:
         ModelError: If they can be neither downloaded nor found in the cache.
     """
-    # the repositories hold single-file weights too, at the top: tens of gigabytes nobody here reads
+    # the repositories also hold single-file weights at the top: tens of gigabytes that nobody here reads
     return fetch_files(location, [INDEX, *(f"{name}/*" for name in components)], offline=offline)
 
 
 def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: str = "") -> Path:
-    """Folder with the files of a hub model that fit some patterns; of weights, safetensors in full precision only.
+    """Return the folder with a hub model's files that match the patterns; weights only as full-precision safetensors.
 
     Raises:
         ModelError: If they can be neither downloaded nor found in the cache.
@@ -73,7 +73,7 @@ def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: st
 
 @contextmanager
 def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[None]:
-    """Turns every refusal of the hub into one message that says what to do."""
+    """Turn every refusal of the hub into one message that says what to do."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of whichever httpx it uses
         GatedRepoError,
         HFValidationError,
@@ -88,7 +88,7 @@ def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[N
         yield
     except GatedRepoError as error:
         raise ModelError(
-            f"model {hub_id!r}: the hub refuses the download, the weights are gated\n"
+            f"model {hub_id!r}: the hub refuses the download because the weights are gated\n"
             f"hint: accept the licence at {page}, log in with `hf auth login`, then run again; {local}"
         ) from error
     except RepositoryNotFoundError as error:
@@ -105,6 +105,6 @@ def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[N
     except (HFValidationError, HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model {hub_id!r}: the hub's files cannot be had: {reason}\n"
+            f"model {hub_id!r}: the hub does not give its files: {reason}\n"
             f"hint: accept the licence at {page} if there is one, log in with `hf auth login`; {local}"
         ) from error

@@ -1,6 +1,6 @@
-"""Loads a family's denoiser tensor by tensor, each straight to where and what it stays.
+"""Loads a family's denoiser tensor by tensor, each directly in its final place and format.
 
-The host holds one tensor at a time: a model that is quantised on a GPU never lies whole in its memory.
+The host holds one tensor at a time: a model that is quantised on a GPU is never whole in host memory.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def load_denoiser(
     quantizer: Quantizer | None = None,
     reporter: Reporter | None = None,
 ) -> nn.Module:
-    """The module that is trained, with its weights, on ``device``, frozen, in evaluation mode.
+    """Return the module to train, with its weights, on ``device``, frozen, in evaluation mode.
 
-    Floating point weights become ``dtype``, but those that the family keeps in float32. Linear layers are converted by
-    the quantizer as soon as their weights are there, but those that the family keeps unquantized.
+    Floating point weights become ``dtype``, except those that the family keeps in float32. The quantizer converts each
+    linear layer as soon as its weights are there, except those that the family keeps unquantized.
 
     Raises:
         ModelError: If weights are missing, unexpected or of another shape, or the files cannot be read.
-        PluginError: If the family leaves tensors without values that no file has.
+        PluginError: If the family leaves tensors empty that no file has.
     """
     with reporter.phase("open model") if reporter else nullcontext():
         denoiser = family.empty_denoiser(location).requires_grad_(False).eval()
@@ -51,9 +51,9 @@ def load_denoiser(
 
 
 class _Filling:
-    """An empty module on its way to a loaded one.
+    """An empty module while it is being loaded.
 
-    Tied weights are one tensor under several names; any of these will do.
+    Tied weights are one tensor with several names; any of them will do.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class _Filling:
             self._alike[id(tensor)].append(name)
         self._missing = {names[0]: names for names in self._alike.values()}
         self._incomplete = self._to_convert(family) if quantizer else {}
-        """By name of each layer to convert, its tensors that are still to come."""
+        """For each layer to convert, by name, its tensors still to come."""
         self._unexpected: list[str] = []
         self._misshapen: list[str] = []
 
@@ -84,7 +84,7 @@ class _Filling:
         return len(self._alike)
 
     def take(self, name: str, tensor: Tensor) -> None:
-        """Put one tensor of the files in its place. Once something is wrong, only names and shapes are looked at."""
+        """Put one tensor of the files in its place. After a problem, only check names and shapes."""
         wanted = self._wanted.get(name)
         if wanted is None:
             self._unexpected.append(name)
@@ -104,10 +104,10 @@ class _Filling:
             self._convert_if_complete(each)
 
     def check(self, location: ModelLocation) -> None:
-        """Make sure that the files had the module's weights, all and no others.
+        """Check that the files had exactly the module's weights.
 
         Raises:
-            ModelError: Naming the first few of each kind.
+            ModelError: Names the first few of each kind.
         """
         missing = list(self._missing)
         wrong = [
@@ -115,18 +115,18 @@ class _Filling:
             for what, names in (
                 ("are missing", missing),
                 ("have another shape", self._misshapen),
-                ("are none of this model", self._unexpected),
+                ("do not belong to this model", self._unexpected),
             )
             if names
         ]
         if wrong:
             raise ModelError(
-                f"model {location.name!r}: its weights are not those that its config describes ({self.total}); "
+                f"model {location.name!r}: its weights are not the {self.total} that its config describes; "
                 f"{'; '.join(wrong)}\nhint: download or save the model again, config and weights together"
             )
 
     def _converted(self, name: str, tensor: Tensor) -> Tensor:
-        """A copy in its own number format on the device."""
+        """Return a copy in the right number format on the device."""
         dtype = tensor.dtype
         if tensor.is_floating_point():
             owner = name.rpartition(".")[0]
@@ -169,12 +169,12 @@ def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def _place_buffers(denoiser: nn.Module, family: ModelFamily, device: torch.device) -> None:
-    """What no file has, tables that the module computes for itself, goes to the device as it is."""
+    """Move buffers that no file has, tables that the module computes itself, to the device unchanged."""
     empty = [name for name, tensor in denoiser.named_buffers() if tensor.is_meta]
     if empty:
         raise PluginError(
             f"model family {family.name!r}: empty_denoiser() leaves {len(empty)} buffers without values that no weight "
-            f"file has: {first_few(empty)}\nhint: make buffers on the CPU, as accelerate's init_empty_weights() does"
+            f"file has: {first_few(empty)}\nhint: create buffers on the CPU, as accelerate's init_empty_weights() does"
         )
     for name, tensor in list(denoiser.named_buffers(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""LoRA beside a frozen model, through peft."""
+"""LoRA for a frozen model, through peft."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""The name that diffusers looks for in a folder."""
+"""The file name that diffusers looks for in a folder."""
 _HEADER = "lora_adapter_metadata"
-"""Entry of a file's header in which diffusers looks for an adapter's settings."""
+"""Entry of a file's header where diffusers looks for an adapter's settings."""
 
 
 class Lora(Adapter):
@@ -32,7 +32,7 @@ class Lora(Adapter):
     name: ClassVar[str] = "standard"
 
     lora_rank: int = Field(16, ge=1)
-    """Inner size of the adapter; more learns more and takes more memory."""
+    """Inner size of the adapter; a larger one learns more and takes more memory."""
     lora_alpha: float | None = Field(None, gt=0)
     """Strength is alpha / rank; default: equal to the rank."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -40,7 +40,7 @@ class Lora(Adapter):
 
     @property
     def scale(self) -> float:
-        """What ``B @ A`` is multiplied with."""
+        """Factor on ``B @ A``."""
         return (self.lora_rank if self.lora_alpha is None else self.lora_alpha) / self.lora_rank
 
     def fixed(self) -> dict[str, object]:
@@ -53,7 +53,7 @@ class Lora(Adapter):
         missing = [name for name in targets if name not in present]
         if missing or not targets:
             raise ConfigError(
-                f"{len(missing)} of {len(targets)} adapter targets name no module of the model: {first_few(missing)}"
+                f"{len(missing)} of {len(targets)} adapter targets are not modules of the model: {first_few(missing)}"
             )
         config = LoraConfig(
             r=self.lora_rank,
@@ -84,22 +84,22 @@ class Lora(Adapter):
         if different:
             raise CheckpointError(
                 f"{len(different)} adapter weights of the checkpoint do not fit this run's adapter: "
-                f"{first_few(different)}\nhint: resume with the rank and targets that the checkpoint was made with"
+                f"{first_few(different)}\nhint: resume with the rank and targets that the checkpoint was trained with"
             )
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
 
     def write(self, weights: Mapping[str, Tensor], folder: Path, prefix: str) -> None:
-        """One file, with alpha folded into B, so that programs that ignore alpha apply the true change.
+        """Write one file, with alpha folded into B, so that programs that ignore alpha apply the right change.
 
         diffusers reads the adapter's settings from the header; without them it assumes alpha = rank, which
-        is what the folded tensors have. The header holds nothing else: safetensors writes several entries in
-        random order, and equal adapters shall be equal files.
+        is true for the folded tensors. The header holds nothing else: safetensors writes several entries in
+        random order, and equal adapters should be equal files.
         """
         tensors = {}
         for name, tensor in weights.items():
-            # float32, since alpha / rank may not be exact in the trained dtype: a bfloat16 B is off by up to 2e-3
+            # float32, because alpha / rank may not be exact in the trained dtype: a bfloat16 B is off by up to 2e-3
             folded = tensor.float() * self.scale if ".lora_B." in name and self.scale != 1 else tensor
             tensors[f"{prefix}.{name}"] = folded
         targets = sorted({name.split(".lora_")[0] for name in weights})
@@ -108,13 +108,13 @@ class Lora(Adapter):
         write_tensors(folder / ADAPTER_FILE, tensors, {_HEADER: header})
 
     def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
-        """The weights of a file, or of the one in a folder; alpha stays folded into B, for a strength of 1."""
+        """Return the weights of a file, or of the one in a folder; alpha stays folded into B, for a strength of 1."""
         file = path / ADAPTER_FILE if path.is_dir() else path
         tensors, header = read_tensors(file)
         strange = [name for name in tensors if not name.startswith(f"{prefix}.") or ".lora_" not in name]
         if strange or not tensors:
             raise CheckpointError(
-                f"{file} is no LoRA file of this model: {len(strange)} of its {len(tensors)} tensors are not named "
+                f"{file} is not a LoRA file of this model: {len(strange)} of its {len(tensors)} tensors are not named "
                 f"{prefix}.MODULE.lora_A.weight or .lora_B.weight: {first_few(strange)}"
             )
         scale = _strength(header, prefix)
@@ -126,7 +126,7 @@ class Lora(Adapter):
 
 
 def _strength(header: Mapping[str, str], prefix: str) -> float:
-    """alpha / rank by the settings in a file's header; 1 where it has none, as diffusers takes it."""
+    """Return alpha / rank from the settings in a file's header; 1 if there are none, like diffusers."""
     try:
         settings = json.loads(header[_HEADER])
         return float(settings[f"{prefix}.lora_alpha"] / settings[f"{prefix}.r"])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class QuantoInt8(Quantizer):
-    """Weights as int8 with a scale a row, through optimum-quanto; products run in the activations' dtype."""
+    """Weights as int8 with one scale per row, through optimum-quanto; products run in the activations' dtype."""
 
     name: ClassVar[str] = "int8-quanto"
 

@@ -1,4 +1,4 @@
-"""Around the loading of a part by its library's own class. Light: the libraries are imported when used."""
+"""Wraps the loading of a part by its library's own class. Light: the libraries are imported when used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from difftrain.errors import ModelError
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No bars of components and shards within it: the core shows what is being loaded. Downloads keep theirs."""
+    """Hide bars of components and shards: the core shows what is being loaded. Downloads keep theirs."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -27,10 +27,10 @@ def without_bars() -> Iterator[None]:
 
 @contextmanager
 def loading(part: Path) -> Iterator[None]:
-    """Around the stock classes' own loading of a part: quiet, and what they raise becomes one message.
+    """Wrap the stock classes' loading of a part: keep it quiet, and turn its errors into one message.
 
     Raises:
-        ModelError: If the part's config and weights do not go together, or a file cannot be read.
+        ModelError: If the part's config and weights do not fit together, or a file cannot be read.
     """
     import torch
 
@@ -39,7 +39,7 @@ def loading(part: Path) -> Iterator[None]:
         with without_bars():
             yield
     except (ValueError, OSError, RuntimeError, LookupError, TypeError) as error:
-        torch.set_default_dtype(dtype)  # the stock classes change it, and not back when they fail
+        torch.set_default_dtype(dtype)  # the stock classes change it, and do not restore it when they fail
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"{part} cannot be loaded: {reason}\nhint: download or save this part again, config and weights together"

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WHOLE_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-"""What one file with all weights is called; others beside it are variants of the same weights."""
+"""Usual names of a single file with all weights; other files beside it are variants of the same weights."""
 AGAIN = "hint: download or save the model again"
 
 
 def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a folder of safetensors files with its name, shard by shard, in the order of the files.
+    """Yield every tensor of a folder of safetensors files with its name, shard by shard, in the order of the files.
 
-    Read the shards that the folder's index names, else the file of a usual name, else all files. A tensor is on the
-    CPU and maps its part of the file: copy what you keep. Nothing of it stays in memory once it is let go, so the host
+    Reads the shards in the folder's index, else the file with a usual name, else all files. A tensor is on the
+    CPU and maps its part of the file: copy what you keep. Its memory is freed with it, so the host
     never holds more than the tensors in use.
 
     Raises:
@@ -32,10 +32,10 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights.
+    """Return the files that hold a folder's weights.
 
     Raises:
-        ModelError: If there are none, an index is no index, or files that it names are missing.
+        ModelError: If there are none, the index is not valid, or files that it names are missing.
     """
     for index in sorted(folder.glob("*.safetensors.index.json")):
         files = [folder / name for name in _shards(index)]
@@ -45,7 +45,7 @@ def weight_files(folder: Path) -> list[Path]:
     usual = [folder / name for name in WHOLE_FILES if (folder / name).is_file()]
     files = usual[:1] or sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{folder}: there are no weight files (*.safetensors)\n{AGAIN}")
+        raise ModelError(f"{folder} has no weight files (*.safetensors)\n{AGAIN}")
     return files
 
 
@@ -66,7 +66,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             names = file.offset_keys()
         for name in names:
-            # opened for each tensor: pages of a file that stays mapped count as this process's memory
+            # opened for each tensor: pages of a mapped file count as this process's memory
             with safe_open(path, framework="pt") as file:
                 tensor = file.get_tensor(name)
             yield name, tensor

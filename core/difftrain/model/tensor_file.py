@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
-    """Write tensors of any device.
+    """Write tensors from any device.
 
-    Written by us, since the library's own files are for their owner alone, whatever the umask.
+    Written by us, because the library makes files that only their owner can read, whatever the umask.
 
     Raises:
         OSError: If it cannot be written.
@@ -26,10 +26,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, on the CPU, and the header's texts.
+    """Return tensors by name, on the CPU, and the texts of the header.
 
     Raises:
-        CheckpointError: If it is no whole safetensors file.
+        CheckpointError: If it is not a complete safetensors file.
         OSError: If it cannot be read.
     """
     from safetensors import SafetensorError, safe_open

@@ -35,11 +35,11 @@ from difftrain.types import Phase, Reporter, StepResult
 
 STALL_SECONDS = 60.0
 LINE_SECONDS = 5.0
-"""Without a terminal, progress lines are this far apart."""
+"""Interval of progress lines when there is no terminal."""
 
 
 def duration(seconds: float) -> str:
-    """``0:07``, ``12:30``, ``3:02:05``."""
+    """Return ``0:07``, ``12:30``, ``3:02:05``."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
@@ -48,10 +48,10 @@ def duration(seconds: float) -> str:
 def make_reporter(
     *, quiet: bool = False, reader_left: Callable[[], None] | None = None, ask: Callable[[], None] | None = None
 ) -> Reporter:
-    """Live bars on a terminal, lines elsewhere, nothing when ``quiet`` (all processes but the first).
+    """Return a reporter: live bars on a terminal, lines elsewhere, nothing if ``quiet`` (all processes but the first).
 
     Args:
-        reader_left: Called once when the standard error is a pipe or terminal that nobody reads any more; nothing is
+        reader_left: Called once when standard error is a pipe or terminal that nobody reads any more; nothing is
             written after that. None lets the error pass.
         ask: Called whenever a phase begins or moves on; it may raise, to end the run.
     """
@@ -62,7 +62,7 @@ def make_reporter(
 
 
 class _WatchedOutput:
-    """A text stream until its reader has left; then a sink."""
+    """Passes text to a stream until its reader has left, then discards it."""
 
     def __init__(self, stream: TextIO, reader_left: Callable[[], None]) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ class _WatchedOutput:
         try:
             action()
         except (OSError, ValueError) as error:
-            # a full disk or a closed file loses the words, and not the run
+            # a full disk or a closed file loses the text, not the run
             self._closed = True
             # a closed pipe; a terminal that hung up
             if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
@@ -107,7 +107,7 @@ class _Ignored:
 
 
 class ConsoleReporter:
-    """Writes to the standard error, so that the standard output stays free for results."""
+    """Writes to standard error, so that standard output stays free for results."""
 
     def __init__(self, console: Console, ask: Callable[[], None] | None = None) -> None:
         self.console = console
@@ -124,7 +124,7 @@ class ConsoleReporter:
 
 
 class _PhaseLine:
-    """One phase: a bar or lines while it runs, one line with its count and time when it is done."""
+    """One phase: a bar or lines while it runs, then one line with its count and time."""
 
     def __init__(self, console: Console, name: str, total: int | None, ask: Callable[[], None]) -> None:
         self._ask = ask
@@ -180,7 +180,7 @@ def _phase_columns(total: int | None) -> list[ProgressColumn]:
 
 
 class TrainingBar(Observer):
-    """Shows loss, seconds a step and time left, while it is entered."""
+    """Shows loss, seconds per step and time left, while it is entered."""
 
     name: ClassVar[str] = "progress bar"
     _console: Console | None = PrivateAttr()
@@ -220,7 +220,7 @@ class TrainingBar(Observer):
             self._bar.stop()
 
     def step_end(self, result: StepResult) -> None:
-        """Update with one step; the loss shown is a running mean over about twenty steps."""
+        """Show one step; the loss shown is a running mean over about twenty steps."""
         if self._console is None:
             return
         note = self._note(result)
@@ -239,7 +239,7 @@ class TrainingBar(Observer):
         self._seconds = seconds if self._stepped else None
         self._stepped = True
         mean_loss = "" if self._smooth_loss is None else f" (mean {self._smooth_loss:.4f})"
-        left_out = "  update left out: not finite" if result.skipped else ""
+        left_out = "  update skipped: not finite" if result.skipped else ""
         return (
             f"loss {result.loss:.4f}{mean_loss}{left_out}  lr {result.learning_rate:.2e}  "
             f"{seconds:.2f} s/step  eta {duration(seconds * (self._total - result.step))}"

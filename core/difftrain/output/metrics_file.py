@@ -1,4 +1,4 @@
-"""Every step and every validation as one line of JSON, for plots and scripts."""
+"""Writes every step and every validation as one line of JSON, for plots and scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MetricsFile(Observer):
     _path: Path = PrivateAttr()
 
     def run_start(self, run: RunStart) -> None:
-        """Drop the lines of steps that will be done again, so that each step stands once."""
+        """Drop the lines of steps that will be done again, so that each step appears once."""
         self._path = run.output_dir / METRICS_FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists():
@@ -61,7 +61,7 @@ class MetricsFile(Observer):
         )
 
     def _write(self, **values: Any) -> None:
-        """Append one line, whole or not at all; a number that is not finite is null, as JSON has none such.
+        """Append one line, complete or not at all; numbers that are not finite become null, because JSON has none.
 
         Raises:
             MachineError: If it cannot be written.
@@ -84,7 +84,7 @@ def _finite(value: Any) -> Any:
 
 
 def measured_alike(path: Path, measured: str, identity: str) -> dict[int, dict[str, Any]]:
-    """The lines, by step, of those validations that measured this value alike.
+    """Return the lines, by step, of the validations that measured this value on the same things.
 
     Args:
         path: The metrics file.
@@ -96,7 +96,7 @@ def measured_alike(path: Path, measured: str, identity: str) -> dict[int, dict[s
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole line; none where the file is missing or cannot be read."""
+    """Return every complete line; none if the file is missing or cannot be read."""
     try:
         texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -105,7 +105,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; a line cut short by a kill counts as one to drop."""
+    """Return the step of a line; a line cut short by a kill counts as one to drop."""
     parsed = _parsed(line)
     return float("inf") if parsed is None else parsed["step"]
 

@@ -1,4 +1,4 @@
-"""The observers of a run, each behind a fence: one that fails is named, and the run goes on."""
+"""Calls the observers of a run; if one fails, a warning names it and the run continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from difftrain.types import Reporter, StepResult
 
 
 class Observers:
-    """Tells all observers of a run what happens, in the main process only."""
+    """Reports the events of a run to all observers, in the main process only."""
 
     def __init__(self, observers: Sequence[Observer], registry: Registry, reporter: Reporter, *, is_main: bool) -> None:
         self._observers = tuple(observers) if is_main else ()
@@ -39,7 +39,7 @@ class Observers:
 
     @contextmanager
     def fence(self, who: str, *, doing: str = "") -> Iterator[None]:
-        """What only watches may fail in here; each kind of error of ``who`` is said once."""
+        """Let code that only watches fail in the block; each kind of error of ``who`` is reported once."""
         try:
             yield
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a third-party plugin may raise anything
@@ -47,10 +47,10 @@ class Observers:
             if (who, error_name) in self._said:
                 return
             self._said.add((who, error_name))
-            # a stranger's exception may raise again where it is asked for its text
+            # a third-party exception may itself raise when it is asked for its text
             trace = "".join(traceback.format_exception_only(error)).strip()
             text = str(error) if isinstance(error, DifftrainError) else trace
-            self._reporter.say(f"warning: {who} failed{doing}, and the run goes on without it: {text}")
+            self._reporter.say(f"warning: {who} failed{doing}, and the run continues without it: {text}")
 
     def _tell(self, event: str, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:

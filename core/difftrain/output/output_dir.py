@@ -1,4 +1,4 @@
-"""The folder of a run's results: what lies in it, and how an earlier run's results are kept beside it."""
+"""The folder of a run's results: what it contains, and how an earlier run's results are kept beside it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from difftrain.model.lora import ADAPTER_FILE
 METRICS_FILE = "metrics.jsonl"
 VALIDATION_FOLDER = "validation"
 RESUME_FOLDER = "resume"
-"""In a checkpoint: what only difftrain reads. Checkpoints of other programs have none."""
+"""Folder in a checkpoint that only difftrain reads. Checkpoints of other programs do not have it."""
 EXPORT_FOLDER = ".adapter.partial"
-"""Where an adapter is written before its files get their place."""
+"""Folder where an adapter is written before its files are moved to their place."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PICTURED = re.compile(r"step-(\d+)")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints of ours, oldest step first."""
+    """Return complete difftrain checkpoints, oldest step first."""
     return [path for path in _checkpoint_folders(output_dir) if (path / RESUME_FOLDER).is_dir()]
 
 
 def foreign_checkpoints(output_dir: Path) -> list[Path]:
-    """Folders that are named like ours and written by another program, oldest step first."""
+    """Return folders that are named like our checkpoints but were written by another program, oldest step first."""
     return [path for path in _checkpoint_folders(output_dir) if not (path / RESUME_FOLDER).is_dir()]
 
 
@@ -39,19 +39,19 @@ def _checkpoint_folders(output_dir: Path) -> list[Path]:
 
 
 def exported_files(output_dir: Path) -> list[Path]:
-    """The files of the finished run's adapter: those that diffusers looks for, or that a checkpoint has too."""
+    """Return the files of the finished run's adapter: those that diffusers looks for, or that a checkpoint has too."""
     kinds = {path.name for folder in list_checkpoints(output_dir) for path in folder.iterdir()} - {RESUME_FOLDER}
     return [path for name in sorted({ADAPTER_FILE} | kinds) if (path := output_dir / name).exists()]
 
 
 def exported_adapter(output_dir: Path) -> Path:
-    """What to name to the user as the finished run's adapter: its file, or the folder if it has several."""
+    """Return the path of the finished run's adapter for messages: its file, or the folder if it has several."""
     files = exported_files(output_dir)
     return files[0] if len(files) == 1 else output_dir
 
 
 def newest_sheet(output_dir: Path) -> Path | None:
-    """The image sheet of the run's last validation that was drawn to its end, if there is one."""
+    """Return the image sheet of the run's last complete validation, if there is one."""
     sheets = [folder / "sheet.png" for folder in _drawn_steps(output_dir)]
     return next((sheet for sheet in reversed(sheets) if sheet.is_file()), None)
 
@@ -61,14 +61,14 @@ def is_checkpoint_name(name: str) -> bool:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint's name tells."""
+    """Return the step in a checkpoint's name."""
     match = _NAME.fullmatch(checkpoint.name)
     assert match, "only for what list_checkpoints gives"
     return int(match[1])
 
 
 def remove_leftovers(output_dir: Path) -> None:
-    """Take away what a kill left of checkpoints that were being written or removed."""
+    """Delete what a kill left of checkpoints that were being written or deleted."""
     for pattern in (EXPORT_FOLDER, ".checkpoint-*.partial", ".checkpoint-*.removing", ".checkpoint-*.trial"):
         for leftover in output_dir.glob(pattern):
             if leftover.is_dir():
@@ -79,7 +79,7 @@ def remove_leftovers(output_dir: Path) -> None:
 
 
 def set_aside(output_dir: Path) -> Path | None:
-    """Move an earlier run's results into ``previous-K``, so that starting anew loses nothing."""
+    """Move an earlier run's results into ``previous-K``, so that starting over loses nothing."""
     others = [output_dir / name for name in (METRICS_FILE, VALIDATION_FOLDER)]
     results = [*_checkpoint_folders(output_dir), *exported_files(output_dir), *others]
     results = [path for path in results if path.exists()]
@@ -87,10 +87,10 @@ def set_aside(output_dir: Path) -> Path | None:
 
 
 def set_newer_aside(output_dir: Path, step: int) -> Path | None:
-    """Move what lies beyond ``step`` into ``previous-K``: a run resumed before it must not take it for its own later.
+    """Move results beyond ``step`` into ``previous-K``: a run resumed at ``step`` must not mistake them for its own.
 
-    These are checkpoints with the adapter that was made after them, and images, also those that a kill left without a
-    checkpoint. The metrics are copied there, since the run's own file goes on from ``step``.
+    These are later checkpoints, the adapter made after them, and images, even without a checkpoint. The metrics are
+    copied there, since the run's own file continues from ``step``.
     """
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > step]
     images = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
@@ -107,7 +107,7 @@ def set_newer_aside(output_dir: Path, step: int) -> Path | None:
 
 
 def _drawn_steps(output_dir: Path) -> dict[Path, int]:
-    """Folders of validation images with their steps, the oldest step first."""
+    """Return folders of validation images with their steps, oldest step first."""
     found = (output_dir / VALIDATION_FOLDER).glob("step-*")
     steps = {path: int(match[1]) for path in found if (match := _PICTURED.fullmatch(path.name))}
     return dict(sorted(steps.items(), key=lambda item: item[1]))

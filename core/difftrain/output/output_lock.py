@@ -1,4 +1,4 @@
-"""One run at a time in an output folder: two would write over each other's checkpoints."""
+"""Allows one run at a time in an output folder: two would overwrite each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NAME = ".difftrain.lock"
 
 @contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system lets go of it whenever the process ends, so that no kill leaves it behind.
+    """Hold the folder's lock. The system releases it whenever the process ends, so no kill leaves it behind.
 
     Raises:
-        MachineError: If another run holds it, naming its process; or if the folder cannot be written.
+        MachineError: If another run holds it; names its process. Or if the folder cannot be written.
     """
     path = output_dir / _NAME
     try:
@@ -37,11 +37,11 @@ def locked(output_dir: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
         file.flush()
-        yield  # the file stays: who takes it away could take it from a run that has just opened it
+        yield  # the file stays: deleting it could delete the lock of a run that has just opened it
 
 
 def _lock(descriptor: int) -> bool:
-    """False when another process has it. File systems that know no locks let every run through."""
+    """Return False if another process holds the lock. File systems without locks let every run through."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""The plan of a run: names to objects, from config files only. Imports no torch.
+"""The plan of a run: turns names into objects, from config files only. Imports no torch.
 
 - `run_plan`: the plan; start here
 - `model_plan`: the part of it that needs no dataset

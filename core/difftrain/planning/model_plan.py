@@ -1,4 +1,4 @@
-"""The plan of a model: what a command needs that only loads it, such as to edit, to export or to fill caches."""
+"""The plan of a model, for commands that only load one: to edit, to export, to fill caches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from difftrain.plugins.registry import EXTENSIONS, Registry
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """A model with its adapter, before anything is read but the config file."""
+    """A model with its adapter; only the config file has been read."""
 
     config: RunConfig
     family: contracts.ModelFamily
@@ -34,20 +34,20 @@ class ModelPlan:
     """None for ``base_model_precision: no_change``."""
     plugins: LoadedPlugins
     notes: tuple[str, ...]
-    """Said once at start-up."""
+    """Printed once at start-up."""
 
 
 def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: LoadedPlugins | None = None) -> ModelPlan:
-    """Read the run file and build what its model needs. A dataset list and a length may be missing.
+    """Read the run file and build the objects of its model. The dataset list and the length may be missing.
 
     Args:
-        path: The run file; None takes ``config/config.json`` if there is one.
-        flags: Run options by plain key, texts as typed; they win over the file.
-        plugins: Loaded before, with the switches of this file and these flags; None loads them.
+        path: The run file; None uses ``config/config.json`` if it exists.
+        flags: Run options by plain key, as typed texts; they win over the file.
+        plugins: Plugins already loaded with the switches of this file and these flags; None loads them.
 
     Raises:
-        ConfigError: With every problem there is.
-        PluginError: If a bundled plugin is broken or a name is given twice.
+        ConfigError: With every problem found.
+        PluginError: If a bundled plugin is broken or two plugins use one name.
     """
     problems = Problems()
     run, plugins = read_run(path, flags, problems, plugins, needs_length=False)
@@ -75,10 +75,10 @@ def read_run(
     *,
     needs_length: bool = True,
 ) -> tuple[RunConfig, LoadedPlugins]:
-    """The run's options, and the plugins, loaded if they are not; problems that leave a config are kept.
+    """Return the run's options, and the plugins, loading them if needed; problems that still leave a config are kept.
 
     Raises:
-        ConfigError: With every problem there is, if no config can be made.
+        ConfigError: With every problem found, if no config can be made.
     """
     file = find_run_file(path)
     if plugins is None:
@@ -99,7 +99,7 @@ def read_run(
             problems.texts.insert(
                 0,
                 f"no run file: {DEFAULT_PATH} does not exist in {Path.cwd()}; name one with --config PATH, "
-                "or add --demo to see a run with nothing of your own",
+                "or add --demo to try difftrain without data of your own",
             )
         problems.raise_all()
     assert config is not None, "no config without a problem"
@@ -108,7 +108,7 @@ def read_run(
 
 @dataclass(frozen=True, kw_only=True)
 class Chooser:
-    """Builds the objects that a run names; each problem is kept and gives None."""
+    """Builds the objects that a run names; a problem is recorded and gives None."""
 
     config: RunConfig
     registry: Registry
@@ -126,7 +126,7 @@ class Chooser:
             return None
 
     def flavour(self) -> Any:
-        """The flavour asked for, or the family's default or only one."""
+        """The flavour that the run names, or the family's default or only one."""
         flavours = self.registry.flavours(self.config.model_family)
         name = self.config.model_flavour or self.registry.default_flavour(self.config.model_family)
         if self.config.model_family not in self.registry.all("family"):
@@ -138,7 +138,7 @@ class Chooser:
         return self.named("flavour", name, family=self.config.model_family)
 
     def quantizer(self) -> Any:
-        """None for ``no_change`` too."""
+        """The quantizer; None for ``no_change`` and after a problem."""
         if self.config.base_model_precision == "no_change":
             return None
         found = self.named("quantizer", self.config.base_model_precision)
@@ -160,7 +160,7 @@ class Chooser:
 def check_model(
     config: RunConfig, flavour: contracts.ModelFlavour | None, plugins: LoadedPlugins, problems: Problems
 ) -> None:
-    """What plugins find wrong with the config, and whether the name of the weights can be the flavour's."""
+    """Record what plugins find wrong with the config, and weights whose name cannot be the flavour's."""
     for text in plugins.check_config(config):
         problems.add(text)
     if flavour is not None:

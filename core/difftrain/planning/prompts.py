@@ -1,4 +1,4 @@
-"""Prompts of the validation images that are drawn beside those of training samples."""
+"""Prompts of the validation images that are drawn in addition to those of samples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _EXAMPLE = '{"short-name": "the prompt"}'
 
 
 def validation_prompts(config: RunConfig) -> dict[str, str]:
-    """Prompts by short name: the single one and those of the library file.
+    """Return prompts by short name: the single one and those of the library file.
 
     Raises:
-        ConfigError: If the library cannot be read, or is no JSON object of texts with a name each.
+        ConfigError: If the library cannot be read, or is not a JSON object of texts with unique names.
     """
     library = _read_library(config.validation_prompt_library) if config.validation_prompt_library else {}
     if not config.validation_prompt:
@@ -35,18 +35,18 @@ def _read_library(path: Path) -> dict[str, str]:
         raise ConfigError(f"{where} must be one object like {_EXAMPLE}")
     pairs = content.pairs
     if not pairs:
-        raise ConfigError(f"{where} holds no prompt\nhint: write {_EXAMPLE}, or leave validation_prompt_library out")
+        raise ConfigError(f"{where} has no prompts\nhint: write {_EXAMPLE}, or leave validation_prompt_library out")
     if broken := [ascii(name) for name, text in pairs if not _is_unicode(f"{name}{text}")]:
         raise ConfigError(
-            f"{where}: {len(broken)} of {len(pairs)} prompts or their names are no valid Unicode: {first_few(broken)}\n"
+            f"{where}: {len(broken)} of {len(pairs)} prompts or names are not valid Unicode: {first_few(broken)}\n"
             "hint: an escape such as \\ud83c is half a character; write the character itself"
         )
     if wrong := [name for name, text in pairs if not isinstance(text, str)]:
-        raise ConfigError(f"{where}: {len(wrong)} of {len(pairs)} prompts are no texts: {first_few(wrong)}")
+        raise ConfigError(f"{where}: {len(wrong)} of {len(pairs)} prompts are not texts: {first_few(wrong)}")
     if doubled := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
         raise ConfigError(
-            f"{where}: {len(doubled)} names stand more than once: {first_few(doubled)}\n"
-            "hint: give each prompt a name of its own, or only the last one would be drawn"
+            f"{where}: {len(doubled)} names are used more than once: {first_few(doubled)}\n"
+            "hint: give each prompt its own name, or only the last one would be drawn"
         )
     return dict(pairs)
 
@@ -80,14 +80,14 @@ def _parsed(text: str, where: str) -> Any:
 
 
 class _Object:
-    """A JSON object as it is written: a dict would forget names that stand twice."""
+    """A JSON object as written: a dict would forget repeated names."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         self.pairs = pairs
 
 
 def _is_unicode(text: str) -> bool:
-    """False for half a character, which no tokenizer takes."""
+    """Return False for half a character, which no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The plan of a run: every name an object, every check done that needs no data file and no weight."""
+"""The plan of a run: an object for every name, after every check that needs no data file and no weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from difftrain.plugins.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan(ModelPlan):
-    """All that a run is, before anything is read but the config files."""
+    """All objects of a run; only the config files have been read."""
 
     data: DataPlan
     optimizer: contracts.OptimizerFactory
@@ -32,7 +32,7 @@ class RunPlan(ModelPlan):
     timestep_sampler: contracts.TimestepSampler
     loss: contracts.Loss
     observers: tuple[contracts.Observer, ...]
-    """All that are registered."""
+    """One of each registered class."""
     prompts: Mapping[str, str]
     """Validation prompts by short name."""
 
@@ -43,16 +43,16 @@ def plan_run(
     *,
     plugins: LoadedPlugins | None = None,
 ) -> RunPlan:
-    """Read the config files, load the plugins, resolve everything.
+    """Read the config files, load the plugins, turn every name into an object.
 
     Args:
-        path: The run file; None takes ``config/config.json`` if there is one.
-        flags: Run options by plain key, texts as typed; they win over the file.
-        plugins: Loaded before, with the switches of this file and these flags; None loads them.
+        path: The run file; None uses ``config/config.json`` if it exists.
+        flags: Run options by plain key, as typed texts; they win over the file.
+        plugins: Plugins already loaded with the switches of this file and these flags; None loads them.
 
     Raises:
-        ConfigError: With every problem there is.
-        PluginError: If a bundled plugin is broken or a name is given twice.
+        ConfigError: With every problem found.
+        PluginError: If a bundled plugin is broken or two plugins use one name.
     """
     problems = Problems()
     run, plugins = read_run(path, flags, problems, plugins)
@@ -66,14 +66,14 @@ def build_plan(
     plugins: LoadedPlugins,
     problems: Problems,
 ) -> RunPlan:
-    """Every object of a run, built from its options.
+    """Build every object of a run from its options.
 
     Args:
-        datasets: Enabled entries; None when they had problems, which are kept already.
-        problems: What was found so far; all of it is raised together.
+        datasets: Enabled entries; None if they had problems, which are already in ``problems``.
+        problems: The problems found so far; all are raised together.
 
     Raises:
-        ConfigError: With every problem there is.
+        ConfigError: With every problem found.
     """
     chosen = _TrainingChooser(config=config, registry=plugins.registry, problems=problems)
     family = chosen.named("family", config.model_family)
@@ -92,7 +92,7 @@ def build_plan(
     with problems.catching():
         prompts = validation_prompts(config)
     problems.raise_all()
-    assert data is not None, "no plan of the data without a problem"
+    assert data is not None, "no data plan without a problem"
     _note_doubts(config, flavour, optimizer, problems)
     used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *([quantizer] if quantizer else [])]
     _note_unused_options(config, plugins.registry, used, problems)
@@ -115,7 +115,7 @@ def build_plan(
 
 
 class _TrainingChooser(Chooser):
-    """Builds what only training needs too."""
+    """Builds the objects that only training needs."""
 
     def optimizer(self) -> Any:
         found = self.find("optimizer", self.config.optimizer)
@@ -124,12 +124,12 @@ class _TrainingChooser(Chooser):
         return optimizer_options(self.config, found, self.problems)
 
     def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
-        """The one asked for, or the family's usual one."""
+        """Return the sampler that the run names, or the family's usual one."""
         name = self.config.timestep_sampler or (family.usual_timestep_sampler if family else None)
         return self.named("timestep sampler", name) if name else None
 
     def observers(self) -> tuple[contracts.Observer, ...]:
-        """One of each class; third-party constructors may raise anything."""
+        """Return one of each class; third-party constructors may raise anything."""
         built = []
         for found in self.registry.classes("observer"):
             try:
@@ -161,9 +161,9 @@ def _note_doubts(
         low, high = optimizer.usual_learning_rates
         usual = f"{low:g} to {high:g} is usual for an adapter with optimizer {optimizer.name!r}"
         if config.learning_rate > high:
-            problems.note(f"learning_rate {config.learning_rate:g} is high, {usual}; signs of it are square grids")
+            problems.note(f"learning_rate {config.learning_rate:g} is high, {usual}; watch for square grids in images")
         elif config.learning_rate < low:
-            problems.note(f"learning_rate {config.learning_rate:g} is low, {usual}; little may be learnt")
+            problems.note(f"learning_rate {config.learning_rate:g} is low, {usual}; the model may learn little")
     if config.max_train_steps is not None and config.lr_warmup_steps >= config.max_train_steps:
         problems.note(
             f"lr_warmup_steps {config.lr_warmup_steps} is not below max_train_steps {config.max_train_steps}; "
@@ -174,7 +174,7 @@ def _note_doubts(
 def _note_unused_options(config: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
     used = {key for options in chosen for key in type(options).model_fields}
     unused = config.model_fields_set - set(RunConfig.model_fields) - used
-    # at its default it asks for nothing
+    # an option at its default asks for nothing
     for key in sorted(key for key in unused if getattr(config, key) != type(config).model_fields[key].default):
         owners = [cls for cls in registry.run_option_classes() if key in cls.model_fields]
         named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))

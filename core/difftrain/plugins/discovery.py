@@ -1,8 +1,8 @@
-"""Finds and loads plugins, each on its own: a broken one is remembered and does not touch the others.
+"""Finds and loads plugins independently: a broken one is recorded and does not affect the others.
 
 Plugins are entry points of the group ``difftrain`` and files named by the run option ``plugins``. A broken
-plugin of our own is an error at once; a broken third-party one is an error only when something it gave is
-named. Stock pluggy loading would let one bad import end every command.
+bundled plugin is an error at once; a broken third-party one is an error only if the config names something that
+it provides. Stock pluggy loading would let one bad import end every command.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ ONLY_VARIABLE = "DIFFTRAIN_PLUGINS"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PluginStatus:
-    """One plugin and how loading it went."""
+    """One plugin and the result of loading it."""
 
     name: str
-    """Of the entry point; for a file, its path."""
+    """Name of the entry point; for a file, its path."""
     distribution: str
     version: str
     bundled: bool
@@ -59,7 +59,7 @@ class PluginStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedPlugins:
-    """What start-up found."""
+    """The plugins that start-up found."""
 
     registry: Registry
     manager: pluggy.PluginManager
@@ -67,21 +67,21 @@ class LoadedPlugins:
 
     @cached_property
     def run_schema(self) -> type[RunConfig]:
-        """The core's run options and those of every loaded class."""
+        """Return the core's run options merged with those of every loaded class."""
         return merge_options(RunConfig, self.registry.run_option_classes())
 
     @cached_property
     def dataset_schema(self) -> type[DatasetConfig]:
-        """The core's dataset keys and those of every loaded class."""
+        """Return the core's dataset keys merged with those of every loaded class."""
         return merge_options(DatasetConfig, self.registry.dataset_option_classes())
 
     @cached_property
     def run_tables(self) -> KnownKeys:
-        """Keys of the run file that no class has, the core's and those of every family."""
+        """Return keys of the run file that no class has: the core's and those of every family."""
         return RUN_TABLES.with_more(family.known_keys for family in self.registry.classes("family"))
 
     def check_config(self, config: RunConfig) -> Iterator[str]:
-        """What plugins find wrong with a config; one that cannot check it is a problem too, and named."""
+        """Yield what plugins find wrong with a config; a plugin whose check fails is a problem too."""
         for implementation in self.manager.hook.difftrain_check_config.get_hookimpls():
             try:
                 check = cast(Callable[..., Iterable[str] | None], implementation.function)
@@ -91,15 +91,15 @@ class LoadedPlugins:
                 yield f"plugin {implementation.plugin_name!r} cannot check the config: {trace}"
 
     def versions(self) -> dict[str, str]:
-        """Version by name of every loaded plugin; checkpoints record it."""
+        """Return the version of every loaded plugin by name; checkpoints record it."""
         return {status.name: status.provider for status in self.statuses if status.status == "ok"}
 
     def third_party(self) -> tuple[PluginStatus, ...]:
-        """Loaded plugins that do not come with difftrain."""
+        """Return loaded plugins that do not come with difftrain."""
         return tuple(status for status in self.statuses if status.status == "ok" and not status.bundled)
 
     def warnings(self) -> list[str]:
-        """One line for each third-party plugin that failed."""
+        """Return one line for each third-party plugin that failed."""
         return [
             f"plugin {status.name!r} of {status.provider} failed to load and is left out: {status.error}"
             for status in self.statuses
@@ -116,7 +116,7 @@ class _Candidate:
     version: str
     load: Callable[[], object]
     asked_for: bool = False
-    """True for files, which the user named: their failure is an error."""
+    """True for files, which the user named: if one fails, that is an error."""
 
     @property
     def bundled(self) -> bool:
@@ -140,11 +140,11 @@ def load_plugins(
 
     Args:
         files: Python files that are plugins too; relative to the current directory.
-        disabled: Names of plugins (or of their distributions) to leave out.
-        only: Load just these, and ``core``; None takes the environment variable ``DIFFTRAIN_PLUGINS``.
+        disabled: Names of plugins (or of their distributions) to turn off.
+        only: Load just these, and ``core``; None uses the environment variable ``DIFFTRAIN_PLUGINS``.
 
     Raises:
-        PluginError: If a bundled plugin or a named file is broken, a name is given twice, or a switch names
+        PluginError: If a bundled plugin or a named file is broken, two plugins use one name, or a switch names
             a plugin that is not installed.
     """
     candidates = [*_installed(), *(_from_file(Path(file)) for file in files)]
@@ -168,14 +168,14 @@ def load_plugins(
 
 
 def _load_one(candidate: _Candidate, manager: pluggy.PluginManager, registry: Registry) -> PluginStatus:
-    """Load, register and question one plugin; whatever it raises is kept as text."""
+    """Load and register one plugin and collect what it provides; keep whatever it raises as text."""
     plugin: object = None
     try:
         plugin = candidate.load()
         manager.register(plugin, name=f"{candidate.distribution}:{candidate.name}")
         manager.check_pending()
         provided = list(_provided(plugin, manager))
-    except (Exception, SystemExit) as error:  # a third-party module may do anything; this is the fence around it
+    except (Exception, SystemExit) as error:  # a third-party module may raise anything
         if manager.is_registered(plugin):
             manager.unregister(plugin)
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -196,7 +196,7 @@ def _load_one(candidate: _Candidate, manager: pluggy.PluginManager, registry: Re
 
 
 def _provided(plugin: object, manager: pluggy.PluginManager) -> Iterable[tuple[str, type[Options]]]:
-    """(kind, class) of all that one plugin registers."""
+    """Yield (kind, class) of everything that one plugin registers."""
     for kind, facts in EXTENSIONS.items():
         caller = getattr(manager.hook, facts.hook)
         for implementation in caller.get_hookimpls():
@@ -206,7 +206,7 @@ def _provided(plugin: object, manager: pluggy.PluginManager) -> Iterable[tuple[s
 
 
 def _installed() -> list[_Candidate]:
-    """Candidates of all entry points, our own first, then by distribution and name."""
+    """Return candidates from all entry points, our own first, then by distribution and name."""
     found = []
     for point in entry_points(group=GROUP):
         distribution = point.dist
@@ -231,7 +231,7 @@ def _from_file(path: Path) -> _Candidate:
         if spec is None or spec.loader is None:
             raise PluginError(f"{path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
-        # pydantic looks a class's module up to resolve its annotations and read its docstrings
+        # pydantic looks up a class's module to resolve its annotations and read its docstrings
         sys.modules[name] = module
         spec.loader.exec_module(module)
         return module

@@ -1,7 +1,7 @@
 """The hooks: what a plugin may register.
 
-They are called once at start-up, before any config is checked; results of all plugins are merged, choice is by name in
-the config and never by load order, and two objects of one kind with one name raise :class:`PluginError` naming both
+All are called once at start-up, before any config is checked, and the results of all plugins are merged. The config
+chooses by name, never by load order; two objects of one kind with one name raise :class:`PluginError` naming both
 distributions. A hook returns classes, not instances: the core builds them from the user's config.
 """
 
@@ -46,7 +46,7 @@ def difftrain_pairings() -> Iterable[type[contracts.Pairing]]:  # type: ignore[e
 
 @hookspec
 def difftrain_conditioning_generators() -> Iterable[type[contracts.ConditioningGenerator]]:  # type: ignore[empty-body]
-    """Register generators that make conditioning images from target images, named by ``conditioning.type``.
+    """Register generators that make reference images from target images, named by ``conditioning.type``.
 
     Aliases count as names.
 
@@ -56,7 +56,7 @@ def difftrain_conditioning_generators() -> Iterable[type[contracts.ConditioningG
 
 @hookspec
 def difftrain_data_sources() -> Iterable[type[contracts.DataSource]]:  # type: ignore[empty-body]
-    """Register places that images come from, named by a dataset's ``type``.
+    """Register sources of images, named by a dataset's ``type``.
 
     .. versionadded:: 0.1
     """
@@ -64,7 +64,7 @@ def difftrain_data_sources() -> Iterable[type[contracts.DataSource]]:  # type: i
 
 @hookspec
 def difftrain_caption_sources() -> Iterable[type[contracts.CaptionSource]]:  # type: ignore[empty-body]
-    """Register places that captions come from, named by ``caption_strategy``.
+    """Register sources of captions, named by ``caption_strategy``.
 
     .. versionadded:: 0.1
     """
@@ -120,7 +120,7 @@ def difftrain_timestep_samplers() -> Iterable[type[contracts.TimestepSampler]]: 
 
 @hookspec
 def difftrain_observers() -> Iterable[type[contracts.Observer]]:  # type: ignore[empty-body]
-    """Register what watches runs; every run has all of them.
+    """Register observers; every run has all of them.
 
     .. versionadded:: 0.1
     """
@@ -133,7 +133,7 @@ def difftrain_check_config(config: RunConfig) -> Iterable[str]:  # type: ignore[
     All plugins' problems are collected and raised together with the core's.
 
     Args:
-        config: All options, those of plugins included: ``getattr(config, "my_option")``.
+        config: All options, including those of plugins: ``getattr(config, "my_option")``.
 
     .. versionadded:: 0.1
     """

@@ -1,6 +1,6 @@
-"""What the loaded plugins provide, by kind and name.
+"""The classes that loaded plugins provide, by kind and name.
 
-Choice is by name in the config and never by load order: two objects of one kind with one name are an error.
+The config chooses by name, never by load order: two objects of one kind with one name are an error.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Extension:
     hook: str
     contract: type[Options]
     key: str
-    """How a config names one."""
+    """The config key that names an object of this kind."""
     run_options: bool = False
-    """True when the fields are keys of the run file."""
+    """True if the fields are keys of the run file."""
     dataset_options: bool = False
-    """True when the fields are keys of a dataset entry."""
+    """True if the fields are keys of a dataset entry."""
     asks_samples: bool = False
-    """True when the fields of ``dataset_options`` of a class are keys of a dataset entry."""
+    """True if the fields of a class's ``dataset_options`` are keys of a dataset entry."""
     is_chosen: bool = True
-    """False when every run has all of the kind; the key is then only for messages."""
+    """False if every run has all of the kind; the key is then only for messages."""
 
 
 EXTENSIONS: Mapping[str, Extension] = {
@@ -81,7 +81,7 @@ EXTENSIONS: Mapping[str, Extension] = {
         hook="difftrain_observers", contract=contracts.Observer, key="observer", run_options=True, is_chosen=False
     ),
 }
-"""Every kind by its name; the order is that of lists shown to users."""
+"""Every kind by its name, in the order of lists shown to users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +92,20 @@ class _Entry:
 
 @dataclass(kw_only=True)
 class Registry:
-    """All registered classes. Filled at start-up by :mod:`difftrain.plugins.discovery`, read only after that."""
+    """All registered classes. Filled at start-up by :mod:`difftrain.plugins.discovery`, then only read."""
 
     absent: list[str] = field(default_factory=list)
-    """One sentence for each plugin that is installed but not loaded; shown when a name is not found."""
+    """One sentence for each plugin that is installed but not loaded; shown if a name is not found."""
     _entries: dict[str, dict[str, _Entry]] = field(default_factory=lambda: {kind: {} for kind in EXTENSIONS})
 
     def add(self, kind: str, provided: type[Options], provider: str) -> None:
-        """Take in one class under its name and aliases.
+        """Add one class under its name and aliases.
 
         Args:
             provider: Distribution and version, for messages.
 
         Raises:
-            PluginError: If the name is taken, naming both providers.
+            PluginError: If the name is taken; names both providers.
         """
         for name in names_of(kind, provided):
             taken = self._entries[kind].get(name)
@@ -117,13 +117,13 @@ class Registry:
             self._entries[kind][name] = _Entry(provided, provider)
 
     def find(self, kind: str, name: str, *, family: str | None = None) -> type[Any]:
-        """The class that a config names.
+        """Return the class that a config names.
 
         Args:
-            family: Needed for the kind ``flavour``, whose names are unique per family only.
+            family: Needed for the kind ``flavour``, whose names are unique only per family.
 
         Raises:
-            PluginError: If there is none, with the nearest name, all names, and the plugins that did not load.
+            PluginError: If there is none; gives the nearest name, all names, and the plugins that did not load.
         """
         choices = self.flavours(family) if kind == "flavour" and family is not None else self.all(kind)
         if name in choices:
@@ -132,38 +132,38 @@ class Registry:
         raise PluginError(f"unknown {kind} {name!r}{of_family}; {_advice(name, choices)}{self._absent_hint()}")
 
     def _absent_hint(self) -> str:
-        """The same for every name, so that a report of several problems says it once."""
+        """Return the same hint for every name, so that a report of several problems gives it once."""
         return f"\nhint: {'; '.join([*self.absent, 'see `difftrain plugins`'])}" if self.absent else ""
 
     def all(self, kind: str) -> dict[str, type[Any]]:
-        """Every class of a kind by name, aliases included; flavours are named ``FAMILY/NAME``."""
+        """Return every class of a kind by name, aliases included; flavours are named ``FAMILY/NAME``."""
         return {name: entry.provided for name, entry in self._entries[kind].items()}
 
     def flavours(self, family: str) -> dict[str, type[Any]]:
-        """The flavours of one family, by name."""
+        """Return the flavours of one family, by name."""
         return {cls.name: cls for cls in self.all("flavour").values() if cls.family == family}
 
     def default_flavour(self, family: str) -> str | None:
-        """The flavour of a run that names none: the family's default, or its only one."""
+        """Return the flavour of a run that names none: the family's default, or its only one."""
         flavours = self.flavours(family)
         declared: str | None = getattr(self.all("family").get(family), "default_flavour", None)
         return declared if declared in flavours else next(iter(flavours)) if len(flavours) == 1 else None
 
     def default_flavours(self) -> dict[str, str]:
-        """By family, of those that declare one; that a family has but one flavour needs no telling."""
+        """Return declared default flavours by family; the only flavour of a family needs no note."""
         found = {name: self.default_flavour(name) for name in self.all("family") if len(self.flavours(name)) > 1}
         return {name: flavour for name, flavour in found.items() if flavour is not None}
 
     def classes(self, kind: str) -> tuple[type[Any], ...]:
-        """Every class of a kind once, in the order of registration."""
+        """Return every class of a kind once, in the order of registration."""
         return tuple(dict.fromkeys(self.all(kind).values()))
 
     def provider(self, kind: str, provided: type[Any]) -> str:
-        """Distribution and version that gave a class."""
+        """Return the distribution and version that provide a class."""
         return next(entry.provider for entry in self._entries[kind].values() if entry.provided is provided)
 
     def names_by_key(self) -> dict[str, frozenset[str]]:
-        """The names that each config key may have; flavours of all families together."""
+        """Return the names that each config key may have; flavours of all families together."""
         return {
             facts.key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind))
             for kind, facts in EXTENSIONS.items()
@@ -171,16 +171,16 @@ class Registry:
         }
 
     def run_option_classes(self) -> tuple[type[Options], ...]:
-        """Classes whose fields are keys of the run file."""
+        """Return classes whose fields are keys of the run file."""
         return tuple(cls for kind, facts in EXTENSIONS.items() if facts.run_options for cls in self.classes(kind))
 
     def dataset_option_classes(self) -> tuple[type[Options], ...]:
-        """Classes whose fields are keys of a dataset entry."""
+        """Return classes whose fields are keys of a dataset entry."""
         own = [cls for kind, facts in EXTENSIONS.items() if facts.dataset_options for cls in self.classes(kind)]
         return (*own, *dict.fromkeys(asked for _, _, asked in self.asking_samples()))
 
     def asking_samples(self) -> Iterator[tuple[str, type[Any], type[Options]]]:
-        """(kind, class, its ``dataset_options``) of every class that asks something of samples."""
+        """Yield (kind, class, its ``dataset_options``) of every class with options per dataset."""
         for kind, facts in EXTENSIONS.items():
             for cls in self.classes(kind) if facts.asks_samples else ():
                 if cls.dataset_options is not None:
@@ -195,14 +195,14 @@ def _advice(name: str, choices: Iterable[str]) -> str:
 
 
 def names_of(kind: str, provided: type[Any]) -> tuple[str, ...]:
-    """The names that a class is found by."""
+    """Return the names that find a class."""
     if kind == "flavour":
         return (f"{provided.family}/{provided.name}",)
     return (provided.name, *getattr(provided, "aliases", ()))
 
 
 def check_provided(kind: str, provided: object) -> type[Options]:
-    """The class that a hook returned, once it is known to keep the contract.
+    """Return the class that a hook returned, after checking that it fulfils the contract.
 
     Raises:
         PluginError: If it is not a complete subclass of the kind's contract, or has no name.
@@ -213,7 +213,7 @@ def check_provided(kind: str, provided: object) -> type[Options]:
         raise PluginError(f"{hook} must return subclasses of difftrain.{contract.__name__}, got {provided!r}")
     if inspect.isabstract(provided):
         missing = ", ".join(sorted(provided.__abstractmethods__))
-        raise PluginError(f"{hook}: {provided.__qualname__} lacks what {contract.__name__} asks for: {missing}")
+        raise PluginError(f"{hook}: {provided.__qualname__} lacks members of {contract.__name__}: {missing}")
     for fact in ("family", "name", "hub_id") if kind == "flavour" else ("name",):
         if not (isinstance(getattr(provided, fact, None), str) and getattr(provided, fact)):
             raise PluginError(f"{hook}: {provided.__qualname__} needs a class attribute {fact!r}, a text")

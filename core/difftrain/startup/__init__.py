@@ -1,7 +1,7 @@
-"""What a run and `difftrain check` share: everything up to the first weight. Imports no torch.
+"""What a run and `difftrain check` share: everything that comes before loading weights. Imports no torch.
 
-- `prepare_run`: all of it; start here
-- `find_model`: where the model is and what it is
-- `encoded_form`: number formats, cache keys and bytes of what is encoded
+- `prepare_run`: the whole start-up; start here
+- `find_model`: finds the model and recognises its weights
+- `encoded_form`: number formats, cache keys and sizes of encoded images and captions
 - `run_length`: steps and epochs of a run
 """

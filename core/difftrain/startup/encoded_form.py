@@ -1,4 +1,4 @@
-"""In which form a run encodes its images and captions: number formats, cache keys, bytes. No torch.
+"""How a run encodes its images and captions: number formats, cache keys, bytes. No torch.
 
 The encoders themselves are in `frozen_encoders.py`.
 """
@@ -20,32 +20,32 @@ from difftrain.types import ModelLocation, PlacedImage
 
 _IMAGE_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _HEADER = 256
-"""Bytes that a safetensors file has beside its tensors, about."""
+"""Approximate bytes of a safetensors file in addition to its tensors."""
 
 
 def compute_dtype(config: RunConfig) -> str:
-    """Torch's name of the number format that the model and the text encoders run in."""
+    """Return torch's name of the number format for the model and the text encoders."""
     return "bfloat16" if config.mixed_precision == "bf16" else "float32"
 
 
 def image_dtype(config: RunConfig) -> str:
-    """Torch's name of the number format that the image encoder runs in."""
+    """Return torch's name of the number format for the image encoder."""
     return _IMAGE_DTYPES.get(config.vae_dtype, compute_dtype(config))
 
 
 def image_identity(plan: ModelPlan, location: ModelLocation) -> str:
-    """What changes latents: the model's part, the number format, and tiles, whose seams show."""
+    """Return what changes latents: the family's identity, the number format, and tiling, whose seams show."""
     tiling = "|tiled" if plan.config.vae_enable_tiling else ""
     return f"{plan.family.image_identity(location)}|torch.{image_dtype(plan.config)}{tiling}"
 
 
 def text_identity(plan: ModelPlan, location: ModelLocation) -> str:
-    """What changes text embeddings."""
+    """Return what changes text embeddings."""
     return f"{plan.family.text_identity(location, plan.flavour)}|torch.{compute_dtype(plan.config)}"
 
 
 def model_identity(plan: ModelPlan, location: ModelLocation) -> str:
-    """What the frozen model is and in which formats it runs: tells measurements of one model from another's."""
+    """Return content and formats of the frozen model, which tell measurements of different models apart."""
     parts = (
         location.identity,
         plan.flavour.name,
@@ -60,12 +60,12 @@ def model_identity(plan: ModelPlan, location: ModelLocation) -> str:
 
 
 def _not_default(options: Options | None) -> list[str]:
-    """The values that are not their defaults: a new option changes no identity while it is left out."""
+    """Return the values that differ from their defaults, so that a new option left out changes no identity."""
     return [] if options is None else [*map(str, options.model_dump(mode="json", exclude_defaults=True).items())]
 
 
 def open_caches(plan: ModelPlan, data: DataPlan, location: ModelLocation) -> SampleCaches:
-    """The run's caches; keys tell apart whatever changes what the encoders give."""
+    """Return the run's caches; their keys depend on everything that changes the encoders' results."""
     return SampleCaches(
         data,
         image_identity=image_identity(plan, location),
@@ -83,7 +83,7 @@ def room_needed(
     texts: Sequence[TextItem],
     images: Iterable[PlacedImage],
 ) -> list[Need]:
-    """Room that the entries of these captions and images will take."""
+    """Return the room that the entries of these captions and images will take."""
     config, family = plan.config, plan.family
     seen = Counter(tuple(caches.sizes_seen(item)) for item in texts)
     text_bytes = partial(family.text_bytes, location, plan.flavour, _value_bytes(compute_dtype(config)))

@@ -1,4 +1,4 @@
-"""Where a model is and what it is, before its data is read and any weight loaded."""
+"""Finds a model and recognises its weights, before data is read and weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from difftrain.types import ModelLocation
 
 @dataclass(frozen=True, kw_only=True)
 class FoundModel:
-    """A model whose files are there, and are those of the flavour that is trained."""
+    """A model whose files exist and belong to the flavour to train."""
 
     location: ModelLocation
     recognised: Recognised

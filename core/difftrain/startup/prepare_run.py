@@ -1,4 +1,4 @@
-"""The start-up that a run and ``difftrain check`` share: everything up to the first weight, without torch.
+"""The start-up that a run and ``difftrain check`` share: everything before loading weights, without torch.
 
 Start with :func:`prepare_run`.
 """
@@ -34,33 +34,33 @@ FIXED_LOSS_SAMPLES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """What is known of a run before its first weight is loaded."""
+    """What is known about a run before its first weight is loaded."""
 
     location: ModelLocation
     recognised: Recognised
-    """Of which flavours the weights can be."""
+    """Flavours that the weights may belong to."""
     data: PreparedData
     scenes: Sequence[Scene]
-    """What validations draw."""
+    """Images that validations draw."""
     measured: Sequence[Sample]
-    """Samples of the loss that validations measure."""
+    """Samples for the loss that validations measure."""
     caches: SampleCaches
     texts: Sequence[TextItem]
-    """Captions that are still to be encoded."""
+    """Captions still to encode."""
     images: Sequence[PlacedImage]
-    """Images that are still to be encoded."""
+    """Images still to encode."""
     needs: Sequence[Need]
-    """Room on disk that the run takes beside what is there."""
+    """Disk space that the run needs in addition to what exists."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What is odd but stops nothing."""
+        """Oddities that do not stop the run."""
         return [*self.recognised.notes, *self.data.notes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _RemainingWork:
-    """What validations look at, and what is to be encoded."""
+    """What validations use, and what is still to encode."""
 
     scenes: Sequence[Scene]
     measured: Sequence[Sample]
@@ -70,19 +70,18 @@ class _RemainingWork:
 
 
 def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> PreparedRun:
-    """Find the model, prepare the samples, and find out all that would stop the run later.
+    """Find the model, prepare the samples, and check everything that would stop the run later.
 
-    Of several processes the first comes first; the others then find made what it made.
+    With several processes the first runs alone before the others, which then find what it made.
 
     Args:
-        fast: Do not decode images wholly that were never decoded; a damaged one then stops the run when it is
-            encoded.
+        fast: Do not fully decode new images; a damaged one then stops the run when it is encoded.
 
     Raises:
-        DifftrainError: Whatever a user can mend.
+        DifftrainError: For anything that the user can fix.
     """
     check_writable(plan.config.output_dir, "output_dir")
-    find_state(plan)  # a checkpoint that cannot be resumed is told before the data is read
+    find_state(plan)  # report a checkpoint that cannot be resumed before reading the data
     model = find_model(plan)
     location = model.location
     caches = open_caches(plan, plan.data, location)
@@ -141,7 +140,7 @@ def _texts(
     measured: Sequence[Sample],
     scenes: Sequence[Scene],
 ) -> Iterator[TextItem]:
-    """Every caption that training and validations ask for."""
+    """Yield every caption that training and validations ask for."""
     config = plan.config
     yield from caches.text_items(
         trained,
@@ -155,10 +154,10 @@ def _texts(
 
 
 def _check_disk(needs: Sequence[Need]) -> None:
-    """Folders that something must be written into can be written, and have the room.
+    """Check that folders to write into are writable and have room.
 
     Raises:
-        MachineError: With every one that cannot or has not.
+        MachineError: With every folder that is not, or has not.
     """
     problems = []
     for need in needs:
@@ -173,10 +172,10 @@ def _check_disk(needs: Sequence[Need]) -> None:
 
 
 def _undecodable(plan: DataPlan, images: Sequence[PlacedImage], data: PreparedData, reporter: Reporter) -> list[str]:
-    """Messages on the images that will be encoded and cannot be decoded.
+    """Return messages about images that will be encoded but cannot be decoded.
 
-    One whose latents are cached was decoded then: the same bytes have the same key. The index remembers the others.
-    Damage that a decoder fills in without a word, as in a JPEG's pixels, cannot be told from an image.
+    An image with cached latents was decoded then: the same bytes have the same key. The index remembers the others.
+    Damage that a decoder fills in silently, as in a JPEG's pixels, cannot be detected.
     """
     owners = {placed.record.image.place: placed.record for placed in images}
     if not owners:
@@ -207,7 +206,7 @@ def _describe_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: in
 
 
 def _unusable(scenes: Sequence[Scene], reporter: Reporter) -> list[str]:
-    """Messages on images of the validations, each opened or made once: a damaged one must not end a run there."""
+    """Return messages about validation images, each opened or made once: a damaged one must not end a run later."""
     images = {
         (placed.record.image.place, placed.record.recipe): placed
         for scene in scenes

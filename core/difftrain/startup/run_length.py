@@ -1,4 +1,4 @@
-"""How long a run is and what it shows, out of its config. Imports no torch."""
+"""The length of a run and what it shows, from its config. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from difftrain.planning.run_plan import RunPlan
 from difftrain.types import Sample
 
 FEWEST_VISITS = 0.01
-"""Samples that an epoch shows on average; with less, a run would look for one forever."""
+"""Fewest samples per epoch on average; with fewer, a run would search forever for one."""
 
 
 def epoch_rules(plan: RunPlan) -> EpochRules:
-    """What shapes an epoch, out of the config."""
+    """Return the rules of an epoch, from the config."""
     config = plan.config
     return EpochRules(
         seed=config.seed,
@@ -29,7 +29,7 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
 
 
 def rounds_of(plan: RunPlan, samples: Sequence[Sample], *, start: Position | None = None, processes: int = 1) -> Rounds:
-    """What the run shows from a position on, out of the config."""
+    """Return the rounds of a run from a position on, from the config."""
     return Rounds(
         samples=samples,
         rules=epoch_rules(plan),
@@ -41,7 +41,7 @@ def rounds_of(plan: RunPlan, samples: Sequence[Sample], *, start: Position | Non
 
 
 def steps_left(rounds: Rounds) -> int | None:
-    """Optimizer steps to the end of the last epoch; None for a run that ends after so many steps.
+    """Return optimizer steps to the end of the last epoch; None for a run with a fixed number of steps.
 
     Raises:
         DataError: If the epochs hardly ever have a sample.
@@ -51,25 +51,25 @@ def steps_left(rounds: Rounds) -> int | None:
 
 
 def total_steps(plan: RunPlan, left: int | None, step: int = 0) -> int:
-    """Optimizer steps of the whole run; one in epochs ends with its last epoch, wherever it goes on.
+    """Return the optimizer steps of the whole run; a run in epochs ends with its last epoch, wherever it resumes.
 
     Args:
-        left: Steps from where the run stands to the end of its data; None if that has none, or none that is known.
-        step: Steps that it has done.
+        left: Steps from the run's position to the end of its data; None if there is no end, or it is unknown.
+        step: Steps already done.
 
     Raises:
-        DataError: If the epochs have no sample, or nobody knows how long they are.
+        DataError: If the epochs have no sample, or their length is unknown.
     """
     if left is None:
         if not plan.config.max_train_steps:
             raise DataError(
-                f"num_train_epochs {plan.config.num_train_epochs}: this data does not tell how long an epoch is\n"
+                f"num_train_epochs {plan.config.num_train_epochs}: the length of an epoch is unknown for this data\n"
                 "hint: set max_train_steps instead"
             )
         return plan.config.max_train_steps
     if left == step == 0:
         raise DataError(
-            f"{plan.config.num_train_epochs} epochs have no sample: probability leaves out all of them\n"
+            f"{plan.config.num_train_epochs} epochs have no samples: probability leaves all of them out\n"
             "hint: raise probability or num_train_epochs, or set max_train_steps"
         )
     return step + left

@@ -1,11 +1,11 @@
-"""One optimizer step and what it is made of.
+"""One optimizer step and its parts.
 
 - `step`: noise, prediction, loss, backward, update; start here
-- `training_state`: the model, its optimizer, and how far it is
-- `noise_levels`: noise levels: samplers and the shift
+- `training_state`: the model, its optimizer, and its progress
+- `noise_levels`: samplers of noise levels, and the shift
 - `losses`: losses
 - `tally`: sums over the micro-batches of a step
-- `not_finite`: what happens at NaN
+- `not_finite`: handles NaN and infinity
 - `schedules`: learning-rate schedules
 - `optimizers`: optimizers
 - `optimizer_state`: an optimizer's state in one file

@@ -1,4 +1,4 @@
-"""Losses: how far a prediction is from its target."""
+"""Losses: measure how far a prediction is from its target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class MeanSquaredError(Loss):
-    """Plain mean squared error in float32, a mean over all elements of a sample."""
+    """Plain mean squared error in float32, averaged over all elements of a sample."""
 
     name: ClassVar[str] = "mse"
 

@@ -1,4 +1,4 @@
-"""Noise levels: the samplers that draw them, and the shift. What is made of them is the family's affair."""
+"""Noise levels: the samplers that draw them, and the shift. How they are applied is up to the family."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 
 
 class SigmoidSampler(TimestepSampler):
-    """``sigmoid(scale * N(0, 1))``: most steps at middling noise levels.
+    """``sigmoid(scale * N(0, 1))``: most steps at medium noise levels.
 
     Source: Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, section 3.1.
     """
@@ -34,7 +34,7 @@ class SigmoidSampler(TimestepSampler):
     name: ClassVar[str] = "sigmoid"
 
     flow_sigmoid_scale: float = Field(1.0, gt=0)
-    """Spread of the noise levels; larger reaches nearer to 0 and 1."""
+    """Spread of the noise levels; a larger one reaches closer to 0 and 1."""
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         import torch
@@ -43,7 +43,7 @@ class SigmoidSampler(TimestepSampler):
 
 
 class UniformSampler(TimestepSampler):
-    """Every noise level alike."""
+    """Every noise level is equally likely."""
 
     name: ClassVar[str] = "uniform"
 
@@ -66,7 +66,7 @@ class BetaSampler(TimestepSampler):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         import torch
 
-        # torch's Beta takes no generator; a ratio of gamma draws is the same distribution
+        # torch's Beta takes no generator; a ratio of gamma draws has the same distribution
         shapes = torch.tensor([self.flow_beta_schedule_alpha, self.flow_beta_schedule_beta]).expand(count, 2)
         first, second = torch._standard_gamma(shapes, generator=generator).unbind(-1)
         return first / (first + second)

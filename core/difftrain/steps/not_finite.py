@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is NaN or infinite: said with its likely causes, skipped if that is wanted."""
+"""Handles a loss or gradient that is NaN or infinite: reports its likely causes, or skips the update on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def leave_out(state: TrainingState, tally: Tally, loss: float, grad_norm: float)
     """Count an update that must not be applied; the caller has applied nothing.
 
     Raises:
-        NotFinite: With ``on_nan: stop``, or when too many updates in a row were left out.
+        NotFinite: With ``on_nan: stop``, or when too many updates in a row were skipped.
     """
     config = state.plan.config
     if config.on_nan == "skip":
@@ -26,7 +26,7 @@ def leave_out(state: TrainingState, tally: Tally, loss: float, grad_norm: float)
             return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {grad_norm}"
     after = (
-        f"; {state.skipped_in_a_row} updates in a row were left out, on_nan_limit allows less than "
+        f"; {state.skipped_in_a_row} updates in a row were skipped, on_nan_limit allows fewer than "
         f"{config.on_nan_limit}"
         if config.on_nan == "skip"
         else ""
@@ -35,7 +35,7 @@ def leave_out(state: TrainingState, tally: Tally, loss: float, grad_norm: float)
 
 
 def _samples(tally: Tally) -> str:
-    """The samples of the step over all processes, those with a loss that is not finite if there are some."""
+    """Return the samples of the step over all processes; if some have a loss that is not finite, only those."""
     from accelerate.utils import gather_object
 
     every = gather_object([(tally.not_finite(), tally.keys)])
@@ -49,8 +49,8 @@ def _causes(state: TrainingState) -> str:
     causes = [f"learning_rate {config.learning_rate:g} too high"]
     if config.max_grad_norm == 0:
         causes.append("max_grad_norm 0, so nothing limits the gradients")
-    causes.append("an image or caption that the model cannot take")
+    causes.append("an image or caption that the model cannot handle")
     if config.mixed_precision != "no":
         causes.append("the range of 16-bit numbers (mixed_precision no is float32)")
-    advice = "" if config.on_nan == "skip" else "; on_nan = skip leaves such updates out and goes on"
-    return f"likely causes are {', '.join(causes)}{advice}"
+    advice = "" if config.on_nan == "skip" else "; on_nan = skip skips such updates and continues"
+    return f"likely causes: {', '.join(causes)}{advice}"

@@ -1,6 +1,6 @@
-"""The state of any torch optimizer in one file, exact, by the names of its parameters, whole however they are sharded.
+"""The state of any torch optimizer in one file: exact, by the names of its parameters, unsharded.
 
-Written by torch, read without running anything of it. :func:`gather_optimizer` is for every process,
+Torch writes it, and reading it runs no code from it. :func:`gather_optimizer` is for every process,
 :func:`write_optimizer` for the first.
 """
 
@@ -19,25 +19,25 @@ from difftrain.errors import CheckpointError, first_few
 from difftrain.steps.sharding import is_sharded, placed_like, whole
 
 Settings = Sequence[Mapping[str, Any]]
-"""What each parameter group says beside its parameters: rates, decays, ..."""
+"""Each parameter group's values besides its parameters: rates, decays, ..."""
 Named = Sequence[tuple[str, Tensor]]
 """Trained parameters with their names in the model."""
 _NO_SETTINGS = ("params", "param_names")
-"""What a group says of its parameters; the rest is settings."""
+"""Entries of a group that describe its parameters; the rest are settings."""
 
 
 class DamagedState(CheckpointError):
-    """A file that cannot be read."""
+    """The file cannot be read."""
 
 
 def bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer that its factory built, below what accelerate puts around it."""
+    """Return the optimizer that its factory built, without accelerate's wrapper."""
     built: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
     return built
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> Settings:
-    """Copies of the plain settings of each group as they are now; what is no number, text or tensor is left out."""
+    """Return copies of the plain settings of each group; only numbers, texts and tensors are included."""
     return [
         {key: copy.deepcopy(value) for key, value in group.items() if key not in _NO_SETTINGS and _is_plain(value)}
         for group in optimizer.param_groups
@@ -53,13 +53,13 @@ def _is_plain(value: object) -> bool:
 def gather_optimizer(
     optimizer: torch.optim.Optimizer, named: Named, built_with: Settings, *, keep: bool = True
 ) -> dict[str, Any]:
-    """What :func:`write_optimizer` writes.
+    """Return what :func:`write_optimizer` writes.
 
-    Every process must call it; only where something is sharded do they wait for each other.
+    Every process must call it; they wait for each other only if something is sharded.
 
     Args:
-        built_with: The settings that the optimizer was built with, to tell later which of them the user changed.
-        keep: False in a process that only contributes its parts: what it gets holds none of the sharded tensors.
+        built_with: The settings that the optimizer was built with, to tell later which of them the user has changed.
+        keep: False in a process that only contributes its parts: its result has none of the sharded tensors.
     """
     names = _names(optimizer, named)
     saved = optimizer.state_dict()
@@ -83,28 +83,28 @@ def gather_optimizer(
 
 
 def write_optimizer(gathered: Mapping[str, Any], path: Path) -> None:
-    """Write what :func:`gather_optimizer` gave and read it back, so that no checkpoint holds what cannot be resumed.
+    """Write the result of :func:`gather_optimizer` and read it back, so that every checkpoint can be resumed.
 
     Raises:
         OSError: If the file cannot be written.
-        CheckpointError: If the optimizer keeps what torch cannot store or would not read back.
+        CheckpointError: If the optimizer keeps something that torch cannot store or would not read back.
     """
     try:
         with path.open("wb") as file:
             torch.save(gathered, file)
         torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.PickleError, AttributeError, TypeError, ValueError, RuntimeError, RecursionError) as error:
-        if isinstance(error.__context__, OSError):  # torch's own words for a full disk name no reason
+        if isinstance(error.__context__, OSError):  # torch's own message for a full disk gives no reason
             raise error.__context__ from error
         raise CheckpointError(_cannot_hold(gathered["optimizer"], error)) from error
 
 
 def check_storable(gathered: Mapping[str, Any], path: Path) -> None:
-    """Write the state, read it back, take it away: found now, and not at the first checkpoint.
+    """Write the state, read it back, delete it: to find a problem now, not at the first checkpoint.
 
     Raises:
         OSError: If the file cannot be written.
-        CheckpointError: If it would not come back.
+        CheckpointError: If it cannot be read back.
     """
     try:
         write_optimizer(gathered, path)
@@ -113,20 +113,20 @@ def check_storable(gathered: Mapping[str, Any], path: Path) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, named: Named, path: Path) -> None:
-    """Put back what :func:`write_optimizer` wrote, bit for bit. A setting that the user changed is this run's.
+    """Restore what :func:`write_optimizer` wrote, bit for bit. Settings that the user has changed stay this run's.
 
     Args:
-        optimizer: Freshly built with this run's settings; its parameters may be sharded otherwise than they were.
+        optimizer: Freshly built with this run's settings; its parameters may be sharded in another way than before.
 
     Raises:
         DamagedState: If the file is damaged.
-        CheckpointError: If it is of another optimizer or other parameters, or holds what only code could make.
+        CheckpointError: If it belongs to another optimizer or other parameters, or needs code to be restored.
     """
     parameters, names = _each_parameter(optimizer), _names(optimizer, named)
     home = parameters[0].device
 
     def placed(storage: Any, location: str) -> Any:
-        # some optimizers count steps in a tensor on the CPU, also for parameters on a GPU
+        # some optimizers count steps in a tensor on the CPU, even for parameters on a GPU
         return storage if location == "cpu" or home.type == "cpu" else storage.to(device=home)
 
     try:
@@ -148,7 +148,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, named: Named, path: Path) -
     own = [{key: group[key] for key in _NO_SETTINGS if key in group} for group in fresh]
     restored = [{**ours, **group["settings"]} for ours, group in zip(own, groups, strict=True)]
     optimizer.load_state_dict({"state": {**more, **state}, "param_groups": restored})
-    # torch casts state to the parameter's dtype on loading; an optimizer may keep it in another one
+    # torch casts state to the parameter's dtype on loading, but an optimizer may keep it in another one
     for number, entries in state.items():
         if isinstance(entries, dict):
             optimizer.state[parameters[number]].update(entries)
@@ -164,7 +164,7 @@ def _any_sharded(value: object) -> bool:
 
 
 def _gathered(value: Any, keep: bool) -> Any:
-    """The same with every sharded tensor put together on the CPU, or None for it; what holds none is left as it is."""
+    """Gather every sharded tensor onto the CPU, or replace it with None; return other values unchanged."""
     if not _any_sharded(value):
         return value
     if isinstance(value, dict):
@@ -176,9 +176,9 @@ def _gathered(value: Any, keep: bool) -> Any:
 
 
 def _placed(value: Any, parameter: Tensor, *, was_sharded: bool) -> Any:
-    """State of one parameter where it belongs: cut like a sharded one, and beside it on its device if it was cut.
+    """Place the state of one parameter: cut it like a sharded parameter; if it was cut, on the parameter's device.
 
-    A single number stays what it is, since optimizers count steps in one.
+    A single number stays unchanged, because optimizers count steps in one.
     """
     if isinstance(value, dict):
         return {key: _placed(part, parameter, was_sharded=was_sharded) for key, part in value.items()}
@@ -190,7 +190,7 @@ def _placed(value: Any, parameter: Tensor, *, was_sharded: bool) -> Any:
 
 
 def _same(one: object, other: object) -> bool:
-    """Equal plain values; NaN is equal to itself."""
+    """Return whether plain values are equal; NaN equals itself."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and bool(torch.equal(one.cpu(), other.cpu()))
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -199,13 +199,13 @@ def _same(one: object, other: object) -> bool:
 
 
 def _cannot_hold(class_name: str, reason: object) -> str:
-    # torch's complaint goes on with advice to turn the protection off
+    # torch's message goes on with advice to turn the protection off
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     named = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
     named = named.removeprefix("WeightsUnpickler error: ")
     return (
-        f"optimizer {class_name} keeps what a checkpoint cannot hold: {named}\n"
-        "hint: take another optimizer; its author can keep tensors and plain values, or name the type with "
+        f"optimizer {class_name} keeps something that a checkpoint cannot hold: {named}\n"
+        "hint: use another optimizer; its author can keep tensors and plain values, or allow the type with "
         "torch.serialization.add_safe_globals"
     )
 
@@ -221,12 +221,12 @@ def _check_fit(
     if class_name != _class_name(optimizer):
         raise CheckpointError(
             f"the checkpoint's optimizer is {class_name}, this run's is {_class_name(optimizer)}\n"
-            "hint: resume with the optimizer that the checkpoint was made with, or start anew with "
+            "hint: resume with the optimizer that the checkpoint was trained with, or start over with "
             "--resume_from_checkpoint none"
         )
     own = dict(zip(names, map(_shape, _each_parameter(optimizer)), strict=True))
     different = [
-        f"{name} was {shapes.get(name, 'not there')} and is {own.get(name, 'not there')} now"
+        f"{name} was {shapes.get(name, 'not there')} and is now {own.get(name, 'not there')}"
         for name in dict.fromkeys([*shapes, *own])
         if shapes.get(name) != own.get(name)
     ]
@@ -234,30 +234,30 @@ def _check_fit(
         raise CheckpointError(
             f"the checkpoint's optimizer has {len(shapes)} parameters, this run's has {len(own)}; of them "
             f"{len(different)} differ: {first_few(different, 1)}\n"
-            "hint: resume with the adapter and the mixed_precision that the checkpoint was made with"
+            "hint: resume with the adapter and the mixed_precision that the checkpoint was trained with"
         )
     numbers = iter(names)
     now = [{next(numbers) for _ in group["params"]} for group in optimizer.param_groups]
     if now != [set(group) for group in groups]:
         raise CheckpointError(
-            f"the checkpoint's optimizer has {len(groups)} groups of parameters, this run's has {len(now)} or divides "
-            "them otherwise\nhint: resume with the optimizer_config that the checkpoint was made with"
+            f"the checkpoint's optimizer has {len(groups)} parameter groups, this run's has {len(now)} or divides "
+            "them differently\nhint: resume with the optimizer_config that the checkpoint was trained with"
         )
 
 
 def _each_parameter(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """In the order in which a state dict counts them."""
+    """Return parameters in the order in which a state dict counts them."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _names(optimizer: torch.optim.Optimizer, named: Named) -> list[str]:
-    """Of each parameter; one that is not the model's, as a copy in another format, is called by its place."""
+    """Return each parameter's name; one that is not the model's, such as a copy in another format, gets its number."""
     by_id = {id(parameter): name for name, parameter in named}
     return [by_id.get(id(own), f"#{number}") for number, own in enumerate(_each_parameter(optimizer))]
 
 
 def _is_number(key: object, names: Sequence[str]) -> bool:
-    """Whether a key of a state dict stands for a parameter; an optimizer may keep more than what belongs to one."""
+    """Return whether a state dict's key stands for a parameter; an optimizer may keep other entries too."""
     return type(key) is int and key < len(names)
 
 
@@ -266,6 +266,6 @@ def _shape(parameter: Tensor) -> str:
 
 
 def _class_name(optimizer: torch.optim.Optimizer) -> str:
-    """Module and name of the optimizer's class."""
+    """Return module and name of the optimizer's class."""
     cls = type(bare(optimizer))
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -35,7 +35,7 @@ class AdamWBf16(OptimizerFactory):
     def build(self, parameters: Sequence[tuple[str, nn.Parameter]], learning_rate: float) -> torch.optim.Optimizer:
         from optimi import AdamW
 
-        # foreach by hand: optimi turns its Triton kernels on by itself where it finds them, and a run must not
+        # set foreach: optimi enables its Triton kernels wherever it finds them, and a run must not
         # change its arithmetic with the packages that happen to be installed
         optimizer: torch.optim.Optimizer = AdamW(
             [parameter for _, parameter in parameters],
@@ -59,7 +59,7 @@ class OptimiLion(OptimizerFactory):
     usual_learning_rates: ClassVar[tuple[float, float] | None] = (3e-6, 5e-5)
 
     betas: tuple[Decay, Decay] = (0.9, 0.99)
-    """Decay of the mean that the sign is taken of, and of the mean that is kept."""
+    """Decay of the mean that gives the sign, and of the mean that is kept."""
     weight_decay: float = Field(0.0, ge=0)
     """Pull of the weights towards zero, times the learning rate."""
 

@@ -10,7 +10,7 @@ from difftrain.contracts import Schedule
 
 
 class _WarmUpThen(Schedule):
-    """Rises in a line over the warm-up; the step after it has the full rate."""
+    """Rises linearly over the warm-up; the step after it has the full rate."""
 
     def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
         if step < warmup_steps:
@@ -20,7 +20,7 @@ class _WarmUpThen(Schedule):
 
     @abstractmethod
     def decay(self, progress: float) -> float:
-        """Factor at a share (0 to 1) of the steps after the warm-up."""
+        """Return the factor after a share (0 to 1) of the steps that follow the warm-up."""
 
 
 class Constant(_WarmUpThen):
@@ -33,13 +33,13 @@ class Constant(_WarmUpThen):
 
 
 class ConstantWithWarmup(Constant):
-    """The same as ``constant``, under the name that other trainers give it."""
+    """Same as ``constant``, under the name that other trainers use."""
 
     name: ClassVar[str] = "constant_with_warmup"
 
 
 class Linear(_WarmUpThen):
-    """In a line to zero."""
+    """Falls linearly to zero."""
 
     name: ClassVar[str] = "linear"
 

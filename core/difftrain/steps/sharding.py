@@ -1,4 +1,4 @@
-"""Tensors of which every process holds a part: put together, and cut again. A tensor that is whole stays as it is."""
+"""Gathers and cuts tensors of which every process holds a part. Unsharded tensors stay unchanged."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 def is_sharded(value: object) -> bool:
-    """Whether it is a DTensor, in whatever placement."""
-    # whoever made one has imported the module; a run of one process does without that second
+    """Return whether a value is a DTensor, in any placement."""
+    # a DTensor exists only if the module is imported; importing it would cost a single-process run a second
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor, on this process's device; all processes must ask for it, in one order."""
+    """Return the whole of a sharded tensor, on this process's device; all processes must call it in the same order."""
     if not is_sharded(tensor):
         return tensor
     full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
@@ -23,10 +23,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def placed_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, known to every process, on the device of ``model``; if that is sharded, this process's part.
+    """Return a whole tensor, known to every process, on the device of ``model``; if that is sharded, our part of it.
 
-    Nothing is exchanged. Where the shapes differ, a sharded tensor would not know where to be cut: every process
-    then has the whole.
+    Nothing is exchanged. If the shapes differ, it is unknown where to cut a sharded tensor: every process then has
+    the whole.
     """
     if not is_sharded(model):
         return tensor.to(model.device)
@@ -39,10 +39,10 @@ def placed_like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def release_whole_weights(model: nn.Module) -> None:
-    """Leave each process with its parts again, after forwards that no backward followed.
+    """Leave each process with only its parts again, after forwards without a backward.
 
-    torch puts a sharded model's weights together for a forward, and takes them apart in the backward. In between, the
-    model's parameters are others than the optimizer's.
+    torch gathers a sharded model's weights for a forward and splits them in the backward. In between, the
+    model's parameters are not the optimizer's.
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None:

@@ -25,12 +25,12 @@ from difftrain.types import Batch, NoisyBatch, StepResult
 def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> StepResult:
     """Accumulate the gradients of some micro-batches and update the adapter once.
 
-    The loss of the step is the mean over the samples of all its micro-batches and processes. Everything random is
-    drawn from seeds of (run, step, micro-batch, process): a resumed run repeats it.
+    The loss of the step is the mean over the samples of all its micro-batches and processes. All random draws are
+    seeded by (run, step, micro-batch, process), so a resumed run repeats them.
 
     Raises:
         NotFinite: If the loss or the gradient is NaN or infinite, unless ``on_nan`` skips such updates. The weights,
-            the step and the position are as before.
+            the step and the position stay unchanged.
         DataError: If there is no micro-batch left.
     """
     started = time.perf_counter()
@@ -46,7 +46,7 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
         if micro.ends_step:
             break
     if micro is None:
-        raise DataError(f"the data ends after step {state.step}, and the run is to have {state.total_steps}")
+        raise DataError(f"the data ends after step {state.step}, but the run needs {state.total_steps} steps")
     grad_norm = _clip_gradients(state)
     loss, samples, tokens = tally.over_processes(state.accelerator)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -74,10 +74,10 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
 
 
 def seed_draws(state: TrainingState, number: int) -> torch.Generator:
-    """Seed what layers and families draw by themselves, dropout and guidance; gives the generator of the noise.
+    """Seed the draws of layers and families, such as dropout and guidance; return the generator of the noise.
 
     Args:
-        number: Of the micro-batch within the step.
+        number: Number of the micro-batch within the step.
     """
     place = (state.step, number, state.accelerator.process_index)
     seed = state.plan.config.seed
@@ -86,7 +86,7 @@ def seed_draws(state: TrainingState, number: int) -> torch.Generator:
 
 
 def _clip_gradients(state: TrainingState) -> float:
-    """Norm of all gradients before they are scaled down to ``max_grad_norm``; 0 leaves them as they are."""
+    """Return the norm of all gradients before they are scaled down to ``max_grad_norm``; 0 does not scale them."""
     limit = state.plan.config.max_grad_norm
     if limit > 0:
         return float(whole(state.accelerator.clip_grad_norm_(state.trained, limit)))
@@ -108,7 +108,7 @@ def _memory(device: torch.device) -> dict[str, float]:
 
 
 def batch_loss(state: TrainingState, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Loss of each sample, [B], of noise levels and noise drawn on the CPU from ``generator``.
+    """Return the loss of each sample, [B]; noise levels and noise are drawn on the CPU from ``generator``.
 
     Drawing on the CPU gives a run the same noise on every device.
     """
@@ -119,7 +119,7 @@ def batch_loss(state: TrainingState, batch: Batch, generator: torch.Generator) -
 
 
 def loss_at(state: TrainingState, denoiser: nn.Module, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Loss of each sample, [B], at given noise levels [B] and noise shaped as the latents."""
+    """Return the loss of each sample, [B], at given noise levels [B] and noise shaped as the latents."""
     device = state.accelerator.device
     batch = batch.to(device, state.compute_dtype)
     noisy = state.noise_process.add_noise(batch.latents, sigma.to(device), noise.to(device))
@@ -127,14 +127,14 @@ def loss_at(state: TrainingState, denoiser: nn.Module, batch: Batch, sigma: Tens
     losses = state.plan.loss.compute(prediction, noisy, batch)
     if losses.shape != (len(prediction),):
         raise PluginError(
-            f"loss {state.plan.loss.name!r} gave the shape {tuple(losses.shape)} for a batch of {len(prediction)}\n"
-            "hint: compute() must return one number a sample, [B]"
+            f"loss {state.plan.loss.name!r} returned the shape {tuple(losses.shape)} for a batch of {len(prediction)}\n"
+            "hint: compute() must return one number per sample, [B]"
         )
     return losses
 
 
 def predict(state: TrainingState, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch) -> Tensor:
-    """The model's prediction for the target, shaped as it: family, then the flavour's references, then forward."""
+    """Predict the target, in its shape: family's input, then the flavour's references, then the forward."""
     family, flavour = state.plan.family, state.plan.flavour
     model_input = family.build_input(noisy, batch, state.bare_denoiser)
     if batch.references:
@@ -144,13 +144,13 @@ def predict(state: TrainingState, denoiser: nn.Module, noisy: NoisyBatch, batch:
 
 
 def remember_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Keep in each group the rate that it was built with, under the name that torch's own schedulers use."""
+    """Store in each group the rate that it was built with, under the name that torch's own schedulers use."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
 
 
 def _set_learning_rates(state: TrainingState) -> float:
-    """Give every group its rate for the coming step; gives the one to report."""
+    """Set every group's rate for the coming step; return the one to report."""
     config = state.plan.config
     factor = state.plan.schedule.factor(state.step, config.lr_warmup_steps, state.total_steps)
     for group in state.optimizer.param_groups:

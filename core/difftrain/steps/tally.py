@@ -1,4 +1,4 @@
-"""What the micro-batches of one step add up to."""
+"""Sums over the micro-batches of one step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Tally:
     """Losses and counts of one process's micro-batches; those of weight 0 do not count."""
 
     losses: list[Tensor] = field(default_factory=list)
-    """One a sample, [B] each."""
+    """One tensor per micro-batch, [B] each."""
     keys: list[str] = field(default_factory=list)
     tokens: int = 0
 
@@ -28,8 +28,8 @@ class Tally:
         """Count a micro-batch.
 
         Args:
-            losses: Of each sample, [B].
-            tokens: Of one sample, by group.
+            losses: Loss of each sample, [B].
+            tokens: Tokens of one sample, by group.
         """
         if micro.weight == 0:
             self.losses.append(losses[:0])
@@ -39,7 +39,7 @@ class Tally:
         self.tokens += sum(tokens.values()) * len(losses)
 
     def over_processes(self, accelerator: Accelerator) -> tuple[float, int, int]:
-        """Mean loss, samples and tokens over all processes, whose batches may differ in size; in one exchange."""
+        """Return mean loss, samples and tokens over all processes in one exchange; their batches may differ in size."""
         losses = torch.cat(self.losses).float()
         # float32 counts exactly up to 16 million
         counts = torch.tensor([len(losses), self.tokens], dtype=torch.float32, device=losses.device)
@@ -47,6 +47,6 @@ class Tally:
         return total[0] / max(1.0, total[1]), int(total[1]), int(total[2])
 
     def not_finite(self) -> list[str]:
-        """Keys of the samples whose own loss is NaN or infinite."""
+        """Return the keys of samples whose own loss is NaN or infinite."""
         finite = torch.cat(self.losses).isfinite().tolist()
         return [key for key, fine in zip(self.keys, finite, strict=False) if not fine]

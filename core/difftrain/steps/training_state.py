@@ -1,4 +1,4 @@
-"""The state of a training: the model, its optimizer, and how far it is."""
+"""The state of a training: the model, its optimizer, and its progress."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """The model in training and what moves it."""
+    """The model in training and everything that changes it."""
 
     plan: RunPlan
     accelerator: Accelerator
     denoiser: nn.Module
-    """As wrapped by accelerate; only this one is called in training."""
+    """Wrapped by accelerate; training calls only this one."""
     bare_denoiser: nn.Module
     """The same weights without a wrapper."""
     noise_process: NoiseProcess
     optimizer: torch.optim.Optimizer
     built_with: Settings
-    """What the optimizer's groups said before the first step of this process."""
+    """Settings of the optimizer's groups before the first step of this process."""
     total_steps: int
     data: Mapping[str, str] = field(default_factory=dict)
     """What each dataset holds, see :func:`difftrain.training.agreement.data_facts`."""
@@ -43,12 +43,12 @@ class TrainingState:
     """Optimizer steps done."""
     position: StreamPosition = field(default_factory=Position)
     skipped: int = 0
-    """Updates of the whole run that were left out, since they were not finite."""
+    """Updates of the whole run that were skipped because they were not finite."""
     skipped_in_a_row: int = 0
     updating: bool = False
-    """True while the optimizer writes: what ends the run then leaves weights of which some are new."""
+    """True while the optimizer writes: if the run ends then, only some of the weights are new."""
     last_good_batch: MicroBatch | None = None
-    """One that gave a finite loss in the last good step."""
+    """A batch that gave a finite loss in the last good step."""
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -60,14 +60,14 @@ class TrainingState:
 
     @property
     def evaluates_others(self) -> bool:
-        """Whether the optimizer arrives at other weights than those that it trains."""
+        """Whether the optimizer evaluates at other weights than it trains."""
         return type(self.plan.optimizer).evaluating is not OptimizerFactory.evaluating
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it the trained weights are those to validate and to save; afterwards they are as before, bit for bit.
+        """Inside this context the trained weights are those to validate and save; on exit they are restored exactly.
 
-        Whatever rounding the optimizer's way there and back has: a run must not change with how often it validates,
+        This undoes any rounding of the optimizer's way there and back: a run must not depend on how often it validates,
         and only the main process does.
         """
         trained = self.trained if self.evaluates_others else []
@@ -86,7 +86,7 @@ class TrainingState:
         return torch.bfloat16 if self.plan.config.mixed_precision == "bf16" else torch.float32
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Entered for each forward: one context around the loop would keep stale casts of trained weights."""
+        """Enter it for each forward: one context around the loop would keep stale casts of trained weights."""
         if self.compute_dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, dtype=self.compute_dtype)

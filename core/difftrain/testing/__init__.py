@@ -1,16 +1,16 @@
-"""For plugin authors: what every plugin's tests can use. Importing it does not import torch.
+"""Test tools for plugin authors. Importing it does not import torch.
 
-`check_generator` and `check_family` are whole tests of a contract; `load_denoiser` loads a family's model as a run
+`check_generator` and `check_family` test a whole contract; `load_denoiser` loads a family's model as a run
 does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes images to train on;
 `run_command` runs `difftrain`.
 
 - `example_images`: images to train on, alone or in pairs
-- `command_runs`: the command, run in the process of a test
-- `generator_check`: the contract of generators, as a test
-- `family_check`: the contract of model families, as a test
-- `attention_check`: attention shapes of a forward, watched
+- `command_runs`: runs the command in the process of a test
+- `generator_check`: tests the contract of generators
+- `family_check`: tests the contract of model families
+- `attention_check`: watches the attention shapes of a forward
 - `tiny_family`: a family that needs no file
-- `tiny_denoiser`: its denoiser; apart, since its class needs torch
+- `tiny_denoiser`: its denoiser; in its own module because it needs torch
 """
 
 from difftrain.testing.command_runs import CommandResult, run_command

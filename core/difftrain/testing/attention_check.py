@@ -1,4 +1,4 @@
-"""Which attention a forward asks torch for."""
+"""Watches which attention shapes a forward uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def watched_attention() -> Iterator[set[AttentionShape]]:
-    """The shapes with which ``scaled_dot_product_attention`` is called within it; filled as it goes."""
+    """Collect the shapes with which ``scaled_dot_product_attention`` is called inside the context."""
     from torch.nn.functional import scaled_dot_product_attention
     from torch.overrides import TorchFunctionMode
 
@@ -33,7 +33,7 @@ def watched_attention() -> Iterator[set[AttentionShape]]:
 
 
 def _shape(query: Tensor, key: Tensor, *others: Tensor | None, **named: Any) -> AttentionShape:
-    """Of tensors [B, heads, tokens, features]; without heads there is one."""
+    """Return the shape for tensors [B, heads, tokens, features]; without heads there is one."""
     mask = others[1] if len(others) > 1 else named.get("attn_mask")
     return AttentionShape(
         batch=query.shape[0],

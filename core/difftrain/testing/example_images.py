@@ -15,7 +15,7 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairFolders:
-    """What :func:`make_dataset` wrote; images of a pair have one file name."""
+    """The folders that :func:`make_dataset` wrote; both images of a pair have the same file name."""
 
     edits: Path
     """Targets, with captions beside them."""
@@ -46,14 +46,14 @@ def make_dataset(
     extension: str = ".png",
     seed: int = 0,
 ) -> PairFolders:
-    """Write images with a coloured disc to ``folder/edits``, and the same ones blurred to ``folder/references``.
+    """Write images with a coloured disc to ``folder/edits``, and blurred copies to ``folder/references``.
 
     Args:
-        folder: Made when it is not there.
+        folder: Created if it does not exist.
         count: Number of pairs, all different.
         size: (width, height) of every image.
         captions: Write an instruction beside every edit, as NAME.txt.
-        extension: Of the images: a format that Pillow writes.
+        extension: Extension of the images, for a format that Pillow writes.
         seed: Equal seeds give equal pixels.
     """
     folders = PairFolders(edits=folder / "edits", references=folder / "references")
@@ -69,7 +69,7 @@ def make_dataset(
 
 
 def draw_image(size: Size, seed: int) -> Image.Image:
-    """Smooth colours with one disc; RGB."""
+    """Return smooth colours with one disc; RGB."""
     rng = random.Random(seed)
     small = Image.frombytes("RGB", (4, 4), rng.randbytes(48))
     image = small.resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""The contract of model families, as a test."""
+"""Tests the contract of model families."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ CAPTIONS = ("make it blue", "")
 
 
 def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLocation | None = None) -> None:
-    """Assert what the core relies on of a family and one flavour: run it with a model small enough for a CPU.
+    """Assert everything the core relies on in a family and one flavour; use a model small enough for a CPU.
 
-    Walks one batch of two through text and image encoders, loading, noise, the forward with and without references, one
+    Takes one batch of two through text and image encoders, loading, noise, the forward with and without references, one
     validation image and a backward pass with recomputed activations; in float32 on the CPU.
 
     Args:
         location: Default: where the family finds the flavour's own weights.
 
     Raises:
-        AssertionError: Saying what is broken.
+        AssertionError: Says what is broken.
     """
     import torch
 
@@ -77,7 +77,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
 def _check_text(texts: list[TextEmbeds]) -> list[TextEmbeds]:
     assert len(texts) == len(CAPTIONS), f"{len(CAPTIONS)} captions give {len(texts)} embeddings"
     for text in texts:
-        assert text.keys() == texts[0].keys(), "captions have embeddings of different names"
+        assert text.keys() == texts[0].keys(), "captions have embeddings with different names"
         assert all(tensor.device.type == "cpu" for tensor in text.values()), "text embeddings are not on the CPU"
         assert all(tensor.isfinite().all() for tensor in text.values()), "text embeddings are not finite"
     assert _differ(*texts), "two captions have equal embeddings"
@@ -91,16 +91,16 @@ def _differ(first: TextEmbeds, second: TextEmbeds) -> bool:
 
 
 def _check_seen_references(family: ModelFamily, flavour: ModelFlavour, encoder: TextEncoder) -> None:
-    """Text embeddings depend on the references, handed over in the family's own view."""
+    """Check that text embeddings depend on the references, passed in the family's own view."""
     edge = 4 * family.pixel_multiple
     view = family.text_view((2 * edge, edge), flavour)
-    assert all(isinstance(side, int) and side > 0 for side in view), f"text_view() gives {view}, which is no size"
+    assert all(isinstance(side, int) and side > 0 for side in view), f"text_view() gives {view}, which is not a size"
     first, second = encoder.encode([CAPTIONS[0]] * 2, [[draw_image(view, seed=seed)] for seed in (1, 2)])
     assert _differ(first, second), "text_sees_references is true, but references do not change the text embeddings"
 
 
 def _check_latents(image_encoder: ImageEncoder, edge: int) -> Tensor:
-    """Latents [2, C, ...] of two random images, wider than high."""
+    """Return latents [2, C, ...] of two random images, wider than high."""
     import torch
 
     pixels = torch.rand(2, 3, edge, 2 * edge, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -126,7 +126,7 @@ def load_denoiser(
     device: torch.device | None = None,
     quantizer: Quantizer | None = None,
 ) -> nn.Module:
-    """A family's denoiser as a run loads it: with its weights, frozen, in evaluation mode.
+    """Load a family's denoiser as a run does: with its weights, frozen, in evaluation mode.
 
     Args:
         dtype: Default: float32.
@@ -155,7 +155,7 @@ def _check_modules(family: ModelFamily, denoiser: nn.Module) -> None:
 
     own = set(denoiser.modules())
     for number, block in enumerate(family.blocks(denoiser)):
-        assert block in own, f"blocks(): number {number} ({type(block).__name__}) is no module of the denoiser"
+        assert block in own, f"blocks(): number {number} ({type(block).__name__}) is not a module of the denoiser"
 
     targets = family.adapter_targets(denoiser)
     modules = dict(denoiser.named_modules())
@@ -165,7 +165,7 @@ def _check_modules(family: ModelFamily, denoiser: nn.Module) -> None:
 
 
 def _check_noise(process: NoiseProcess, latents: Tensor) -> NoisyBatch:
-    """Noisy latents of two noise levels, checked."""
+    """Return noisy latents at two noise levels, checked."""
     import torch
 
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
@@ -208,7 +208,7 @@ def _check_forward(
 def _predict(
     family: ModelFamily, flavour: ModelFlavour, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch
 ) -> Tensor:
-    """Prediction of the target, checked."""
+    """Return the prediction of the target, checked."""
     import torch
 
     model_input = family.build_input(noisy, batch, denoiser)
@@ -227,7 +227,7 @@ def _predict(
 
 
 def _check_checkpointing(family: ModelFamily, place: ModelLocation, batch: Batch, noisy: NoisyBatch) -> None:
-    """Recomputed activations change nothing, and gradients reach the adapter targets."""
+    """Check that recomputing activations changes nothing, and that gradients reach the adapter targets."""
     import torch
 
     denoiser = load_denoiser(family, place).train()

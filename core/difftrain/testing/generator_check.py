@@ -1,4 +1,4 @@
-"""The contract of conditioning generators, as a test."""
+"""Tests the contract of conditioning generators."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SIZES: tuple[Size, ...] = ((64, 48), (37, 51))
 
 
 def check_generator(generator: ConditioningGenerator | type[ConditioningGenerator], **options: Any) -> None:
-    """Assert what the core relies on of a conditioning generator.
+    """Assert everything the core relies on in a conditioning generator.
 
     Equal random state gives equal bytes, the result is RGB of the target's size, the target itself and the
-    process's own random state are untouched, and the options survive JSON.
+    process's own random state are unchanged, and the options survive JSON.
 
     Args:
-        generator: An instance, or a class that is built with ``options``.
+        generator: An instance, or a class to build with ``options``.
 
     Raises:
-        AssertionError: Saying what is broken.
+        AssertionError: Says what is broken.
     """
     made = generator(**options) if isinstance(generator, type) else generator
     for size in SIZES:

@@ -1,4 +1,4 @@
-"""The denoiser of :class:`difftrain.testing.TinyFamily`; apart because its class needs torch."""
+"""The denoiser of :class:`difftrain.testing.TinyFamily`; in its own module because it needs torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH = 32
 
 
 class TinyDenoiser(nn.Module):
-    """Five linear layers, cell by cell."""
+    """Five linear layers, applied cell by cell."""
 
     def __init__(self, text_width: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class TinyDenoiser(nn.Module):
         self.leave = nn.Linear(WIDTH, 3)
 
     def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor, references: Sequence[Tensor]) -> Tensor:
-        """The velocity, [B, 3, h, w]; references of other sizes are brought to the target's."""
+        """Return the velocity, [B, 3, h, w]; references of other sizes are resized to the target's."""
         seen = torch.zeros_like(noisy)
         for reference in references:
             resized = nn.functional.interpolate(reference, size=noisy.shape[-2:], mode="nearest")
@@ -35,12 +35,12 @@ class TinyDenoiser(nn.Module):
 
 
 def make_denoiser(text_width: int) -> TinyDenoiser:
-    """With the same weights each time; the caller's random state is left as it was."""
+    """Return a denoiser with the same weights each time; the caller's random state stays unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return TinyDenoiser(text_width)
 
 
 def _last(latents: Tensor) -> Tensor:
-    """[B, C, h, w] to [B, h, w, C]."""
+    """Move channels last: [B, C, h, w] to [B, h, w, C]."""
     return latents.permute(0, 2, 3, 1)

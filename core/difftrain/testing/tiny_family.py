@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CELL = 8
-"""Edge in pixels of what one latent averages."""
+"""Edge in pixels of the cell that one latent averages."""
 SCALE, SHIFT, STD = 2.0, -0.1, 0.05
 """Latents are ``SCALE * average + SHIFT``, with a posterior of deviation ``STD``."""
 TEXT_WIDTH = 8
@@ -29,7 +29,7 @@ TARGETS = ("enter", "see", "words", "middle", "leave")
 
 @dataclass(frozen=True, kw_only=True)
 class TinyInput:
-    """What :class:`TinyFamily` predicts from."""
+    """The input of :class:`TinyFamily`'s denoiser."""
 
     noisy: Tensor
     """[B, 3, h, w]."""
@@ -60,12 +60,12 @@ class TinyEditFlavour(TinyFlavour):
 
 
 class TinyTextEncoder(TextEncoder):
-    """Captions to vectors by hash."""
+    """Turns captions into vectors by hash."""
 
     def encode(
         self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
     ) -> list[TextEmbeds]:
-        """``words`` [8] of each caption, -1 to 1."""
+        """Return ``words`` [8] of each caption, -1 to 1."""
         import torch
 
         digests = [hashlib.sha256(caption.encode()).digest()[:TEXT_WIDTH] for caption in captions]
@@ -73,7 +73,7 @@ class TinyTextEncoder(TextEncoder):
 
 
 class TinyImageEncoder(ImageEncoder):
-    """Pixels to averages; there are no weights to move."""
+    """Averages pixels; there are no weights to move."""
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         import torch
@@ -82,11 +82,11 @@ class TinyImageEncoder(ImageEncoder):
         return SCALE * averages + SHIFT, torch.full_like(averages, STD)
 
     def move(self, device: torch.device) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class TinyFamily(ModelFamily["TinyInput"]):
-    """The family; every location is good, and the weights are the same everywhere."""
+    """The family; it accepts every location, and its weights are the same everywhere."""
 
     name: ClassVar[str] = "tiny-test"
     pixel_multiple: ClassVar[int] = CELL
@@ -162,7 +162,7 @@ class TinyFamily(ModelFamily["TinyInput"]):
 
 
 class TinySampler:
-    """Euler steps over the family's own forward: there is no stock pipeline for it."""
+    """Euler steps over the family's own forward, because there is no stock pipeline."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class TinySampler:
 
 
 def _to_image(latents: Tensor) -> Image.Image:
-    """Every latent as a square of its colour."""
+    """Paint every latent as a square of its colour."""
     from PIL import Image
 
     averages = ((latents[0] - SHIFT) / SCALE).clamp(-1, 1)

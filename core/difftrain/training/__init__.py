@@ -2,10 +2,10 @@
 
 - `run_training`: the whole run; start here
 - `session`: the part that needs torch
-- `assemble`: caches filled, model loaded and adapted, state resumed
-- `adapted_model`: the model with its adapter, without a dataset
+- `assemble`: fills caches, loads and adapts the model, resumes the state
+- `adapted_model`: loads the model with its adapter, without a dataset
 - `frozen_encoders`: text and image encoders, loaded when needed
-- `open_stream`: which stream of batches, opened where the run stands
-- `agreement`: whether all processes see the same
+- `open_stream`: opens the stream of batches at the run's position
+- `agreement`: checks that all processes see the same
 - `loop`: steps, checkpoints, validations
 """

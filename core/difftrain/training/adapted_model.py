@@ -1,4 +1,4 @@
-"""The model with its adapter, as a plan names them: for training, and for commands that only load a model."""
+"""Loads the model with its adapter, as a plan names them: for training, and for commands that only load a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from difftrain.types import ModelLocation, Reporter
 def load_adapted(
     plan: ModelPlan, location: ModelLocation, *, device: torch.device, adapter_dtype: torch.dtype, reporter: Reporter
 ) -> nn.Module:
-    """The denoiser on the device, frozen, with trainable weights beside it as they are before the first step.
+    """Return the frozen denoiser on the device, with trainable weights added as they are before the first step.
 
-    Their first values follow from the config's seed. :meth:`Adapter.load_state` puts others in their place, for
-    instance those that :meth:`Adapter.read` finds in a file.
+    Their initial values follow from the config's seed. :meth:`Adapter.load_state` replaces them, for
+    example with those that :meth:`Adapter.read` finds in a file.
 
     Raises:
         DifftrainError: If the weights do not fit, or cannot be read.

@@ -1,4 +1,4 @@
-"""Whether all processes of a run see the same data, options and step; and what a run's data is, to see it change."""
+"""Checks that all processes of a run see the same data, options and step; describes the data, to see it change."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def data_facts(
     samples: Iterable[Sample], rules: EpochRules, asked: Mapping[str, Mapping[str, object]] | None = None
 ) -> dict[str, str]:
-    """What each dataset shows, by its id: ``100 samples, repeats 0, probability 1 (3f2a...)``.
+    """Return what each dataset shows, by id: ``100 samples, repeats 0, probability 1 (3f2a...)``.
 
-    The hash is over all that training reads of the samples.
+    The hash covers everything that training reads of the samples.
 
     Args:
-        asked: By dataset id, values of what the family and the loss ask of it; they stand behind the probability.
+        asked: By dataset id, values of the family's and the loss's options; they follow the probability.
     """
     more = {
         name: "".join(f", {key} {json.dumps(value)}" for key, value in own.items())
@@ -54,7 +54,7 @@ def check_agreement(state: TrainingState) -> None:
     """Compare what every process is about to train, before the first step.
 
     Raises:
-        MachineError: In the first process, naming what differs.
+        MachineError: In the first process; names what differs.
         StoppedElsewhere: In the others.
     """
     if state.accelerator.num_processes == 1:
@@ -73,7 +73,7 @@ def check_agreement(state: TrainingState) -> None:
 
 
 def differences(every: list[dict[str, str]]) -> list[str]:
-    """``dataset 'edits': 100 samples (3f2a) in process 0, 101 samples (77b0) in process 1``, for what differs."""
+    """Return what differs: ``dataset 'edits': 100 samples (3f2a) in process 0, 101 samples (77b0) in process 1``."""
     differing = []
     for name in dict.fromkeys(key for facts in every for key in facts):
         values = [facts.get(name, "nothing") for facts in every]
@@ -88,7 +88,7 @@ def _own_facts(state: TrainingState) -> dict[str, str]:
     data: Mapping[str, str] = {f"dataset {name!r}": facts for name, facts in state.data.items()}
     facts = {
         "step": str(state.step),
-        "steps in all": str(state.total_steps),
+        "total steps": str(state.total_steps),
         "samples taken": str(state.position.samples),
     }
     return {

@@ -1,4 +1,4 @@
-"""From a plan to everything the loop needs, in the order of a run; each heavy part is let go before the next."""
+"""From a plan to everything the loop needs, in the order of a run; each heavy part is freed before the next."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AssembledRun:
     validator: Validator
     resumed_from: Path | None
     resumed_state: ResumeState | None
-    """What that checkpoint says of its run."""
+    """What that checkpoint records about its run."""
 
 
 def assemble(
@@ -58,7 +58,7 @@ def assemble(
     """Fill the caches, load and adapt the denoiser, resume.
 
     Raises:
-        DifftrainError: Whatever a user can mend; caches that were filled stay.
+        DifftrainError: For anything that the user can fix; filled caches stay.
     """
     config = plan.config
     checkpoint, saved = resumed or (None, None)
@@ -108,12 +108,12 @@ def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Rep
     if plan.config.validation_steps and taken is not None and most > taken:
         reporter.say(
             f"note: samples have up to {most} references, but the stock pipeline takes {taken}: "
-            "validation images are drawn with the first alone, training sees all"
+            "validation images are drawn with only the first, training sees all"
         )
 
 
 def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter) -> TrainingState:
-    """The denoiser with its adapter and optimizer, on the run's device; nothing is trained yet."""
+    """Return the denoiser with adapter and optimizer, on the run's device; nothing is trained yet."""
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))
     bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter)

@@ -1,4 +1,4 @@
-"""The frozen encoders of a run: loaded when first needed, out of the way otherwise."""
+"""The frozen encoders of a run: loaded when first needed, off the device otherwise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Encoders:
         self._image: ImageEncoder | None = None
         self._lock = threading.Lock()
         self.in_use = threading.RLock()
-        """Held by whoever works with an encoder, so that no other thread moves it meanwhile."""
+        """Hold it while using an encoder, so that no other thread moves it."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -41,13 +41,13 @@ class Encoders:
             return self._text
 
     def image(self) -> ImageEncoder:
-        """The image encoder on the run's device, to encode with."""
+        """Return the image encoder on the run's device, ready to encode."""
         encoder = self.idle_image_encoder()
         encoder.move(self._device)
         return encoder
 
     def idle_image_encoder(self) -> ImageEncoder:
-        """The image encoder where it is; on the CPU when it was not loaded before."""
+        """Return the image encoder wherever it is; on the CPU if it was not loaded before."""
         config = self._plan.config
         with self._lock:
             if self._image is None:
@@ -61,11 +61,11 @@ class Encoders:
             return self._image
 
     def release(self) -> None:
-        """Let the text encoders go and move the image encoder to the CPU, once nobody works with them."""
+        """Free the text encoders and move the image encoder to the CPU, once nobody uses them."""
         with self.in_use:
             if self._text is not None:
                 self._text = None
-                gc.collect()  # text encoders refer to themselves: only this frees their gigabytes now
+                gc.collect()  # text encoders refer to themselves: only this frees their gigabytes at once
             if self._image is not None:
                 self._image.move(torch.device("cpu"))
             if self._device.type == "cuda":

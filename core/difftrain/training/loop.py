@@ -1,4 +1,4 @@
-"""The training loop, to be read as prose."""
+"""The training loop, meant to be read like prose."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def train(
     observers: Observers,
     interrupts: Interrupts,
 ) -> int | None:
-    """Train to the last step or to a signal; whatever ends it, what was trained is saved.
+    """Train to the last step or to a signal; however it ends, what was trained is saved.
 
     Returns:
-        The number of the signal; None when the run has all of its steps.
+        The number of the signal; None if the run has completed all of its steps.
 
     Raises:
         NotFinite: If a loss, a gradient or the trained weights are NaN or infinite.
@@ -58,5 +58,5 @@ def _due(step: int, every: int) -> bool:
 
 
 def _signal_anywhere(state: TrainingState, interrupts: Interrupts) -> int | None:
-    """The signal that reached any process, so that all of them leave the loop at the same step."""
+    """Return the signal that reached any process, so that all of them leave the loop at the same step."""
     return greatest(state.accelerator, interrupts.number or 0) or None

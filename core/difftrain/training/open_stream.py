@@ -1,4 +1,4 @@
-"""Which stream of batches a run trains on, opened where the run stands."""
+"""Opens the stream of batches that a run trains on, at the run's position."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedStream:
-    """A stream and what the run has to know of it."""
+    """A stream and what the run has to know about it."""
 
     batches: BatchStream
     position: StreamPosition
-    """Where it goes on."""
+    """Where it continues."""
     steps_left: int | None
-    """Optimizer steps to its end; None if it has none, or none that is known."""
+    """Optimizer steps to its end; None if it has no end, or the end is unknown."""
     facts: Mapping[str, str]
     """What each dataset holds: compared between processes, and with what a checkpoint was trained on."""
 
@@ -41,11 +41,11 @@ def open_stream(
     """Open the stream of a run.
 
     Args:
-        saved: Where a checkpoint stood; None for a run that begins.
+        saved: The position of a checkpoint; None for a new run.
 
     Raises:
-        DataError: If it shows nothing.
-        CheckpointError: If another kind of stream has stood there.
+        DataError: If the data shows no samples.
+        CheckpointError: If the position comes from another kind of stream.
     """
     start = Position.restored(saved.epoch, saved.state()) if saved else Position()
     rounds = rounds_of(plan, samples, start=start, processes=accelerator.num_processes)

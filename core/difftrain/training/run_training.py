@@ -1,7 +1,7 @@
 """One whole run, from its plan to its exit status.
 
-A run of one process imports torch only once the data is known to be right: what is wrong with files or pairs is said
-within a second.
+A single-process run imports torch only once the data is known to be right, so that problems with files or pairs are
+reported within a second.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class RerunCommands:
     """Commands that a user may type after a run was stopped."""
 
     same: str
-    """The same run again."""
+    """Starts the same run again."""
     resuming: str
-    """The same run, from its newest checkpoint on."""
+    """Resumes the same run from its newest checkpoint."""
 
 
 def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> int:
-    """Prepare, train, save; gives the exit status: 0, or 128 and the number of the signal that ended the run.
+    """Prepare, train, save; return the exit status: 0, or 128 plus the number of the signal that ended the run.
 
     Args:
-        again: What to tell the user to type when the run is stopped.
+        again: Commands to show the user when the run is stopped.
         fast: Do not decode images before they are encoded.
 
     Raises:
-        DifftrainError: Whatever a user can mend, before the first step.
+        DifftrainError: For anything that the user can fix before the first step.
     """
     interrupts = Interrupts()
     reporter = make_reporter(
@@ -51,17 +51,17 @@ def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> 
                 from difftrain.training import session
             stopped_by = session.train_prepared(plan, prepared, interrupts, reporter)
     except Interrupted as interrupt:
-        # outside of the with: a signal that came during a call into C is raised as late as on leaving it
+        # outside of the with: a signal that arrives during a call into C may be raised only on leaving it
         reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")
         stopped_by = interrupt.number
     except Exception:
-        # what ended the run is told by the caller; what it saved is not lost
+        # the caller reports what ended the run; what it saved is not lost
         if interrupts.saved:
             _say_how_to_go_on(again.resuming, reporter)
         raise
     if stopped_by is None:
         return 0
-    # until this run has saved something, its newest checkpoint is another run's, or not what the user asked for
+    # until this run has saved something, its newest checkpoint belongs to another run or is not the one asked for
     _say_how_to_go_on(again.resuming if interrupts.saved else again.same, reporter)
     return 128 + stopped_by
 
@@ -73,9 +73,9 @@ def _say_prepared(prepared: PreparedRun, reporter: Reporter) -> None:
         reporter.say(summary)
     if held_out := prepared.data.held_out_counts():
         listed = ", ".join(f"{dataset_id} ({count} samples)" for dataset_id, count in held_out.items())
-        reporter.say(f"held out of training: {listed}")
+        reporter.say(f"held out from training: {listed}")
 
 
 def _say_how_to_go_on(command: str, reporter: Reporter) -> None:
-    reporter.say("go on with:")
+    reporter.say("continue with:")
     reporter.say(f"  {command}")

@@ -41,10 +41,10 @@ from difftrain.validation.validator import Validations
 
 
 def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts, reporter: Reporter) -> int | None:
-    """Load, train, save, say where everything is.
+    """Load, train, save, and say where everything is.
 
     Returns:
-        The number of the signal that stopped the run; None when it has all of its steps.
+        The number of the signal that stopped the run; None if it has completed all of its steps.
     """
     accelerator = start_accelerator()
     with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
@@ -92,18 +92,18 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
 
 
 def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> Resumed | None:
-    """Put away what this run does not go on with; gives the checkpoint that it goes on from.
+    """Set aside what this run does not continue; return the checkpoint that it continues from.
 
-    Looked up again, since another run may have ended in this folder while the data was prepared.
+    Looked up again, because another run may have ended in this folder while the data was prepared.
     """
     output_dir: Path = plan.config.output_dir
     if accelerator.is_main_process:
         resumed = find_state(plan)
         if resumed is None:
             if moved := set_aside(output_dir):
-                reporter.say(f"starting anew; the earlier run is kept in {moved}")
+                reporter.say(f"starting over; the earlier run is kept in {moved}")
         elif resumed[0].resolve().parent != output_dir.resolve() and (moved := set_aside(output_dir)):
-            reporter.say(f"going on from another folder; what was in {output_dir} is kept in {moved}")
+            reporter.say(f"resuming from another folder; what was in {output_dir} is kept in {moved}")
         remove_leftovers(output_dir)
     accelerator.wait_for_everyone()
     return find_state(plan)
@@ -123,8 +123,8 @@ def _out_of_memory(assembled: AssembledRun, error: Exception) -> str:
     config = assembled.state.plan.config
     advice = [
         "" if config.gradient_checkpointing else "set gradient_checkpointing = true",
-        "" if config.train_batch_size == 1 else f"lower train_batch_size, {config.train_batch_size} now",
-        "" if assembled.state.plan.quantizer else "set base_model_precision, int8-quanto for instance",
+        "" if config.train_batch_size == 1 else f"lower train_batch_size, now {config.train_batch_size}",
+        "" if assembled.state.plan.quantizer else "set base_model_precision, for example int8-quanto",
         "lower resolution",
         "lower lora_rank",
     ]
@@ -136,37 +136,37 @@ def _out_of_memory(assembled: AssembledRun, error: Exception) -> str:
 
 
 def _announce_resume(assembled: AssembledRun, reporter: Reporter) -> None:
-    """Say where the run goes on and what is different now; put away what a later resume must not take for its own."""
+    """Say where the run resumes and what has changed; set aside what a later resume could mistake for its own."""
     if assembled.resumed_from is None or assembled.resumed_state is None:
         return
     state, saved = assembled.state, assembled.resumed_state
-    place = f"epoch {saved.epoch}, after {saved.samples} samples of it"
+    place = f"epoch {saved.epoch}, after {saved.samples} of its samples"
     reporter.say(f"resumed {assembled.resumed_from} at step {saved.step} ({place})")
     if changes := changes_since(saved, state.plan, state.accelerator.num_processes):
         reporter.say(f"changed since that checkpoint, and taken over: {', '.join(changes)}")
     if changes := data_changes(saved.data, state.data):
-        reporter.say(f"the data changed since that checkpoint: dataset {', '.join(changes)}")
+        reporter.say(f"the data has changed since that checkpoint: dataset {', '.join(changes)}")
     if moved := set_newer_aside(state.plan.config.output_dir, saved.step):
-        reporter.say(f"what was made beyond step {saved.step} is kept in {moved}")
+        reporter.say(f"results beyond step {saved.step} are kept in {moved}")
 
 
 def _finish_finished_before(assembled: AssembledRun, reporter: Reporter) -> None:
-    """A run that has all its steps; a kill may have come before its adapter was written."""
+    """End a run that already has all its steps; a kill may have come before its adapter was written."""
     output_dir = assembled.state.plan.config.output_dir
     steps, total = assembled.state.step, assembled.state.total_steps
     epochs = assembled.state.plan.config.num_train_epochs
-    length = f"the run is to have {total}" if epochs is None else f"num_train_epochs is {epochs}"
+    length = f"the run needs {total}" if epochs is None else f"num_train_epochs is {epochs}"
     reporter.say(f"{assembled.resumed_from} has {steps} steps, and {length}: nothing is left to train")
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > steps]
-    # what is there may be of an earlier step: a kill may have come before this one's was written
+    # the existing adapter may belong to an earlier step: a kill may have come before this one's was written
     if not newer:
         export_adapter(assembled.state, output_dir)
     reporter.say(
-        "hint: a larger max_train_steps or num_train_epochs trains on; --resume_from_checkpoint none starts anew "
+        "hint: to train longer, raise max_train_steps or num_train_epochs; --resume_from_checkpoint none starts over "
         "(nothing is deleted)"
     )
     if newer:
-        reporter.say(f"adapter of step {steps}: {assembled.resumed_from}; the output folder's own is left as it is")
+        reporter.say(f"adapter of step {steps}: {assembled.resumed_from}; the one in the output folder is unchanged")
     else:
         reporter.say(f"adapter: {exported_adapter(output_dir)}")
 
@@ -175,7 +175,7 @@ def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> No
     output_dir = assembled.state.plan.config.output_dir
     if assembled.state.skipped:
         updates = "1 update was" if assembled.state.skipped == 1 else f"{assembled.state.skipped} updates were"
-        reporter.say(f"note: {updates} left out, since loss or gradient was not finite")
+        reporter.say(f"note: {updates} skipped because loss or gradient was not finite")
     if status == "interrupted":
         saved = "".join(f"; saved {checkpoint}" for checkpoint in list_checkpoints(output_dir)[-1:])
         reporter.say(f"stopped after step {assembled.state.step}{saved}")
@@ -191,7 +191,7 @@ def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> No
 
 
 def _say_measured(assembled: AssembledRun, metrics: Path, reporter: Reporter) -> None:
-    """What the validations of the run measured, those before a resume included that measured the same."""
+    """Report what the validations of the run measured, including those before a resume that measured the same."""
     validator = assembled.validator
     losses = measured_alike(metrics, "fixed_loss", validator.samples_identity(assembled.state))
     if losses:

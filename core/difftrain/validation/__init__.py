@@ -1,9 +1,9 @@
 """What a run measures and draws on the way.
 
-- `scenes`: what is drawn, chosen once
+- `scenes`: chooses the images to draw, once
 - `validator`: draws and measures; start here
 - `psnr`: how close an image is to its target
 - `sheet`: images side by side
 - `drawn_files`: drawn images as files
-- `run_summary`: what the run says at its end
+- `run_summary`: the measurements in the run's closing words
 """

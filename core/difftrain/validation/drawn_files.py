@@ -15,13 +15,13 @@ from difftrain.data.caching.tensor_cache import write_atomically
 from difftrain.data.files.pixels import UNREADABLE
 
 LONGEST_NAME = 120
-"""Bytes of a scene's name; disks take 255, and numbers and the extension come behind it."""
+"""Bytes of a scene's name; disks allow 255, and numbers and the extension follow it."""
 _MARK = "difftrain-scene"
 """Key of the PNG text that holds a scene's identity."""
 _PUNCTUATION = frozenset('<>:"/\\|?*')
-"""What Windows refuses in a name, and what separates folders anywhere."""
+"""Characters that Windows refuses in a name, or that separate folders anywhere."""
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL)
-"""What Windows takes for a device, with any extension."""
+"""Names that Windows takes for devices, with any extension."""
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -29,18 +29,18 @@ def step_folder(folder: Path, step: int) -> Path:
 
 
 def file_name(scene_name: str, seed_number: int) -> str:
-    """Without the extension; ``seed_number`` counts from 1, and the first is not named."""
+    """Return the name without extension; ``seed_number`` counts from 1, and the first is left out."""
     return scene_name if seed_number == 1 else f"{scene_name}-seed-{seed_number}"
 
 
 def safe_file_name(text: str) -> str:
-    """A name that Linux, macOS and Windows take for one file in the folder where it is written.
+    """Return a name that Linux, macOS and Windows all take for one file in its folder.
 
     Args:
-        text: Any: of a prompt, of an image and its folder; also what is not UTF-8 on the disk, or empty.
+        text: Anything: a prompt, an image's name and folder; may be empty or not valid UTF-8.
 
     Returns:
-        1 to :data:`LONGEST_NAME` bytes of UTF-8. What is safe stays as it is. Two texts may give one name: see
+        1 to :data:`LONGEST_NAME` bytes of UTF-8. Safe names stay unchanged. Two texts may give one name: see
         :func:`disk_key`.
     """
     name = "".join(map(_safe_character, unicodedata.normalize("NFC", text)))
@@ -54,15 +54,15 @@ def safe_file_name(text: str) -> str:
 
 
 def disk_key(name: str) -> str:
-    """Equal for names that are one file on a disk that ignores case or how accents are written."""
+    """Return a key that is equal for names of one file on a disk that ignores case or the form of accents."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFC", name).upper().casefold())
 
 
 def save_drawn(image: Image.Image, path: Path, identity: str) -> None:
-    """Write a PNG that tells which scene it shows, whole or not at all.
+    """Write a PNG that records which scene it shows, complete or not at all.
 
     Raises:
-        DataError: If it cannot be written, naming it.
+        DataError: If it cannot be written; names it.
     """
     marks = PngInfo()
     marks.add_text(_MARK, identity)
@@ -70,10 +70,10 @@ def save_drawn(image: Image.Image, path: Path, identity: str) -> None:
 
 
 def save_png(image: Image.Image, path: Path, marks: PngInfo | None = None) -> None:
-    """Write a PNG, whole or not at all.
+    """Write a PNG, complete or not at all.
 
     Raises:
-        DataError: If it cannot be written, naming it.
+        DataError: If it cannot be written; names it.
     """
     stream = io.BytesIO()
     image.save(stream, format="PNG", pnginfo=marks)
@@ -81,7 +81,7 @@ def save_png(image: Image.Image, path: Path, marks: PngInfo | None = None) -> No
 
 
 def open_drawn(path: Path, identity: str) -> Image.Image | None:
-    """The image, if it is there, complete, and shows this scene."""
+    """Return the image, if it exists, is complete, and shows this scene."""
     try:
         with Image.open(path) as image:
             if image.info.get(_MARK) != identity:
@@ -100,5 +100,5 @@ def _safe_character(character: str) -> str:
 
 
 def _trimmed(name: str) -> str:
-    """Without what hides a file or looks like an option at its start, and what gets lost at its end."""
+    """Remove what hides a file or looks like an option at the start of a name, and what gets lost at its end."""
     return name.lstrip(" .-").rstrip(" .")

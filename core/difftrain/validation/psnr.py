@@ -1,4 +1,4 @@
-"""How close an image is to its target, in decibel. Pure; reads no files."""
+"""How close an image is to its target, in decibels. Pure; reads no files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image
 from difftrain.types import Size
 
 HIGHEST = 100.0
-"""dB of equal images, whose PSNR is infinite: so that means and JSON stay finite."""
+"""dB of equal images, whose PSNR is infinite: it keeps means and JSON finite."""
 
 
 def psnr(image: Image.Image, target: Image.Image, *, size: Size | None = None) -> float:
-    """Peak signal-to-noise ratio over RGB, ``10 log10(1 / MSE)`` of pixels in [0, 1]: higher is closer.
+    """Return the peak signal-to-noise ratio over RGB, ``10 log10(1 / MSE)`` of pixels in [0, 1]: higher is closer.
 
     Args:
-        image: What is judged.
-        target: What it should be; brought to the size of the comparison where it has another.
-        size: (width, height) at which they are compared; default: the image's.
+        image: The image to judge.
+        target: What it should be; resized if it has another size.
+        size: (width, height) of the comparison; default: the image's.
 
     Returns:
         dB, at most :data:`HIGHEST`.
@@ -43,25 +43,25 @@ class Scores:
     """PSNR of one validation, in dB."""
 
     images: dict[str, float] = field(default_factory=dict)
-    """Of what was drawn, the mean over the seeds, by the scene's name; scenes without a target are not in it."""
+    """For drawn images, the mean over the seeds, by the scene's name; scenes without a target are left out."""
     references: dict[str, float] = field(default_factory=dict)
-    """Of the reference itself, for scenes whose reference has the target's size: what doing nothing scores."""
+    """For the reference itself, if it has the target's size: the score of doing nothing."""
 
     @property
     def mean(self) -> float | None:
-        """Over scenes and seeds; None when no scene has a target."""
+        """Return the mean over scenes and seeds; None if no scene has a target."""
         return fmean(self.images.values()) if self.images else None
 
     @property
     def reference_mean(self) -> float | None:
-        """None unless every scene that has a result has it: means of different images would not compare."""
+        """Return the mean; None unless every scene with a result has one: means of different images do not compare."""
         return fmean(self.references.values()) if self.references.keys() == self.images.keys() != set() else None
 
     def as_metrics(self) -> dict[str, float]:
-        """``psnr`` and ``psnr_reference``, those that there are."""
+        """Return ``psnr`` and ``psnr_reference``, as far as they exist."""
         means = {"psnr": self.mean, "psnr_reference": self.reference_mean}
         return {name: round(mean, 3) for name, mean in means.items() if mean is not None}
 
     def by_image(self) -> dict[str, dict[str, float]]:
-        """``psnr`` of each image, where any was measured."""
+        """Return ``psnr`` of each image, if any was measured."""
         return {"psnr": {name: round(value, 3) for name, value in self.images.items()}} if self.images else {}

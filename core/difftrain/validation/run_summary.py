@@ -1,4 +1,4 @@
-"""What a run says at its end of what it measured. Pure."""
+"""The measurements in the closing words of a run. Pure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 
 def describe_losses(losses: Mapping[int, float], *, count: int, held_out: bool) -> str:
-    """``loss on the same 4 held-out samples and noise: 0.5000 at step 0, 0.4000 at step 300``."""
+    """Return ``loss on the same 4 held-out samples and noise: 0.5000 at step 0, 0.4000 at step 300``."""
     listed = ", ".join(f"{loss:.4f} at step {step}" for step, loss in sorted(losses.items()))
     return f"loss on the same {count} {'held-out ' if held_out else ''}samples and noise: {listed}"
 
 
 def describe_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: bool, seeds: int) -> str | None:
-    """What doing nothing scores, and the first, the best and the last validation.
+    """Return the score of doing nothing, and the first, the best and the last validation.
 
     Args:
-        validations: Lines of the metrics file by step, all of the same images, drawn alike.
-        held_out: Whether the images are of held-out samples.
-        seeds: With how many seeds each image is drawn.
+        validations: Lines of the metrics file by step, all of the same images, drawn the same way.
+        held_out: Whether the images come from held-out samples.
+        seeds: Number of seeds that each image is drawn with.
 
     Returns:
-        None when nothing was measured.
+        None if nothing was measured.
     """
     if not validations:
         return None
@@ -35,7 +35,7 @@ def describe_psnr(validations: Mapping[int, Mapping[str, Any]], *, held_out: boo
 
 
 def describe_images(count: int, *, held_out: bool, seeds: int) -> str:
-    """``mean of 8 held-out images x 3 seeds``."""
+    """Return ``mean of 8 held-out images x 3 seeds``."""
     group = "held-out" if held_out else "training"
     drawn = f"{count} {group} image{'' if count == 1 else 's'}" + (f" x {seeds} seeds" if seeds > 1 else "")
     return drawn if count * seeds == 1 else f"mean of {drawn}"

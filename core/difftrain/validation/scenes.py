@@ -1,4 +1,4 @@
-"""What every validation of a run draws: chosen once, from held-out samples where there are some."""
+"""Chooses what every validation of a run draws, once, from held-out samples if there are any."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One validation image: what is asked for, of which references."""
+    """One validation image to draw: prompt, references, size."""
 
     name: str
-    """Its file's, without seed and extension; unique in a run."""
+    """Name of its file, without seed and extension; unique in a run."""
     prompt: str
     references: tuple[PlacedImage, ...]
     target: PlacedImage | None
-    """Shown beside the result; None when the prompt is not the sample's own."""
+    """Shown beside the result; None if the prompt is not the sample's own."""
     size: Size
 
     def drawn_with(self, most: int | None) -> tuple[PlacedImage, ...]:
-        """The references that the stock pipeline is given: the first ``most``, all for None. Training sees all."""
+        """Return the references for the stock pipeline: the first ``most``, or all for None. Training sees all."""
         return self.references[:most]
 
     def text(self, prompt: str, most: int | None) -> TextItem:
-        """A prompt or a negative prompt, to be encoded beside what the pipeline is given."""
+        """Return a prompt or a negative prompt with the references that the pipeline gets, to be encoded together."""
         return TextItem(caption=prompt, references=self.drawn_with(most))
 
     def identity(self, config: RunConfig, model: str) -> str:
-        """Tells images of this scene that are drawn alike from others of its name; a hash in hexadecimal digits.
+        """Return a hash that is equal only for images of this scene that are drawn the same way; hexadecimal digits.
 
         Args:
-            config: Its options of sampling, and of what the adapter is before the first step, are part of it.
+            config: Its options of sampling, and of the adapter before the first step, are part of the hash.
             model: Content, flavour and number formats of the frozen model and of its encoders.
         """
         images = [image_identity(image) for image in self.references]
@@ -58,21 +58,21 @@ class Scene:
 
 
 def image_identity(image: PlacedImage) -> str:
-    """Tells an image, cut as it is, from others; the file's name and place are no part of it."""
+    """Return the identity of a cropped image; the file's name and place are not part of it."""
     return f"{image.record.content_hash}{image.geometry.identity}"
 
 
 def choose_scenes(
     samples: Sequence[Sample], config: RunConfig, prompts: Mapping[str, str], multiple: int
 ) -> list[Scene]:
-    """The images that every validation of a run draws.
+    """Choose the images that every validation of a run draws.
 
-    First ``num_eval_images`` samples with their own instructions, taken from all datasets in turn, and in each dataset
-    of its reference sets and generators in turn; then each validation prompt, with the references of one of these
+    First ``num_eval_images`` samples with their own instructions, from each dataset in turn, and within a dataset
+    from each reference set and generator in turn; then each validation prompt, with the references of one of these
     samples in turn.
 
     Args:
-        samples: The held-out ones, or where nothing is held out those that are trained on.
+        samples: The held-out samples, or if nothing is held out, the training samples.
         prompts: Validation prompts by short name.
         multiple: Edges of the images are multiples of this, in pixels.
     """
@@ -103,7 +103,7 @@ def _own_scene(sample: Sample, choice: ReferenceChoice, config: RunConfig, multi
 
 
 def _with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]:
-    """Names that every disk takes, such that no file is written twice; the sheet is a file too."""
+    """Give scenes names that every disk accepts, so that no file is written twice; the sheet is a file too."""
     taken = {disk_key("sheet")}
     renamed = []
     for scene in scenes:
@@ -118,7 +118,7 @@ def _with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """A sample of every dataset in turn, each dataset beginning one further on: sets may share their photographs."""
+    """Take a sample of each dataset in turn, each dataset starting one further on: sets may share their photographs."""
     by_dataset: dict[str, list[Sample]] = {}
     for sample in samples:
         by_dataset.setdefault(sample.dataset_id, []).append(sample)
@@ -133,7 +133,7 @@ def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 def _fit(size: Size, aspect: float, multiple: int) -> Size:
-    """A size of about the same area with the given width / height, on multiples."""
+    """Return a size of about the same area with the given width / height, on multiples."""
     area = size[0] * size[1]
     width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
     return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple

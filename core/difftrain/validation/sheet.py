@@ -1,4 +1,4 @@
-"""The image sheet of a validation: reference | base | after N steps | target, a row an instruction."""
+"""The image sheet of a validation: reference | base | after N steps | target, one row per instruction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An image with what is written small below it."""
+    """An image with a small note below it."""
 
     image: Image.Image
     note: str = ""
@@ -32,15 +32,15 @@ class Row:
     caption: str
     references: tuple[Shown, ...]
     base: Shown | None = None
-    """What the model drew before the first step."""
+    """The image that the model drew before the first step."""
     result: Shown
     target: Shown | None
 
 
 def draw_sheet(rows: Sequence[Row], title: str, *, step: int) -> Image.Image:
-    """All rows below each other; rows with fewer references leave their columns empty, so columns line up.
+    """Draw all rows below each other; rows with fewer references leave columns empty, so that columns line up.
 
-    The column of the base is there only if some row has one.
+    The base column is there only if some row has a base.
     """
     slots = max((len(row.references) for row in rows), default=0)
     has_base = any(row.base for row in rows)

@@ -1,4 +1,4 @@
-"""Validation: fixed-seed images through the stock pipeline, and the loss on the same fixed samples and noise."""
+"""Validation: fixed-seed images through the stock pipeline, and the loss on the same samples and noise."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from difftrain.validation.scenes import Scene, image_identity
 from difftrain.validation.sheet import Row, Shown, draw_sheet
 
 FIXED_SIGMAS = (0.25, 0.5, 0.75)
-"""Noise levels of the fixed-sample loss: little, middling and strong noise."""
+"""Noise levels of the fixed-sample loss: weak, medium and strong noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What one validation drew."""
+    """The images of one validation."""
 
     files: Mapping[str, Path]
-    """By name; the sheet of all is ``sheet``."""
+    """By name; ``sheet`` shows all of them."""
     scores: Scores
     identity: str
-    """Tells these scores from those of other images, or of images that are drawn otherwise."""
+    """Identifies what these scores measure: which images, drawn how."""
 
     def added_to(self, result: ValidationResult) -> ValidationResult:
-        """What was measured before, with the PSNR, where any scene has a target, and the files."""
+        """Return an earlier result with the files and, if any scene has a target, the PSNR added."""
         measured = self.scores.as_metrics()
         return replace(
             result,
@@ -58,15 +58,15 @@ class Drawn:
 
 @dataclass(kw_only=True)
 class Validator:
-    """Draws the scenes and measures the fixed-sample loss; the same every time but for the weights."""
+    """Draws the scenes and measures the fixed-sample loss; only the weights differ between validations."""
 
     scenes: list[Scene]
     fixed: list[Visit]
     """Samples of the fixed-sample loss."""
     held_out: bool
-    """Whether these are of samples that are never trained on."""
+    """Whether these samples are never trained on."""
     seeds: int
-    """How often each scene is drawn, with seeds in a row."""
+    """How often each scene is drawn, with consecutive seeds."""
     model_identity: str
     """Content, flavour and number formats of the frozen model and of its encoders."""
     reader: BatchReader
@@ -76,7 +76,7 @@ class Validator:
     said_base_is_missing: bool = False
 
     def measure(self, state: TrainingState) -> ValidationResult:
-        """The loss of the fixed samples."""
+        """Measure the loss of the fixed samples."""
         loss = self.fixed_loss(state)
         return ValidationResult(
             step=state.step,
@@ -111,7 +111,7 @@ class Validator:
         return Drawn(files=files, scores=scores, identity=self.images_identity(state))
 
     def fixed_loss(self, state: TrainingState) -> float | None:
-        """Mean loss of the same few samples at the same noise: comparable between steps, unlike a step's loss."""
+        """Return the mean loss of the same few samples at the same noise, comparable between steps."""
         if not self.fixed:
             return None
         losses = []
@@ -120,7 +120,7 @@ class Validator:
             for index, visit in enumerate(self.fixed):
                 batch = self.reader.read([visit])
                 seed = state.plan.config.seed
-                torch.manual_seed(derive_seed(seed, "fixed loss layers", index))  # what the family draws: guidance
+                torch.manual_seed(derive_seed(seed, "fixed loss layers", index))  # for the family's own draws: guidance
                 generator = torch.Generator().manual_seed(derive_seed(seed, "fixed loss", index))
                 noise = torch.randn(batch.latents.shape, generator=generator)
                 for level in FIXED_SIGMAS:
@@ -131,9 +131,9 @@ class Validator:
         return sum(losses) / len(losses)
 
     def samples_identity(self, state: TrainingState) -> str:
-        """Tells the fixed-sample loss from that of other samples or noise, or of a model that is asked otherwise.
+        """Return what identifies the fixed-sample loss: its samples and noise, and the model's inputs.
 
-        The options of family and flavour are part of it as a whole: only they know which of them the model is fed.
+        All options of family and flavour are part of it: only they know which of them reach the model.
         """
         config, plan = state.plan.config, state.plan
         asked = [options.identity() for options in (plan.family, plan.flavour, plan.loss)]
@@ -144,7 +144,7 @@ class Validator:
         return _digest(samples, asked, config.seed, config.vae_cache_sample, config.loss_type, self.model_identity)
 
     def images_identity(self, state: TrainingState) -> str:
-        """Tells the PSNR from that of other images, or of images drawn otherwise; a few hexadecimal digits."""
+        """Return what identifies the PSNR: its images, and how they are drawn; a few hexadecimal digits."""
         judged = [(self._identity(scene, state), image_identity(scene.target)) for scene in self.scenes if scene.target]
         return _digest(judged, self.seeds)
 
@@ -173,7 +173,7 @@ class Validator:
         return scene.identity(state.plan.config, self.model_identity)
 
     def _base(self, scene: Scene, state: TrainingState) -> Image.Image | None:
-        """The scene as this run drew it before its first step, if it did; the first seed."""
+        """Return the scene as this run drew it before its first step, with the first seed; None if it did not."""
         if state.step == 0:
             return None
         return open_drawn(self._base_path(scene), self._identity(scene, state))
@@ -182,7 +182,7 @@ class Validator:
         return step_folder(self.folder, 0) / f"{file_name(scene.name, 1)}.png"
 
     def _say_base_is_missing(self, state: TrainingState) -> None:
-        """Once a run: the column goes when a resumed run draws otherwise, and the sheet does not tell why."""
+        """Say once per run why base images are missing: a resumed run may draw differently."""
         if state.step == 0 or self.said_base_is_missing:
             return
         there = [scene for scene in self.scenes if self._base_path(scene).is_file()]
@@ -190,8 +190,8 @@ class Validator:
         if missing:
             self.said_base_is_missing = True
             self.reporter.say(
-                f"note: {len(missing)} of {len(there)} images of step 0 are not shown as base, since this run draws "
-                f"or computes otherwise than they were drawn, or they are damaged: {first_few(missing)}"
+                f"note: {len(missing)} of {len(there)} images of step 0 are not shown as base because this run draws "
+                f"or computes differently, or they are damaged: {first_few(missing)}"
             )
 
     def _judged_row(
@@ -202,7 +202,7 @@ class Validator:
         scores: Scores,
         state: TrainingState,
     ) -> Row:
-        """The scene's row of the sheet; its PSNR is added to ``scores``."""
+        """Return the scene's row of the sheet; add its PSNR to ``scores``."""
         base = self._base(scene, state)
         if scene.target is None:
             return Row(
@@ -216,7 +216,7 @@ class Validator:
         size = images[0].size
         values = [psnr(image, target) for image in images]
         scores.images[scene.name] = fmean(values)
-        # at the result's size too, since less pixels would make another measure
+        # also at the result's size, because fewer pixels would make it another measure
         alike = [psnr(image, target, size=size) if image.size == target.size else None for image in references]
         if measured := [value for value in alike if value is not None]:
             scores.references[scene.name] = measured[0]
@@ -246,10 +246,10 @@ class Validations:
     interrupts: Interrupts
 
     def validate(self) -> None:
-        """Measure, draw and tell the observers. A signal ends it at once; what was measured by then is told."""
+        """Measure, draw and tell the observers. A signal ends it at once; they still get what was measured by then."""
         if self.state.accelerator.is_main_process:
             result = None
-            # a run is not lost for an image of it
+            # an image is no reason to lose a run
             with self.observers.fence("the validation"), self.interrupts.cut_short():
                 self.interrupts.ask()
                 result = self.validator.measure(self.state)
@@ -269,8 +269,8 @@ def _shown(image: Image.Image, decibel: float | None) -> Shown:
 
 @contextmanager
 def _evaluating(state: TrainingState) -> Iterator[None]:
-    """Without dropout and gradients, with the weights that the optimizer arrives at; the model is in training mode
-    again afterwards, also after an interrupt."""
+    """Disable dropout and gradients, and use the optimizer's weights for evaluation; afterwards the model is back in
+    training mode, even after an interrupt."""
     state.bare_denoiser.eval()
     try:
         with state.evaluating(), torch.no_grad():

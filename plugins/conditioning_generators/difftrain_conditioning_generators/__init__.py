@@ -1,1 +1,1 @@
-"""Generators of conditioning images bundled with difftrain, one module and entry point each."""
+"""Generators of reference images bundled with difftrain, one module and entry point each."""

@@ -1,7 +1,7 @@
 """Gaussian noise that is the same on every machine and under every numpy version.
 
-numpy keeps the raw bits of a bit generator stable between versions, but not its normal distribution; so the
-bits are turned into normal numbers here, through a table. That is faster, too.
+numpy keeps the raw bits of a bit generator stable between versions, but not its normal distribution; so a table
+turns the bits into normal numbers here. That is faster, too.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _BLOCK = 8
-"""Edge of the blocks that JPEG compresses one by one, in pixels."""
+"""Edge in pixels of the blocks that JPEG compresses separately."""
 
 
 def add_noise(image: Image.Image, level: float, rng: random.Random) -> Image.Image:
-    """Adds independent noise to every pixel and channel.
+    """Add independent noise to every pixel and channel.
 
     Args:
         image: RGB.
-        level: Standard deviation, 1.0 being the whole range of a channel.
+        level: Standard deviation; 1.0 is the whole range of a channel.
         rng: Source of randomness.
     """
     return _added(image, _normal((image.height, image.width, 3), rng) * (level * 255))
 
 
 def add_block_noise(image: Image.Image, level: float, rng: random.Random) -> Image.Image:
-    """Adds one grey offset to every 8x8 block, so that block edges show.
+    """Add one grey offset to every 8x8 block, so that block edges show.
 
     Args:
         image: RGB.
-        level: Standard deviation, 1.0 being the whole range of a channel.
+        level: Standard deviation; 1.0 is the whole range of a channel.
         rng: Source of randomness.
     """
     rows, columns = -(-image.height // _BLOCK), -(-image.width // _BLOCK)
@@ -45,7 +45,7 @@ def add_block_noise(image: Image.Image, level: float, rng: random.Random) -> Ima
 
 
 def _added(image: Image.Image, noise: np.ndarray[Any, Any]) -> Image.Image:
-    """Rounded, not truncated, or the image would darken by half a step."""
+    """Round rather than truncate, or the image would darken by half a step."""
     import numpy as np
     from PIL import Image
 
@@ -54,7 +54,7 @@ def _added(image: Image.Image, noise: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def _normal(shape: tuple[int, ...], rng: random.Random) -> np.ndarray[Any, Any]:
-    """Standard normal numbers, float32, of 16 random bits each."""
+    """Return standard normal numbers, float32, from 16 random bits each."""
     import numpy as np
 
     count = int(np.prod(shape))
@@ -65,7 +65,7 @@ def _normal(shape: tuple[int, ...], rng: random.Random) -> np.ndarray[Any, Any]:
 
 @functools.cache
 def _normal_table() -> np.ndarray[Any, Any]:
-    """The normal number of each of 65,536 equally likely outcomes; the outermost are at 4.3."""
+    """Return the normal number for each of 65,536 equally likely outcomes; the outermost are at 4.3."""
     import numpy as np
 
     normal = NormalDist()

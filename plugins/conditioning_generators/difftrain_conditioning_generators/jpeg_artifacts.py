@@ -1,4 +1,4 @@
-"""``jpeg_artifacts``: a copy that was compressed too hard, perhaps several times; the model learns to restore it."""
+"""``jpeg_artifacts``: a copy that was compressed too much, perhaps several times; the model learns to restore it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class JpegArtifacts(ConditioningGenerator):
     version: ClassVar[int] = 1
 
     quality_mode: Literal["fixed", "range", "random"] = "fixed"
-    """fixed takes quality, range draws from quality_range, random draws from quality_list."""
+    """fixed uses quality, range draws from quality_range, random draws from quality_list."""
     quality: int = Field(default=25, ge=1, le=100)
     """libjpeg's scale, 1 is worst."""
     quality_range: tuple[int, int] = (10, 50)
@@ -34,9 +34,9 @@ class JpegArtifacts(ConditioningGenerator):
     compression_rounds: int = Field(default=1, ge=1)
     """How often the image is saved and loaded."""
     round_quality_decay: float = Field(default=0.9, gt=0, le=1)
-    """Each further round has this part of the quality of the one before."""
+    """Each further round has this share of the previous round's quality."""
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0", 0, 1, 2] | None = None
-    """Resolution of the colours; 0, 1, 2 stand for 4:4:4, 4:2:2, 4:2:0, and null for libjpeg's default."""
+    """Resolution of the colours; 0, 1, 2 stand for 4:4:4, 4:2:2, 4:2:0; null is libjpeg's default."""
     progressive: bool = False
     """Save as progressive JPEG."""
     optimize: bool = False
@@ -44,13 +44,13 @@ class JpegArtifacts(ConditioningGenerator):
     pre_blur: bool = False
     """Blur before compressing."""
     pre_blur_radius: float = Field(default=0.5, ge=0)
-    """Radius of that gaussian blur, in pixels."""
+    """Radius of this gaussian blur, in pixels."""
     add_noise: bool = False
     """Add gaussian noise before compressing."""
     noise_level: float = Field(default=0.01, ge=0, le=1)
     """Standard deviation of the noise; 1 is the whole range from black to white."""
     enhance_blocks: bool = False
-    """Make the 8x8 blocks more visible by an offset each, after compressing."""
+    """Make the 8x8 blocks more visible by adding an offset to each, after compressing."""
     block_noise_level: float = Field(default=0.02, ge=0, le=1)
     """Standard deviation of these offsets; 1 is the whole range from black to white."""
 
@@ -78,8 +78,8 @@ class JpegArtifacts(ConditioningGenerator):
         return image
 
     def round_qualities(self, first: int) -> list[int]:
-        """The quality of every round, rounded down, at least 1."""
-        # The tiny addition undoes binary fractions: 100 * 0.9 must not become 89.
+        """Return the quality of every round, rounded down, at least 1."""
+        # The tiny addition corrects binary fractions: 100 * 0.9 must not become 89.
         decayed = (first * self.round_quality_decay**turn for turn in range(self.compression_rounds))
         return [max(1, int(quality + 1e-9)) for quality in decayed]
 

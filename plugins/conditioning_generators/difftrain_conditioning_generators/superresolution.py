@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _BOTH_SCALE = 0.7
-"""``blur_type: both`` blurs twice, each with this part of the radius."""
+"""``blur_type: both`` blurs twice, each time with this share of the radius."""
 
 
 class Superresolution(ConditioningGenerator):
@@ -27,7 +27,7 @@ class Superresolution(ConditioningGenerator):
     version: ClassVar[int] = 1
 
     blur_radius: float = Field(default=2.0, ge=0)
-    """In pixels; 0 blurs nothing."""
+    """In pixels; 0 is no blur."""
     blur_type: Literal["gaussian", "box", "both"] = "gaussian"
     """Shape of the blur; both is a box blur followed by a gaussian one, each with 0.7 of the radius."""
     add_noise: bool = True
@@ -35,9 +35,9 @@ class Superresolution(ConditioningGenerator):
     noise_level: float = Field(default=0.02, ge=0, le=1)
     """Standard deviation of the noise; 1 is the whole range from black to white."""
     jpeg_quality: int | None = Field(default=None, ge=1, le=100)
-    """Compress at last with this quality; null compresses nothing."""
+    """Compress last, with this quality; null is no compression."""
     downscale_factor: float | None = Field(default=None, ge=1)
-    """Shrink by this factor and enlarge again, bilinear, before the blur; null shrinks nothing."""
+    """Shrink by this factor and enlarge again, bilinear, before the blur; null is no shrinking."""
 
     def generate(self, image: Image.Image, rng: random.Random) -> Image.Image:
         image = self._blurred(self._shrunk(image))

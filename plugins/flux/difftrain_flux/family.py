@@ -1,4 +1,4 @@
-"""FLUX.1 as the core sees it: options, and where each part of the work is. Light: torch is imported when used.
+"""FLUX.1 as the core sees it: options, and which module does each part. Light: torch is imported when used.
 
 The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `transformer.py`, `targets.py`, `forward.py`,
 `sampling.py`.
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from difftrain_flux.forward import FluxInput
 
 TOKEN_AREA = 4
-"""Latent cells of one token."""
+"""Latent cells per token."""
 
 
 def auto_shift(tokens: int) -> float:
-    """The shift that the stock pipelines draw with: exp(mu), mu on the line (256, 0.5), (4096, 1.15).
+    """Return the shift that the stock pipelines draw with: exp(mu), mu on the line (256, 0.5), (4096, 1.15).
 
     Args:
-        tokens: Length of the target's token sequence, references not counted.
+        tokens: Length of the target's token sequence, without references.
 
     Source:
         black-forest-labs/flux 802fb47, src/flux/sampling.py `get_schedule`.
@@ -71,7 +71,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
     context (its text side), context+ffs (and the text side's feed-forward), all+ffs (and every feed-forward),
     tiny (single blocks 7 and 20), nano (single block 7)."""
     flux_guidance_mode: Literal["constant", "random-range"] = "constant"
-    """What the guidance embedding is fed in training; no effect on models without one."""
+    """How guidance is set in training; no effect on models without a guidance embedding."""
     flux_guidance_value: float = Field(1.0, ge=0)
     """Guidance of every sample with flux_guidance_mode constant."""
     flux_guidance_min: float = Field(1.0, ge=0)
@@ -79,10 +79,10 @@ class FluxFamily(ModelFamily["FluxInput"]):
     flux_guidance_max: float = Field(4.0, ge=0)
     """Highest guidance with flux_guidance_mode random-range."""
     flow_schedule_shift: float | None = Field(3.0, ge=0)
-    """Moves noise levels towards noise: s*sigma / (1 + (s-1)*sigma). The default 3 is what users of other
-    Flux trainers train with; null, 0 and 1 are no shift. Unused with flow_schedule_auto_shift."""
+    """Moves noise levels towards noise: s*sigma / (1 + (s-1)*sigma). The default 3 is usual in other Flux
+    trainers; null, 0 and 1 are no shift. Unused with flow_schedule_auto_shift."""
     flow_schedule_auto_shift: bool = False
-    """Take the shift from the target's size instead, as the pipelines do when they draw: 3.16 at 1024x1024,
+    """Derive the shift from the target's size instead, as the pipelines do when drawing: 3.16 at 1024x1024,
     1.88 at 512x512. Off by default, as in other Flux trainers."""
 
     flux_attention_masked_training: Literal[False] = False
@@ -155,7 +155,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
 
     def keep_unquantized(self) -> tuple[str, ...]:
-        """The input and output layers: a thousandth of the weights, and what every token goes through."""
+        """Return the input and output layers: a thousandth of the weights, but every token goes through them."""
         return ("x_embedder", "context_embedder", "time_text_embed.*", "norm_out.*", "proj_out")
 
     # one step
@@ -174,7 +174,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
     def attention_shapes(self, batch: Batch, denoiser: nn.Module) -> Sequence[AttentionShape]:
         from difftrain_flux.forward import unwrap
 
-        # one sequence of text, target and references, in double and single blocks alike
+        # one sequence of text, target and references, in both double and single blocks
         length, config = sum(self.tokens(batch).values()), unwrap(denoiser).config
         return [
             AttentionShape(
@@ -203,7 +203,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
         return predict(denoiser, model_input)
 
     def _guidance(self, sigma: Tensor) -> Tensor:
-        """[B], drawn from torch's global generator on the CPU with random-range."""
+        """Return [B]; random-range draws from torch's global generator on the CPU."""
         import torch
 
         if self.flux_guidance_mode == "constant":

@@ -1,4 +1,4 @@
-"""The text-to-image checkpoints of FLUX.1. Light: the pipeline is imported when validation asks for it."""
+"""The text-to-image checkpoints of FLUX.1. Light: the pipeline is imported when validation needs it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ T5_TOKENS = 512
 
 
 def max_sequence_length(flavour: ModelFlavour) -> int:
-    """T5 tokens of a prompt: shorter ones are padded, longer cut. A tokenizer may allow fewer (`text_length.py`)."""
+    """Return the T5 tokens of a prompt: shorter prompts are padded, longer cut. A tokenizer may allow fewer."""
     tokens = flavour.settings.get("max_sequence_length", T5_TOKENS)
     assert isinstance(tokens, int), "flavours of this family give a number"
     return tokens
 
 
 class TextToImage(ModelFlavour):
-    """What the text-to-image checkpoints share."""
+    """The base of the text-to-image checkpoints."""
 
     family: ClassVar[str] = "flux"
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {"pipeline": TEXT_PIPELINES, "guidance_embeds": ("true",)}
@@ -32,7 +32,7 @@ class TextToImage(ModelFlavour):
 
 
 class Dev(TextToImage):
-    """Guidance-distilled, the usual base of adapters."""
+    """Guidance-distilled, the usual base for adapters."""
 
     name: ClassVar[str] = "dev"
     hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-dev"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FluxInput:
-    """What the transformer takes: the target's tokens first, then those that a flavour appends."""
+    """The transformer's input: the target's tokens first, then those that a flavour appends."""
 
     tokens: Tensor
     """[B, N, 64]."""
@@ -28,7 +28,7 @@ class FluxInput:
     sigma: Tensor
     """[B]; the transformer itself multiplies by 1000."""
     guidance: Tensor | None
-    """[B], or None when the model has no guidance embedding."""
+    """[B], or None if the model has no guidance embedding."""
     prompt_embeds: Tensor
     """[B, T, D]."""
     pooled: Tensor
@@ -42,7 +42,7 @@ class FluxInput:
         return height * width // 4
 
     def append(self, latents: Tensor, *, index: int, top: int, left: int) -> FluxInput:
-        """This input with the tokens of one more image at the end, for instance a reference.
+        """Return this input with the tokens of one more image at the end, for example a reference.
 
         Args:
             latents: [B, 16, h, w], h and w even.
@@ -60,7 +60,7 @@ class FluxInput:
 
 
 def unwrap(denoiser: nn.Module) -> FluxTransformer2DModel:
-    """The transformer itself, out of what DDP (``module``) and torch.compile (``_orig_mod``) put around it."""
+    """Return the transformer without the wrappers of DDP (``module``) and torch.compile (``_orig_mod``)."""
     while True:
         inner = getattr(denoiser, "_orig_mod", None) or getattr(denoiser, "module", None)
         if not isinstance(inner, nn.Module):
@@ -69,7 +69,7 @@ def unwrap(denoiser: nn.Module) -> FluxTransformer2DModel:
 
 
 def build_input(noisy: NoisyBatch, batch: Batch, guidance: Tensor | None) -> FluxInput:
-    """The input of target and text alone, in the dtype that the batch's text has."""
+    """Return the input of target and text alone, in the dtype of the batch's text."""
     prompt_embeds = batch.text["prompt_embeds"]
     height, width = noisy.noisy.shape[-2:]
     return FluxInput(
@@ -84,9 +84,9 @@ def build_input(noisy: NoisyBatch, batch: Batch, guidance: Tensor | None) -> Flu
 
 
 def predict(denoiser: nn.Module, model_input: FluxInput) -> Tensor:
-    """The velocity of the target, [B, C, h, w].
+    """Return the velocity of the target, [B, C, h, w].
 
-    References have done their work once the last block has attended to them, so the sequence is cut to the
+    References are no longer needed once the last block has attended to them, so the sequence is cut to the
     target before the output layers: same values, less work.
     """
     text = model_input.prompt_embeds
@@ -106,7 +106,7 @@ def predict(denoiser: nn.Module, model_input: FluxInput) -> Tensor:
 
 @contextmanager
 def _target_only(transformer: FluxTransformer2DModel, model_input: FluxInput) -> Iterator[None]:
-    """Within it, the output layers see the target's tokens only."""
+    """Inside this context the output layers see only the target's tokens."""
     count = model_input.target_tokens
     if model_input.tokens.shape[1] == count:
         yield

@@ -1,4 +1,4 @@
-"""Keys that users' files for FLUX.1 carry from other programs, those of other models among them. Data only."""
+"""Keys in users' files for FLUX.1 that come from other programs, including keys of other models. Data only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KNOWN_KEYS = KnownKeys(
     },
     not_built={
         "pretrained_t5_model_name_or_path": (),
-        # exports carry the VAE of another model there, which FLUX.1 never used
+        # exported files contain another model's VAE here, which FLUX.1 never used
         "pretrained_vae_model_name_or_path": ("madebyollin/sdxl-vae-fp16-fix",),
         "t5_padding": ("unmodified",),
         "flux_fast_schedule": (),

@@ -1,4 +1,4 @@
-"""Latents to tokens and back, and where a token stands. Pure.
+"""Latents to tokens and back, and the position of a token. Pure.
 
 A token is 2x2 latent cells. Source: black-forest-labs/flux 802fb47, src/flux/sampling.py `prepare`, `unpack`.
 """
@@ -12,7 +12,7 @@ PATCH = 2
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Tokens of latents, row by row.
+    """Return the tokens of latents, row by row.
 
     Args:
         latents: [B, C, h, w], h and w even.
@@ -31,7 +31,7 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The latents that :func:`pack` made ``tokens`` of.
+    """Return the latents from which :func:`pack` made ``tokens``.
 
     Args:
         tokens: [B, height/2 * width/2, 4C].
@@ -50,14 +50,14 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 def position_ids(
     rows: int, cols: int, *, index: int = 0, top: int = 0, left: int = 0, device: torch.device | str | None = None
 ) -> Tensor:
-    """Position of every token of an image: (index, row, column).
+    """Return the position of every token of an image: (index, row, column).
 
     float32 in every precision: bfloat16 has no odd numbers above 256.
 
     Args:
-        rows: Tokens down.
-        cols: Tokens across.
-        index: Which image: 0 is the target.
+        rows: Number of token rows.
+        cols: Number of token columns.
+        index: Number of the image; 0 is the target.
         top: Row of the first token.
         left: Column of the first token.
 

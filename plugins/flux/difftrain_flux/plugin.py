@@ -1,4 +1,4 @@
-"""Entry point: the FLUX.1 family and its text-to-image checkpoints. Light, nothing heavy is imported."""
+"""Entry point: the FLUX.1 family and its text-to-image checkpoints. Light: imports nothing heavy."""
 
 from __future__ import annotations
 

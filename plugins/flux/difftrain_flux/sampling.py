@@ -1,4 +1,4 @@
-"""Validation images through the stock pipeline, around the model that is in training."""
+"""Validation images through the stock pipeline, around the model in training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_sampler(
     device: torch.device,
     dtype: torch.dtype,
 ) -> PipelineSampler:
-    """The flavour's pipeline over the model in training, with the checkpoint's own scheduler."""
+    """Return the flavour's pipeline over the model in training, with the checkpoint's own scheduler."""
     assert isinstance(image_encoder, FluxImageEncoder), "the encoder is this family's own"
     folder = local_folder(location, ("scheduler",))
     from diffusers import FlowMatchEulerDiscreteScheduler

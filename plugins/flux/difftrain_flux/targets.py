@@ -1,4 +1,4 @@
-"""Which linear modules an adapter wraps, by the name of a target set. Pure, no torch."""
+"""The linear modules that an adapter wraps, by the name of a target set. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOUBLE_ATTENTION = DOUBLE + r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_ou
 SINGLE_ATTENTION = SINGLE + r"attn\.to_[qkv]"
 CONTEXT_FEED_FORWARD = DOUBLE + r"ff_context\.net\.(0\.proj|2)"
 FEED_FORWARD = DOUBLE + r"ff\.net\.(0\.proj|2)"
-# the single blocks' proj_out mixes attention and feed-forward; the model's own output layer is not meant
+# the single blocks' proj_out mixes attention and feed-forward; this must not match the model's output layer
 SINGLE_FEED_FORWARD = SINGLE + r"(proj_mlp|proj_out)"
 
 PATTERNS: dict[str, tuple[str, ...]] = {
@@ -32,19 +32,19 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 
 
 def select_targets(names: Iterable[str], target: Target) -> list[str]:
-    """The names of a target set, in the model's order.
+    """Return the modules of a target set, in the model's order.
 
     Args:
         names: Full names of all modules.
 
     Raises:
-        ConfigError: If the model has none of them, for instance too few blocks.
+        ConfigError: If the model has none of them, for example too few blocks.
     """
     chosen = re.compile("|".join(f"(?:{pattern})" for pattern in PATTERNS[target]))
     found = [name for name in names if chosen.fullmatch(name)]
     if not found:
         raise ConfigError(
-            f"flux_lora_target {target!r} names no module of this model (it asks for {' or '.join(PATTERNS[target])})\n"
+            f"flux_lora_target {target!r} matches no module of this model (wanted: {' or '.join(PATTERNS[target])})\n"
             "hint: tiny and nano need a model with at least 21 or 8 single blocks; all fits every model"
         )
     return found

@@ -39,10 +39,10 @@ class FluxTextEncoder(TextEncoder):
         self._t5_tokens = self.max_tokens = t5_tokens
 
     def cut_captions(self, captions: Sequence[str]) -> list[str]:
-        """By T5 alone; that CLIP reads 77 tokens is no loss, see :meth:`encode`."""
+        """Return captions too long for T5; CLIP reading only 77 tokens is no loss, see :meth:`encode`."""
         if not captions:
             return []
-        # without verbose=False the tokenizer would warn of a long text that it is only to count
+        # verbose=False: the tokenizer would warn about a long text although it only counts
         tokens = self._t5_tokenizer(list(captions), truncation=False, verbose=False).input_ids
         return [caption for caption, own in zip(captions, tokens, strict=True) if len(own) > self._t5_tokens]
 
@@ -50,12 +50,12 @@ class FluxTextEncoder(TextEncoder):
     def encode(
         self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
     ) -> list[TextEmbeds]:
-        """For each caption ``prompt_embeds`` [T, D] of T5 and ``pooled_prompt_embeds`` [P] of CLIP.
+        """Return for each caption ``prompt_embeds`` [T, D] of T5 and ``pooled_prompt_embeds`` [P] of CLIP.
 
-        One by one: the same caption then gives the same bits whatever else is encoded beside it, and T5 over
-        512 padded tokens fills a GPU by itself. Texts longer than a tokenizer's limit are cut, of which
-        :meth:`cut_captions` tells only T5's: CLIP's 77 tokens are short, and the model reads the prompt mainly
-        through T5.
+        Encoded one by one: a caption then gives the same bits whatever else is encoded with it, and T5 over
+        512 padded tokens fills a GPU alone. Texts longer than a tokenizer's limit are cut;
+        :meth:`cut_captions` reports only cuts by T5: CLIP's 77 tokens are short, and the model reads the prompt
+        mainly through T5.
         """
         return [self._encode(caption) for caption in captions]
 
@@ -69,7 +69,7 @@ class FluxTextEncoder(TextEncoder):
 
 
 def _token_ids(tokenizer: CLIPTokenizer | T5TokenizerFast, caption: str, length: int) -> Tensor:
-    """[1, length], padded or cut."""
+    """Return [1, length], padded or cut."""
     tokens = tokenizer([caption], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     ids: Tensor = tokens.input_ids
     return ids
@@ -78,7 +78,7 @@ def _token_ids(tokenizer: CLIPTokenizer | T5TokenizerFast, caption: str, length:
 def load_text_encoder(
     location: ModelLocation, flavour: ModelFlavour, device: torch.device, dtype: torch.dtype
 ) -> FluxTextEncoder:
-    """Load both encoders in ``dtype`` (T5 keeps the modules in float32 that it names)."""
+    """Load both encoders in ``dtype`` (T5 keeps the modules in float32 that it lists)."""
     folder = local_folder(location, TEXT_COMPONENTS)
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 

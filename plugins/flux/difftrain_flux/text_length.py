@@ -1,4 +1,4 @@
-"""How many T5 tokens a model's prompts have. Light: reads one small file, no torch and no transformers."""
+"""The number of T5 tokens of a model's prompts. Light: reads one small file, no torch and no transformers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ TOKENIZER_CONFIG = "tokenizer_2/tokenizer_config.json"
 
 
 def text_length(location: ModelLocation, flavour: ModelFlavour) -> int:
-    """T5 tokens of every prompt: the flavour's number, or fewer where a local model's tokenizer allows fewer.
+    """Return the T5 tokens of every prompt: the flavour's number, or fewer if a local model's tokenizer allows fewer.
 
-    Text embeddings, their cache identity and the validation images all ask here, with the same location, so they
+    Text embeddings, their cache identity and the validation images all call this with the same location, so they
     cannot disagree. The answer must not change between the first look at a model and its loading:
 
     - a folder has its tokenizer from the start;
-    - a hub model has none before the download, so its tokenizer is never asked, not even afterwards. The published
-      FLUX.1 tokenizers allow 512, which is what their flavours say or more; one that allows fewer would be padded to
+    - a hub model has none before the download, so its tokenizer is never read, not even afterwards. The published
+      FLUX.1 tokenizers allow 512, at least as many as their flavours say; one that allows fewer would be padded to
       the flavour's number, as the stock pipeline pads it by default;
     - the random checkpoint is built when it is first loaded; its tokenizer allows 512.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def empty_transformer(location: ModelLocation) -> FluxTransformer2DModel:
-    """Parameters on the meta device.
+    """Return the transformer with its parameters on the meta device.
 
     Raises:
         ModelError: If a hub model can be neither downloaded nor found in the cache, or its config is not of this class.

@@ -23,14 +23,14 @@ class FluxImageEncoder(ImageEncoder):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised mean and standard deviation, each [B, 16, H/8, W/8], on the CPU, in the VAE's dtype.
+        """Return the normalised mean and standard deviation, each [B, 16, H/8, W/8], on the CPU, in the VAE's dtype.
 
-        The arithmetic is in the VAE's dtype and in channels-last layout because the pipeline's is: equal bits are
+        It computes in the VAE's dtype and in channels-last layout because the pipeline does: equal bits are
         worth more than the last bit's precision. A batch of one gives the pipeline's bits; in larger ones torch
-        may add up in another order.
+        may sum in another order.
 
         Raises:
-            ModelError: If the result is not finite, as float16 can make it.
+            ModelError: If the result is not finite, which can happen in float16.
         """
         pixels = pixels.to(self.vae.device, self.vae.dtype).contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(pixels).latent_dist
@@ -38,10 +38,7 @@ class FluxImageEncoder(ImageEncoder):
         mean = (posterior.mode() - shift) * scale
         std = posterior.std * scale
         if not (mean.isfinite().all() and std.isfinite().all()):
-            raise ModelError(
-                f"the VAE gives latents that are not finite in {self.vae.dtype}\n"
-                'hint: set vae_dtype to "bf16" or "fp32"'
-            )
+            raise ModelError(f'latents in {self.vae.dtype} are not finite\nhint: set vae_dtype to "bf16" or "fp32"')
         return mean.cpu(), std.cpu()
 
     def move(self, device: torch.device) -> None:
@@ -54,7 +51,7 @@ def load_image_encoder(
     """Load the VAE.
 
     Args:
-        tiling: Encode large images tile by tile: less memory, slightly other latents at the seams.
+        tiling: Encode large images tile by tile: less memory, slightly different latents at the seams.
         slicing: Encode the images of a batch one by one: less memory, same latents.
     """
     folder = local_folder(location, IMAGE_COMPONENTS)

@@ -1,1 +1,1 @@
-"""FLUX.1 Kontext for difftrain: the checkpoint, its references and how they are paired. Start with `flavour.py`."""
+"""FLUX.1 Kontext for difftrain: the checkpoint, its references and their pairing. Start with `flavour.py`."""

@@ -1,6 +1,6 @@
 """FLUX.1 Kontext: the checkpoint that edits an image by an instruction. Light: torch is imported when used.
 
-It is a flavour of the family ``flux`` and knows of it only what the core hands over: the model input, which takes more
+It is a flavour of the family ``flux`` and knows only what the core passes to it: the model input, which accepts more
 images at the end.
 """
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 PIXEL_MULTIPLE = 16
 SMALLEST_AUTO_RESIZE = 512 * 512
-"""Below this many pixels the pipeline's own sizing would blow a reference up to a megapixel."""
+"""Below this many pixels the pipeline's own sizing would enlarge a reference to a megapixel."""
 
 
 class SequenceInput(Protocol):
-    """What this flavour needs of the family's model input."""
+    """The part of the family's model input that this flavour needs."""
 
     def append(self, latents: Tensor, *, index: int, top: int, left: int) -> SequenceInput:
-        """The input with one more image at the end of its sequence, at a place in position space (latent cells)."""
+        """Return the input with one more image at the end of its sequence, placed in position space (latent cells)."""
 
 
 class Kontext(ModelFlavour["SequenceInput"]):
-    """Image editing: reference images stand behind the target in the token sequence."""
+    """Image editing: reference images follow the target in the token sequence."""
 
     family: ClassVar[str] = "flux"
     name: ClassVar[str] = "kontext"
@@ -63,11 +63,11 @@ class Kontext(ModelFlavour["SequenceInput"]):
     )
 
     reference_ids: Rule = "offset"
-    """How several references are told apart: offset (side by side in position space) or index (numbered);
+    """How several references are distinguished: offset (side by side in position space) or index (numbered);
     with one reference both are the same. Use the rule of the program that will draw: ComfyUI's default is offset."""
 
     def extend_input(self, family: ModelFamily, model_input: SequenceInput, batch: Batch) -> SequenceInput:
-        """The sequence [target | reference 1 | reference 2 | ...]."""
+        """Build the sequence [target | reference 1 | reference 2 | ...]."""
         sizes = [(reference.shape[-2], reference.shape[-1]) for reference in batch.references]
         for reference, place in zip(batch.references, place_references(sizes, self.reference_ids), strict=True):
             model_input = model_input.append(reference, index=place.index, top=place.top, left=place.left)
@@ -80,14 +80,14 @@ class Kontext(ModelFlavour["SequenceInput"]):
         return pipeline
 
     def pipeline_arguments(self, request: ValidationRequest) -> dict[str, object]:
-        """The first reference, at the size that the pipeline chooses for it.
+        """Return the first reference, at the size that the pipeline chooses for it.
 
-        Images of less than 512x512 are for trying things out: there the reference keeps its own size, reduced
-        to the image's area where it is larger, because the pipeline would make it a megapixel.
+        Images smaller than 512x512 are for quick trials: there the reference keeps its own size, reduced
+        to the image's area if it is larger, because the pipeline would enlarge it to a megapixel.
         """
         area = request.width * request.height
         auto_resize = area >= SMALLEST_AUTO_RESIZE
-        # without max_area the pipeline rescales the asked size to a megapixel
+        # without max_area the pipeline rescales the requested size to a megapixel
         arguments: dict[str, object] = {"max_area": area, "_auto_resize": auto_resize}
         if request.references:
             first = request.references[0]
@@ -96,7 +96,7 @@ class Kontext(ModelFlavour["SequenceInput"]):
 
 
 def _within(image: Image.Image, area: int) -> Image.Image:
-    """The image, reduced to about ``area`` pixels, in edges that tokens fill; never enlarged."""
+    """Return the image, reduced to about ``area`` pixels with edges that tokens fill; never enlarged."""
     from PIL import Image
 
     factor = (area / (image.width * image.height)) ** 0.5

@@ -21,7 +21,7 @@ _ASPECT_TOLERANCE = 0.01
 
 
 def nearest_preferred_size(size: Size) -> Size:
-    """The preferred size of the nearest aspect, chosen as the stock pipeline does."""
+    """Return the preferred size with the nearest aspect, chosen as in the stock pipeline."""
     aspect = size[0] / size[1]
     return min(Kontext.preferred_sizes, key=lambda preferred: (abs(aspect - preferred[0] / preferred[1]), preferred))
 
@@ -39,7 +39,7 @@ class ReferenceStrict(Pairing):
         reference: ImageRecord,
         own_rules: GeometryRules,
     ) -> Geometry:
-        # own_rules is not asked: anything computed anew could differ by a pixel. A reference of another pixel
+        # own_rules is ignored: anything computed again could differ by a pixel. A reference with another pixel
         # size goes straight to the target's resize size, in one resize.
         if not _same_aspect(reference.size, target.size):
             raise PairingError(
@@ -52,14 +52,14 @@ class ReferenceStrict(Pairing):
 class ReferenceLoose(Pairing):
     """The reference is sized by its own dataset entry; it need not be aligned with the target image.
 
-    With ``crop_style: random`` a reference's crop is its own draw, seeded by its content alone: the run's seed
+    With ``crop_style: random`` a reference's crop is drawn separately, seeded only by its content: the run's seed
     changes the crops of target images, not those of loose references.
     """
 
     name: ClassVar[str] = "reference_loose"
 
     reference_resolution: Literal["own", "kontext", "same"] = "own"
-    """own follows the reference's entry, kontext takes the nearest of the pipeline's sizes, as inference does, and
+    """own follows the reference's entry, kontext uses the nearest of the pipeline's sizes, as in inference, and
     same follows the target image's bucket."""
 
     def place(
@@ -79,6 +79,6 @@ class ReferenceLoose(Pairing):
 
 
 def _same_aspect(size: Size, other: Size) -> bool:
-    """Whether two aspects agree within 1 %."""
+    """Return whether two aspects agree within 1 %."""
     ratio = (size[0] * other[1]) / (size[1] * other[0])
     return max(ratio, 1 / ratio) <= 1 + _ASPECT_TOLERANCE

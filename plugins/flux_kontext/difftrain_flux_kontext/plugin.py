@@ -1,4 +1,4 @@
-"""Entry point: the Kontext checkpoint of the flux family and how its references are paired. Light."""
+"""Entry point: the Kontext checkpoint of the flux family and the pairings of its references. Light."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where several references stand beside each other in position space. Pure, no torch."""
+"""Arranges several references side by side in position space. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Placement:
 
 
 def place_references(sizes: Iterable[tuple[int, int]], rule: Rule) -> list[Placement]:
-    """Places of references, so that their position ids do not overlap.
+    """Return places of references whose position ids do not overlap.
 
     Args:
         sizes: (height, width) of each reference in latent cells, in the order of the sequence.
-        rule: ``offset`` gives all of them index 1 and puts each below or beside the former ones, whichever
-            keeps the whole nearer to a square; ``index`` gives them 1, 2, 3, ... and no offset.
+        rule: ``offset`` gives all of them index 1 and puts each below or beside the previous ones, whichever
+            keeps the whole closer to a square; ``index`` gives them 1, 2, 3, ... and no offset.
 
     Source:
         The behaviour of ComfyUI's reference latents, methods "offset" and "index"; for one reference both
-        are what diffusers' FluxKontextPipeline does.
+        match diffusers' FluxKontextPipeline.
     """
     if rule == "index":
         return [Placement(index=number, top=0, left=0) for number, _ in enumerate(sizes, start=1)]

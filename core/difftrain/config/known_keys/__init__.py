@@ -1,13 +1,13 @@
-"""Keys and values that users' files carry and the options classes do not have. Data only.
+"""Keys and values that users' files contain and the options classes do not have. Data only.
 
 A key that is in no options class must be in one of these tables, or it is an error. An options class that defines one
-of the keys, or registers one of the names, wins over the tables; a family adds its own by ``known_keys``.
+of the keys, or registers one of the names, wins over the tables; a family adds its own with ``known_keys``.
 
-- `key_tables`: what a table can say of a key
-- `run_keys`: keys of the run file that are named otherwise here or not built yet
+- `key_tables`: the types of the tables
+- `run_keys`: keys of the run file that have another name here or are not supported yet
 - `idle_keys`: keys of the run file without effect
 - `dataset_keys`: keys of a dataset entry
-- `known_values`: values of keys that do exist
+- `known_values`: foreign or unsupported values of keys that exist here
 """
 
 from difftrain.config.known_keys.dataset_keys import DATASET_TABLES, KEYS_OF_TYPE

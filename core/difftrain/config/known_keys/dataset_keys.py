@@ -69,7 +69,7 @@ DATASET_TABLES = KnownKeys(
         **because("cache entries are named by content", cache_file_suffix=None, hash_filenames=(False, True)),
         **because("missing text is encoded at start-up", text_cache_ondemand=False, text_cache_disable=False),
         **because(
-            "type aws is not built yet",
+            "type aws is not supported yet",
             aws_region_name=None,
             aws_endpoint_url=None,
             aws_data_prefix="",
@@ -90,4 +90,4 @@ KEYS_OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "aws": ("aws_bucket_name",),
     "csv": ("csv_file", "csv_caption_column", "csv_cache_dir"),
 }
-"""Dataset keys that say nothing beyond the ``type`` that is not built: the type is named once for all of them."""
+"""Dataset keys that only describe a ``type`` that is not supported: one message names the type for all of them."""

@@ -1,4 +1,4 @@
-"""What the tables of known keys are made of, and when a value asks for nothing."""
+"""The types of the tables of known keys, and the rules for values that ask for nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 Values = tuple[object, ...]
 ZERO_ASKS = frozenset({"max_upscale_threshold"})
-"""Keys whose 0 is a limit, and not nothing."""
+"""Keys where 0 is a limit rather than off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Idle:
 
     reason: str
     usual: Values = ()
-    """What it stands at in files that export every option: said in one note for all such keys."""
+    """Values it usually has in files that export every option; one note covers all such keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,22 +24,22 @@ class KnownKeys:
     """Keys that no options class has, each in one of the tables."""
 
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Another name of a key."""
+    """Other names of our keys."""
     switches: Mapping[str, tuple[str, object]] = field(default_factory=dict)
-    """A true-or-false key that others write for what is a value of another key here."""
+    """True-or-false keys that set a value of another key here."""
     turns_off: Mapping[str, str] = field(default_factory=dict)
-    """A true-or-false key that sets another key to 0, whatever is written there."""
+    """True-or-false keys that set another key to 0, whatever its value is."""
     not_built: Mapping[str, Values] = field(default_factory=dict)
-    """The key means something that is not built yet. These values ask for nothing, as do null, false and 0 where no
-    limit is meant; any other is an error that says so."""
+    """Keys that ask for something not supported yet. These values ask for nothing, as do null, false and 0 where it is
+    not a limit; any other value is an error that says so."""
     no_effect: Mapping[str, Idle] = field(default_factory=dict)
-    """The key is accepted whatever it says, with the reason."""
+    """Keys that are accepted with any value, with the reason."""
 
     def __contains__(self, key: str) -> bool:
         return any(key in getattr(self, table.name) for table in fields(self))
 
     def with_more(self, others: Iterable[KnownKeys]) -> KnownKeys:
-        """These tables and those of ``others``; what stands here wins."""
+        """Return these tables merged with ``others``; entries of this one win."""
         merged: dict[str, dict[str, object]] = {table.name: {} for table in fields(self)}
         for tables in (*others, self):
             for name, whole in merged.items():
@@ -47,34 +47,34 @@ class KnownKeys:
         return KnownKeys(**merged)  # type: ignore[arg-type]  # each is what the field of its name holds
 
     def flags(self) -> tuple[str, ...]:
-        """Keys that are flags by themselves; another name is one of its key's names instead."""
+        """Return the keys that are flags of their own; other names are aliases of their key's flag instead."""
         return (*self.switches, *self.turns_off, *self.not_built, *self.no_effect)
 
 
 def because(reason: str, **usual: object) -> dict[str, Idle]:
-    """Keys that have no effect for one reason, each with its usual value, or a tuple of them."""
+    """Return keys that have no effect for one reason, each with its usual value or a tuple of usual values."""
     return {key: Idle(reason, value if isinstance(value, tuple) else (value,)) for key, value in usual.items()}
 
 
 def is_unset(value: object) -> bool:
-    """Whether a value says that nothing is said: null, nothing between quotes, or ``none`` as a text."""
+    """Return whether a value sets nothing: null, an empty text, or the text ``none``."""
     return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null"))
 
 
 def means_no_name(value: object) -> bool:
-    """Whether a path or a name is turned off: unset, or false as others' switches write it."""
+    """Return whether a path or a name is turned off: unset, or false as other programs' switches write it."""
     return is_unset(value) or value is False or (isinstance(value, str) and value.strip().lower() == "false")
 
 
 def asks_for_nothing(value: object, usual: Values = ()) -> bool:
-    """Whether a value is nothing in any spelling, or a usual one: null, false, 0, ``"0.0"``, ``"None"``, ``[]``."""
+    """Return whether a value is a usual one or empty in any spelling: null, false, 0, ``"0.0"``, ``"None"``, ``[]``."""
     meant = _meant(value)
     # 0 and 0.0 are equal to false
     return meant is None or meant == False or any(meant == _meant(item) for item in usual)  # noqa: E712
 
 
 def _meant(value: object) -> object:
-    """A text as what it stands for; all that is empty as None."""
+    """Convert a text to the value it spells; anything empty to None."""
     if isinstance(value, list | tuple | dict):
         return value or None
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Values of existing keys: those that have another name here, and those that name something not built yet."""
+"""Values of existing keys: those with another name here, and those not supported yet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
     "base_model_precision": {"bf16": "no_change"},
     "caption_strategy": {"instance_prompt": "instanceprompt"},
 }
-"""By key, what others call a value. Spellings that differ in ``-``, ``_`` and case alone need no line."""
+"""By key, other programs' names of values. Spellings that differ only in ``-``, ``_`` and case need no line."""
 
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
@@ -61,4 +61,4 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "caption_strategy": ("huggingface", "parquet", "jsonl", "csv", "webshart"),
     "conditioning_type": ("mask", "segmentation", "controlnet"),
 }
-"""Values of existing keys that name something not built yet."""
+"""Values of existing keys that name something not supported yet."""

@@ -1,4 +1,4 @@
-"""Keys of the run file that no options class has: other names, and what is not built yet."""
+"""Keys of the run file that no options class has: other names, and things not supported yet."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Encoded images and captions on disk, under keys of their content.
+"""Encoded images and captions on disk, keyed by content.
 
-- `tensor_cache`: tensors under a key: complete or absent
-- `sample_caches`: which entries samples need; fills them
+- `tensor_cache`: one file of tensors per key, complete or absent
+- `sample_caches`: finds the entries that samples need, and fills them
 - `text_views`: references as a text encoder sees them
 """

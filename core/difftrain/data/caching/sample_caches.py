@@ -1,6 +1,6 @@
-"""Fill the caches: every text and image that training will read, encoded once.
+"""Fill the caches: encode every text and image that training will read, once.
 
-The encoders are loaded only when something is missing, and let go afterwards.
+The encoders are loaded only if something is missing, and freed afterwards.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 
 LATENTS = ("mean", "std")
-"""Names of the tensors of an image's entry."""
+"""Names of the tensors in an image's entry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextItem:
-    """A caption, with the references it is read beside when the family's text encoder looks at pixels."""
+    """A caption, with the references that the family's text encoder sees along with it, if it sees any."""
 
     caption: str
     references: tuple[PlacedImage, ...] = ()
 
 
 class SampleCaches:
-    """Where the encoded form of every image and caption of a run lies."""
+    """The caches of all encoded images and captions of a run."""
 
     def __init__(
         self, plan: DataPlan, *, image_identity: str, text_identity: str, text_view: Callable[[Size], Size] | None
     ) -> None:
-        """Identities are what the family says changes its latents and text embeddings, dtype included.
+        """Identities are what the family says changes its latents and text embeddings, including the dtype.
 
         Args:
-            text_view: In which size the text encoder is handed a reference; None where it sees none.
+            text_view: Gives the size of a reference for the text encoder; None if it sees no references.
         """
         self._image_identity = image_identity
         self._text_identity = text_identity
@@ -59,30 +59,30 @@ class SampleCaches:
             self._latents.update({generator.id: cache for generator in dataset.generators})
 
     def latents(self, image: PlacedImage) -> tuple[TensorCache, str]:
-        """Cache and key of an image's latents."""
+        """Return cache and key of an image's latents."""
         key = cache_key(image.record.content_hash, image.geometry.identity, self._image_identity)
         return self._latents[image.record.dataset_id], key
 
     def text(self, item: TextItem) -> tuple[TensorCache, str]:
-        """Cache and key of a caption's embeddings."""
+        """Return cache and key of a caption's embeddings."""
         return self._text, cache_key(self._text_identity, item.caption, *self.seen(item))
 
     def seen(self, item: TextItem) -> list[str]:
-        """What tells the references that the text encoder sees beside a caption; empty where it sees none."""
+        """Return the identities of the references that the text encoder sees with a caption; empty if it sees none."""
         return [self._views.identity(image) for image in item.references] if self._views else []
 
     def sizes_seen(self, item: TextItem) -> list[Size]:
-        """In which sizes the text encoder sees the references beside a caption."""
+        """Return the sizes of the references that the text encoder sees with a caption."""
         return [self._views.size(image) for image in item.references] if self._views else []
 
     def load_seen(self, item: TextItem) -> list[Image.Image]:
-        """The references that the text encoder sees beside a caption, as it is handed them."""
+        """Return the references that the text encoder sees with a caption, ready to encode."""
         return [self._views.load(image) for image in item.references] if self._views else []
 
     def text_items(
         self, samples: Iterable[Sample], *, caption_dropout: bool, reference_dropout: bool
     ) -> Iterator[TextItem]:
-        """Every caption that training may ask for, beside every set of references that it may be asked for with.
+        """Yield every caption that training may ask for, with every set of references it may come with.
 
         Args:
             caption_dropout: Whether a visit may lose its caption.
@@ -117,7 +117,7 @@ def encode_texts(
     reporter: Reporter,
     batch_size: int = 8,
 ) -> int:
-    """Encode the captions that are not cached; gives how many were encoded."""
+    """Encode the captions that are not cached; return their number."""
     waiting = missing_texts(items, caches)
     if not waiting:
         return 0
@@ -134,7 +134,7 @@ def encode_texts(
 
 
 def _alike(items: Sequence[TextItem], caches: SampleCaches, batch_size: int) -> Iterator[list[TextItem]]:
-    """Groups of captions beside which the text encoder sees equally many references."""
+    """Yield groups of captions that come with equally many references."""
     by_count: dict[int, list[TextItem]] = defaultdict(list)
     for item in items:
         by_count[len(caches.seen(item))].append(item)
@@ -154,7 +154,7 @@ def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: 
 
 
 def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
-    """The captions that are not cached, each once; ``phase`` counts all that were looked up."""
+    """Return the captions that are not cached, each once; ``phase`` counts all that were looked up."""
     known: dict[str, TextItem | None] = {}
     for item in items:
         cache, key = caches.text(item)
@@ -166,7 +166,7 @@ def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase 
 
 
 def embed_texts(items: Sequence[TextItem], caches: SampleCaches, encoder: TextEncoder) -> list[TextEmbeds]:
-    """Embeddings of captions, beside which the encoder sees equally many references; those are loaded."""
+    """Return the embeddings of captions that come with equally many references, which are loaded here."""
     images = [caches.load_seen(item) for item in items]
     return encoder.encode([item.caption for item in items], images if any(images) else None)
 
@@ -179,7 +179,7 @@ def encode_images(
     reporter: Reporter,
     batch_size: int = 1,
 ) -> int:
-    """Encode the images that are not cached; gives how many were encoded."""
+    """Encode the images that are not cached; return their number."""
     missing = missing_images(images, caches)
     if not missing:
         return 0
@@ -198,7 +198,7 @@ def encode_images(
 def missing_images(
     images: Iterable[PlacedImage], caches: SampleCaches, phase: Phase | None = None
 ) -> list[PlacedImage]:
-    """The images that are not cached, each once; ``phase`` counts all that were looked up."""
+    """Return the images that are not cached, each once; ``phase`` counts all that were looked up."""
     known: dict[tuple[str, str], PlacedImage | None] = {}
     for image in images:
         cache, key = caches.latents(image)
@@ -211,7 +211,7 @@ def missing_images(
 
 
 def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
-    """Targets and all references that any choice names, with repetitions."""
+    """Yield targets and all references that any choice names, with repetitions."""
     for sample in samples:
         yield sample.target
         for choice in sample.choices:
@@ -219,14 +219,14 @@ def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
 
 
 def load_pixels(images: Sequence[PlacedImage]) -> Tensor:
-    """Images of one bucket as [B, 3, H, W], -1 to 1, float32."""
+    """Return images of one bucket as [B, 3, H, W], -1 to 1, float32."""
     import torch
 
     return torch.stack([torch.from_numpy(to_pixels(load_placed(image))) for image in images])
 
 
 def _decoded(images: Sequence[PlacedImage], batch_size: int) -> Iterator[tuple[list[PlacedImage], Tensor]]:
-    """Groups of one bucket size with their pixels; the next groups are decoded while one is encoded."""
+    """Yield groups of one bucket size with their pixels; decode the next groups while one is encoded."""
     by_size: dict[Size, list[PlacedImage]] = defaultdict(list)
     for image in images:
         by_size[image.geometry.bucket].append(image)

@@ -1,4 +1,4 @@
-"""Tensors on disk under a content key: complete or absent, checked when read, made again when corrupt."""
+"""Tensors on disk by content key: complete or absent, checked when read, made again when corrupt."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _File = tuple[int, int, int]
 
 CACHE_VERSION = 1
-"""Part of every key; raised when entries of an older version must not be read."""
+"""Part of every key; raise it when entries of older versions must not be read."""
 
 
 def cache_key(*parts: str) -> str:
-    """Hex digest of what an entry depends on; parts are told apart by their lengths."""
+    """Return a hex digest of everything an entry depends on; lengths keep the parts apart."""
     digest = hashlib.sha256(f"v{CACHE_VERSION}".encode())
     for part in parts:
         data = part.encode()
@@ -37,20 +37,20 @@ def cache_key(*parts: str) -> str:
 
 @dataclass
 class TensorCache:
-    """A folder of safetensors files, one an entry. Several runs may share it."""
+    """A folder of safetensors files, one per entry. Several runs may share it."""
 
     folder: Path
     removed: list[str] = field(default_factory=list)
-    """Keys of corrupt entries that were removed; the reporter says them once."""
+    """Keys of corrupt entries that were removed; reported once."""
 
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def holds(self, key: str) -> bool:
-        """Whether a complete entry is there, told from its size and header; one that they prove corrupt is removed.
+        """Return whether a complete entry exists, judged by size and header; remove one that they prove corrupt.
 
         Raises:
-            DataError: If the file cannot be looked at; it is kept.
+            DataError: If the file cannot be examined; it is kept.
         """
         path = self.path(key)
         try:
@@ -64,13 +64,13 @@ class TensorCache:
         return looked_at.whole
 
     def read(self, key: str, *, needed: Collection[str] = ()) -> dict[str, Tensor]:
-        """The tensors of an entry.
+        """Return the tensors of an entry.
 
         Args:
             needed: Names that a complete entry has.
 
         Raises:
-            AbsentEntry: If there is none, or it was proved corrupt by its content and removed.
+            AbsentEntry: If there is none, or its content proved corrupt and it was removed.
             DataError: If the file cannot be read, which proves nothing; it is kept.
         """
         from safetensors import SafetensorError
@@ -80,7 +80,7 @@ class TensorCache:
         try:
             file, data = with_retries(lambda: _content(path))
         except FileNotFoundError as error:
-            raise AbsentEntry(f"cache entry {path} is not there") from error
+            raise AbsentEntry(f"cache entry {path} does not exist") from error
         except OSError as error:
             raise DataError(refusal(f"cache entry {path} cannot be read", error)) from error
         try:
@@ -93,11 +93,11 @@ class TensorCache:
             self._remove(key, file)
             what = f"{broken[0]} has values that are not finite" if broken else f"has only {sorted(tensors)}"
             raise CorruptEntry(f"cache entry {path}: {what}")
-        # copies, since tensors in the file's buffer start at any 8 bytes and some CPU kernels crash on that
+        # copy, because tensors in the file's buffer are aligned to 8 bytes only and some CPU kernels crash on that
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write an entry; whenever the process is killed, the entry is complete or absent.
+        """Write an entry, so that it is complete or absent whenever the process is killed.
 
         Raises:
             DataError: If a value is not finite (an image or an encoder is broken), or the file cannot be written.
@@ -106,11 +106,11 @@ class TensorCache:
 
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not _is_finite(tensor):
-                raise DataError(f"the encoder gave values that are not finite ({name}); try vae_dtype fp32")
+                raise DataError(f"the encoder returned values that are not finite ({name}); try vae_dtype fp32")
         write_atomically(self.path(key), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
     def _remove(self, key: str, file: _File) -> None:
-        """Take a corrupt file away; one that another run has put in its place meanwhile stays."""
+        """Remove a corrupt file, unless another run has replaced it meanwhile."""
         path = self.path(key)
         try:
             if _identity(path.stat()) == file:
@@ -123,18 +123,18 @@ class TensorCache:
 
 
 class AbsentEntry(DataError):
-    """A cache entry that is not there, so that it must be made."""
+    """A cache entry does not exist and must be made."""
 
 
 class CorruptEntry(AbsentEntry):
-    """A cache entry that was proved corrupt by its content, and was removed."""
+    """A cache entry's content proved corrupt, and it was removed."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write to a temporary name, flush to disk, rename.
 
     Raises:
-        DataError: If the file or its folder cannot be written, naming it.
+        DataError: If the file or its folder cannot be written; names it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -146,7 +146,7 @@ def write_atomically(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
-            with contextlib.suppress(OSError):  # what went wrong first is what must be told
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 temporary.unlink()
             raise
     except OSError as error:
@@ -160,7 +160,7 @@ class _FileState:
 
 
 def _identity(status: os.stat_result) -> _File:
-    """Tells a file from one that was put in its place."""
+    """Return what distinguishes a file from one that replaced it."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -170,7 +170,7 @@ def _content(path: Path) -> tuple[_File, bytes]:
 
 
 def _file_state(path: Path) -> _FileState:
-    """Compare a safetensors file's size with what its header announces, reading only the header."""
+    """Compare a safetensors file's size with the size its header announces, reading only the header."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         start = file.read(8)
@@ -180,7 +180,7 @@ def _file_state(path: Path) -> _FileState:
 
 
 def _announced_size(header: bytes) -> int | None:
-    """Bytes of the tensors that a safetensors header lists; None when it is none, or lists none."""
+    """Return the bytes of the tensors that a safetensors header lists; None if it is not valid or lists none."""
     try:
         ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
         return max(ends, default=None)

@@ -1,4 +1,4 @@
-"""How a text encoder is handed a reference: the part of it that is encoded, in the size that the family asks for."""
+"""Prepares references for a text encoder: the encoded part of each, in the size that the family asks for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def source_box(source: Size, geometry: Geometry) -> Box:
-    """The part of the source image that a geometry shows. Pure.
+    """Return the part of the source image that a geometry shows. Pure.
 
     Args:
         source: Upright size of the image.
         geometry: How it is resized and cropped.
 
     Returns:
-        The crop box, carried back through the resize; inside the image.
+        The crop box, mapped back through the resize; inside the image.
     """
     left, top, right, bottom = geometry.box
     across, down = geometry.resize
@@ -29,24 +29,24 @@ def source_box(source: Size, geometry: Geometry) -> Box:
 
 
 class TextViews:
-    """The views of one family: of every reference its pixels, and what tells them from others in a cache key."""
+    """The views of one family: for every reference its pixels, and its identity in a cache key."""
 
     def __init__(self, text_view: Callable[[Size], Size]) -> None:
-        """With :meth:`~difftrain.contracts.ModelFamily.text_view` of the family."""
+        """Take :meth:`~difftrain.contracts.ModelFamily.text_view` of the family."""
         self._text_view = text_view
 
     def identity(self, image: PlacedImage) -> str:
-        """Content and view of an image: equal texts stand for equal pixels."""
+        """Return content and view of an image as text; equal texts mean equal pixels."""
         size = self.size(image)
         if size == image.geometry.bucket:
             return f"{image.record.content_hash}{image.geometry.identity}"
         return f"{image.record.content_hash}{source_box(image.record.size, image.geometry)}{size}"
 
     def load(self, image: PlacedImage) -> Image.Image:
-        """The pixels; those that are encoded where the sizes are equal, else resized once from the source image.
+        """Return the pixels: those that are encoded if the sizes are equal, else resized once from the source image.
 
         Raises:
-            DataError: If the file cannot be read, naming it.
+            DataError: If the file cannot be read; names it.
         """
         size = self.size(image)
         if size == image.geometry.bucket:
@@ -54,10 +54,10 @@ class TextViews:
         return load_part(image.record, source_box(image.record.size, image.geometry), size)
 
     def size(self, image: PlacedImage) -> Size:
-        """In which size the text encoder is handed an image.
+        """Return the size of an image for the text encoder.
 
         Raises:
-            PluginError: If the family gives no size.
+            PluginError: If the family returns no valid size.
         """
         given = image.geometry.bucket
         match self._text_view(given):
@@ -65,6 +65,6 @@ class TextViews:
                 return width, height
             case wrong:
                 raise PluginError(
-                    f"text_view() of the model family gave {wrong!r} for a reference of {given[0]}x{given[1]}; "
-                    "it must give (width, height) in whole pixels"
+                    f"text_view() of the model family returned {wrong!r} for a reference of {given[0]}x{given[1]}; "
+                    "it must return (width, height) in whole pixels"
                 )

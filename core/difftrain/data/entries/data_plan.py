@@ -1,4 +1,4 @@
-"""What the dataset entries mean: every name resolved to an object, nothing read from disk yet."""
+"""The plan that dataset entries stand for: every name is an object, nothing has been read from disk yet."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorPlan:
-    """One generator of a target set; it makes one reference of each image."""
+    """One generator of a target set; it makes one reference for each image."""
 
     id: str
-    """``DATASET/NAME``, with a number when one dataset uses a generator twice."""
+    """``DATASET/NAME``, with a number if a dataset uses a generator twice."""
     generator: ConditioningGenerator
     pairing: Pairing
     captions: tuple[str, ...] | None
     folder: Path
-    """Where made images are stored; unused when they are made on demand."""
+    """Folder of made images; unused if they are made on demand."""
     on_demand: bool
     seed: int
 
@@ -42,19 +42,19 @@ class DatasetPlan:
     pairing: Pairing | None
     """Set on reference sets only."""
     row_pairing: Pairing | None = None
-    """How references follow that a target set's images bring; None where the source brings none."""
+    """How references that a target set's images bring follow their target; None if the source brings none."""
     takes_source_captions: bool = False
-    """Whether captions that the source gives come before those of ``captions``."""
+    """Whether captions from the source come before those of ``captions``."""
     references: tuple[str, ...]
     """Ids of the reference sets of a target set, in listed order."""
     generators: tuple[GeneratorPlan, ...]
     latents_folder: Path
     family_options: Options | None = None
-    """What the run's family asks of a target set, see :attr:`~difftrain.contracts.ModelFamily.dataset_options`."""
+    """The run's family's options of a target set, see :attr:`~difftrain.contracts.ModelFamily.dataset_options`."""
     loss_options: Options | None = None
-    """What the run's loss asks of a target set."""
+    """The run's loss's options of a target set."""
     held_out: bool = False
-    """A target set that is never trained on, only measured and drawn in validations."""
+    """Whether the target set is never trained on, only measured and drawn in validations."""
 
     @property
     def id(self) -> str:
@@ -62,7 +62,7 @@ class DatasetPlan:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Values, by key, of what the family and the loss ask of this dataset."""
+        """Return the values, by key, of the family's and the loss's options for this dataset."""
         asked = [options for options in (self.family_options, self.loss_options) if options is not None]
         return {key: value for options in asked for key, value in options.model_dump(mode="json").items()}
 
@@ -79,12 +79,12 @@ class DataPlan:
     combined: bool
     """``conditioning_multidataset_sampling: combined``: all references at once; else one drawn per sample and epoch."""
     references_fit_target: bool
-    """Whether the flavour takes references at their target's size only."""
+    """Whether the flavour takes references only at their target's size."""
     index_path: Path
-    """SQLite file of what scans found."""
+    """SQLite file with the results of scans."""
     text_folder: Path
     written_folders: Mapping[str, Path]
-    """Every folder that this run writes, by the name that a message calls it: what lies there is no data."""
+    """Every folder that this run writes, by the name that messages use; files there are not data."""
     seed: int
 
     def by_id(self, dataset_id: str) -> DatasetPlan:

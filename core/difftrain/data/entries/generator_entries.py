@@ -1,4 +1,4 @@
-"""Plans of the generators of one target set: ``conditioning: [{"type": ..., ...}]``. No IO."""
+"""Plans the generators of one target set: ``conditioning: [{"type": ..., ...}]``. No IO."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from difftrain.errors import PluginError
 from difftrain.plugins.registry import Registry
 
 DEFAULT_PAIRING = "reference_strict"
-"""How a reference follows its target image where both come from one entry and it does not say."""
+"""How a reference follows its target image if both come from one entry that does not say."""
 
 
 class GeneratorEntry(Options):
-    """What a block may say beside the generator's own parameters."""
+    """The options of a block in addition to the generator's own parameters."""
 
     type: str
     """Name of the generator."""
     captions: tuple[str, ...] | None = None
-    """One text or a list, of which one is drawn per visit; null takes the target set's."""
+    """One text or a list, of which one is drawn per visit; null uses the target set's captions."""
     conditioning_type: str = DEFAULT_PAIRING
-    """How the made image follows its source."""
+    """How the made image follows its target."""
     instance_data_dir: Path | None = None
-    """Where made images are stored; default: cache_dir of the run, made."""
+    """Folder of made images; default: made in the run's cache_dir."""
     generate: Literal["startup", "ondemand"] = "startup"
     """Make and store all images at start-up, or make each when it is needed and store nothing."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Start of the generator's random draws."""
+    """Seed of the generator's random draws."""
 
     @field_validator("captions", mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class GeneratorEntry(Options):
 def plan_generators(
     config: RunConfig, dataset: DatasetConfig, registry: Registry, problems: Problems
 ) -> tuple[GeneratorPlan, ...]:
-    """One plan a block; blocks with a problem are left out."""
+    """Return one plan per block; blocks with a problem are left out."""
     plans = []
     used: Counter[str] = Counter()
     for position, block in enumerate(dataset.conditioning, 1):
@@ -110,7 +110,7 @@ def _plan_one(
 
 
 def _flattened(block: dict[str, Any], prefix: str, problems: Problems) -> dict[str, Any]:
-    """Parameters beside ``type`` and those inside ``params``, as one."""
+    """Merge the parameters beside ``type`` with those inside ``params``."""
     values = {plain_key(key): value for key, value in block.items()}
     inner = values.pop("params", None) or {}
     if not isinstance(inner, dict):

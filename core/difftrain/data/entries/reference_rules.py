@@ -1,5 +1,5 @@
-"""Which entries bring references of their own rows, whether the model and the sampling mode can do with the references
-that the datasets have, and whether reference sets ask for what only target sets can. No IO."""
+"""Finds entries that bring references in their own rows, checks that the model and the sampling mode can use all
+references, and that reference sets ask for nothing that only target sets can do. No IO."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from difftrain.plugins.registry import Registry
 
 
 def choose_row_sets(images: Sequence[DatasetConfig], registry: Registry) -> dict[str, str | None]:
-    """Target sets whose images may bring references, by id, with how these follow: such an entry may say so itself.
+    """Return target sets whose images may bring references, by id, with the pairing that the entry names, if any.
 
-    An entry of the same data source is a reference set if it says so, or if a target set names it as one.
+    An entry of such a data source is a reference set if it says so, or if a target set names it as one.
     """
     sources = registry.all("data source")
     named = {name for entry in images for name in entry.conditioning_data}
@@ -35,7 +35,7 @@ def check_references(
     registry: Registry,
     problems: Problems,
 ) -> None:
-    """Add problems for references that would never be used, and for more or fewer of them than the flavour takes.
+    """Report references that would never be used, and more or fewer references than the flavour takes.
 
     Args:
         images: Enabled target sets and the reference sets that they name.
@@ -49,13 +49,13 @@ def check_references(
 
 
 def _check_sampling(images: Sequence[DatasetConfig], problems: Problems) -> None:
-    """References are drawn with their target images; a set of them is not sampled by itself."""
+    """Check that reference sets ask for no sampling of their own; references are drawn with their targets."""
     for entry in images:
         if entry.is_reference and entry.max_num_samples is not None:
             problems.add(
-                f"dataset {entry.id!r}: max_num_samples would never be used: this is a reference set, and as many of "
-                "its images are taken as target images are\n"
-                "hint: set max_num_samples on the target set alone"
+                f"dataset {entry.id!r}: max_num_samples would never be used: this is a reference set, and its "
+                "images are chosen by the target images\n"
+                "hint: set max_num_samples only on the target set"
             )
         for key in ("repeats", "probability", "on_missing"):
             if entry.is_reference and getattr(entry, key) != type(entry).model_fields[key].default:
@@ -73,13 +73,13 @@ def _check_captions(images: Sequence[DatasetConfig], problems: Problems) -> None
         for what, remedy in captioned:
             problems.add(
                 f"dataset {entry.id!r}: {what} would never be used: conditioning_multidataset_sampling = combined "
-                "shows all references of a sample at once and takes the target set's captions\n"
+                "shows all references of a sample at once and uses the target set's captions\n"
                 f'hint: {remedy}, or set "conditioning_multidataset_sampling": "random"'
             )
 
 
 def chosen_flavour(config: RunConfig, registry: Registry) -> type[ModelFlavour] | None:
-    """What is trained; None for a name that means nothing, which is told elsewhere."""
+    """Return the flavour to train; None for an unknown name, which is reported elsewhere."""
     name = config.model_flavour or registry.default_flavour(config.model_family)
     return registry.flavours(config.model_family).get(name or "")
 
@@ -120,7 +120,7 @@ def _check_counts(config: RunConfig, images: Sequence[DatasetConfig], registry: 
             )
         else:
             problems.add(
-                f"{who}{at_once} references of a sample are combined, but flavour {name!r} of {config.model_family!r} "
+                f"{who}combines {at_once} references per sample, but flavour {name!r} of {config.model_family!r} "
                 f"takes at most {flavour.max_references}\n"
                 "hint: name fewer sets, or set conditioning_multidataset_sampling = random"
             )

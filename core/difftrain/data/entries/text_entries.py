@@ -1,4 +1,4 @@
-"""The text_embeds entries of a dataset list: where text embeddings are cached, and who names which. No IO."""
+"""The text_embeds entries of a dataset list: where text embeddings are cached, and which entries name which. No IO."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from difftrain.config.schema import DatasetConfig, RunConfig
 
 
 def text_folder_of(config: RunConfig, datasets: Sequence[DatasetConfig], problems: Problems) -> Path:
-    """Folder of the text embeddings: that of the default text_embeds entry, or one of our own."""
+    """Return the folder of the text embeddings: of the default text_embeds entry, or one of our own."""
     entries = [entry for entry in datasets if entry.dataset_type == "text_embeds"]
     defaults = [entry for entry in entries if entry.default] or entries
     if len(defaults) > 1:
         names = ", ".join(repr(entry.id) for entry in defaults)
-        problems.add(f"text_embeds datasets {names}: one of them must be the only one with default = true")
+        problems.add(f"text_embeds datasets {names}: exactly one of them must have default = true")
     for entry in entries:
         if entry not in defaults:
             problems.note(f"dataset {entry.id!r}: not used, all text embeddings go to {defaults[0].id!r}")
@@ -28,7 +28,7 @@ def text_folder_of(config: RunConfig, datasets: Sequence[DatasetConfig], problem
 def _check_text_embeds(
     datasets: Sequence[DatasetConfig], known: Sequence[str], chosen: str | None, problems: Problems
 ) -> None:
-    """A target set may name the entry that its text goes to, and all text goes to the chosen one."""
+    """Check that the text_embeds entry a target set names exists; note if all text goes to another one."""
     for entry in datasets:
         name = entry.text_embeds
         if name is None or name == chosen:
@@ -37,5 +37,7 @@ def _check_text_embeds(
             problems.note(f"dataset {entry.id!r}: text_embeds {name!r}: no effect, all text goes to {chosen!r}")
         else:
             guess = nearest(name, known)
-            advice = f"did you mean {guess!r}?" if guess else f"there are: {', '.join(known) or 'none'}"
-            problems.add(f"dataset {entry.id!r}: text_embeds names no text_embeds dataset {name!r}; {advice}")
+            advice = f"did you mean {guess!r}?" if guess else f"known: {', '.join(known) or 'none'}"
+            problems.add(
+                f"dataset {entry.id!r}: text_embeds names {name!r}, which is not a text_embeds dataset; {advice}"
+            )

@@ -1,4 +1,4 @@
-"""The folders that runs write: what lies there is no data, wherever it is. No IO."""
+"""The folders that runs write: files there are never data. No IO."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def planned_folders(
     text_folder: Path,
     registry: Registry,
 ) -> dict[str, Path]:
-    """All folders of a run file by the name that a message calls them. No IO.
+    """Return all folders that a run file writes, by the name that messages use. No IO.
 
-    Those of the entries that this run does not use count too: another run of the same files writes them.
+    Folders of entries that this run does not use count too: another run of the same files writes them.
     """
     others = {"output_dir": config.output_dir, "cache_dir": config.cache_dir, "text embeddings": text_folder}
     used = {plan.id for plan in plans}
@@ -37,7 +37,7 @@ def planned_folders(
 
 
 def written_folders(datasets: Iterable[DatasetPlan], others: Mapping[str, Path]) -> dict[str, Path]:
-    """The folders of :attr:`DataPlan.written_folders`: those of the datasets, and others by name."""
+    """Return the folders of :attr:`DataPlan.written_folders`: those of the datasets, and others by name."""
     folders = dict(others)
     for dataset in datasets:
         folders[f"dataset {dataset.id!r}: cache_dir_vae"] = dataset.latents_folder

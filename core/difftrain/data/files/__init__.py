@@ -1,13 +1,13 @@
-"""Local files: which images and captions there are, and what is in them.
+"""Local files: which images and captions exist, and what they contain.
 
 - `sources`: the data source of local folders; start here
-- `local_image`: an image that is a file
+- `local_image`: an image stored as a file
 - `walk`: one walk over a folder
-- `file_types`: what a file is by its name alone
-- `image_formats`: formats that can be read here
-- `other_files`: files that are not used, counted
-- `captions`: where captions come from
+- `file_types`: the type of a file, from its name alone
+- `image_formats`: the formats that can be read
+- `other_files`: counts files that are not used
+- `captions`: caption sources
 - `near_captions`: files that were probably meant as captions
-- `utf8`: text files decoded
-- `pixels`: images opened, resized and cropped
+- `utf8`: decodes text files
+- `pixels`: opens, resizes and crops images
 """

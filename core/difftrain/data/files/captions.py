@@ -1,4 +1,4 @@
-"""Where captions come from: text files, file names, one prompt for all."""
+"""Caption sources: text files, file names, one prompt for all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from difftrain.types import SourceImage
 
 
 class _PromptedCaptions(CaptionSource):
-    """Captions that one text may be put before."""
+    """Captions with an optional common prefix."""
 
     instance_prompt: str | None = None
     """Text for :attr:`prepend_instance_prompt`."""
@@ -36,7 +36,7 @@ class _PromptedCaptions(CaptionSource):
 
 
 class TextfileCaptions(_PromptedCaptions):
-    """A text file beside each image with the same stem: ``cat.png`` and ``cat.txt``."""
+    """A text file beside each image, with the same stem: ``cat.png`` and ``cat.txt``."""
 
     name: ClassVar[str] = "textfile"
 
@@ -46,8 +46,8 @@ class TextfileCaptions(_PromptedCaptions):
     def captions(self, image: SourceImage) -> tuple[str, ...] | None:
         if not isinstance(image, LocalImage):
             raise DataError(
-                f"{printable(image.place)}: is no file, so no text file lies beside it\n"
-                f"hint: {self.name!r} is for images that are files; set another caption_strategy, or null"
+                f"{printable(image.place)}: is not a file, so it has no text file beside it\n"
+                f"hint: {self.name!r} works only for images that are files; set another caption_strategy, or null"
             )
         text = _read_text(_text_file(image))
         if text is None:
@@ -57,10 +57,10 @@ class TextfileCaptions(_PromptedCaptions):
 
 
 def _read_text(file: Path) -> str | None:
-    """A caption file's text; None when there is no such file.
+    """Return a caption file's text; None if there is no such file.
 
     Raises:
-        DataError: If it cannot be read or is not UTF-8, with what it probably is.
+        DataError: If it cannot be read, or is not UTF-8; then names the likely encoding.
     """
     try:
         with open_file(file) as stream:
@@ -68,7 +68,7 @@ def _read_text(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # there cannot be such a file either
+        if error.errno == errno.ENAMETOOLONG:  # no such file can exist
             return None
         raise DataError(
             f"{printable(file)}: caption cannot be read ({(error.strerror or str(error)).lower()})"
@@ -78,7 +78,7 @@ def _read_text(file: Path) -> str | None:
         return text
     encoding = guess_encoding(data)
     if encoding is None:
-        raise DataError(f"{printable(file)}: caption holds NUL bytes, so it is no text\nhint: write it anew, as UTF-8")
+        raise DataError(f"{printable(file)}: caption contains NUL bytes, so it is not text\nhint: rewrite it as UTF-8")
     name = shlex.quote(printable(file))
     raise DataError(
         f"{printable(file)}: caption is not UTF-8 but probably {encoding}\n"
@@ -91,7 +91,7 @@ def _text_file(image: LocalImage) -> Path:
 
 
 class FilenameCaptions(_PromptedCaptions):
-    """The image's file name, with underscores and dashes as spaces."""
+    """The image's file name, with spaces for underscores and dashes."""
 
     name: ClassVar[str] = "filename"
 

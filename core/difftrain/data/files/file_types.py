@@ -1,4 +1,4 @@
-"""What a file is by its name alone: an image, a caption, a video, something of the system. No IO."""
+"""The type of a file, from its name alone: an image, a caption, a video, a system file. No IO."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ IMAGE_FORMATS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
     ".jxl": "JXL",
 }
-"""What users have and Pillow reads, if need be with a package of its own; in Pillow's names."""
+"""Formats that users have and Pillow reads, some with an extra package; in Pillow's names."""
 
 DECODER_PACKAGES = {"HEIF": "pillow-heif", "JXL": "pillow-jxl-plugin"}
-"""Packages that teach Pillow a format."""
+"""Packages that add a format to Pillow."""
 
 _UNREAD = (
     # photographs as cameras store them
@@ -32,7 +32,7 @@ _UNREAD = (
     ".cur .dds .exr .hdr .icns .ico .jxr .ktx .ktx2 .pcx .pfm .sgi .wdp .xbm .xpm"
 )
 UNREAD_IMAGES = frozenset(_UNREAD.split())
-"""What looks like an image to its user, and is not read."""
+"""Formats that users consider images, but that are not read."""
 
 VIDEOS = frozenset(
     {
@@ -43,7 +43,7 @@ VIDEOS = frozenset(
 
 CAPTION = ".txt"
 DOCUMENTS = frozenset({"readme", "license", "licence", "notice", "changelog", "requirements"})
-"""Stems of text files that are surely no captions."""
+"""Stems of text files that are surely not captions."""
 
 SYSTEM_NAMES = frozenset(
     {
@@ -51,11 +51,11 @@ SYSTEM_NAMES = frozenset(
         "desktop.ini", "ehthumbs.db", "lost+found", "recycler", "system volume information", "thumbs.db",
     }
 )  # fmt: skip
-"""What systems and storage boxes put into folders, in lower case; hidden names are skipped too."""
+"""Names that systems and storage devices put into folders, in lower case; hidden names are skipped too."""
 
 
 def suffix_of(name: str) -> str:
-    """In lower case, with its dot; empty for a name without one."""
+    """Return the suffix in lower case, with its dot; empty for a name without one."""
     dot = name.rfind(".")
     return name[dot:].lower() if dot > name.rfind("/") + 1 else ""
 

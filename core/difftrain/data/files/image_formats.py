@@ -1,4 +1,4 @@
-"""Which image formats can be read here: those of Pillow as it was built, and those of installed extensions."""
+"""The image formats that can be read: those of the installed Pillow and its installed extensions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import suppress
 from difftrain.data.files.file_types import IMAGE_FORMATS
 
 _CODECS = {"AVIF": "avif", "JPEG": "jpg", "JPEG2000": "jpg_2000", "WEBP": "webp"}
-"""Formats that a Pillow may have been built without."""
+"""Formats that a build of Pillow may lack."""
 
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """In Pillow's names, the usual ones first. A file is only ever tried as one of these, whatever its name says."""
+    """Return formats by Pillow's names, the usual ones first. No file is tried as anything else, whatever its name."""
     from PIL import Image, features
 
     _register_extensions()
@@ -29,12 +29,12 @@ def readable_formats() -> tuple[str, ...]:
 
 @functools.cache
 def readable_suffixes() -> frozenset[str]:
-    """In lower case, each with its dot."""
+    """Return the suffixes in lower case, each with its dot."""
     return frozenset(suffix for suffix, name in IMAGE_FORMATS.items() if name in readable_formats())
 
 
 def _register_extensions() -> None:
-    """Extensions of Pillow that are installed; HEIC and JPEG XL are read through them alone."""
+    """Register installed extensions of Pillow; it reads HEIC and JPEG XL only through them."""
     with suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     with suppress(ImportError):
@@ -42,9 +42,9 @@ def _register_extensions() -> None:
 
 
 def _silence_libtiff() -> None:
-    """It writes to the standard error what is wrong with a file, naming none; Pillow raises an error all the same.
+    """Stop libtiff from writing to standard error, where it names no file; Pillow raises an error anyway.
 
-    Where the library is built into Pillow its function is not found, and stays as it is.
+    Where libtiff is linked into Pillow its function is not found, and nothing changes.
     """
     with suppress(AttributeError, OSError):
         set_handler = ctypes.CDLL(importlib.import_module("PIL._imaging").__file__).TIFFSetErrorHandler

@@ -13,10 +13,10 @@ from difftrain.types import SourceImage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalImage(SourceImage):
-    """An image file: what the data source ``local`` gives for each."""
+    """An image file, as the data source ``local`` returns it."""
 
     file: str
-    """Its path, made absolute. Text takes half the memory and a third of the time of a path object."""
+    """Its absolute path. A text takes half the memory and a third of the time of a path object."""
 
     def __post_init__(self) -> None:
         if not self.file.startswith(os.sep):
@@ -24,7 +24,7 @@ class LocalImage(SourceImage):
 
     @classmethod
     def at(cls, path: Path, key: str | None = None) -> Self:
-        """The image in a file; without a key its name is the key."""
+        """Return the image in a file; the key defaults to its name."""
         return cls(key=path.name if key is None else key, file=str(path))
 
     @property
@@ -43,10 +43,10 @@ class LocalImage(SourceImage):
 
 
 def file_stamp(name: str) -> str:
-    """Bytes and time of change of a file, as text.
+    """Return size and modification time of a file, as text.
 
     Raises:
-        OSError: If the system does not tell.
+        OSError: If the system does not give them.
     """
     status = os.stat(name)  # noqa: PTH116
     return f"{status.st_size}:{status.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""Files that were probably meant as the captions that are missing: another ending, another folder, another spelling."""
+"""Files that were probably meant as missing captions: another ending, another folder, another spelling."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from difftrain.types import ImageRecord
 _TEXTS = frozenset({CAPTION, ".caption", ".captions", ".cap", ".text", ".prompt", ".tag", ".tags", ".md"})
 _TABLES = frozenset({".json", ".jsonl", ".csv", ".tsv", ".parquet", ".yaml", ".yml", ".xml"})
 _WHOLE_SETS = frozenset({"annotations", "caption", "captions", "data", "dataset", "labels", "metadata", "prompts"})
-"""Stems of files that other programs keep all captions of a folder in."""
+"""Stems of files where other programs keep all captions of a folder."""
 
 
 def near_captions(records: Sequence[ImageRecord], others: Iterable[str]) -> str | None:
-    """What to do with the files that nearly fit images without a caption; None when there are none.
+    """Return what to do with files that nearly match images without a caption; None if there are none.
 
     Args:
         records: Images without a caption.
-        others: Files of their data set that are no images, as paths below its root.
+        others: Files of their dataset that are not images, as paths below its root.
     """
     by_stem: dict[str, list[str]] = {}
     whole: list[str] = []
@@ -37,11 +37,11 @@ def near_captions(records: Sequence[ImageRecord], others: Iterable[str]) -> str 
             advice.append(_advice(record, found))
     if advice:
         return advice[0] + (f", and so on for {len(advice)} files" if len(advice) > 1 else "")
-    return f"{printable(whole[0])} is not read: write each caption into a file of its own" if whole else None
+    return f"{printable(whole[0])} is not read: put each caption into its own file" if whole else None
 
 
 def _nearest(record: ImageRecord, by_stem: dict[str, list[str]]) -> str | None:
-    """In the image's own folder if possible."""
+    """Return the nearest file, in the image's own folder if possible."""
     folder, _, name = record.key.rpartition("/")
     candidates = [*by_stem.get(_spelling(name), ()), *by_stem.get(_spelling(name + record.image.extension), ())]
     beside = [one for one in candidates if _spelling(one.rpartition("/")[0]) == _spelling(folder)]
@@ -51,7 +51,7 @@ def _nearest(record: ImageRecord, by_stem: dict[str, list[str]]) -> str | None:
 def _advice(record: ImageRecord, found: str) -> str:
     wanted = record.key + CAPTION
     if suffix_of(found) in _TABLES:
-        return f"{printable(found)} is not read: write its caption into {printable(wanted)}"
+        return f"{printable(found)} is not read: put its caption into {printable(wanted)}"
     if found.rpartition("/")[0] != record.key.rpartition("/")[0]:
         return f"move {printable(found)} to {printable(wanted)}"
     if unicodedata.normalize("NFC", found) == wanted:
@@ -60,5 +60,5 @@ def _advice(record: ImageRecord, found: str) -> str:
 
 
 def _spelling(name: str) -> str:
-    """Without what looks alike: case, spaces, the form of accents."""
+    """Remove differences that look alike: case, spaces, the form of accents."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())

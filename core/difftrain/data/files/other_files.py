@@ -1,4 +1,4 @@
-"""What a data folder holds beside the images that are used: told once and counted, so that nothing just vanishes."""
+"""The files in a data folder that are not used: counted and reported once, so that nothing just vanishes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from difftrain.errors import first_few, printable
 
 
 def note_listing(listing: Listing) -> list[str]:
-    """All that is worth a word about a listing, each without the dataset's name."""
+    """Return all notes about a listing, without the dataset's name."""
     notes = list(listing.notes)
     if listing.written:
         notes.append(_written_note(listing.written))
@@ -30,18 +30,18 @@ def note_listing(listing: Listing) -> list[str]:
 
 
 def note_written(written: Mapping[str, int]) -> str:
-    """``2 images in folders that runs write (output_dir out 2)``."""
+    """Return ``2 images in folders that runs write (output_dir out 2)``."""
     folders = ", ".join(f"{printable(name)} {count}" for name, count in written.items())
     return f"{sum(written.values())} images in folders that runs write ({folders})"
 
 
 def _written_note(written: Mapping[str, int]) -> str:
     folders = ", ".join(f"{printable(name)} ({count})" for name, count in written.items())
-    return f"{sum(written.values())} images are left out, they lie in folders that runs write: {folders}"
+    return f"{sum(written.values())} images are left out because they are in folders that runs write: {folders}"
 
 
 def note_other_files(listing: Listing) -> list[str]:
-    """Images of kinds that are not read, videos, captions without an image, and the rest."""
+    """Return notes about unsupported images, videos, captions without an image, and the rest."""
     images: list[str] = []
     videos: list[str] = []
     captions: list[str] = []
@@ -63,7 +63,7 @@ def note_other_files(listing: Listing) -> list[str]:
     if orphans:
         notes.append(
             f"{len(orphans)} caption files have no image: {first_few(orphans)}\n"
-            "hint: give a caption the name of its image, in the same folder"
+            "hint: give each caption the name of its image, in the same folder"
         )
     if rest:
         notes.append(f"{len(rest)} other files are not read: {first_few(rest)}")
@@ -80,16 +80,16 @@ def _unread_images(names: Sequence[str]) -> str:
     }
     remedies = "".join(f"; {suffix} is read once {package} is installed" for suffix, package in packages.items())
     return (
-        f"{len(names)} images are of kinds that are not read ({endings}): {first_few(names)}\n"
+        f"{len(names)} images have unsupported formats ({endings}): {first_few(names)}\n"
         f"hint: convert them to PNG or JPEG{remedies}"
     )
 
 
 def _without_image(captions: Sequence[str], images: Sequence[str]) -> list[str]:
-    """Captions to which no image belongs, not even one that is not read or one named in full (``cat.png.txt``)."""
+    """Return captions without an image, counting images that are not read or named in full (``cat.png.txt``)."""
     stems = {_stem(name) for name in images}
     left = [name for name in captions if _stem(name) not in stems]
-    if not left:  # as it is in nearly all of hundreds of thousands
+    if not left:  # true for nearly all of hundreds of thousands of captions
         return []
     known = {name.casefold() for name in (*stems, *images)}
     return [name for name in left if _stem(name).casefold() not in known]

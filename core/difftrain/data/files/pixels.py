@@ -1,6 +1,6 @@
 """Images from the bytes of image files: upright, sRGB, 8 bit, no alpha; then one resize and one crop.
 
-Everything that looks at pixels goes through :func:`open_upright`, so training, generators and validation see
+Everything that looks at pixels uses :func:`open_upright`, so training, generators and validation see
 the same image. Start with :func:`load_placed`.
 """
 
@@ -28,34 +28,34 @@ if TYPE_CHECKING:
 _WHITE = (255, 255, 255)
 
 MOST_PIXELS = 1_000_000_000
-"""Of one image. Cameras and panoramas have up to some hundred million; beyond, a file of a few bytes may be made to
-fill the memory."""
-# Pillow's own limit is a tenth of that, and its complaints name no size; see open_with_pillow.
+"""Limit for one image. Cameras and panoramas reach a few hundred million; beyond that, a file of a few bytes could
+be made to fill the memory."""
+# Pillow's own limit is a tenth of that, and its complaints give no size; see open_with_pillow.
 Image.MAX_IMAGE_PIXELS = None
 
 UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError,
     MemoryError, struct.error, zlib.error,
 )  # fmt: skip
-"""What Pillow raises for broken files, besides what it should."""
+"""Exceptions that Pillow raises for broken files, besides the documented ones."""
 
 _ORIENTATION = 0x0112
 _SWAPS_AXES = (5, 6, 7, 8)
 _ORIENTATION_SOURCES = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-"""Where Pillow looks for an orientation; most files have none of these."""
+"""Places where Pillow looks for an orientation; most files have none of these."""
 
 
 def open_upright(source: SourceImage) -> Image.Image:
-    """An image as people see it.
+    """Return an image as people see it.
 
-    EXIF orientation is applied, colours are converted from the embedded profile to sRGB, transparent parts
-    are shown on white and 16 bits are scaled to 8.
+    Applies the EXIF orientation, converts colours from the embedded profile to sRGB, shows transparent parts
+    on white and scales 16 bits to 8.
 
     Returns:
         A loaded RGB image.
 
     Raises:
-        DataError: If it cannot be read or decoded, naming its place.
+        DataError: If it cannot be read or decoded; names its place.
     """
     try:
         with open_image(source) as stream, open_with_pillow(stream) as image:
@@ -67,10 +67,10 @@ def open_upright(source: SourceImage) -> Image.Image:
 
 
 def upright_size(source: SourceImage) -> Size:
-    """(width, height) after EXIF rotation, from the header alone.
+    """Return (width, height) after EXIF rotation, from the header alone.
 
     Raises:
-        DataError: If it cannot be read, naming its place.
+        DataError: If it cannot be read; names its place.
     """
     try:
         with open_image(source) as stream:
@@ -80,15 +80,15 @@ def upright_size(source: SourceImage) -> Size:
 
 
 def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
-    """:func:`upright_size` of an open file, and whether it has frames beyond the one that is used.
+    """Return :func:`upright_size` of an open file, and whether it has frames beyond the one that is used.
 
     Raises one of :data:`UNREADABLE`.
     """
     with open_with_pillow(stream) as image:
         width, height = image.size
-        # the second image of an MPO file is for another eye, or a depth map
+        # the second image of an MPO file is for the other eye, or a depth map
         is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
-        if image.format == "TIFF":  # Pillow turns these itself
+        if image.format == "TIFF":  # Pillow rotates these itself
             return (width, height), is_animated
         turned = _exif(image, stream).get(_ORIENTATION) in _SWAPS_AXES
     return (height, width) if turned else (width, height), is_animated
@@ -96,9 +96,9 @@ def header_facts(stream: BinaryIO) -> tuple[Size, bool]:
 
 @contextmanager
 def open_with_pillow(stream: BinaryIO) -> Iterator[Image.Image]:
-    """An image whose pixels are not read yet, of the formats that are read, in silence.
+    """Open an image in one of the supported formats, without warnings; its pixels are not read yet.
 
-    Broken metadata hides at most an orientation or a profile; Pillow's raw warning would tell no file and no remedy.
+    Broken metadata loses at most an orientation or a profile; Pillow's raw warning would name no file and no fix.
     Warning filters belong to the process: where threads overlap, this one filter may stay, and nothing else.
 
     Raises one of :data:`UNREADABLE`.
@@ -115,10 +115,10 @@ def open_with_pillow(stream: BinaryIO) -> Iterator[Image.Image]:
 
 
 def load_placed(placed: PlacedImage) -> Image.Image:
-    """The image that is encoded: opened or made, resized once (LANCZOS), cropped.
+    """Return the image to encode: opened or made, resized once (LANCZOS), cropped.
 
     Raises:
-        DataError: If it cannot be read, naming its place.
+        DataError: If it cannot be read; names its place.
     """
     geometry = placed.geometry
     image = _open_or_make(placed.record)
@@ -128,14 +128,14 @@ def load_placed(placed: PlacedImage) -> Image.Image:
 
 
 def load_part(record: ImageRecord, box: Box, size: Size) -> Image.Image:
-    """A part of an image in another size: opened or made, resized once (LANCZOS).
+    """Return a part of an image in another size: opened or made, resized once (LANCZOS).
 
     Args:
         box: The part, in pixels of the upright image.
-        size: Of the result.
+        size: Size of the result.
 
     Raises:
-        DataError: If it cannot be read, naming its place.
+        DataError: If it cannot be read; names its place.
     """
     return _open_or_make(record).resize(size, Image.Resampling.LANCZOS, box=box)
 
@@ -147,7 +147,7 @@ def _open_or_make(record: ImageRecord) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """[3, H, W], float32, -1 to 1; in the arithmetic of diffusers' image processor, so that the bits are equal."""
+    """Return [3, H, W], float32, -1 to 1; computed as in diffusers' image processor, so that the bits are equal."""
     import numpy as np
 
     planes = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1)
@@ -155,16 +155,16 @@ def to_pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def make_image(source: SourceImage, recipe: Recipe, made_hash: str) -> Image.Image:
-    """Make a conditioning image; equal hashes give equal bytes in every process.
+    """Make a reference image; equal hashes give equal bytes in every process.
 
     Args:
         source: The target image.
-        recipe: What makes it.
+        recipe: The generator and its options.
         made_hash: Hex sha256 of the recipe's identity, which seeds the randomness.
 
     Raises:
         DataError: If the source cannot be read.
-        PluginError: If the generator fails, or gives no image or one of another size.
+        PluginError: If the generator fails, or returns no image or one of another size.
     """
     original = open_upright(source)
     made = _generate(recipe, original.copy(), random.Random(int(made_hash, 16)), source)
@@ -177,7 +177,7 @@ def make_image(source: SourceImage, recipe: Recipe, made_hash: str) -> Image.Ima
 
 
 def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source: SourceImage) -> Image.Image:
-    """What the generator gives; the fence around it."""
+    """Call the generator and turn its failures into plugin errors."""
     name = type(recipe.generator).name
     try:
         made: object = recipe.generator.generate(original, rng)
@@ -187,28 +187,28 @@ def _generate(recipe: Recipe, original: Image.Image, rng: random.Random, source:
         ) from error
     if not isinstance(made, Image.Image):
         raise PluginError(
-            f"generator {name!r} gave {type(made).__name__} and no image for {source.place}\n"
+            f"generator {name!r} returned {type(made).__name__}, not an image, for {source.place}\n"
             "hint: generate() must return a PIL image"
         )
     return made
 
 
 def describe(error: BaseException) -> str:
-    """A decoder's complaint without the address of its buffer."""
+    """Return a decoder's complaint without the address of its buffer."""
     if isinstance(error, MemoryError):
         return "not enough memory for it"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image file, or of an unknown format"
+        return "not an image file, or an unknown format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
 
 
 def _exif(image: Image.Image, stream: BinaryIO) -> Image.Exif:
-    """EXIF data without decoding pixels.
+    """Return EXIF data without decoding pixels.
 
-    Pillow decodes a whole PNG to look for EXIF data behind the pixels, even though hardly any file has them
-    there; so it is let to only when a chunk there could hold some.
+    Pillow decodes a whole PNG to look for EXIF data after the pixels, though hardly any file has them there; so it
+    may do so only if a chunk there could hold some.
     """
     if image.format == "PNG" and _has_text_behind_pixels(stream):
         return image.getexif()
@@ -225,7 +225,7 @@ def _has_text_behind_pixels(stream: BinaryIO) -> bool:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey images of 16 or 32 bits, which Pillow would clip instead of scale."""
+    """Scale grey images of 16 or 32 bits, which Pillow would clip."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     import numpy as np
@@ -253,7 +253,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Colours in sRGB; a profile that is broken or meant for another mode is ignored, as viewers do."""
+    """Convert to sRGB; ignore a profile that is broken or meant for another mode, as viewers do."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.createProfile("sRGB")

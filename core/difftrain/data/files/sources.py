@@ -1,4 +1,4 @@
-"""Where images come from. Bundled: local folders."""
+"""Data sources. Bundled: local folders."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _nothing_found(root: Path, listing: Listing) -> str:
     lines = [f"instance_data_dir {printable(root)} has no images"]
     if listing.written:
         lines.append(f"left out: {note_written(listing.written)}")
-    hints = [f"images are files of these kinds: {', '.join(readable_formats())}"]
+    hints = [f"supported image formats: {', '.join(readable_formats())}"]
     for note in note_other_files(listing):
         text, _, hint = note.partition("\nhint: ")
         lines.append(text)

@@ -1,4 +1,4 @@
-"""Texts that should be UTF-8: decoded, or told what they probably are."""
+"""Decodes texts that should be UTF-8, or guesses their encoding."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""The longer ones first, since one of them begins as a shorter one does."""
+"""Longer marks first, because one of them begins like a shorter one."""
 _RUNS = re.compile(rb"[\x80-\xff]+")
 
 
 def decode_utf8(data: bytes) -> str | None:
-    """The text, without a mark at its start; None when it is no UTF-8 text."""
+    """Return the text without a byte order mark; None if it is not UTF-8 text."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -26,7 +26,7 @@ def decode_utf8(data: bytes) -> str | None:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file's name is; other bytes are lone surrogates in Python."""
+    """Return whether a file name is UTF-8; other bytes are lone surrogates in Python."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -35,7 +35,7 @@ def is_utf8(name: str) -> bool:
 
 
 def guess_encoding(data: bytes) -> str | None:
-    """The name, as iconv takes it, of what bytes that are no UTF-8 text probably are; None for no text at all."""
+    """Return the likely encoding, as iconv names it, of bytes that are not UTF-8 text; None if they are not text."""
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             return name
@@ -43,7 +43,7 @@ def guess_encoding(data: bytes) -> str | None:
         return _guess_wide(data)
     runs = _RUNS.findall(data)
     letters = b"".join(runs)
-    if sum(len(run) > 1 for run in runs) < len(runs) / 2:  # accents stand alone between plain letters
+    if sum(len(run) > 1 for run in runs) < len(runs) / 2:  # single accents between plain letters
         return "CP1252"
     if _share(letters, range(0xE0, 0x100)) > 0.7:  # small Cyrillic letters
         return "CP1251"
@@ -53,7 +53,7 @@ def guess_encoding(data: bytes) -> str | None:
 
 
 def _guess_wide(data: bytes) -> str | None:
-    """Wide characters without a mark: of plain letters, all bytes but one are zero."""
+    """Detect wide characters without a byte order mark: for plain letters all bytes but one are zero."""
     for name, width, place in (("UTF-32LE", 4, 0), ("UTF-32BE", 4, 3), ("UTF-16LE", 2, 0), ("UTF-16BE", 2, 1)):
         zeros = [data[other::width].count(0) for other in range(width) if other != place]
         enough = (len(data) // width) * (0.9 if width == 4 else 0.3)

@@ -1,7 +1,7 @@
-"""One walk over a data folder: its images, its other files, and what of it is no data.
+"""One walk over a data folder: its images, its other files, and what in it is not data.
 
-Listing takes no look at a file beyond what its folder tells, as there may be hundreds of thousands. Start with
-:func:`walk_folder`.
+The listing uses only what the folder itself tells about a file, because there may be hundreds of thousands. Start
+with :func:`walk_folder`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ OTHER_CACHE = "cache of another run"
 
 
 def walk_folder(root: str, suffixes: Collection[str], written: Mapping[str, Path]) -> Listing:
-    """What lies below a folder. Links are followed, but no folder is entered twice.
+    """List everything below a folder. Links are followed, but no folder is entered twice.
 
     Args:
-        root: Absolute.
-        suffixes: Of the files that are images.
-        written: Folders that this run writes, by name; their images are counted and left out. Where the root itself
-            lies in one of them, its user means the files that are there.
+        root: Absolute path.
+        suffixes: Suffixes of image files.
+        written: Folders that this run writes, by name; their images are counted and left out. If the root itself is
+            inside one of them, the user means the files there, and they are used.
     """
     walk = _Walk(root, suffixes, written)
     walk.enter_all()
@@ -49,7 +49,7 @@ def walk_folder(root: str, suffixes: Collection[str], written: Mapping[str, Path
 
 
 class _Walk:
-    """The folders that are still to be entered, and what was found so far."""
+    """The folders still to enter, and what was found so far."""
 
     def __init__(self, root: str, suffixes: Collection[str], written: Mapping[str, Path]) -> None:
         self._root, self._suffixes = root, suffixes
@@ -69,26 +69,26 @@ class _Walk:
                 self._written.setdefault(identity, f"{name} {folder}")
         self._allow_root()
         self._waiting: list[tuple[str, str | None]] = [("", None)]
-        """Folders below the root, each with what it is a part of when it is no data."""
+        """Folders below the root, each with the name of the written folder it is part of, if any."""
 
     def enter_all(self) -> None:
         while self._waiting:
             self._enter(*self._waiting.pop())
 
     def _allow_root(self) -> None:
-        """Forget the written folders that the root lies in, since whoever names it means it."""
+        """Forget the written folders that contain the root, because whoever names it means it."""
         inside: list[str] = []
         root = Path(os.path.realpath(self._root))
         for folder, below in zip((root, *root.parents), (None, root, *root.parents), strict=False):
             identity = _identity(folder)
             name = self._written.pop(identity, None) if identity is not None else None
-            # data may lie in the output and cache folders, beside what runs write there
+            # data may be in the output and cache folders, beside what runs write there
             if name is not None and (identity not in (self._output, self._cache) or _is_part(below)):
                 inside.append(name)
         if inside:
             self.notes.append(
-                f"instance_data_dir {printable(self._root)} lies in {printable(inside[0])}, which runs write: "
-                "its images are used, and so will be new ones at the next start"
+                f"instance_data_dir {printable(self._root)} is inside {printable(inside[0])}, which runs write: "
+                "its images are used, and new ones will be used at the next start"
             )
 
     def _enter(self, below: str, part_of: str | None) -> None:
@@ -121,7 +121,7 @@ class _Walk:
                 self._waiting.append((f"{below}{name}/", part_of or self._linked_into(entry)))
                 return
             is_file = entry.is_file()
-        except OSError as error:  # a loop of links, say
+        except OSError as error:  # for example a loop of links
             if part_of is None:
                 self._cannot_use(below + name, error)
             return
@@ -136,10 +136,10 @@ class _Walk:
             self._take_odd(entry, below + name, is_image=is_image)
 
     def _take_odd(self, entry: os.DirEntry[str], below: str, *, is_image: bool) -> None:
-        """No file and no folder: told where an image or a folder of images was meant."""
+        """Report an entry that is neither file nor folder, if it was meant as an image or a folder of images."""
         is_link = entry.is_symlink()
         if is_image or (is_link and not suffix_of(entry.name)):
-            reason = "a link that points nowhere" if is_link else "a pipe, socket or device"
+            reason = "a broken link" if is_link else "a pipe, socket or device"
             self.unusable.append(f"{below} ({reason})")
         else:
             self.others.append(below)
@@ -148,7 +148,7 @@ class _Walk:
         self.unusable.append(f"{name} ({(error.strerror or str(error)).lower()})")
 
     def _linked_into(self, entry: os.DirEntry[str]) -> str | None:
-        """The written folder that a link leads into; a plain folder needs no such look."""
+        """Return the written folder that a link leads into; plain folders need no such check."""
         if not self._written or not entry.is_symlink():
             return None
         target = Path(os.path.realpath(entry.path))
@@ -156,7 +156,7 @@ class _Walk:
         return next((self._written[one] for one in identities if one in self._written), None)
 
     def _parts_of_runs(self, folder: str, identity: _Identity, entries: Collection[os.DirEntry[str]]) -> dict[str, str]:
-        """Entries of a folder that an earlier run wrote, by name: its results, or its caches."""
+        """Return entries of a folder that an earlier run wrote, by name: its results, or its caches."""
         names = {entry.name for entry in entries}
         parts: dict[str, str] = {}
         checkpoints = [name for name in names if name.startswith("checkpoint-")]
@@ -176,7 +176,7 @@ def _is_part(folder: Path | None) -> bool:
 
 
 def _identity(folder: str | Path) -> _Identity | None:
-    """What a folder is under all of its names; None when it is not there."""
+    """Return what identifies a folder under all of its names; None if it does not exist."""
     try:
         status = os.stat(folder)  # noqa: PTH116
     except (OSError, ValueError):

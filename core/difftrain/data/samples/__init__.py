@@ -2,7 +2,7 @@
 
 - `prepare_samples`: all datasets of a run; start here
 - `target_set`: the samples of one target set
-- `matching`: which reference belongs to which target; pure
+- `matching`: finds the reference of each target; pure
 - `made_images`: reference images that generators make
 - `audit`: problems and notes, in words
 - `flavour_limits`: whether the flavour can take the samples

@@ -1,4 +1,4 @@
-"""Conditioning images made from target images: at start-up on every core, or on demand with nothing written.
+"""Makes reference images from target images: at start-up on every core, or on demand with nothing written.
 
 A made image is named by the hash of its recipe's identity (source bytes, generator, options, version, seed),
 so changed options never reuse an old one, and both modes share their latents.
@@ -38,16 +38,16 @@ from difftrain.types import ImageRecord, Phase, Recipe, Reporter, SourceImage
 FEWEST_FOR_PROCESSES = 24
 """Below this, starting processes takes longer than the work."""
 BYTES_A_PIXEL = 2
-"""Of a photograph as PNG, about."""
+"""Approximate size of a photograph as PNG."""
 _SAVED_EVERY = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class MakingResult:
-    """What :func:`make_missing` did."""
+    """The result of :func:`make_missing`."""
 
     written: int
-    """Images that were made and stored."""
+    """Images made and stored."""
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     """Sources that could not be decoded."""
@@ -64,7 +64,7 @@ class _Task:
 
 
 def planned_records(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> list[ImageRecord]:
-    """The reference that a generator gives for each source, in their order, whether it is made yet or not."""
+    """Return the reference that a generator gives for each source, in their order, made already or not."""
     recipe = Recipe(generator=plan.generator, seed=plan.seed)
     records: list[ImageRecord] = []
     for source in sources:
@@ -87,14 +87,14 @@ def planned_records(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> list
 def make_missing(
     plan: GeneratorPlan, sources: Iterable[ImageRecord], index: ImageIndex, reporter: Reporter
 ) -> MakingResult:
-    """Make and store the images that are not stored yet or are damaged.
+    """Make and store the images that are missing or damaged.
 
-    When they are made on demand, only the first is made, and not stored: a broken generator is told now.
+    If they are made on demand, make only the first, without storing it, so that a broken generator is found now.
 
     Raises:
-        DataError: If an image cannot be stored, or one that is there cannot be opened.
-        MachineError: If there is something to store, and the folder cannot be written.
-        PluginError: If the generator fails, or gives no image or one of another size.
+        DataError: If an image cannot be stored, or an existing one cannot be opened.
+        MachineError: If there is something to store but the folder cannot be written.
+        PluginError: If the generator fails, or returns no image or one of another size.
     """
     recipe = Recipe(generator=plan.generator, seed=plan.seed)
     if plan.on_demand:
@@ -125,7 +125,7 @@ def _task(plan: GeneratorPlan, recipe: Recipe, source: ImageRecord) -> _Task:
 
 
 def room_needed(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> Need:
-    """Files that :func:`make_missing` will write, as far as is known without opening those that are there."""
+    """Return the files that :func:`make_missing` will write, as far as is known without opening existing ones."""
     recipe = Recipe(generator=plan.generator, seed=plan.seed)
     tasks = {} if plan.on_demand else {task.path: task for task in (_task(plan, recipe, one) for one in sources)}
     missing = [task for path, task in tasks.items() if not _is_there(path)]
@@ -139,27 +139,27 @@ def room_needed(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> Need:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a made image is there; one that the system does not let be seen is not taken for missing.
+    """Return whether a made image exists; one that the system does not let us examine does not count as missing.
 
     Raises:
-        DataError: If the system does not tell.
+        DataError: If the system does not say.
     """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise DataError(refusal(f"made image {path} cannot be looked at", error)) from error
+        raise DataError(refusal(f"made image {path} cannot be examined", error)) from error
     return True
 
 
 def _missing(
     plan: GeneratorPlan, tasks: Mapping[Path, _Task], index: ImageIndex, reporter: Reporter
 ) -> tuple[list[_Task], tuple[str, ...]]:
-    """What is to be made, and a note on damaged images.
+    """Return the images to make, and a note on damaged ones.
 
     Raises:
-        DataError: If images are there that the system does not open, which proves no damage.
+        DataError: If the system cannot open existing images, which does not prove damage.
     """
     there = [path for path in tasks if _is_there(path)]
     facts: dict[Path, FileFacts] = {}
@@ -170,7 +170,7 @@ def _missing(
         names = first_few(f"{path} ({one.error})" for path, one in refused)
         raise DataError(
             f"{plan.id}: {len(refused)} of {len(there)} made images cannot be opened: {names}\n"
-            "hint: they are kept; make them readable, or name another folder as instance_data_dir"
+            "hint: they are kept; make them readable, or set instance_data_dir to another folder"
         )
     missing: list[_Task] = []
     damaged: list[str] = []
@@ -187,7 +187,7 @@ def _missing(
 
 
 def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase: Phase) -> tuple[str, ...]:
-    """Make and store images; gives messages of sources that cannot be decoded."""
+    """Make and store images; return messages about sources that cannot be decoded."""
     problems: list[str] = []
     stored: list[tuple[str, FileFacts]] = []
     for task, problem in _run(tasks):
@@ -195,7 +195,7 @@ def _make(plan: GeneratorPlan, tasks: Sequence[_Task], index: ImageIndex, phase:
         if problem is not None:
             problems.append(problem)
             continue
-        with suppress(FileNotFoundError):  # removed by another program: made again by the next start
+        with suppress(FileNotFoundError):  # removed by another program: the next start makes it again
             made = LocalImage.at(task.path)
             facts = FileFacts(made.stamp(), task.made_hash, task.width, task.height, None, decoded=True)
             stored.append((made.place, facts))
@@ -211,7 +211,7 @@ def _named(plan: GeneratorPlan, problems: Iterable[str]) -> tuple[str, ...]:
 
 
 def _run(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, str | None]]:
-    """Every task with its problem, in any order."""
+    """Yield every task with its problem, in any order."""
     waiting = list(tasks)
     workers = min(os.cpu_count() or 1, len(waiting))
     classes = {type(waiting[0].recipe.generator), *(type(task.source) for task in waiting)}
@@ -222,7 +222,7 @@ def _run(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, str | None]]:
                 done.add(task.path)
                 yield task, problem
         except BrokenProcessPool:
-            # A process died, or could not start: go on in this one.
+            # A process died or could not start: continue in this one.
             waiting = [task for task in waiting if task.path not in done]
         else:
             return
@@ -231,7 +231,7 @@ def _run(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, str | None]]:
 
 
 def _other_processes_can_import(used: type) -> bool:
-    """False for a class of a function, of the program's own file, or of a plugin loaded from a local file."""
+    """Return False for a class from a function, the program's own file, or a plugin loaded as a local file."""
     package = used.__module__.partition(".")[0]
     importable = any(finder.find_spec(package, None) for finder in sys.meta_path)
     return importable and package != "__main__" and "<locals>" not in used.__qualname__
@@ -242,7 +242,7 @@ def _run_in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_T
         max_workers=workers,
         # a forked child of a process with threads may hang
         mp_context=multiprocessing.get_context("spawn"),
-        # Ctrl-C reaches the children too, but it is the parent that ends them
+        # Ctrl-C reaches the children too, but the parent ends them
         initializer=signal.signal,
         initargs=(signal.SIGINT, signal.SIG_IGN),
     )
@@ -255,12 +255,12 @@ def _run_in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_T
 
 
 def _make_one(task: _Task) -> str | None:
-    """Make and store one image; gives what is wrong with the source, if anything."""
+    """Make and store one image; return the problem with the source, if any."""
     image = _image_or_problem(task)
     if isinstance(image, str):
         return image
     stream = io.BytesIO()
-    # Level 1 is 3 times as fast as the default and hardly larger.
+    # Level 1 is 3 times as fast as the default, and the files are hardly larger.
     image.save(stream, format="PNG", compress_level=1)
     write_atomically(task.path, stream.getvalue())
     return None

@@ -1,4 +1,4 @@
-"""Which reference belongs to which target image. Pure."""
+"""Matches references to target images. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from difftrain.types import ImageRecord
 
 @dataclass(kw_only=True)
 class Matching:
-    """Target images of one dataset and the references that one reference set has for them."""
+    """The target images of one dataset and their references in one reference set."""
 
     found: dict[str, ImageRecord] = field(default_factory=dict)
     """By the target image's key in its source, which is unique there."""
     missing: list[ImageRecord] = field(default_factory=list)
     """Target images without a reference."""
     ambiguous: list[tuple[ImageRecord, tuple[ImageRecord, ...]]] = field(default_factory=list)
-    """Target images and the references that they could belong to."""
+    """Target images with the references that could belong to them."""
     unused: list[ImageRecord] = field(default_factory=list)
     """References without a target image."""
 
@@ -26,8 +26,8 @@ class Matching:
 def match(targets: Sequence[ImageRecord], references: Sequence[ImageRecord]) -> Matching:
     """Match by key: the whole path below the root without the extension, compared as a whole.
 
-    Where several images of one folder share a stem, those with the same extension belong together; what is
-    left over then is ambiguous.
+    If several images of one folder share a stem, those with the same extension belong together; whatever is
+    left over is ambiguous.
     """
     references_by_key = _by_key(references)
     matching = Matching()
@@ -49,7 +49,7 @@ def _by_key(records: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:
 
 
 def _match_group(targets: list[ImageRecord], candidates: list[ImageRecord], matching: Matching) -> None:
-    """Targets and references of one key, by extension."""
+    """Match targets and references of one key by extension."""
     free = list(candidates)
     left_over: list[ImageRecord] = []
     for target in targets:

@@ -37,32 +37,32 @@ class PreparedData:
     """The samples of a run, each once; repeats are not expanded."""
 
     samples: tuple[Sample, ...]
-    """What is trained on."""
+    """Samples to train on."""
     held_out: tuple[Sample, ...] = ()
-    """What no batch may hold: samples that are only measured and drawn in validations."""
+    """Samples that no training batch may contain; they are only measured and drawn in validations."""
     notes: tuple[str, ...]
-    """What is odd but stops nothing."""
+    """Oddities that do not stop the run."""
     repeats: Mapping[str, int]
-    """Extra visits an epoch, by dataset id; 0 shows each sample once."""
+    """Extra visits per epoch, by dataset id; 0 shows each sample once."""
     images: Mapping[str, int]
-    """Images that each dataset has, those left out by a limit not counted; by dataset id."""
+    """Images of each dataset, without those left out by a limit; by dataset id."""
     left_out: Mapping[str, Mapping[str, int]]
     """By dataset id and reason."""
     scanned: int
-    """Image files that were looked at."""
+    """Image files examined."""
     hashed: int
-    """Image files whose bytes were read; 0 when nothing changed since the last run."""
+    """Image files read; 0 if nothing has changed since the last run."""
     captions_read: int
-    """Caption files that were read; 0 when nothing changed since the last run."""
+    """Caption files read; 0 if nothing has changed since the last run."""
     made: int
-    """Conditioning images that were made and stored now."""
+    """Reference images made and stored now."""
 
     def held_out_counts(self) -> dict[str, int]:
-        """How many samples each held-out set has, by dataset id."""
+        """Return the number of samples in each held-out set, by dataset id."""
         return dict(Counter(sample.dataset_id for sample in self.held_out))
 
     def summary(self) -> dict[str, Any]:
-        """Counts, and the buckets of what is trained on, as plain JSON values."""
+        """Return counts, and the buckets of the training samples, as plain JSON values."""
         held_out = self.held_out_counts()
         counts = Counter(sample.dataset_id for sample in self.samples) + Counter(held_out)
         references = (placed for sample in self.samples for choice in sample.choices for placed in choice.references)
@@ -93,25 +93,25 @@ class PreparedData:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedData:
-    """The samples of a run while the generators have not worked yet."""
+    """The samples of a run before the generators have run."""
 
     samples: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     made: tuple[Need, ...]
-    """Room that the generators' images will take."""
+    """Disk space that the generators' images will take."""
 
 
 def prepare_samples(
     plan: DataPlan, *, reporter: Reporter, before_making: Callable[[PairedData], None] | None = None
 ) -> PreparedData:
-    """All samples of a run, audited.
+    """Return all samples of a run, audited.
 
     Args:
-        before_making: Told of all samples before the generators start, which may take hours; may raise.
+        before_making: Called with all samples before the generators start, which may take hours; may raise.
 
     Raises:
-        DataError: If anything cannot be used; all problems of all datasets in one message.
-        MachineError: If what should be a folder is none, or made images have to be stored and cannot be.
+        DataError: If any data cannot be used; one message lists all problems of all datasets.
+        MachineError: If a path for a folder is not a folder, or made images cannot be stored.
         PluginError: If a generator fails.
     """
     _check_folders(plan)
@@ -158,7 +158,7 @@ def prepare_samples(
 
 
 def _check_folders(plan: DataPlan) -> None:
-    """What may be written later must be a folder; whether it can be written matters only if something has to be."""
+    """Check that paths to write to are folders; they need to be writable only if something has to be written."""
     folders = [("text embeddings", plan.text_folder)]
     for dataset in plan.datasets:
         folders.append((f"dataset {dataset.id!r}: cache_dir_vae", dataset.latents_folder))
@@ -175,7 +175,7 @@ def _check_folders(plan: DataPlan) -> None:
 
 @contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Twice as fast: else every new record makes Python walk the hundred thousands that are there already."""
+    """Pause garbage collection, which doubles the speed: it would walk hundreds of thousands of records each time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -206,6 +206,6 @@ def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: F
 
 
 def _bucket_counts(geometries: Any) -> dict[str, int]:
-    """How many images each bucket has, largest count first."""
+    """Return the number of images in each bucket, largest first."""
     counts = Counter(f"{geometry.bucket[0]}x{geometry.bucket[1]}" for geometry in geometries)
     return dict(counts.most_common())

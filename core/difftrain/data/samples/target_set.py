@@ -1,4 +1,4 @@
-"""The samples of one target set: its references matched or planned, placed, captioned and audited."""
+"""The samples of one target set: references matched or planned, placed, captioned and audited."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from difftrain.types import Geometry, ImageRecord, Phase, PlacedImage, Reference
 
 @dataclass(frozen=True, kw_only=True)
 class _ReferenceSet:
-    """What conditions each target image together: of a reference set, of a generator, or of the image's own row."""
+    """The images that condition each target together: from a reference set, a generator, or the image's own row."""
 
     id: str
     pairing: Pairing
@@ -50,7 +50,7 @@ class TargetSet:
         )
         self._sized = _geometry_cache(dataset)
         self.records = scans[dataset.id].records
-        """Images that become samples; those without a reference are taken out as reference sets are matched."""
+        """Images that become samples; those without a reference are removed as reference sets are matched."""
 
     def gather_references(self) -> None:
         """Take the rows' own references, match the reference sets and plan the generators' images."""
@@ -67,7 +67,7 @@ class TargetSet:
             )
 
     def make_images(self, index: ImageIndex, reporter: Reporter) -> int:
-        """Run the generators, last of all since it takes longest; gives how many images were made."""
+        """Run the generators, last because that takes longest; return the number of images made."""
         written = 0
         for generator in self.dataset.generators:
             result = make_missing(generator, self.records, index, reporter)
@@ -77,7 +77,7 @@ class TargetSet:
         return written
 
     def samples(self, phase: Phase) -> list[Sample]:
-        """One sample for each target image, in the order of the scan."""
+        """Return one sample for each target image, in the order of the scan."""
         samples: list[Sample] = []
         uncaptioned: list[ImageRecord] = []
         misfits: dict[str, list[str]] = {reference_set.id: [] for reference_set in self._references}
@@ -120,7 +120,7 @@ class TargetSet:
         )
 
     def _limited(self, records: list[ImageRecord]) -> list[ImageRecord]:
-        """At most ``max_num_samples``, drawn by name, so that a new file changes at most one of the others."""
+        """Return at most ``max_num_samples``, drawn by name, so that a new file changes at most one of the others."""
         limit = self.dataset.config.max_num_samples
         if limit is None or len(records) <= limit:
             return records
@@ -131,11 +131,11 @@ class TargetSet:
         return [record for record in records if record.image.key in kept]
 
     def _take_rows(self) -> None:
-        """The references that the images bring; where some bring them, all must."""
+        """Take the references that the images bring; if some bring any, all must."""
         scan, pairing = self._scans[self.dataset.id], self.dataset.row_pairing
         if pairing is None:
             self._findings.problems.append(
-                f"dataset {self.dataset.id!r}: its images bring references, and nothing says how these follow them\n"
+                f"dataset {self.dataset.id!r}: its images bring references, but nothing says how these follow them\n"
                 "hint: set conditioning_type"
             )
             return
@@ -150,10 +150,10 @@ class TargetSet:
         )
 
     def _match(self, references: DatasetPlan) -> None:
-        """A partner left out by a size limit leaves the pair out; that is no missing file."""
+        """Match one reference set. A size limit that leaves out one image leaves out the pair; nothing is missing."""
         own_scan, other_scan = self._scans[self.dataset.id], self._scans[references.id]
         assert references.pairing is not None, "conditioning_data names reference sets only"
-        # All images, not what earlier reference sets left over, so that every missing file is told.
+        # Match all images, not only those left by earlier reference sets, so that every missing file is reported.
         everyone = match(own_scan.records, other_scan.records)
         everyone.unused = [record for record in everyone.unused if record.key not in own_scan.left_out_keys]
         limited = [record for record in everyone.missing if record.key in other_scan.left_out_keys]
@@ -170,7 +170,7 @@ class TargetSet:
         if limited:
             self.left_out["size limit of the reference"] += len(limited)
             self._findings.notes.append(
-                f"dataset {self.dataset.id!r}: {len(limited)} images are left out since the size limits of "
+                f"dataset {self.dataset.id!r}: {len(limited)} images are left out because the size limits of "
                 f"{references.id!r} leave out their reference"
             )
         if skip:
@@ -184,7 +184,7 @@ class TargetSet:
     def _place_all(
         self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[str]]
     ) -> tuple[PlacedImage, ...] | None:
-        """What conditions a target image together; None when one of them does not fit."""
+        """Return the images that condition a target together; None if one of them does not fit."""
         placed = [self._place(one, reference_set, target, misfits) for one in reference_set.of(target.record)]
         fitting = tuple(image for image in placed if image is not None)
         return fitting if len(fitting) == len(placed) else None
@@ -216,7 +216,7 @@ class TargetSet:
         return PlacedImage(record=reference, geometry=geometry)
 
     def _choices(self, placed: Sequence[tuple[PlacedImage, ...]]) -> tuple[ReferenceChoice, ...]:
-        """All reference sets at once, or each as one choice of which a visit draws one."""
+        """Return all reference sets as one choice, or each as a choice of which a visit draws one."""
         if not placed:
             return (ReferenceChoice(references=()),)
         if self._plan.combined and len(placed) > 1:
@@ -237,7 +237,7 @@ def _file_name(record: ImageRecord) -> str:
 def _own_captions(
     record: ImageRecord, choices: Sequence[ReferenceChoice], *, may_be_empty: bool
 ) -> tuple[str, ...] | None:
-    """The target's captions; where it has none, those of its references; None when some draw would find none."""
+    """Return the target's captions, else those of its references; None if some draw would find no caption."""
     if record.captions is not None:
         return record.captions
     if all(choice.captions is not None for choice in choices):
@@ -246,7 +246,7 @@ def _own_captions(
 
 
 def _geometry_cache(dataset: DatasetPlan) -> Callable[[ImageRecord, int], Geometry]:
-    """Geometries by size, since most images of a dataset share a few; drawn ones rest on the image's content."""
+    """Cache geometries by size, since many images share one; random crops depend on the image's content instead."""
     rules = dataset.rules
     is_drawn = rules.crop and rules.crop_style == "random"
     known: dict[Size, Geometry] = {}

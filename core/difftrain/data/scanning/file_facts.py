@@ -1,4 +1,4 @@
-"""What one image is, read from its bytes: content hash, upright size, whether it is whole."""
+"""Facts of one image, read from its bytes: content hash, upright size, whether it is complete."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from difftrain.types import SourceImage
 
 
 class FileFacts(NamedTuple):
-    """What is known of one image."""
+    """What is known about one image."""
 
     stamp: str
-    """What :meth:`~difftrain.types.SourceImage.stamp` gave before the bytes were read."""
+    """The result of :meth:`~difftrain.types.SourceImage.stamp` before the bytes were read."""
     sha256: str
     width: int
-    """Pixels, after EXIF rotation; 0 when it is unreadable."""
+    """Pixels, after EXIF rotation; 0 if unreadable."""
     height: int
     error: str | None
     """Why it is unreadable."""
     decoded: bool
-    """Whether all of its pixels were looked at, and not the header alone."""
+    """Whether all of its pixels were decoded, not only the header."""
     refused: int = 0
-    """The errno with which the image was refused to be opened. It tells nothing of the content, so such facts must
-    not be remembered; 0 when it was read."""
+    """The errno with which opening the image failed; 0 if it was read. Such a failure says nothing about the content,
+    so these facts must not be remembered."""
     is_animated: bool = False
-    """Whether there are more frames than the one that is used."""
+    """Whether it has more frames than the one that is used."""
 
 
 def stamp_or_none(image: SourceImage) -> str | None:
-    """The stamp of an image; None when it cannot be looked at."""
+    """Return the stamp of an image; None if it cannot be examined."""
     try:
         return stamp_of(image)
     except OSError:
@@ -43,14 +43,14 @@ def stamp_or_none(image: SourceImage) -> str | None:
 
 
 def read_all(images: Sequence[tuple[SourceImage, str | None]], *, decode: bool) -> list[FileFacts]:
-    """Facts of images, each with the stamp that it has been seen to have, if any."""
+    """Return facts of images; each comes with the stamp already seen, if any."""
     return [_read(image, stamp, decode=decode) for image, stamp in images]
 
 
 def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
-    """Facts from an image's bytes.
+    """Read facts from an image's bytes.
 
-    A stamp is taken before the bytes are read: what changes in between is then noticed by the next scan.
+    The stamp is taken before the bytes are read, so the next scan notices any change in between.
     """
     try:
         stamp, data = with_retries(lambda: (stamp_of(image) if seen is None else seen, _content(image)))
@@ -86,9 +86,9 @@ def _content(image: SourceImage) -> bytes:
 
 
 def _ends_whole(data: bytes) -> bool:
-    """Whether a file surely is not cut short; False means that only decoding can tell."""
+    """Return True if a file is surely not cut short; False means that only decoding can tell."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9", -64) >= 0  # one further in front may be that of the EXIF thumbnail
+        return data.rfind(b"\xff\xd9", -64) >= 0  # one further ahead may belong to the EXIF thumbnail
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND", -64) >= 0
     if data.startswith(b"RIFF"):

@@ -1,6 +1,6 @@
-"""What scans found, remembered in one SQLite file, so that a restart only looks at stamps.
+"""Remembers in one SQLite file what scans found, so that a restart only compares stamps.
 
-A row stands for the bytes at an image's place as long as its stamp stays. Several runs may share the file.
+A row is valid for the bytes at an image's place as long as the stamp stays the same. Several runs may share the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _IMAGES_A_CHUNK = 10_000
-"""Remembered together, so that a scan that is stopped goes on from there."""
+"""Images remembered together, so that an interrupted scan continues from there."""
 _IMAGES_A_QUERY = 500
 _IMAGES_A_TASK = 64
 
@@ -55,16 +55,16 @@ class ImageIndex:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What of the file could not be used, for the user."""
+        """Parts of the file that could not be used, for the user."""
         return self._file.notes
 
     def examine(self, images: Sequence[SourceImage], phase: Phase, *, decode: bool = False) -> list[FileFacts]:
-        """Facts of every image, in the order given; only new or changed ones are read.
+        """Return facts of every image, in the given order; read only new or changed ones.
 
         Args:
-            images: Images of any data source; those of one place have the same bytes.
+            images: Images of any data source; images at one place have the same bytes.
             phase: Counts the images.
-            decode: Decode images wholly that never were, to be sure of their pixels, instead of reading headers only.
+            decode: Fully decode images that never were, to be sure of their pixels, instead of reading only headers.
 
         Raises:
             DataError: If the index cannot be used.
@@ -76,7 +76,7 @@ class ImageIndex:
         return facts
 
     def remember(self, images: Iterable[tuple[str, FileFacts]]) -> None:
-        """Take facts, by place, of images that the caller has just written."""
+        """Store facts, by place, of images that the caller has just written."""
         rows = [_image_row(place, facts) for place, facts in images]
         if rows:
             statement = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -85,10 +85,10 @@ class ImageIndex:
     def captions(
         self, source: CaptionSource, images: Sequence[SourceImage]
     ) -> tuple[list[tuple[str, ...] | None], dict[str, str]]:
-        """Captions of each image and what could not be read; unchanged caption files are not read.
+        """Return captions of each image and what could not be read; unchanged caption files are not read.
 
         Returns:
-            Captions in the order given (None where an image has none), and error messages by the image's place.
+            Captions in the given order (None for an image without any), and error messages by the image's place.
         """
         found: list[tuple[str, ...] | None] = []
         problems: dict[str, str] = {}
@@ -191,10 +191,10 @@ def _image_row(place: str, facts: FileFacts) -> tuple[Any, ...]:
 
 
 def _image_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
-    """Place and facts of a row.
+    """Return place and facts of a row.
 
     Raises:
-        DamagedRow: If it is not what was written.
+        DamagedRow: If the row is not as it was written.
     """
     *values, checksum = row
     if _checksum(values) != checksum:
@@ -205,7 +205,7 @@ def _image_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
 
 
 def _encoded(place: str) -> bytes:
-    """As SQLite keeps it: paths may hold bytes that are no UTF-8, which Python has as lone surrogates."""
+    """Encode for SQLite: paths may contain bytes that are not UTF-8, which Python holds as lone surrogates."""
     return place.encode("utf-8", "surrogatepass")
 
 
@@ -214,7 +214,7 @@ def _decoded(place: bytes) -> str:
 
 
 def _checksum(values: Sequence[Any]) -> int:
-    """Tells a row from one that a disk has changed behind SQLite's back."""
+    """Return a checksum that detects a row which the disk has changed without SQLite noticing."""
     return zlib.crc32(repr(tuple(values)).encode("utf-8", "backslashreplace"))
 
 
@@ -232,13 +232,13 @@ def _holds(known: Mapping[str, FileFacts], place: str, stamp: str | None, *, dec
 def _in_threads(
     pool: ThreadPoolExecutor, work: Callable[[Sequence[_Item]], list[_Result]], items: Sequence[_Item]
 ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
-    """Work on part after part, several at once since disks and networks have latency; results in order."""
+    """Work on several parts at once, since disks and networks have latency; yield results in order."""
     parts = list(_chunks(items, _IMAGES_A_TASK))
     return zip(parts, pool.map(work, parts), strict=True)
 
 
 def _stamp(files: Iterable[Path]) -> str:
-    """Changes whenever one of the files is changed, added or removed; empty when there are none."""
+    """Return a text that changes whenever one of the files changes, appears or disappears; empty without files."""
     return "|".join(map(_stamp_or_absent, files))
 
 
@@ -259,5 +259,5 @@ def _reading_threads() -> int:
 
 
 def _decoding_threads() -> int:
-    """Pillow decodes on several cores at once; more threads would only hold more images in memory."""
+    """Return one thread per core: Pillow decodes in parallel, and more threads would only hold more images."""
     return min(32, os.cpu_count() or 1)

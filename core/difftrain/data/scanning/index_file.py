@@ -1,7 +1,7 @@
-"""The SQLite file of an index: opened, shared with other runs, begun anew when it is damaged.
+"""The SQLite file of an index: opened, shared with other runs, rebuilt if damaged.
 
-It is only a cache. What cannot be used is done without, and said once: a damaged file or one of an older format is
-begun anew, one of a newer format stays as it is, and where nothing may be written the rows are kept in memory.
+It is only a cache. The program works without whatever it cannot use, and says so once: it rebuilds a damaged file
+or one of an older format, leaves one of a newer format alone, and keeps rows in memory where it may not write.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from difftrain.machine.retries import refusal
 _Result = TypeVar("_Result")
 
 FORMAT = 4
-"""Of the tables, kept as the file's user_version."""
+"""Version of the tables, kept as the file's user_version."""
 BUSY_SECONDS = 60.0
-"""How long a run waits for another one that is writing; a write takes well below a second."""
+"""Seconds that a run waits for another one that is writing; a write takes well below a second."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
     place BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT, width INTEGER, height INTEGER, error TEXT, decoded INTEGER,
@@ -37,16 +37,16 @@ _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class DamagedRow(Exception):
-    """A row that is not what was written: the file was damaged without SQLite's noticing."""
+    """A row is not as it was written: the file was damaged without SQLite noticing."""
 
 
 class IndexFile:
-    """The open file, or the memory that stands in for it. From one thread."""
+    """The open file, or the memory database that replaces it. Use from one thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
-        """What was done without, for the user."""
+        """Files that could not be used, for the user."""
         self._file: tuple[int, int] | None = None
         self._tries_left = 3
         self._stands_in = False
@@ -57,10 +57,10 @@ class IndexFile:
         self._connection.close()
 
     def do(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """What ``work`` gives; done again on a new file when the old one proves damaged.
+        """Return the result of ``work``; run it again on a new file if the old one proves damaged.
 
         Raises:
-            DataError: If another program has locked the file, the disk is full or fails.
+            DataError: If another program has locked the file, or the disk is full or fails.
         """
         while True:
             try:
@@ -86,7 +86,7 @@ class IndexFile:
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 return self._in_memory(error)
-            raise DataError(refusal(f"{self.path.parent} cannot be made", error)) from error
+            raise DataError(refusal(f"{self.path.parent} cannot be created", error)) from error
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
@@ -97,21 +97,21 @@ class IndexFile:
 
     def _connect(self) -> sqlite3.Connection:
         self._file = _identity(self.path)
-        # a write begins at once as one: two runs that read first and write then would wait for each other
+        # lock for writing at once: two runs that first read and then write would wait for each other
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE")
         try:
             found = _format(connection)
             if found > FORMAT:
                 self.notes.append(
-                    f"{self.path} was written by a newer version (format {found}, this one knows {FORMAT}): it stays "
-                    "as it is, and files are read anew"
+                    f"{self.path} was written by a newer version (format {found}, this one reads {FORMAT}); it is left "
+                    "unchanged, and files are read again"
                 )
                 connection.close()
                 self._stands_in = True
                 return _memory()
             if found not in (0, FORMAT):
                 raise sqlite3.DatabaseError(f"format {found} of an older version")
-            # not a write-ahead log, which needs memory that is shared among machines
+            # not a write-ahead log, which needs memory shared between machines
             connection.execute("PRAGMA journal_mode = DELETE")
             if found == 0:
                 connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
@@ -122,8 +122,8 @@ class IndexFile:
         return connection
 
     def _start_over(self, error: Exception) -> sqlite3.Connection:
-        """A new file in place of a damaged one, unless another run has put one there meanwhile."""
-        self.notes.append(f"{self.path} cannot be used ({error}): it is begun anew, and files are read anew")
+        """Replace a damaged file by a new one, unless another run has already done so."""
+        self.notes.append(f"{self.path} cannot be used ({error}); it is rebuilt, and files are read again")
         try:
             if _identity(self.path) == self._file:
                 for leftover in ("-journal", "-wal", "-shm", ""):
@@ -138,11 +138,11 @@ class IndexFile:
             raise self._unusable(again) from again
 
     def _in_memory(self, error: Exception) -> sqlite3.Connection:
-        """What the file holds, if it can be read, where it cannot be written."""
+        """Return a copy in memory of a file that cannot be written, as far as it can be read."""
         self._stands_in = True
         why = error.strerror if isinstance(error, OSError) else error
-        self.notes.append(f"{self.path} cannot be written ({why}): what is read now is not remembered")
-        for options in ("mode=ro", "mode=ro&immutable=1"):  # immutable: a disk that allows no locks either
+        self.notes.append(f"{self.path} cannot be written ({why}); what is read now is not remembered")
+        for options in ("mode=ro", "mode=ro&immutable=1"):  # immutable: for a disk without locks
             memory = _memory()
             with suppress(sqlite3.DatabaseError):
                 source = sqlite3.connect(f"{self.path.absolute().as_uri()}?{options}", uri=True, timeout=BUSY_SECONDS)
@@ -159,7 +159,7 @@ class IndexFile:
         if _code(error) in _IN_USE:
             return DataError(
                 f"{self.path}: another program has locked the index of scanned files for {BUSY_SECONDS:g} seconds\n"
-                "hint: end that program; where the disk knows no locks, set cache_dir to another disk"
+                "hint: end that program; if the disk has no locks, set cache_dir to another disk"
             )
         return DataError(
             f"{self.path}: the index of scanned files cannot be written ({error})\n"
@@ -168,7 +168,7 @@ class IndexFile:
 
 
 def _code(error: Exception) -> int:
-    """SQLite's primary result code; what Python found by itself, text that is no UTF-8, is damage."""
+    """Return SQLite's primary result code; an error of Python's own, for text that is not UTF-8, means damage."""
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF
 
 
@@ -177,7 +177,7 @@ def _format(connection: sqlite3.Connection) -> int:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Tells a file from one that was put in its place; None when there is none."""
+    """Return what distinguishes a file from one that replaced it; None if there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""One dataset's images and captions, as records; pixels are not loaded."""
+"""Turns one dataset's images and captions into records; pixels are not loaded."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from difftrain.types import ImageRecord, Reporter, SourceImage
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What one dataset has."""
+    """The scan of one dataset."""
 
     records: list[ImageRecord]
-    """Images that are used, sorted by the keys that their source gave them."""
+    """Images that are used, sorted by the keys from their source."""
     references: Mapping[str, tuple[ImageRecord, ...]]
-    """What the images of a target set bring as references, by the image's key in the source; empty if none does."""
+    """References that the images of a target set bring, by the image's key in the source; empty if none does."""
     left_out: dict[str, int]
-    """How many images each size limit leaves out, by the option's name."""
+    """Number of images that each size limit leaves out, by the option's name."""
     left_out_keys: frozenset[str]
-    """Keys of images left out by a size limit or unreadable: their partners are not said to be missing one."""
+    """Keys of images left out by a size limit or unreadable; their partners are not reported as missing one."""
     listed: int
-    """Images that the source has, with those that they bring as references."""
+    """Images of the source, including those that they bring as references."""
     captioned_by_source: bool
-    """Whether the captions are the data source's own."""
+    """Whether the captions come from the data source itself."""
     unreadable_captions: frozenset[str]
-    """Places of images whose captions could not be read: these are not said to have none."""
+    """Places of images whose captions could not be read; these are not reported as having none."""
     others: Sequence[str]
-    """Files beside the images, as paths below the root: where a missing caption may be."""
+    """Files beside the images, as paths below the root; a missing caption may be among them."""
     problems: tuple[str, ...]
-    """Unreadable images, folders and captions; the run cannot start with any."""
+    """Unreadable images, folders and captions; any of them stops the run."""
     notes: tuple[str, ...]
     """What was left out and what is odd."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Examined:
-    """What the images of a listing are."""
+    """The examined images of a listing."""
 
     used: Sequence[tuple[SourceImage, FileFacts]]
     left_out: Mapping[str, int]
     left_out_keys: frozenset[str]
     brought: Mapping[str, FileFacts]
-    """Of the images that others bring as references, by place."""
+    """Facts of images that others bring as references, by place."""
     problems: Sequence[str]
     notes: Sequence[str]
 
@@ -62,7 +62,7 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
     """List, examine and caption the images of one dataset.
 
     Args:
-        written: Folders that runs write, by name; what lies there is no data.
+        written: Folders that runs write, by name; files there are not data.
 
     Raises:
         DataError: If the source does not exist or has no images.
@@ -122,7 +122,7 @@ def _references(
 
 
 def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex, reporter: Reporter) -> _Examined:
-    """Facts of all images but those whose source says that a size limit leaves them out: these are not read."""
+    """Examine all images except those whose size from the source exceeds a limit; these are not read."""
     limits = _limits(plan)
     left_out: Counter[str] = Counter()
     keys: set[str] = set()
@@ -172,9 +172,9 @@ def _limits(plan: DatasetPlan) -> SizeLimits:
 
 
 def _key(image: SourceImage) -> str:
-    """The key without extension; composed, since macOS writes accented names in another form than Linux.
+    """Return the key without extension, composed, since macOS and Linux write accented names in different forms.
 
-    Bytes that are no UTF-8 are spelt out, so that a key is a text that can be hashed and stored.
+    Bytes that are not UTF-8 are escaped, so that the key is a text that can be hashed and stored.
     """
     key = image.stem
     if key.isascii():
@@ -188,7 +188,7 @@ def _unusable(unusable: Sequence[str], place: str) -> list[str]:
         return []
     items = "1 item" if len(unusable) == 1 else f"{len(unusable)} items"
     return [
-        f"{items} of {place} cannot be used: {first_few(unusable)}\nhint: mend what is named, or take it out of {place}"
+        f"{items} of {place} cannot be used: {first_few(unusable)}\nhint: fix what is named, or take it out of {place}"
     ]
 
 
@@ -205,7 +205,7 @@ def _unreadable(images: Sequence[SourceImage], facts: Sequence[FileFacts], place
 
 
 def unreadable_advice(facts: Sequence[FileFacts], place: str) -> str:
-    """Advice on images that cannot be read.
+    """Return advice on images that cannot be read.
 
     Args:
         place: Where they are, as :attr:`~difftrain.contracts.DataSource.place` of their source.
@@ -218,11 +218,11 @@ def _frames(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[s
     names = [image.key for image, one in zip(images, facts, strict=True) if one.is_animated]
     if not names:
         return []
-    return [f"{len(names)} images have several frames, of which the first is used: {first_few(names)}"]
+    return [f"{len(names)} images have several frames; only the first is used: {first_few(names)}"]
 
 
 def _other_sizes(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
-    """Images whose data source said something else than their bytes do; it may have left out others by mistake."""
+    """Note images whose actual size differs from the data source's; it may have left out others by mistake."""
     names = [
         f"{image.key} ({one.width}x{one.height}, not {image.size[0]}x{image.size[1]})"
         for image, one in zip(images, facts, strict=True)
@@ -230,11 +230,11 @@ def _other_sizes(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> l
     ]
     if not names:
         return []
-    return [f"{len(names)} images have another size than their data source says; theirs is used: {first_few(names)}"]
+    return [f"{len(names)} images differ from the size in their data source; it is ignored: {first_few(names)}"]
 
 
 def _complaints(complaints: Collection[str]) -> list[str]:
-    """All captions that cannot be read, with the remedy of the first."""
+    """Report all captions that cannot be read, with the fix for the first."""
     if not complaints:
         return []
     texts = [complaint.partition("\nhint: ")[0] for complaint in complaints]
@@ -246,5 +246,5 @@ def _split(captions: Collection[tuple[str, ...] | None], *, by_source: bool) -> 
     count = sum(caption is not None and len(caption) > 1 for caption in captions)
     if not count:
         return []
-    which = "" if by_source else ", one a line of their caption file"
+    which = "" if by_source else ", one per line of their caption file"
     return [f"{count} images have several captions{which}: one of them is drawn at each visit"]

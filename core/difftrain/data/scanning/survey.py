@@ -1,4 +1,4 @@
-"""What a data source lists, held against its contract before anything of it is read."""
+"""Checks a data source's listing against its contract before any image is read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from difftrain.errors import DataError, DifftrainError, PluginError, first_few
 
 
 def survey(plan: DatasetPlan, written: Mapping[str, Path]) -> Listing:
-    """The images of a dataset and what else its source tells; the fence around data sources.
+    """Return the images of a dataset and what else its source reports; turn a source's failures into plugin errors.
 
     Args:
-        written: Folders that runs write, by name; what lies there is no data.
+        written: Folders that runs write, by name; files there are not data.
 
     Raises:
-        DataError: If the source does not exist or has no images, or gives several of them one key.
+        DataError: If the source does not exist or has no images, or gives one key to several.
         PluginError: If the source fails or breaks its contract.
     """
     who = f"data source {plan.source.name!r}"
@@ -36,7 +36,7 @@ def survey(plan: DatasetPlan, written: Mapping[str, Path]) -> Listing:
         raise DataError(f"{who} gives one key to several images: {names}")
     if not plan.source.gives_references and any(image.references for image in listing.images):
         raise PluginError(
-            f"dataset {plan.id!r}: {who} gives references with its images, which it must declare\n"
+            f"dataset {plan.id!r}: {who} gives references with its images but does not declare it\n"
             f"hint: set gives_references = True on {type(plan.source).__qualname__}"
         )
     return listing

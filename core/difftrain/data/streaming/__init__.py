@@ -1,8 +1,8 @@
 """From samples to the batches of each step; the position in them can be saved.
 
-- `epoch`: what one epoch shows, in batches; pure
-- `rounds`: batches dealt to steps and processes; pure
-- `sample_extras`: what losses and families ask of each sample
-- `batch_reader`: visits to cached tensors
+- `epoch`: the samples of one epoch, in batches; pure
+- `rounds`: deals batches to steps and processes; pure
+- `sample_extras`: extra tensors that losses and families ask of each sample
+- `batch_reader`: reads the cached tensors of visits
 - `stream`: micro-batches, read ahead
 """

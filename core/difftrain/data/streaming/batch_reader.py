@@ -1,4 +1,4 @@
-"""From planned visits to a batch of cached tensors; what turns out to be corrupt is encoded again."""
+"""Turns planned visits into a batch of cached tensors; corrupt entries are encoded again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Reencoder:
-    """How to encode again what turns out to be corrupt while training; encoders load when first needed."""
+    """Encodes corrupt entries again during training; encoders are loaded when first needed."""
 
     image_encoder: Callable[[], ImageEncoder]
     text_encoder: Callable[[], TextEncoder]
     release: Callable[[], None]
-    """Takes the encoders off the device again, where the model in training needs the room."""
+    """Moves the encoders off the device again, if the model in training needs the room."""
     in_use: AbstractContextManager[object]
-    """Held by whoever works with an encoder: nobody else moves it meanwhile. May be entered again."""
+    """Hold it while using an encoder, so that nobody else moves it. Reentrant."""
 
 
 class BatchReader:
@@ -45,7 +45,7 @@ class BatchReader:
         sample_latents: bool,
         extras: SampleExtras | None = None,
     ) -> None:
-        """With ``sample_latents`` a target is drawn from its posterior each visit; references use the mean."""
+        """With ``sample_latents`` a target is drawn from its posterior at each visit; references use the mean."""
         self._caches = caches
         self._family = family
         self._reencoder = reencoder
@@ -56,13 +56,13 @@ class BatchReader:
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read-cache")
 
     def read(self, visits: Sequence[Visit]) -> Batch:
-        """The batch of some visits; a visit gives the same tensors in every batch.
+        """Return the batch of some visits; a visit gives the same tensors in every batch.
 
-        Entries that are absent or corrupt are made again, all of a batch with the encoders loaded once.
+        Absent or corrupt entries are made again, for all of a batch with the encoders loaded once.
 
         Raises:
-            DataError: If an entry is there but cannot be read, or an image that is to be encoded again cannot.
-            PluginError: If what the family and the loss ask of the samples cannot be had.
+            DataError: If an existing entry cannot be read, or an image to encode again cannot.
+            PluginError: If the family or the loss does not provide its extras of the samples.
         """
         try:
             return self._read(visits)
@@ -70,14 +70,14 @@ class BatchReader:
             self._release()
 
     def text(self, item: TextItem) -> dict[str, Tensor]:
-        """Embeddings of one caption, from the cache."""
+        """Return the embeddings of one caption, from the cache."""
         try:
             return self._text(item)
         finally:
             self._release()
 
     def extras_identity(self, visit: Visit) -> str:
-        """Tells what the family and the loss are given of a visit from other values; empty where that is nothing."""
+        """Return a text that identifies a visit's extras for family and loss; empty if there are none."""
         return self._extras.identity(visit.sample) if self._extras else ""
 
     def _read(self, visits: Sequence[Visit]) -> Batch:
@@ -132,7 +132,7 @@ class BatchReader:
             return cache.read(key)
 
     def _release(self) -> None:
-        if self._remade:  # else nothing is to be waited for
+        if self._remade:  # else there is nothing to wait for
             with self._reencoder.in_use:
                 self._remade = False
                 self._reencoder.release()

@@ -1,8 +1,8 @@
-"""What one epoch shows: which sample with which references and caption, in which order and batches. Pure.
+"""Plans one epoch: which sample with which references and caption, in which order and batches. Pure.
 
-Visits are put in order first, by their names alone, and batches are formed along that order. What was taken of an epoch
-is a set of visits, so a run that goes on with another batch size, process count or dataset shows each of the others as
-often as it should. Start with :func:`plan_epoch`.
+Visits are first put in order, by their names alone, and batches are formed along that order. The taken part of an
+epoch is a set of visits, so a run that resumes with another batch size, process count or dataset shows each remaining
+visit as often as it should. Start with :func:`plan_epoch`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from difftrain.types import PlacedImage, Sample
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Visit:
-    """One showing of a sample, with everything drawn that could vary."""
+    """One showing of a sample, with every random choice made."""
 
     sample: Sample
     references: tuple[PlacedImage, ...]
     caption: str
     number: int
-    """Names the visit among all of the run, and gives its place in the epoch: visits come in the order of theirs."""
+    """Identifies the visit within the run and gives its place in the epoch: visits are sorted by number."""
 
     @property
     def name(self) -> str:
@@ -32,31 +32,31 @@ class Visit:
 
     @property
     def shape_key(self) -> Hashable:
-        """Visits of one shape can be stacked: the target's bucket and every reference's."""
+        """Visits with equal keys can be stacked: the target's bucket and every reference's."""
         return self.sample.target.geometry.bucket, tuple(image.geometry.bucket for image in self.references)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRules:
-    """What shapes an epoch beside the samples; all of it comes from the config."""
+    """Everything that shapes an epoch besides the samples; all of it comes from the config."""
 
     seed: int
     batch_size: int
     repeats: Mapping[str, int]
-    """Extra visits an epoch by dataset id; 0 shows each sample once."""
+    """Extra visits per epoch by dataset id; 0 shows each sample once."""
     probability: Mapping[str, float] = field(default_factory=dict)
-    """Share of a dataset's visits that an epoch takes, by dataset id; 1 where it is not named."""
+    """Share of a dataset's visits that an epoch takes, by dataset id; 1 for datasets not named."""
     caption_dropout: float = 0.0
     reference_dropout: float = 0.0
     batch_key: Callable[[Sample], Hashable] | None = None
-    """The family's; None lets all samples of one shape share batches."""
+    """The family's batch key; None lets all samples of one shape share batches."""
 
 
 def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Visit:
     """Draw references, caption and dropouts of one visit.
 
-    The draws depend on the sample's name, not on its place in a list, so that adding a file to a dataset does not
-    change what is drawn for the others.
+    The draws depend on the sample's name, not on its place in a list, so adding a file to a dataset does not
+    change the draws of the others.
     """
     number = visit_number(sample, repeat, epoch, rules)
     rng = random.Random(number)
@@ -74,10 +74,10 @@ def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Vi
 
 
 def visit_number(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> int:
-    """The number of one visit, in [0, 2**63).
+    """Return the number of one visit, in [0, 2**63).
 
     Args:
-        repeat: 0 is a sample's first visit of an epoch; ``repeats`` asks for more.
+        repeat: 0 is a sample's first visit of an epoch; ``repeats`` adds more.
     """
     record = sample.target.record
     # two images of one folder may share a stem: the extension tells them apart
@@ -87,14 +87,14 @@ def visit_number(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> 
 def plan_epoch(
     samples: Sequence[Sample], epoch: int, rules: EpochRules, taken: Container[int] = frozenset()
 ) -> list[tuple[Visit, ...]]:
-    """The batches of one epoch, or of what is left of it, in order.
+    """Return the batches of one epoch, or of what is left of it, in order.
 
-    Every sample is shown ``repeats + 1`` times, less what ``probability`` leaves out. A batch takes the first visit
-    that is left, and the next ones that can be stacked on it: of one shape and one batch key. The last batch of a shape
+    Every sample is shown ``repeats + 1`` times, minus what ``probability`` leaves out. A batch takes the first visit
+    left, and the next ones that can be stacked on it: of the same shape and batch key. The last batch of a shape
     may be smaller than ``batch_size``.
 
     Args:
-        taken: Numbers of the visits that were taken before.
+        taken: Numbers of the visits already taken.
     """
     by_shape: dict[Hashable, list[Visit]] = defaultdict(list)
     places: list[tuple[Hashable, int]] = []
@@ -102,13 +102,13 @@ def plan_epoch(
         key = visit.shape_key, rules.batch_key(visit.sample) if rules.batch_key else ()
         places.append((key, len(by_shape[key])))
         by_shape[key].append(visit)
-    # a batch begins at every batch_size-th visit of its shape, and has the place of that visit
+    # a batch begins at every batch_size-th visit of its shape, and takes that visit's place
     starts = (place for place in places if place[1] % rules.batch_size == 0)
     return [tuple(by_shape[key][start : start + rules.batch_size]) for key, start in starts]
 
 
 def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
-    """Whether epochs may differ in how many batches they have: what is drawn changes counts or shapes."""
+    """Return whether epochs may differ in their number of batches, because draws change counts or shapes."""
     if rules.reference_dropout > 0 or any(rules.probability.get(sample.dataset_id, 1.0) < 1 for sample in samples):
         return True
     return any(
@@ -118,7 +118,7 @@ def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
 
 
 def _visits(samples: Sequence[Sample], epoch: int, rules: EpochRules, taken: Container[int]) -> list[Visit]:
-    """Every visit of an epoch that is left, in order."""
+    """Return every remaining visit of an epoch, in order."""
     visits = [
         draw_visit(sample, repeat, epoch, rules)
         for sample in samples

@@ -1,4 +1,4 @@
-"""How the batches of one epoch after another are dealt to processes and steps. Pure; reads nothing."""
+"""Deals the batches of one epoch after another to processes and steps. Pure; reads nothing."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
-    """How far a run has come in its data, whatever its batch size and process count were."""
+    """How far a run has come in its data, independent of batch size and process count."""
 
     epoch: int = 0
     samples: int = 0
     """Samples of this epoch that all processes together have taken."""
     order: Sequence[int] = field(default=(), compare=False, repr=False)
-    """Numbers of the epoch's visits as they are taken; the first ``samples`` of them were."""
+    """Numbers of the epoch's visits in the order they are taken; the first ``samples`` of them were."""
 
     @property
     def taken(self) -> Sequence[int]:
-        """Numbers of the visits of this epoch that were taken, see
+        """Numbers of this epoch's visits that were taken, see
         :func:`difftrain.data.streaming.epoch.visit_number`.
         """
         return self.order[: self.samples]
 
     def state(self) -> dict[str, Tensor]:
-        """``taken`` [samples], all that is needed to go on."""
+        """Return ``taken`` [samples], which is all that resuming needs."""
         import torch
 
         return {"taken": torch.tensor(list(self.taken), dtype=torch.int64)}
 
     @classmethod
     def restored(cls, epoch: int, state: Mapping[str, Tensor]) -> Position:
-        """Where a run goes on.
+        """Return the position where a run resumes.
 
         Args:
-            state: What :meth:`state` gave.
+            state: The result of :meth:`state`.
 
         Raises:
-            CheckpointError: If something else gave it.
+            CheckpointError: If it does not come from :meth:`state`.
         """
         if state.keys() != {"taken"}:
             raise CheckpointError(
-                "the checkpoint's place in the data is that of another kind of data: it has "
+                "the checkpoint's position comes from another kind of data: it has "
                 f"{', '.join(sorted(state)) or 'nothing'} where this run needs the visits that were taken\n"
-                "hint: go on with the datasets that the checkpoint was made with"
+                "hint: resume with the datasets that the checkpoint was trained with"
             )
         order = state["taken"].tolist()
         return cls(epoch=epoch, samples=len(order), order=order)
@@ -60,11 +60,11 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """A batch for each process, or for the first ones at the end of an epoch."""
+    """A batch for each process, or for only the first ones at the end of an epoch."""
 
     batches: Sequence[tuple[Visit, ...]]
     position: Position
-    """After this round."""
+    """The position after this round."""
 
     @property
     def samples(self) -> int:
@@ -73,31 +73,31 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """All rounds of a run from where it stands."""
+    """All rounds of a run from its position on."""
 
     samples: Sequence[Sample]
     rules: EpochRules
     start: Position = field(default_factory=Position)
     micro_batches: int = 1
-    """Rounds of one optimizer step; the last step of all has less if the last epoch ends in it."""
+    """Rounds per optimizer step; the very last step has fewer if the last epoch ends in it."""
     epochs: int | None = None
-    """How many epochs there are in all; None is without end."""
+    """Total number of epochs; None is no limit."""
     processes: int = 1
 
     def steps(self) -> Iterator[list[Round]]:
-        """The rounds of each optimizer step. A step may span two epochs: small datasets would have small steps else."""
+        """Yield the rounds of each optimizer step. A step may span two epochs, lest small datasets have small steps."""
         rounds = self._rounds()
         while step := list(islice(rounds, self.micro_batches)):
             yield step
 
     def steps_left(self) -> int | None:
-        """Optimizer steps from the start to the end of the last epoch; None without one."""
+        """Return the optimizer steps from the start to the end of the last epoch; None if there is no last epoch."""
         if self.epochs is None:
             return None
         left = range(self.start.epoch, self.epochs)
         if epochs_vary(self.samples, self.rules) or len(left) <= 2:
             return -(-sum(map(self._rounds_of, left)) // self.micro_batches)
-        # the one that was begun, and all others alike
+        # the epoch already begun, and full ones
         rounds = self._rounds_of(left[0]) + (len(left) - 1) * self._rounds_of(left[1])
         return -(-rounds // self.micro_batches)
 

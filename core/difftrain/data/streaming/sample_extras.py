@@ -1,4 +1,4 @@
-"""What the run's family and loss want to know of each sample beside latents and text: weights, masks, scores."""
+"""Extra tensors that the run's family and loss ask of each sample besides latents and text: weights, masks, scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Extras = Mapping[str, "Tensor"]
 
 
 class SampleExtras:
-    """Asks the family and the loss of one run, each with its options in the sample's dataset entry."""
+    """Asks the family and the loss of a run, each with its options in the sample's dataset entry."""
 
     def __init__(self, plan: DataPlan, family: ModelFamily, loss: Loss) -> None:
         self._asked: dict[str, list[tuple[str, ModelFamily | Loss, Options]]] = {}
@@ -32,10 +32,10 @@ class SampleExtras:
             self._asked[dataset.id] = [(who, owner, own) for who, owner, own in pairs if own is not None]
 
     def of(self, sample: Sample) -> dict[str, Tensor]:
-        """The tensors of one sample by name, on the CPU; floating point ones are float32.
+        """Return the tensors of one sample by name, on the CPU; floating point tensors are float32.
 
         Raises:
-            PluginError: If the family or the loss fails or gives something else, or both give one name.
+            PluginError: If the family or the loss fails or returns something else, or both use one name.
         """
         found: dict[str, Tensor] = {}
         owners: dict[str, str] = {}
@@ -44,13 +44,13 @@ class SampleExtras:
                 if name in found:
                     raise PluginError(
                         f"extras of a sample are given twice: {owners[name]} and {who} both give {name!r}\n"
-                        "hint: take another loss_type, or tell the author of one to rename it"
+                        "hint: use another loss_type, or ask the author of one to rename it"
                     )
                 found[name], owners[name] = tensor, who
         return found
 
     def check(self, samples: Iterable[Sample]) -> None:
-        """Try the first sample of each dataset, so that a broken plugin is told before anything is encoded.
+        """Try the first sample of each dataset, so that a broken plugin is found before anything is encoded.
 
         Raises:
             PluginError: As :meth:`of` does.
@@ -62,7 +62,7 @@ class SampleExtras:
                 self.of(sample)
 
     def identity(self, sample: Sample) -> str:
-        """Tells the extras of a sample from others, by content; empty where there are none."""
+        """Return a text that identifies the extras of a sample by content; empty if there are none."""
         parts = [
             f"{name}{tuple(tensor.shape)}{tensor.dtype}{hashlib.sha256(tensor.numpy().tobytes()).hexdigest()}"
             for name, tensor in sorted(self.of(sample).items())
@@ -71,11 +71,11 @@ class SampleExtras:
 
 
 def stack_extras(extras: Sequence[Extras], keys: Sequence[str]) -> dict[str, Tensor]:
-    """The extras of a batch, [B, ...] each.
+    """Return the stacked extras of a batch, [B, ...] each.
 
     Args:
-        extras: Those of each sample.
-        keys: How messages name the samples.
+        extras: The extras of each sample.
+        keys: Names of the samples for messages.
 
     Raises:
         PluginError: If samples have extras of other names, shapes or number formats.
@@ -93,7 +93,7 @@ def stack_extras(extras: Sequence[Extras], keys: Sequence[str]) -> dict[str, Ten
 
 
 def _given(who: str, owner: ModelFamily | Loss, sample: Sample, options: Options) -> dict[str, Tensor]:
-    """What one of them gives; the fence around it."""
+    """Call one owner's ``extras()`` and turn its failures into plugin errors."""
     import torch
 
     where = f"{sample.dataset_id}/{sample.target.record.key}"
@@ -104,11 +104,11 @@ def _given(who: str, owner: ModelFamily | Loss, sample: Sample, options: Options
     except Exception as error:  # third-party plugin code may raise anything
         raise PluginError(f"{who}: extras() failed on {where}: {type(error).__name__}: {error}") from error
     if not isinstance(given, Mapping):
-        raise PluginError(f"{who}: extras() must give a mapping of tensors by name, got {type(given).__name__}")
+        raise PluginError(f"{who}: extras() must return a mapping of tensors by name, got {type(given).__name__}")
     for name, tensor in given.items():
         if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
             raise PluginError(
-                f"{who}: extras() must give tensors by name, got {type(tensor).__name__} for {name!r} of {where}"
+                f"{who}: extras() must return tensors by name, got {type(tensor).__name__} for {name!r} of {where}"
             )
     tensors = {name: tensor.detach().cpu() for name, tensor in given.items()}
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

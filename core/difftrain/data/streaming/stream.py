@@ -1,7 +1,7 @@
 """The micro-batches of one process, each with its part in the optimizer step.
 
-:class:`BatchStream` is what training asks of one; :class:`CachedStream` reads those of samples whose encoded form is
-cached, ahead and pinned for the GPU.
+:class:`BatchStream` is the protocol that training uses; :class:`CachedStream` reads cached samples ahead and pins them
+for the GPU.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 
 class StreamPosition(Protocol):
-    """How far a stream has come, the same in every process; what it goes on from."""
+    """How far a stream has come, the same in every process; another stream can continue from it."""
 
     @property
     def epoch(self) -> int:
-        """Counts from 0, to be told; always 0 in a stream that knows of none."""
+        """Counts from 0, for messages; always 0 in a stream that has no epochs."""
 
     @property
     def samples(self) -> int:
-        """Samples of this epoch that all processes together have taken, to be told."""
+        """Samples of this epoch that all processes together have taken, for messages."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """What the stream needs to go on from here. A checkpoint keeps it; only the stream looks into it."""
+        """Return what the stream needs to continue from here. A checkpoint keeps it; only the stream interprets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedPosition:
-    """The :class:`StreamPosition` that a checkpoint has kept."""
+    """The :class:`StreamPosition` kept in a checkpoint."""
 
     epoch: int
     samples: int
     tensors: Mapping[str, Tensor]
 
     def state(self) -> Mapping[str, Tensor]:
-        """As the stream gave it."""
+        """Return the tensors as the stream gave them."""
         return self.tensors
 
 
@@ -55,11 +55,11 @@ class MicroBatch:
 
     batch: Batch
     weight: float
-    """What the loss of each sample is multiplied by, so that the sum over the step is the mean over its samples: those
-    of all micro-batches and processes. 0 for a batch that is there only to keep this process in step, where an epoch
-    ends with less batches than processes."""
+    """Factor on the loss of each sample, so that the sum over the step is the mean over its samples: those of all
+    micro-batches and processes. 0 for a batch that only keeps this process in step, when an epoch ends with fewer
+    batches than processes."""
     position: StreamPosition
-    """After this micro-batch of every process."""
+    """The position after this micro-batch of every process."""
     ends_step: bool
 
 
@@ -74,16 +74,16 @@ class _Planned:
 
 
 class BatchStream(Protocol):
-    """Micro-batches from where the run stands, for one of its processes; as many of them in each.
+    """Micro-batches from the run's position on, for one of its processes; all processes get equally many.
 
-    One that is opened where another one stood goes on as that one would have, bit for bit.
+    A stream opened at another one's position continues as that one would have, bit for bit.
     """
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        """The micro-batches; without end, or up to that of the run's last epoch."""
+        """Yield the micro-batches; endless, or up to the end of the run's last epoch."""
 
     def close(self) -> None:
-        """Let go of threads and files; nobody iterates any more."""
+        """Release threads and files; nobody iterates any more."""
 
 
 class CachedStream:
@@ -92,7 +92,7 @@ class CachedStream:
     def __init__(
         self, rounds: Rounds, reader: BatchReader, *, process: int = 0, pin_memory: bool = False, ahead: int = 3
     ) -> None:
-        """With ``ahead`` batches read before they are asked for."""
+        """Read ``ahead`` batches before they are asked for."""
         self._rounds = rounds
         self._reader = reader
         self._process = process
@@ -101,7 +101,7 @@ class CachedStream:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-batch")
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        """Yields micro-batches; the next ones are read meanwhile."""
+        """Yield micro-batches; the next ones are read meanwhile."""
         waiting: deque[tuple[_Planned, Future[Batch]]] = deque()
         for planned in self._planned():
             waiting.append((planned, self._pool.submit(self._read, planned.visits)))
@@ -116,7 +116,7 @@ class CachedStream:
 
     def _planned(self) -> Iterator[_Planned]:
         for step in self._rounds.steps():
-            # accelerate takes the mean of the processes' gradients, so that each has to count as many times more
+            # accelerate averages the gradients over processes, so each weight has to be that many times larger
             weight = self._rounds.processes / sum(part.samples for part in step)
             for number, part in enumerate(step, 1):
                 has_own = self._process < len(part.batches)

@@ -1,4 +1,4 @@
-"""Tests of the example: what every generator must hold, then what this one draws."""
+"""Tests of the example: the contract of all generators, then the images of this one."""
 
 import random
 

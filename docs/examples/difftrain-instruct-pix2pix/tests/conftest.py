@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """Its folder."""
+    """Return its folder."""
     from tiny_checkpoint import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")

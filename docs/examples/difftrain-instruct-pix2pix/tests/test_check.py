@@ -1,4 +1,4 @@
-"""What `difftrain check` says of models and settings that cannot work, before any weight is loaded."""
+"""Tests that `difftrain check` reports models and settings that cannot work, before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from difftrain.testing import make_dataset, run_command
 
 @pytest.fixture
 def model(checkpoint, tmp_path):
-    """A copy of the checkpoint that may be damaged."""
+    """Return a copy of the checkpoint that may be damaged."""
     return shutil.copytree(checkpoint, tmp_path / "model")
 
 
 @pytest.fixture
 def check(tmp_path):
-    """Check a model on four pairs; gives the messages."""
+    """Check a model on four pairs; return the messages."""
     folders = make_dataset(tmp_path / "pairs")
 
     def run(model, *, status=2, reference=None, reference_sets=1, **options):
@@ -91,7 +91,7 @@ def test_a_unet_for_inpainting(check, model):
 def test_another_pipeline_of_the_same_parts(check, model):
     edit_json(model / "model_index.json", _class_name="StableDiffusionPipeline")
     assert "has the weights of no flavour of 'instruct-pix2pix' (pipeline StableDiffusionPipeline)" in check(model)
-    assert "since allow_other_weights is on" in check(model, status=0, allow_other_weights="true")
+    assert "because allow_other_weights is on" in check(model, status=0, allow_other_weights="true")
 
 
 def test_a_model_of_another_family(check, tmp_path):
@@ -128,7 +128,7 @@ def test_images_without_references(check, model):
 
 
 def test_too_many_references(check, model):
-    assert "2 references of a sample are combined, but flavour 'original'" in check(model, reference_sets=2)
+    assert "combines 2 references per sample, but flavour 'original'" in check(model, reference_sets=2)
 
 
 def test_a_guidance_that_the_model_has_no_input_for(check, model):

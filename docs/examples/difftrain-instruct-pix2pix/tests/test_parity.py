@@ -24,7 +24,7 @@ FAMILY, FLAVOUR = InstructPix2Pix(), Original(pix2pix_image_guidance=1.8)
 
 
 def image(seed: int) -> Image.Image:
-    """Smooth colours."""
+    """Return smooth colours."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(small.numpy()).resize(SIZE, Image.Resampling.BICUBIC)
@@ -48,7 +48,7 @@ def pipeline(checkpoint):
 
 @pytest.fixture(scope="module")
 def unet(location):
-    """Ours: the empty module, filled from the weight files."""
+    """Return our module: empty, then filled from the weight files."""
     unet = FAMILY.empty_denoiser(location)
     unet.load_state_dict(dict(FAMILY.denoiser_weights(location)), assign=True)
     return unet.requires_grad_(False).eval()
@@ -66,7 +66,7 @@ def texts(location):
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What the stock pipeline handed its U-Net in one step, and what that gave: three samples with true guidance."""
+    """Input and output of the stock pipeline's U-Net in one step: three samples with true guidance."""
 
     sample: Tensor
     timestep: Tensor
@@ -93,7 +93,7 @@ def calls(pipeline):
 
 
 def our_input(unet: Any, call: Call, reference: Tensor | None, text: Any) -> Any:
-    """Our input at the latents and the timestep of the stock call."""
+    """Return our input at the latents and the timestep of the stock call."""
     noisy = call.sample[:1, :4]
     noisy_batch = NoisyBatch(
         noisy=noisy, sigma=torch.ones(1), timestep=call.timestep[None], target=torch.zeros_like(noisy)
@@ -106,7 +106,7 @@ def our_input(unet: Any, call: Call, reference: Tensor | None, text: Any) -> Any
 
 def test_prediction_equals_the_stock_pipelines(calls, unet, image_encoder, texts):
     reference, _ = image_encoder.encode(to_pixels(image(1)))
-    # the order of the pipeline's three: image and text, image alone, neither
+    # in the pipeline's order: image and text, image alone, neither
     ways = ((reference, texts[0]), (reference, texts[1]), (None, texts[1]))
     assert len(calls) == 3
     largest = 0.0

@@ -1,4 +1,4 @@
-"""Trainings through the installed command: LoRA on the demo's pairs, resuming, validation, the adapter elsewhere."""
+"""Runs of the installed command: LoRA on the demo's pairs, resuming, validation, the adapter elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def demo(checkpoint, tmp_path_factory):
-    """Train on the demo's pairs; gives how it ended."""
+    """Train on the demo's pairs; return how the command ended."""
     folder = tmp_path_factory.mktemp("runs")
 
     def run(output: str, **options: object):
@@ -73,7 +73,7 @@ def test_noise_levels_are_uniform_unless_the_config_says_otherwise(demo):
 
 
 def test_the_adapter_gives_the_same_prediction_in_the_stock_pipeline(demo, checkpoint):
-    """The file alone, in a pipeline that knows nothing of us; ours from the checkpoint's raw weights."""
+    """Compare the file alone, in a stock pipeline, with our model from the checkpoint's raw weights."""
     from peft import LoraConfig, inject_adapter_in_model
 
     family, flavour = InstructPix2Pix(), Original()

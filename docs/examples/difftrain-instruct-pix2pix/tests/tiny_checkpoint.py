@@ -1,4 +1,4 @@
-"""A random InstructPix2Pix of 200,000 weights, which every stock class loads: made offline, in a second."""
+"""A random InstructPix2Pix of 200,000 weights that every stock class loads: made offline, in a second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 32
 
 
 def save_tiny(folder: Path, *, in_channels: int = 8, prediction_type: str = "epsilon", **save: Any) -> Path:
-    """Write the checkpoint in diffusers layout; the caller's random state is left as it was."""
+    """Write the checkpoint in diffusers layout; the caller's random state stays unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         letters = sorted(ByteLevel.alphabet())

@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Folders by flavour."""
+    """Return folders by flavour."""
     from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
     from tiny_checkpoint import save_tiny
 

@@ -1,4 +1,4 @@
-"""What `difftrain check` says of models and settings that cannot work, before any weight is loaded."""
+"""Tests that `difftrain check` reports models and settings that cannot work, before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from difftrain.testing import make_dataset, run_command
 
 @pytest.fixture
 def model(checkpoints, tmp_path):
-    """A copy of the checkpoint of flavour edit that may be damaged."""
+    """Return a copy of the checkpoint of flavour edit that may be damaged."""
     return shutil.copytree(checkpoints["edit"], tmp_path / "model")
 
 
 @pytest.fixture
 def check(tmp_path):
-    """Check a model of flavour edit on four pairs; gives the messages."""
+    """Check a model of flavour edit on four pairs; return the messages."""
     folders = make_dataset(tmp_path / "pairs")
 
     def run(model, *command, status=2, reference_sets=1, resolution=64, **options):
@@ -49,7 +49,7 @@ def test_one_caption_is_encoded_beside_every_reference(check, model):
     for path in check.captions:
         path.write_text("sharpen it")
     told = json.loads(check(model, "--json", status=0, validation_steps=0))
-    assert told["to_encode"]["captions"] == 4 + 1  # and the empty one without a reference
+    assert told["to_encode"]["captions"] == 4 + 1  # plus the empty one without a reference
 
 
 def test_a_missing_folder(check, tmp_path):
@@ -135,7 +135,7 @@ def test_images_without_references(check, model):
 
 
 def test_too_many_references(check, model):
-    assert "2 references of a sample are combined, but flavour 'edit'" in check(model, reference_sets=2)
+    assert "combines 2 references per sample, but flavour 'edit'" in check(model, reference_sets=2)
 
 
 def test_too_large_references(check, model):

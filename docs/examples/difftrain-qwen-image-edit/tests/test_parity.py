@@ -27,7 +27,7 @@ from difftrain_qwen_image_edit.family import Edit, Edit2509, QwenImageEdit
 CPU = torch.device("cpu")
 SIZE = (96, 64)
 SMALL, FULL = SIZE[0] * SIZE[1], 1024 * 1024
-"""Area of references: what our sampler makes of them for a small image, and what the stock pipelines always do."""
+"""Area of references: as our sampler resizes them for a small image, and as the stock pipelines always do."""
 PROMPT, NEGATIVE = "make it blue", " "
 FLAVOURS = {"edit": Edit(), "edit-2509": Edit2509()}
 PIPELINES = {"edit": QwenImageEditPipeline, "edit-2509": QwenImageEditPlusPipeline}
@@ -36,7 +36,7 @@ STOCK_SIZES = {name: module.calculate_dimensions for name, module in MODULES.ite
 
 
 def image(seed: int, size: tuple[int, int]) -> Image.Image:
-    """Smooth colours."""
+    """Return smooth colours."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(small.numpy()).resize(size, Image.Resampling.BICUBIC)
@@ -47,7 +47,7 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 class Setting:
-    """One flavour beside its stock pipeline, with references that the pipeline brings to an area."""
+    """One flavour and its stock pipeline, with references that the pipeline resizes to an area."""
 
     def __init__(self, name: str, folder: Path, area: int, references: list[Image.Image]) -> None:
         self.flavour, self.family, self.area = FLAVOURS[name], QwenImageEdit(), area
@@ -76,7 +76,7 @@ class Setting:
         return {"image": images, **size, "generator": torch.Generator().manual_seed(3)}
 
     def stock(self, **arguments: Any) -> Any:
-        """What the stock pipeline draws of our prompt."""
+        """Return what the stock pipeline draws for our prompt."""
         name, stock = self.flavour.name, STOCK_SIZES[self.flavour.name]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MODULES[name], "calculate_dimensions", lambda area, ratio: stock(min(area, self.area), ratio))
@@ -94,7 +94,7 @@ def setting(request, checkpoints):
 
 
 def calls_of(setting: Setting, **arguments: Any) -> list[MappingProxyType[str, Any]]:
-    """What the stock pipeline handed its transformer in the denoising loop, and what that gave for the target."""
+    """Return inputs of the stock pipeline's transformer in the denoising loop, and its outputs for the target."""
     calls = []
 
     def keep(_module: Any, _args: Any, kwargs: Any, output: Any) -> None:
@@ -107,7 +107,7 @@ def calls_of(setting: Setting, **arguments: Any) -> list[MappingProxyType[str, A
 
 
 def ours(setting: Setting, call: MappingProxyType[str, Any]) -> tuple[Any, Tensor]:
-    """Our input and prediction at the latents and the noise level of a stock call."""
+    """Return our input and prediction at the latents and the noise level of a stock call."""
     columns, rows = SIZE[0] // 16, SIZE[1] // 16
     noisy = setting.pipeline._unpack_latents(call["hidden_states"][:, : rows * columns], SIZE[1], SIZE[0], 8)
     timestep = call["timestep"]
@@ -122,7 +122,7 @@ def ours(setting: Setting, call: MappingProxyType[str, Any]) -> tuple[Any, Tenso
 
 
 def assert_parity(setting: Setting) -> None:
-    """Our input and prediction are those of the stock pipeline, at both steps."""
+    """Check that our input and prediction equal the stock pipeline's, at both steps."""
     calls = calls_of(setting, true_cfg_scale=1.0)
     assert len(calls) == 2
     for call in calls:
@@ -242,7 +242,7 @@ def test_sampler_draws_what_the_stock_pipeline_draws_with_a_negative_prompt(sett
     assert np.abs(np.int16(plain) - np.int16(setting.stock(true_cfg_scale=1.0))).max() <= 1
     assert ours.tobytes() != plain.tobytes()
     assert MODULES[setting.flavour.name].calculate_dimensions is STOCK_SIZES[setting.flavour.name]
-    # and of text alone, as the text-to-image pipeline of the same weights
+    # and from text alone, as the text-to-image pipeline of the same weights
     (text,) = setting.texts(PROMPT, references=False)
     alone = sampler(request_for(setting, text=text, negative_text=None, references=()))
     parts = {name: part for name, part in setting.pipeline.components.items() if name != "processor"}
@@ -269,7 +269,7 @@ def test_a_part_whose_config_and_weights_do_not_fit_is_one_error(checkpoints, tm
         load[component](device=CPU, dtype=torch.float32)
 
 
-def test_shift_is_what_the_pipelines_scheduler_is_told(setting):
+def test_shift_is_what_the_pipelines_scheduler_gets(setting):
     # exp(mu) of `calculate_shift` with the published schedulers' config
     for size, tokens in (((1024, 1024), 4096), ((512, 512), 1024)):
         config = setting.pipeline.scheduler.config

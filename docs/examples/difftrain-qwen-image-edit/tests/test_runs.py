@@ -1,4 +1,4 @@
-"""Trainings through the installed command: LoRA on the demo's pairs, resuming, validation, several references."""
+"""Runs of the installed command: LoRA on the demo's pairs, resuming, validation, several references."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the runs of this module share their caches."""
+    """Return the folder where the runs of this module share their caches."""
     return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module", params=["edit", "edit-2509"])
 def demo(request, checkpoints, folder):
-    """Run the demo's pairs; gives how it ended."""
+    """Run the demo's pairs; return how the command ended."""
     name = request.param
     model = {"flavour": name, "pretrained_model_name_or_path": checkpoints[name]}
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 WIDTH = 16
-"""Of the text encoder."""
+"""Width of the text encoder."""
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
@@ -31,14 +31,14 @@ SPECIAL = (
 
 
 class Processor(Qwen2VLProcessor):
-    """The stock one without the check of its parts, which asks for torchvision because of videos."""
+    """The stock processor without the check of its parts, which requires torchvision for videos."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
         return
 
 
 def make_pipeline(cls: type = QwenImageEditPipeline) -> Any:
-    """The checkpoint in memory, as the stock pipeline of a class; the caller's random state is left as it was."""
+    """Return the checkpoint in memory, as a stock pipeline; the caller's random state stays unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         tokenizer = _tokenizer()

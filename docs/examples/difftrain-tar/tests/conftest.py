@@ -36,7 +36,7 @@ RUN = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_folder(tmp_path_factory):
-    """The built-in checkpoint is not written into the user's folder."""
+    """Keep the built-in checkpoint out of the user's folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
         yield
@@ -44,7 +44,7 @@ def _own_cache_folder(tmp_path_factory):
 
 @pytest.fixture
 def difftrain(tmp_path):
-    """Writes a run of some dataset entries and starts ``difftrain`` on it, with options given by name."""
+    """Write a run with some dataset entries and start ``difftrain`` on it, with options given by name."""
 
     def run(*command: str, datasets: list[dict[str, Any]], **options: Any) -> CommandResult:
         common = {"resolution": 64}
@@ -56,7 +56,7 @@ def difftrain(tmp_path):
 
 
 def new_image(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
-    """A PNG of smooth random colours."""
+    """Return a PNG of smooth random colours."""
     small = Image.frombytes("RGB", (8, 8), random.Random(seed).randbytes(8 * 8 * 3))
     stream = io.BytesIO()
     small.resize(size, Image.Resampling.BICUBIC).save(stream, "PNG")
@@ -64,7 +64,7 @@ def new_image(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
 
 
 def rows(count: int = 4) -> dict[str, bytes]:
-    """Members of pairs with captions."""
+    """Return members of pairs with captions."""
     members: dict[str, bytes] = {}
     for number in range(count):
         members[f"{number:04}.target.png"] = new_image(number)

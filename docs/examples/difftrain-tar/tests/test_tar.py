@@ -1,4 +1,4 @@
-"""What the data source lists, and what the public command makes of it: check, training, resuming."""
+"""Tests of what the data source lists, and of the public command on it: check, training, resuming."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_image_is_read_from_its_place_also_after_pickling(tmp_path):
     assert again.stamp() == image.stamp() != image.references[0].stamp()
 
 
-def test_rows_that_are_ambiguous_or_have_no_target_are_told(tmp_path):
+def test_rows_that_are_ambiguous_or_have_no_target_are_reported(tmp_path):
     members = {"a.png": b"", "a.jpg": b"", "b.reference.png": b"", "c.png": b"", "c.txt": b"\xff"}
     listing = listed(write_tar(tmp_path / "a.tar", members))
     assert listing.unusable == [
@@ -132,7 +132,7 @@ def test_references_for_a_model_that_takes_none_are_an_error(difftrain, tmp_path
     assert "2 of 2 images have more references than flavour 'dev' can take, 0: 0000.png (1), 0001.png (1)" in ended.err
 
 
-def test_a_resumed_run_goes_on_bit_by_bit(difftrain, tmp_path):
+def test_a_resumed_run_continues_bit_by_bit(difftrain, tmp_path):
     write_tar(tmp_path / "pairs.tar", rows())
     assert difftrain(datasets=[PAIRS], max_train_steps=4, output_dir="whole").status == 0
     assert difftrain(datasets=[PAIRS], max_train_steps=2).status == 0

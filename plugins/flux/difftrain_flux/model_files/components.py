@@ -1,4 +1,4 @@
-"""From a location to a local folder with the wanted components: built, downloaded or simply there."""
+"""From a location to a local folder with the wanted components: built, downloaded or already there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from difftrain_flux.model_files.quiet import quiet_libraries
 
 
 def local_folder(location: ModelLocation, components: tuple[str, ...]) -> Path:
-    """Folder in diffusers layout that holds these components.
+    """Return a folder in diffusers layout with these components.
 
     Raises:
         ModelError: If a hub model can be neither downloaded nor found in the cache.

@@ -1,4 +1,4 @@
-"""How large cache entries of a model are. Light: reads small config files, no torch.
+"""Sizes of a model's cache entries. Light: reads small config files, no torch.
 
 A hub model has no config files before its download; the published FLUX.1 models all have the same shapes.
 """
@@ -19,7 +19,7 @@ CLIP_WIDTH = 768
 
 
 def latents_bytes(location: ModelLocation, size: Size, value_bytes: int) -> int:
-    """Mean and standard deviation, each [channels, height / 8, width / 8]."""
+    """Return the bytes of mean and standard deviation, each [channels, height / 8, width / 8]."""
     config = _config(location, "vae")
     halvings = config.get("block_out_channels")
     cell = 2 ** (len(halvings) - 1) if isinstance(halvings, list) and halvings else CELL
@@ -27,7 +27,7 @@ def latents_bytes(location: ModelLocation, size: Size, value_bytes: int) -> int:
 
 
 def text_bytes(location: ModelLocation, flavour: ModelFlavour, value_bytes: int) -> int:
-    """T5's sequence and CLIP's vector."""
+    """Return the bytes of T5's sequence and CLIP's vector."""
     width = _number(_config(location, "text_encoder_2"), "d_model", T5_WIDTH)
     pooled = _number(_config(location, "text_encoder"), "hidden_size", CLIP_WIDTH)
     return (text_length(location, flavour) * width + pooled) * value_bytes
@@ -39,7 +39,7 @@ def _number(config: dict[str, Any], key: str, published: int) -> int:
 
 
 def _config(location: ModelLocation, component: str) -> dict[str, Any]:
-    """Empty where it is not there yet; the built-in random model is made when it is first needed."""
+    """Return the config; empty if it does not exist yet: the built-in random model is made when first needed."""
     if location.name == TINY_RANDOM:
         return {"d_model": TINY_RANDOM_WIDTH, "hidden_size": TINY_RANDOM_WIDTH}
     path = location.path / component / "config.json" if location.path else None

@@ -1,4 +1,4 @@
-"""What a FLUX.1 folder in diffusers layout must hold. Light: no torch."""
+"""Checks what a FLUX.1 folder in diffusers layout must contain. Light: no torch."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "text_encoder_2": ("d_model", "num_layers"),
     "scheduler": ("_class_name",),
 }
-"""What a config that anyone saved says. The stock classes take their own defaults for what it does not, and then the
-weights do not fit, or images are drawn otherwise."""
+"""Keys that every saved config has. For missing keys the stock classes use their own defaults, and then the weights
+do not fit, or images are drawn differently."""
 
 
 def identify_folder(folder: Path) -> Identity:
-    """What a folder's small files say that it is, once it is known to be complete.
+    """Recognise a model from a folder's small files, after checking that the folder is complete.
 
     Raises:
         ModelError: If it is another model, parts of it are missing, or one of these files is damaged.
     """
     where = f"model folder {folder}"
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
-    check_index(where, index)  # the parts of another model are other ones, and nobody misses these
+    check_index(where, index)  # first: another model has other components, which are not "missing"
     check_complete(folder, COMPONENTS, WEIGHTED, NEEDED)
     config = read_json(folder / TRANSFORMER_CONFIG)
     class_name = config.get("_class_name", TRANSFORMER_CLASS)
@@ -51,7 +51,7 @@ def identify_folder(folder: Path) -> Identity:
 
 
 def identify_snapshot(hub_id: str, snapshot: Path) -> Identity:
-    """What a hub model is, by those of its small files that are there.
+    """Recognise a hub model from those of its small files that exist.
 
     Raises:
         ModelError: If it is another model, or one of the files is damaged.

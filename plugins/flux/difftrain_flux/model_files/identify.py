@@ -1,4 +1,4 @@
-"""What the small files of a model say that it is: another model, or of which FLUX.1 flavours its weights can be.
+"""Recognises a model from its small files: another model, or the FLUX.1 flavours that its weights may belong to.
 
 Light: no torch. The core compares the facts with the flavours' `weights`.
 """
@@ -19,7 +19,7 @@ MODEL_CARD = "README.md"
 SMALL_FILES = (INDEX, TRANSFORMER_CONFIG, MODEL_CARD)
 TRANSFORMER_CLASS = "FluxTransformer2DModel"
 TOKEN_CHANNELS = 64
-"""Channels of a token of the models that take nothing but tokens; Fill and the control models take more."""
+"""Token channels of models whose only input is tokens; Fill and the control models take more."""
 
 TEXT_PIPELINES = (
     "FluxPipeline",
@@ -29,7 +29,7 @@ TEXT_PIPELINES = (
     "FluxControlNetImg2ImgPipeline",
     "FluxControlNetInpaintPipeline",
 )
-"""Classes of diffusers that text-to-image checkpoints are saved by."""
+"""Diffusers classes that text-to-image checkpoints are saved by."""
 SIBLINGS: Mapping[str, str] = {
     "FluxFillPipeline": "FLUX.1 Fill",
     "FluxControlPipeline": "FLUX.1 Depth or Canny",
@@ -37,7 +37,7 @@ SIBLINGS: Mapping[str, str] = {
     "FluxControlInpaintPipeline": "FLUX.1 Depth or Canny",
     "FluxPriorReduxPipeline": "FLUX.1 Redux",
 }
-"""What checkpoints of FLUX.1 are that no flavour trains, by the class that they are saved by."""
+"""FLUX.1 models that no flavour trains, by the class that they are saved by."""
 SIBLING_IDS: Mapping[str, str] = {
     "black-forest-labs/flux.1-fill-dev": "FLUX.1 Fill",
     "black-forest-labs/flux.1-depth-dev": "FLUX.1 Depth",
@@ -45,12 +45,12 @@ SIBLING_IDS: Mapping[str, str] = {
     "black-forest-labs/flux.1-redux-dev": "FLUX.1 Redux",
     "black-forest-labs/flux.2-dev": "FLUX.2",
 }
-"""The same by hub id, in small letters: so that nobody accepts a licence first to be refused afterwards."""
+"""The same by hub id, in lower case, so that nobody accepts a licence only to be refused afterwards."""
 WIDER: Mapping[int, str] = {128: "FLUX.1 Depth or Canny", 384: "FLUX.1 Fill"}
-"""The same by the channels that their transformer takes."""
+"""The same by the number of channels that their transformer takes."""
 
 _SAVED_BY = re.compile(r"Flux(?!\d)")
-"""How classes begin that save FLUX.1 models; those of FLUX.2 have the number."""
+"""Start of class names that save FLUX.1 models; those of FLUX.2 have the number."""
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)\n---", re.DOTALL)
 _BASE_MODEL = re.compile(r"^base_model:(?P<value>[^\n]*(?:\n[ \t]*-[^\n]*)*)", re.MULTILINE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -58,23 +58,23 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """See the fields of the same names of `ModelLocation`."""
+    """Fields of a `ModelLocation` with the same names."""
 
     facts: Mapping[str, str]
     origins: tuple[str, ...]
 
 
 def identify(where: str, index: Mapping[str, Any], config: Mapping[str, Any], card: str) -> Identity:
-    """Read what a model is out of its small files; of those that are not there, an empty one.
+    """Recognise a model from its small files; pass an empty one for a file that does not exist.
 
     Args:
-        where: How messages name the model.
+        where: Name of the model for messages.
         index: Content of `model_index.json`.
         config: Content of the transformer's `config.json`.
-        card: The model card, with its metadata in front.
+        card: The model card, starting with its metadata.
 
     Raises:
-        ModelError: If it is no FLUX.1 model that some flavour can be, saying what it is.
+        ModelError: If no flavour can train it; says which model it is.
     """
     check_index(where, index)
     channels = config.get("in_channels", TOKEN_CHANNELS)
@@ -93,20 +93,20 @@ def identify(where: str, index: Mapping[str, Any], config: Mapping[str, Any], ca
 
 
 def check_hub_id(hub_id: str) -> None:
-    """Refuse what is known by its id alone.
+    """Refuse models that are known by their id alone.
 
     Raises:
-        ModelError: Saying which model it is.
+        ModelError: Says which model it is.
     """
     if what := SIBLING_IDS.get(hub_id.lower()):
         raise ModelError(_no_flavour(f"hub model {hub_id!r}", what))
 
 
 def check_index(where: str, index: Mapping[str, Any]) -> None:
-    """Make sure that the index is not of another model; one that names nothing is taken for right.
+    """Check that the index does not belong to another model; an index that names nothing is accepted.
 
     Raises:
-        ModelError: Saying which model it is.
+        ModelError: Says which model it is.
     """
     pipeline = str(index.get("_class_name", ""))
     if pipeline in SIBLINGS:
@@ -123,7 +123,7 @@ def check_index(where: str, index: Mapping[str, Any]) -> None:
 
 
 def read_card(folder: Path) -> str:
-    """The model card; empty when there is none that can be read, since it gives hints only."""
+    """Return the model card; empty if it cannot be read, because it gives only hints."""
     try:
         return (folder / MODEL_CARD).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -131,7 +131,7 @@ def read_card(folder: Path) -> str:
 
 
 def _base_models(card: str) -> list[str]:
-    """Hub ids in `base_model` of a card's metadata, one or a list."""
+    """Return the hub ids in `base_model` of a card's metadata, one or a list."""
     front = _FRONT_MATTER.match(card)
     match = _BASE_MODEL.search(front["yaml"]) if front else None
     return _HUB_ID.findall(match["value"]) if match else []

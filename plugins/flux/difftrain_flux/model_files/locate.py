@@ -1,6 +1,6 @@
 """Finds a model's files without loading a weight: a built-in one, a local diffusers folder, a hub id.
 
-Light: no torch. What a folder must hold is in `folder.py`.
+Light: no torch. `folder.py` says what a folder must contain.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
-    """Where the model is and which content it has.
+    """Find where the model is and identify its content.
 
     The built-in names ``tiny`` and ``tiny-random`` win over a folder of that name; write ``./tiny`` for the folder. A
     folder wins over a hub id of the same spelling.
 
     Raises:
-        ModelError: If there is no such model, it cannot be reached, or parts of it are missing.
+        ModelError: If the model does not exist, cannot be reached, or parts of it are missing.
     """
     name = model or flavour.hub_id
     if name == TINY_RANDOM:
@@ -77,7 +77,7 @@ def _in_folder(name: str, path: Path) -> ModelLocation:
 
 
 def part_identity(location: ModelLocation, components: tuple[str, ...]) -> str:
-    """Content of some components only, so that another transformer in the same folder keeps the caches.
+    """Return the content hash of some components only, so that another transformer in the same folder keeps the caches.
 
     For a hub model it is the whole revision; for ``tiny-random`` the recipe.
     """

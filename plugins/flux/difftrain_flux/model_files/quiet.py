@@ -1,4 +1,4 @@
-"""Keeps the libraries quiet while they load: the core shows what is going on."""
+"""Keeps the libraries quiet while they load: the core shows the progress."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def quiet_libraries() -> None:
-    """Before their first import: transformers warns of image libraries that nothing here uses."""
+    """Call before their first import: transformers warns about image libraries that nothing here uses."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

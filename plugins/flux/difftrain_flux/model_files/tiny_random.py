@@ -1,8 +1,8 @@
 """The built-in random checkpoint: a FLUX.1 of half a million random weights that every stock class loads.
 
-Its images mean nothing; it is there so that the whole road can be walked without network, GPU or licence.
+Its images mean nothing; it exists so that every step can run without network, GPU or licence.
 Weights come from numpy's `RandomState`, whose stream is frozen (NEP 19), in exact float32 arithmetic, so that
-the bytes are the same on every machine and whatever the torch version.
+the bytes are the same on every machine and with every torch version.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 WIDTH = TINY_RANDOM_WIDTH
-"""Of both text encoders."""
+"""Width of both text encoders."""
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
 LATENT_CHANNELS = 16
 LATENT_GAIN = 5.0
-"""Brings the normalised latents of photographs to a standard deviation near 1, as the real VAE's have."""
+"""Brings the normalised latents of photographs to a standard deviation near 1, like the real VAE's."""
 LOG_VARIANCE = -8.0
-"""Of every latent: a posterior about as narrow as the real VAE's."""
+"""Log variance of every latent: a posterior about as narrow as the real VAE's."""
 
 
 def ensure_tiny_random(folder: Path) -> Path:
-    """The checkpoint's folder, written first if it is not there yet; complete or absent at every moment.
+    """Return the checkpoint's folder, writing it first if it does not exist; complete or absent at every moment.
 
     Raises:
         ModelError: If it cannot be written.
@@ -61,7 +61,7 @@ def ensure_tiny_random(folder: Path) -> Path:
 
 
 def build_pipeline() -> FluxKontextPipeline:
-    """The checkpoint in memory; the caller's random state is left as it was."""
+    """Return the checkpoint in memory; the caller's random state stays unchanged."""
     quiet_libraries()
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
@@ -116,7 +116,7 @@ def _vae() -> AutoencoderKL:
 
 
 def _clip_tokenizer() -> CLIPTokenizer:
-    """Every byte is a token, with and without the end of a word."""
+    """Make every byte a token, with and without the end of a word."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -126,7 +126,7 @@ def _clip_tokenizer() -> CLIPTokenizer:
 
 
 def _t5_tokenizer() -> T5TokenizerFast:
-    """Every printable Latin-1 character is a token; others are unknown."""
+    """Make every printable Latin-1 character a token; others are unknown."""
     from transformers import T5TokenizerFast
 
     letters = [chr(code) for code in (*range(33, 127), *range(161, 256))]
@@ -171,7 +171,7 @@ def _t5(tokenizer: T5TokenizerFast) -> T5EncoderModel:
 
 
 def _fill(module: nn.Module, name: str) -> None:
-    """Uniform weights of standard deviation 1 / sqrt(inputs); norms stay 1, biases become 0."""
+    """Draw uniform weights of standard deviation 1 / sqrt(inputs); norms stay 1, biases become 0."""
     import numpy as np
     import torch
 
@@ -182,14 +182,14 @@ def _fill(module: nn.Module, name: str) -> None:
             elif parameter.ndim > 1:
                 seed = int.from_bytes(hashlib.sha256(f"{name}.{key}".encode()).digest()[:4], "little")
                 draws = np.random.RandomState(seed).random_sample(parameter.shape)
-                # embeddings are looked up, not summed over: their deviation is 1
+                # embeddings are looked up, not summed: their standard deviation is 1
                 inputs = 1 if "embed" in key and "embedder" not in key else parameter[0].numel()
                 bound = np.sqrt(3.0 / inputs)
                 parameter.copy_(torch.from_numpy(((2.0 * draws - 1.0) * bound).astype(np.float32)))
 
 
 def _calibrate_latents(vae: AutoencoderKL) -> None:
-    """The encoder's last layer gives means of a usual size and one narrow variance."""
+    """Set the encoder's last layer to give means of a usual size and one narrow variance."""
     import torch
 
     last = vae.encoder.conv_out
@@ -200,7 +200,7 @@ def _calibrate_latents(vae: AutoencoderKL) -> None:
 
 
 def _rename_unless_there(unfinished: Path, folder: Path) -> None:
-    """Another process may have been faster; its checkpoint has the same bytes."""
+    """Rename, unless another process was faster; its checkpoint has the same bytes."""
     try:
         unfinished.rename(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""The whole plugin: an observer, and the hook that lists it. A tracker of another service looks the same."""
+"""The whole plugin: an observer, and the hook that lists it. A tracker for another service looks the same."""
 
 import csv
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ class CsvTracker(Observer):
     name: ClassVar[str] = "csv"
 
     csv_tracker_file: Path | None = None
-    """File that gets a line of step, name and value for each number; leave it out for none."""
+    """File that gets a line with step, name and value for each number; leave it out to write nothing."""
 
     def step_end(self, result: StepResult) -> None:
         self._append(result.step, {"loss": result.loss, "learning_rate": result.learning_rate})

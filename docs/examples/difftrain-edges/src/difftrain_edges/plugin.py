@@ -1,6 +1,6 @@
 """The whole plugin: one generator, and the hook that lists it.
 
-difftrain imports this module at every start, so it stays light: standard library, difftrain and nothing slow.
+difftrain imports this module at every start, so keep it light: the standard library, difftrain and nothing slow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Edges(ConditioningGenerator):
 
     name: ClassVar[str] = "edges"
     aliases: ClassVar[tuple[str, ...]] = ("lineart",)
-    version: ClassVar[int] = 1  # raise it when pixels change; made images are then made again
+    version: ClassVar[int] = 1  # raise it when pixels change; images are then made again
 
     style: Literal["edges", "contour", "random"] = "edges"
     """Bright lines on black (edges), dark lines on white (contour), or one of the two for each image (random)."""
@@ -34,7 +34,7 @@ class Edges(ConditioningGenerator):
         style = rng.choice(sorted(BACKGROUND)) if self.style == "random" else self.style
         kernel = ImageFilter.FIND_EDGES if style == "edges" else ImageFilter.CONTOUR
         lines = ImageOps.grayscale(image).filter(kernel)
-        # Pillow copies the outermost pixels instead of filtering them: without this the image gets a frame.
+        # Pillow copies the outermost pixels instead of filtering them; uncropped, they would form a frame.
         inner = ImageOps.crop(lines, border=1)
         return ImageOps.expand(inner, border=1, fill=BACKGROUND[style]).convert("RGB")
 

@@ -1,4 +1,4 @@
-"""InstructPix2Pix as difftrain sees it, in the order of a run. Light: torch is imported when used.
+"""InstructPix2Pix for difftrain, in the order of a run. Light: torch is imported when used.
 
 Source: Brooks et al., InstructPix2Pix, arXiv:2211.09800, and diffusers' `StableDiffusionInstructPix2PixPipeline`.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CELL, CHANNELS = 8, 4
 """Edge in pixels and channels of a latent cell."""
 ATTENTION, FEED_FORWARD = (".to_q", ".to_k", ".to_v", ".to_out.0"), (".net.0.proj", ".net.2")
-"""How the names of linear modules end."""
+"""Suffixes of the linear modules' names."""
 WEIGHTED, OTHERS = ("unet", "vae", "text_encoder"), ("tokenizer", "scheduler")
 NEEDED = {
     "unet": ("in_channels", "block_out_channels", "cross_attention_dim"),
@@ -34,19 +34,19 @@ FILES = dt.DiffusersFiles(weighted=WEIGHTED, others=OTHERS, needed=NEEDED)
 
 @dataclass(frozen=True, kw_only=True)
 class UNetInput:
-    """What the U-Net takes: [B, 4, h, w] twice, timesteps [B], text [B, T, D]."""
+    """The U-Net's input: [B, 4, h, w] twice, timesteps [B], text [B, T, D]."""
 
     noisy: Tensor
     image: Tensor
-    """Latents of the reference as the VAE gives them, not normalised; zeros for none."""
+    """Latents of the reference as the VAE gives them, not normalised; zeros without a reference."""
     timestep: Tensor
     prompt_embeds: Tensor
     scaling_factor: float
-    """Normalised latents are this times those that the VAE gives."""
+    """Normalised latents are the VAE's times this factor."""
 
 
 class InstructPix2Pix(dt.ModelFamily[UNetInput]):
-    """Stable Diffusion's U-Net with four more input channels, in which the latents of the reference stand."""
+    """Stable Diffusion's U-Net with four more input channels for the latents of the reference."""
 
     name: ClassVar[str] = "instruct-pix2pix"
     pixel_multiple: ClassVar[int] = CELL
@@ -96,7 +96,7 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
 
         with dt.loading(FILES.folder(location, "unet") / "unet"), init_empty_weights():
             unet: Any = UNet2DConditionModel.from_config(FILES.config(location, "unet"))
-        # what the module's input is depends on it, and its config is what travels with it
+        # the model's input depends on this factor, and only the module's config travels with it
         unet.register_to_config(image_scaling_factor=FILES.config(location, "vae")["scaling_factor"])
         return cast("nn.Module", unet)
 
@@ -119,11 +119,11 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
         return ("time_embedding.*",)
 
     def blocks(self, denoiser: Any) -> list[nn.Module]:
-        """The levels of the U-Net: with its residual layers, which diffusers' own list of blocks leaves out."""
+        """Return the levels of the U-Net, with the residual layers that diffusers' own list of blocks leaves out."""
         return [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]
 
     def attention_shapes(self, batch: dt.Batch, denoiser: Any) -> Sequence[dt.AttentionShape]:
-        """Of each level over itself and over the text."""
+        """Return the shapes of each level's attention to itself and to the text."""
         shapes, deepest, (count, _, *edges) = [], len(denoiser.down_blocks) - 1, batch.latents.shape
         for level, part in enumerate((*denoiser.down_blocks, denoiser.mid_block)):
             height, width = (math.ceil(edge / 2 ** min(level, deepest)) for edge in edges)
@@ -174,7 +174,7 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
 
 
 class Original(dt.ModelFlavour[UNetInput]):
-    """The authors' checkpoint, of Stable Diffusion 1.5; edits one image, which has the size of the result."""
+    """The authors' checkpoint, based on Stable Diffusion 1.5; edits one image, and the result has its size."""
 
     family: ClassVar[str] = InstructPix2Pix.name
     name: ClassVar[str] = "original"
@@ -186,15 +186,15 @@ class Original(dt.ModelFlavour[UNetInput]):
     default_guidance_real: ClassVar[float] = 7.5
 
     pix2pix_image_guidance: float = Field(1.5, ge=1)
-    """How much a validation image holds to its reference; used where validation_guidance_real is above 1."""
+    """How closely a validation image follows its reference; used if validation_guidance_real is above 1."""
 
     def extend_input(self, family: dt.ModelFamily, model_input: UNetInput, batch: dt.Batch) -> UNetInput:
-        """The reference where the zeros were, without the normalisation: the pipeline does not scale it either."""
+        """Put the reference in place of the zeros, unnormalised: the pipeline does not scale it either."""
         (reference,) = batch.references
         return replace(model_input, image=(reference / model_input.scaling_factor).to(model_input.image))
 
     def pipeline_arguments(self, request: dt.ValidationRequest) -> dict[str, object]:
-        """The image decides the size of the result; without one, empty latents stand for it as in training."""
+        """Return the image, which decides the size of the result; without one, empty latents, as in training."""
         import torch
 
         size = request.width, request.height
@@ -232,4 +232,4 @@ def difftrain_model_flavours() -> Iterable[type[dt.ModelFlavour]]:
 def difftrain_check_config(config: dt.RunConfig) -> Iterable[str]:
     if config.model_family == InstructPix2Pix.name and config.validation_guidance is not None:
         hint = "set validation_guidance_real for the text's guidance, pix2pix_image_guidance for the image's"
-        yield f"validation_guidance: {InstructPix2Pix.name} has no guidance embedding to feed it to\nhint: {hint}"
+        yield f"validation_guidance: {InstructPix2Pix.name} has no guidance embedding\nhint: {hint}"

@@ -34,7 +34,7 @@ class ClipTextEncoder(dt.TextEncoder):
     def encode(
         self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
     ) -> list[dt.TextEmbeds]:
-        """For each caption ``prompt_embeds`` [T, D], one by one: equal bits whatever is encoded beside it."""
+        """Return ``prompt_embeds`` [T, D] per caption, one by one: the bits do not depend on the other captions."""
         return [{"prompt_embeds": self._encode(caption)} for caption in captions]
 
     def _encode(self, caption: str) -> Tensor:
@@ -46,7 +46,7 @@ class ClipTextEncoder(dt.TextEncoder):
 
 
 class VaeImageEncoder(dt.ImageEncoder):
-    """The VAE; normalised latents are ``scaling_factor`` times its own."""
+    """The VAE; normalised latents are its own times ``scaling_factor``."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
         with dt.loading(folder / "vae"):
@@ -56,7 +56,7 @@ class VaeImageEncoder(dt.ImageEncoder):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, each [B, 4, H/8, W/8]."""
+        """Return mean and standard deviation, each [B, 4, H/8, W/8]."""
         posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
         mean, std = (self.vae.config.scaling_factor * value.cpu() for value in (posterior.mode(), posterior.std))
         if not (mean.isfinite().all() and std.isfinite().all()):
@@ -68,14 +68,14 @@ class VaeImageEncoder(dt.ImageEncoder):
 
 
 class DiscreteNoise(dt.NoiseProcess):
-    """``sqrt(a_t) x_0 + sqrt(1 - a_t) n``; the target is n, or the velocity where the checkpoint says v_prediction."""
+    """``sqrt(a_t) x_0 + sqrt(1 - a_t) n``; the target is n, or the velocity if the checkpoint says v_prediction."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        # the schedule is the same whatever class of scheduler a checkpoint draws with
+        # the schedule is the same for every class of scheduler that a checkpoint may name
         self.scheduler = diffusers.DDPMScheduler.from_config(config)
 
     def add_noise(self, latents: Tensor, sigma: Tensor, noise: Tensor) -> dt.NoisyBatch:
-        """Each timestep has an equal share of the noise levels, so uniform levels are uniform timesteps."""
+        """Give each timestep an equal share of the noise levels, so that uniform levels mean uniform timesteps."""
         steps, latents, noise = self.scheduler.config.num_train_timesteps, latents.float(), noise.float()
         timestep = (sigma.float() * steps).long().clamp(max=steps - 1)
         velocity = self.scheduler.config.prediction_type == "v_prediction"
@@ -87,7 +87,7 @@ class DiscreteNoise(dt.NoiseProcess):
 def pipeline_sampler(
     flavour: dt.ModelFlavour, unet: nn.Module, vae: Any, scheduler: Path, device: torch.device, dtype: torch.dtype
 ) -> dt.Sampler:
-    """The stock pipeline around the U-Net that is in training, with the checkpoint's own scheduler."""
+    """Return the stock pipeline around the U-Net in training, with the checkpoint's own scheduler."""
     kind = getattr(diffusers, dt.read_json(scheduler / "scheduler_config.json")["_class_name"])
     absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
     parts = {"vae": vae, "unet": unet, "scheduler": kind.from_pretrained(scheduler), **absent}

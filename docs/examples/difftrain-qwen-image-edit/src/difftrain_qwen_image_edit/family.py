@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit as difftrain sees it, in the order of a run. Light: torch is imported when used.
+"""Qwen-Image-Edit for difftrain, in the order of a run. Light: torch is imported when used.
 
 Source: Qwen-Image technical report, arXiv:2508.02324, and diffusers' `QwenImageEditPipeline`.
 """
@@ -22,7 +22,7 @@ QwenInput = dict[str, Any]
 """The arguments of the transformer's call."""
 Facts = Mapping[str, tuple[str, ...]]
 CHANNELS, CELL, TOKEN, PATCH = 16, 8, 4, 28
-"""Of latents; edge of a latent cell in pixels; cells of a token; edge in pixels of what is a token to Qwen2.5-VL."""
+"""Latent channels; a latent cell's edge in pixels; cells per token; edge in pixels of a Qwen2.5-VL token."""
 WEIGHTED, OTHERS = ("transformer", "vae", "text_encoder"), ("tokenizer", "processor", "scheduler")
 NEEDED = {"transformer": ("num_layers", "joint_attention_dim"), "vae": ("latents_mean",), "scheduler": ("_class_name",)}
 FILES = dt.DiffusersFiles(weighted=WEIGHTED, others=OTHERS, needed=NEEDED)
@@ -31,7 +31,7 @@ TARGETS = {"attention": ATTENTION, "attention+ffs": rf"{ATTENTION}|(img|txt)_mlp
 
 
 class QwenImageEdit(dt.ModelFamily[QwenInput]):
-    """A transformer over image and text tokens, Qwen2.5-VL as text encoder, a 16-channel VAE of videos."""
+    """A transformer over image and text tokens, with Qwen2.5-VL as text encoder and a 16-channel video VAE."""
 
     name: ClassVar[str] = "qwen-image-edit"
     pixel_multiple: ClassVar[int] = 16
@@ -41,7 +41,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
     qwen_lora_target: Literal["attention", "attention+ffs"] = "attention"
     """Modules that an adapter wraps: the attention of all blocks, or their feed-forward layers too."""
     qwen_schedule_shift: float | None = Field(None, gt=0)
-    """Moves noise levels towards noise: s*sigma / (1 + (s-1)*sigma). null takes what the pipeline draws with, by the
+    """Moves noise levels towards noise: s*sigma / (1 + (s-1)*sigma). null takes the pipeline's own shift for the
     target's size: 2.0 at 1024x1024, 1.7 at 512x512; 1 is no shift."""
 
     # before any weight
@@ -61,12 +61,12 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
     def text_bytes(
         self, location: dt.ModelLocation, flavour: dt.ModelFlavour, value_bytes: int, views: Sequence[dt.Size] = ()
     ) -> int:
-        """Of a caption of 512 tokens, which the pipelines take for the longest; they cut none."""
+        """Return the bytes for a caption of 512 tokens, the longest that the pipelines assume; they cut none."""
         tokens = 512 + sum(round(width / PATCH) * round(height / PATCH) for width, height in views)
         return tokens * int(FILES.config(location, "transformer")["joint_attention_dim"]) * value_bytes
 
     def text_view(self, size: dt.Size, flavour: dt.ModelFlavour) -> dt.Size:
-        """As the pipeline of the flavour sizes them: an area of this aspect on multiples of 32, or as encoded."""
+        """Size references as the flavour's pipeline does: an area of this aspect on multiples of 32, or as encoded."""
         area, aspect = cast(int, flavour.settings.get("view", 0)), size[0] / size[1]
         return (round((area * aspect) ** 0.5 / 32) * 32, round((area / aspect) ** 0.5 / 32) * 32) if area else size
 
@@ -124,7 +124,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         return {"target": target, "references": sum(references), "text": batch.text["encoder_hidden_states"].shape[1]}
 
     def collate_text(self, texts: Sequence[dt.TextEmbeds]) -> dt.TextEmbeds:
-        """Padded to the longest, with a mask where one is shorter."""
+        """Pad to the longest, with a mask if one is shorter."""
         import torch
 
         embeds = [text["prompt_embeds"] for text in texts]
@@ -140,7 +140,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         return {**images, "timestep": noisy.timestep, **batch.text}
 
     def predict(self, denoiser: nn.Module, model_input: QwenInput) -> Tensor:
-        """Of the sequence [B, N, 64] the target's part, as latents [B, 16, 1, h, w]."""
+        """Return the target's part of the sequence [B, N, 64], as latents [B, 16, 1, h, w]."""
         _, rows, columns = model_input["img_shapes"][0][0]
         sequence: Tensor = denoiser(**model_input, return_dict=False)[0]
         cells = sequence[:, : rows * columns].reshape(-1, rows, columns, CHANNELS, 2, 2).permute(0, 3, 1, 4, 2, 5)
@@ -162,12 +162,12 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
 
 
 class Edit(dt.ModelFlavour[QwenInput]):
-    """One reference, which the text encoder sees in the size that the VAE does."""
+    """One reference, which the text encoder sees in the same size as the VAE."""
 
     family: ClassVar[str] = QwenImageEdit.name
     name: ClassVar[str] = "edit"
     hub_id: ClassVar[str] = "Qwen/Qwen-Image-Edit"
-    # what was published after them is conditioned otherwise: zero_cond_t
+    # later checkpoints are conditioned differently: zero_cond_t
     weights: ClassVar[Facts] = {"pipeline": ("QwenImageEditPipeline",), "zero_cond_t": ("false",)}
     max_references: ClassVar[int] = 1
     needs_reference: ClassVar[bool] = True
@@ -176,7 +176,7 @@ class Edit(dt.ModelFlavour[QwenInput]):
     settings: ClassVar[Mapping[str, Any]] = {"image": "<|vision_start|><|image_pad|><|vision_end|>"}
 
     def extend_input(self, family: dt.ModelFamily, model_input: QwenInput, batch: dt.Batch) -> QwenInput:
-        """The sequence [target | reference 1 | reference 2 | ...]."""
+        """Build the sequence [target | reference 1 | reference 2 | ...]."""
         import torch
 
         target = model_input["hidden_states"]
@@ -197,14 +197,14 @@ class Edit2509(Edit):
 
 
 def pack(latents: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Tokens [B, N, 4C] of latents [B, C, 1, h, w], 2x2 cells each, and (1, rows, columns) of them."""
+    """Return tokens [B, N, 4C] of latents [B, C, 1, h, w], 2x2 cells each, and (1, rows, columns) of them."""
     count, channels, _, height, width = latents.shape
     cells = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return cells.reshape(count, -1, 4 * channels), (1, height // 2, width // 2)
 
 
 def examine(where: str, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
-    """Refuse transformers that this family cannot train; say what tells checkpoints of one pipeline apart."""
+    """Refuse transformers that this family cannot train; return what tells checkpoints of one pipeline apart."""
     config, wanted = configs.get("transformer", {}), "QwenImageTransformer2DModel"
     if (kind := config.get("_class_name", wanted)) != wanted:
         raise dt.ModelError(f"{where}: the transformer is a {kind}, not a {wanted}")

@@ -23,15 +23,15 @@ TEMPLATE = (
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 DROPPED = 64
-"""Tokens at the template's beginning that the transformer is not given."""
+"""Tokens at the start of the template that the transformer does not get."""
 IMAGE_TOKEN = "<|image_pad|>"
 
 
 class QwenTextEncoder(dt.TextEncoder):
-    """Qwen2.5-VL reads a caption beside the references that it is about."""
+    """Qwen2.5-VL, which reads a caption together with its references."""
 
     def __init__(self, folder: Path, image: str, device: torch.device, dtype: torch.dtype) -> None:
-        """``image`` is the text that a reference stands in; its number goes into the braces."""
+        """Take in ``image`` the text that contains a reference; its number goes into the braces."""
         with dt.loading(folder / "text_encoder"):
             whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 folder, subfolder="text_encoder", dtype=dtype, device_map={"": device}
@@ -44,11 +44,11 @@ class QwenTextEncoder(dt.TextEncoder):
     def encode(
         self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
     ) -> list[dt.TextEmbeds]:
-        """``prompt_embeds`` [T, D] of each, one by one: T depends on the caption and the sizes of its references."""
+        """Return ``prompt_embeds`` [T, D] of each, one by one: T depends on the caption and its references' sizes."""
         return [self._encode(*pair) for pair in zip(captions, references or [()] * len(captions), strict=True)]
 
     def _encode(self, caption: str, images: Sequence[Image.Image]) -> dt.TextEmbeds:
-        # as Qwen2VLProcessor does, which asks for torchvision because of videos
+        # like Qwen2VLProcessor, which requires torchvision for videos
         seen = dict(self._images(images=list(images), return_tensors="pt")) if images else {}
         placeholders = ""
         for number, patches in enumerate(seen.get("image_grid_thw", ()), start=1):
@@ -60,7 +60,7 @@ class QwenTextEncoder(dt.TextEncoder):
 
 
 class QwenImageEncoder(dt.ImageEncoder):
-    """The VAE, of one frame; latents are normalised by a mean and a standard deviation of each channel."""
+    """The VAE, for one frame; latents are normalised by a mean and a standard deviation per channel."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, tiling: bool, slicing: bool) -> None:
         with dt.loading(folder / "vae"):
@@ -70,7 +70,7 @@ class QwenImageEncoder(dt.ImageEncoder):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, each [B, 16, 1, H/8, W/8]."""
+        """Return mean and standard deviation, each [B, 16, 1, H/8, W/8]."""
         posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype).unsqueeze(2)).latent_dist
         config, mode = self.vae.config, posterior.mode()
         shift, scale = (torch.tensor(by).view(-1, 1, 1, 1).to(mode) for by in (config.latents_mean, config.latents_std))
@@ -86,7 +86,7 @@ class QwenImageEncoder(dt.ImageEncoder):
 def pipeline_sampler(
     flavour: dt.ModelFlavour, denoiser: nn.Module, encoder: Any, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> dt.Sampler:
-    """The stock pipelines around the transformer that is in training, with the checkpoint's own scheduler."""
+    """Return the stock pipelines around the transformer in training, with the checkpoint's own scheduler."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     parts = {"transformer": denoiser, "scheduler": scheduler, "vae": encoder.vae}
     parts |= dict.fromkeys(("text_encoder", "tokenizer"))
@@ -116,7 +116,7 @@ def pipeline_sampler(
 
 @contextmanager
 def small_references(pipeline: Any, area: int) -> Iterator[None]:
-    """For images of less than 512x512, to try things out: the pipeline makes no megapixel of each reference."""
+    """Stop the pipeline from enlarging references to a megapixel if the image is below 512x512, for quick tries."""
     module: Any = sys.modules[type(pipeline).__module__]
     stock = module.calculate_dimensions
     if area < 512 * 512:

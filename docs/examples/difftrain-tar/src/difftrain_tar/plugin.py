@@ -2,12 +2,12 @@
 
 Members of one row share their name up to its first dot, as WebDataset writes them:
 
-    0001.target.png  or  0001.png           the image that is trained on
-    0001.reference.png, 0001.reference2.png what conditions it, in the order of the names; may be absent
-    0001.txt                                captions, one a line; may be absent
+    0001.target.png  or  0001.png           the image to train on
+    0001.reference.png, 0001.reference2.png its references, in the order of the names; may be absent
+    0001.txt                                captions, one per line; may be absent
 
-Nothing is unpacked: an image is read from its place in the file. difftrain imports this module at every start, so it
-stays light.
+Nothing is unpacked: an image is read from its place in the file. difftrain imports this module at every start, so keep
+it light.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 BLOCK = 512
-"""Bytes of a block of a tar file."""
+"""Bytes per block of a tar file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ class TarImage(SourceImage):
     archive: str
     """Absolute path."""
     version: str
-    """Size and time of the archive when it was listed: in another version the offset may mean another image."""
+    """Size and time of the archive when it was listed: in another version the offset may point to another image."""
     member: str
     offset: int
     length: int
@@ -68,7 +68,7 @@ class TarSource(DataSource):
     gives_references: ClassVar[bool] = True
 
     tar_file: Path
-    """Path of the file; it must not be compressed, since images are read from their places in it."""
+    """Path of the file; it must not be compressed, because images are read from their places in it."""
 
     @property
     def place(self) -> str:
@@ -85,7 +85,7 @@ class TarSource(DataSource):
             with tarfile.open(path, "r:") as archive:
                 version = version_of(path.stat())
                 rows = _Rows(archive, str(path), version)
-                if not _is_complete(path):  # tarfile ends in silence where a header is cut
+                if not _is_complete(path):  # tarfile ends silently if a header is cut
                     raise tarfile.ReadError("its end is missing")
                 return rows.listing()
         except (OSError, tarfile.TarError) as error:
@@ -95,7 +95,7 @@ class TarSource(DataSource):
 
 
 class _Rows:
-    """The members of an archive by row, and what they are."""
+    """The members of an archive by row, and their roles."""
 
     def __init__(self, archive: TarFile, path: str, version: str) -> None:
         self._archive, self._path, self._version = archive, path, version
@@ -106,7 +106,7 @@ class _Rows:
             if member.isfile():
                 folder, _, name = member.name.removeprefix("./").rpartition("/")
                 row, _, kind = name.partition(".")
-                self._rows[f"{folder}/{row}".lstrip("/")][kind] = member  # a name that comes twice: the last counts
+                self._rows[f"{folder}/{row}".lstrip("/")][kind] = member  # of a repeated name the last member counts
 
     def listing(self) -> Listing:
         images = [image for row in self._rows if (image := self._image(row)) is not None]
@@ -164,7 +164,7 @@ class _Rows:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a tar file ends as all do, with an empty block."""
+    """Return whether a tar file ends as all should, with an empty block."""
     with path.open("rb") as file:
         file.seek(-BLOCK, os.SEEK_END)
         return file.tell() % BLOCK == 0 and not any(file.read())
