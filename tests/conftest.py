@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -13,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from difftrain.testing import run_command as run_in
 
 # a shared or busy machine makes single examples slow; that says nothing about the code
 settings.register_profile("difftrain", deadline=None)
@@ -41,29 +41,6 @@ def _own_cache_folder(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
         patch.delenv("DIFFTRAIN_PLUGINS", raising=False)
         yield
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The result of a command."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
-def run_in(folder: Path, *arguments: object) -> Ended:
-    """Run ``difftrain`` in this process, with ``folder`` as the current one: the real command without its start-up."""
-    from difftrain.cli.main import run
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = run([str(argument) for argument in arguments])
-    return Ended(status, out.getvalue(), err.getvalue())
 
 
 def read_metrics(output: Path) -> list[dict]:

@@ -43,6 +43,7 @@ from difftrain.errors import (
 from difftrain.model.diffusers_files import DiffusersFiles
 from difftrain.model.diffusers_folder import check_complete, fingerprint, read_json
 from difftrain.model.hub import fetch_components, find_snapshot
+from difftrain.model.pipeline_sampler import PipelineSampler
 from difftrain.model.quiet_loading import loading, without_bars
 from difftrain.model.shards import read_weights
 from difftrain.plugins.hookspecs import hookimpl
@@ -100,6 +101,7 @@ __all__ = [
     "Options",
     "Pairing",
     "PairingError",
+    "PipelineSampler",
     "PlacedImage",
     "PluginError",
     "Quantizer",

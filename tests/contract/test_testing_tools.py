@@ -1,5 +1,6 @@
 """The tests in `difftrain.testing` for plugin authors pass for good plugins and fail for bad ones."""
 
+import json
 import random
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from difftrain.testing import (
     check_generator,
     load_denoiser,
     make_dataset,
+    run_command,
 )
 from difftrain.testing.tiny_denoiser import make_denoiser
 from difftrain.testing.tiny_family import TEXT_WIDTH, TinyTextEncoder
@@ -245,6 +247,33 @@ def test_dataset_has_pairs_of_one_name_with_captions(tmp_path):
 def test_dataset_is_the_same_each_time(tmp_path):
     first, second = (make_dataset(tmp_path / name, 1, extension=".jpg", seed=3) for name in "ab")
     assert (first.edits / "000.jpg").read_bytes() == (second.edits / "000.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(("sets", "names"), [(0, []), (1, ["references"]), (2, ["references", "references-2"])])
+def test_entries_of_a_dataset_pair_its_folders(tmp_path, sets, names):
+    folders = make_dataset(tmp_path / "pairs")
+    edits, *references = folders.entries(reference_sets=sets, resolution=64)
+    assert (edits["instance_data_dir"], edits.get("conditioning_data", [])) == (str(folders.edits), names)
+    assert [entry["id"] for entry in references] == names
+    assert {entry["instance_data_dir"] for entry in references} <= {str(folders.references)}
+    assert {entry["resolution"] for entry in (edits, *references)} == {64}
+
+
+def test_a_command_runs_in_a_folder_with_options_by_name(tmp_path):
+    (tmp_path / "datasets.json").write_text(json.dumps(make_dataset(tmp_path / "pairs").entries(resolution=64)))
+    model = {"model": "flux", "flavour": "kontext", "pretrained_model_name_or_path": "tiny-random"}
+    options = {**model, "max_train_steps": 3, "validation_steps": 0, "gradient_checkpointing": False}
+    ended = run_command(tmp_path, "check", "--json", data_backend_config="datasets.json", **options)
+    assert ended.status == 0, ended.err
+    assert ended.json["samples"] == 4
+    assert "cache/index.sqlite" in ended.files
+    assert "datasets.json" not in ended.files, "it was there before"
+
+
+def test_a_command_that_fails_gives_its_status_and_message(tmp_path):
+    ended = run_command(tmp_path, "check", model="flux")
+    assert (ended.status, ended.files) == (2, frozenset())
+    assert "no run file: config/config.json does not exist" in ended.err
 
 
 def test_testing_tools_import_no_torch():

@@ -142,7 +142,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     unreadable_image: (
         "dataset 'edits': 2 of 4 images cannot be read: 0000.png (image file is truncated), 0003.png (not an image "
         "file, or an unknown format)\n"
-        "hint: replace these files, or move them out of the folder"
+        "hint: replace these images, or take them out of folder edits"
     ),
     no_images: (
         "dataset 'edits': instance_data_dir edits has no images; 4 caption files have no image: 0000.txt, 0001.txt, "

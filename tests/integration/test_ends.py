@@ -149,12 +149,12 @@ def test_an_observer_that_fails_is_named_once_and_the_run_continues(run, raising
 
 
 def break_sampler(monkeypatch, error):
-    from difftrain_flux.sampling import FluxSampler
+    from difftrain import PipelineSampler
 
     def failing(self, request):
         raise error
 
-    monkeypatch.setattr(FluxSampler, "__call__", failing)
+    monkeypatch.setattr(PipelineSampler, "__call__", failing)
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_signal_before_the_first_step_does_not_turn_starting_over_into_resuming(
 
 
 def test_signal_in_validation_draws_no_more_and_loses_no_step(whole, monkeypatch):
-    from difftrain_flux.sampling import FluxSampler
+    from difftrain import PipelineSampler
 
     folder, arguments = whole
     output = folder / "validating"
@@ -215,7 +215,7 @@ def test_signal_in_validation_draws_no_more_and_loses_no_step(whole, monkeypatch
         validation_resolution=64,
     )  # fmt: skip
     with monkeypatch.context() as patch:
-        calls = send_at_call(patch, FluxSampler, "__call__", signal.SIGTERM, call=2)
+        calls = send_at_call(patch, PipelineSampler, "__call__", signal.SIGTERM, call=2)
         stopped = run_in(folder, *arguments)
     assert stopped.status == 143
     assert len(calls) == 2

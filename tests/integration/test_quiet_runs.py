@@ -60,7 +60,7 @@ def test_the_demo_says_only_what_is_ours(real_command):
     lines = said(real_command("--model", "flux", "--flavour", "kontext", "--demo", *RANDOM, *FEW_STEPS))
     closing = next(index for index, line in enumerate(lines) if line.startswith("this was the demo"))
     opening, _, *run = lines[:closing]
-    assert opening.startswith("demo: ")
+    assert opening.startswith("demo: the model tiny-random (flux kontext) learns to sharpen photographs")
     others = [line for line in run if not OURS.fullmatch(line)]
     assert [line.split(" ")[:4] for line in others] == [["note:", "learning_rate", "0.004", "is"], HELD_OUT.split(" ")]
 

@@ -32,7 +32,8 @@ def difftrain_optimizers():
 """
 
 
-def two_processes(folder, arguments, *, sharded):
+def two_processes(folder, arguments, *, sharded, works=True):
+    """What the processes say; they must train, or with ``works=False`` end early."""
     program = [str(SHARDED)] if sharded else ["-m", "difftrain"]
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = subprocess.run(
@@ -43,7 +44,7 @@ def two_processes(folder, arguments, *, sharded):
         text=True,
         timeout=PATIENCE,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode == 0) is works, done.stderr
     return done.stderr
 
 
@@ -111,6 +112,19 @@ def test_the_finished_adapter_of_a_sharded_run_is_exported(runs):
     assert (folder / "sharded" / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
     trained = load_file(folder / "sharded" / ADAPTER)
     assert any(".lora_B." in name and tensor.count_nonzero() for name, tensor in trained.items())
+
+
+@pytest.mark.parametrize("asked", [{"validation_steps": 2}, {"validation_on_startup": "true"}])
+def test_validation_of_sharded_weights_is_refused_before_the_first_step(runs, asked):
+    folder, arguments = runs
+    output = f"validating-{next(iter(asked))}"
+    told = two_processes(folder, changed(arguments, output_dir=output, **asked), sharded=True, works=False)
+    ((option, value),) = asked.items()
+    problem = f"error: {option} = {value}: the weights of this run are sharded over 2 processes"
+    assert told.count(problem) == 1, told
+    assert 'hint: set "validation_steps": 0 and "validation_on_startup": false' in told
+    assert "step 1" not in told
+    assert not (folder / output / "metrics.jsonl").exists()
 
 
 def test_one_process_continues_from_a_sharded_run_as_from_another(runs):

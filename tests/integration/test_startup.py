@@ -289,7 +289,9 @@ def test_an_image_that_the_system_does_not_open_is_not_called_damaged(
     with monkeypatch.context() as patch:
         patch.setattr(file_facts, "_content", refusing)
         ended = command(*command_name, *arguments)
-    assert_told_in_time(ended, "0002.png (permission denied)\nhint: make these files readable")
+    assert_told_in_time(
+        ended, "0002.png (permission denied)\nhint: make these images readable, or take them out of folder references"
+    )
     assert command(*command_name, *arguments).status == 0
 
 

@@ -18,10 +18,11 @@ import torch
 from long_runs import changed
 
 import difftrain_flux.forward as flux_forward
-from conftest import Ended, run_in
+from conftest import run_in
 from difftrain import FlowMatching
 from difftrain.data.streaming.batch_reader import BatchReader
 from difftrain.steps import step
+from difftrain.testing import CommandResult
 from difftrain.training import loop, session
 
 assert session, "imported before anything is patched: it takes functions of other modules by their names"
@@ -81,7 +82,7 @@ class Watched:
 
     folder: Path
     output: Path
-    ended: Ended
+    ended: CommandResult
     state: Any
     fed: list[Fed] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
@@ -147,7 +148,9 @@ class DataTrials(Trials):
 
 def watch(folder: Path, output: Path, arguments: Sequence[object]) -> Watched:
     """Train in this process; the run must finish."""
-    seen = Watched(folder=folder, output=output, ended=Ended(0, "", ""), state=None)
+    seen = Watched(
+        folder=folder, output=output, ended=CommandResult(status=0, out="", err="", files=frozenset()), state=None
+    )
     with pytest.MonkeyPatch.context() as patch:
         _watch_forwards(patch, seen)
         _watch_steps(patch, seen)

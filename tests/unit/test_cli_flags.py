@@ -9,6 +9,7 @@ import sys
 import pytest
 from config_runs import PLUGINS, pair, run_values
 
+from difftrain.cli.demo_flag import opening
 from difftrain.cli.flags import read_command_line
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "optimi", "optimum", "safetensors")
@@ -39,6 +40,20 @@ def test_a_flag_has_four_spellings(arguments):
 )
 def test_a_true_or_false_flag_may_stand_alone(arguments, value):
     assert given(*arguments)["gradient_checkpointing"] == value
+
+
+@pytest.mark.parametrize("flags", [{}, {"model_family": "a", "model_flavour": "b", "output_dir": "c"}])
+def test_the_demo_says_how_long_it_takes_as_it_ships(flags):
+    told = opening("small (a b)", flags)
+    assert told.startswith("demo: the model small (a b) learns to sharpen photographs from pairs of ")
+    assert "This takes about two minutes on two CPU cores; 8 photographs are held out" in told
+
+
+@pytest.mark.parametrize("key", ["pretrained_model_name_or_path", "max_train_steps", "lora_rank"])
+def test_the_demo_promises_no_time_with_another_model_or_length(key):
+    told = opening("small (a b)", {"model_family": "a", key: "1"})
+    assert "minutes" not in told
+    assert "\n8 photographs are held out" in told
 
 
 def test_model_and_flavour_are_short_names():

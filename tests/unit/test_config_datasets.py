@@ -337,6 +337,14 @@ def test_prepending_a_prompt_that_is_not_there_is_an_error(strategy):
     )
 
 
+def test_hints_name_the_place_of_every_set_and_generator():
+    blocks = [{**BLUR, "instance_data_dir": "mine"}, {**BLUR, "generate": "ondemand"}]
+    data = plan(datasets=[target_set(conditioning=blocks)]).data
+    stored, on_demand = data.by_id("edits").generators
+    assert data.place_of(stored.id) == "folder mine"
+    assert data.place_of(on_demand.id) == data.place_of("edits") == f"folder {target_set()['instance_data_dir']}"
+
+
 def test_every_folder_of_every_entry_is_known_as_written_even_of_those_that_this_run_does_not_use():
     made = {**BLUR, "params": {"instance_data_dir": "made/kept-out"}}
     entries = [

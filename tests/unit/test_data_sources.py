@@ -14,7 +14,7 @@ from data_plans import SilentReporter, data_plan, generator_plan, new_image, ref
 from difftrain import DataError, DataSource, LocalImage, PluginError, SourceImage
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.files.pixels import load_placed, open_upright
-from difftrain.data.samples.audit import check_counts
+from difftrain.data.samples.flavour_limits import check_counts
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.scan import scan
@@ -182,13 +182,16 @@ def test_an_image_that_cannot_be_opened_is_one_problem_that_names_its_place(tmp_
     image = Refusing(key="a", data=b"", version=error, captions=("x",))
     with pytest.raises(DataError) as raised:
         prepare(tmp_path, on_shelf(tmp_path, image))
-    assert f"1 of 1 images cannot be read: shelf: a ({words})\nhint: make them readable where" in str(raised.value)
+    problem = (
+        f"1 of 1 images cannot be read: shelf: a ({words})\nhint: make these images readable, or take them out of "
+    )
+    assert f"{problem}data source 'shelf'" in str(raised.value)
     with pytest.raises(DataError, match="shelf: a: cannot be read as an image"):
         open_upright(image)
 
 
 def test_what_is_no_image_is_named_by_its_place(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read: shelf: a .not an image.*\nhint: replace or remove"):
+    with pytest.raises(DataError, match=r"cannot be read: shelf: a .not an image.*\nhint: replace these images"):
         prepare(tmp_path, on_shelf(tmp_path, Blob(key="a", data=b"text", captions=("x",))))
 
 

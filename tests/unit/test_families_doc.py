@@ -7,7 +7,8 @@ import pytest
 
 import difftrain
 
-PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "families.md").read_text(encoding="utf-8")
 
 
 def has(name: str) -> bool:
@@ -31,3 +32,10 @@ def test_every_public_name_of_the_mends_exists():
     names = re.findall(r"`([a-zA-Z]\w+)`", mends.partition("What they could not say")[0])
     assert len(names) > 5
     assert [name for name in names if name not in difftrain.__all__] == []
+
+
+@pytest.mark.parametrize("example", ["difftrain-qwen-image-edit", "difftrain-instruct-pix2pix"])
+def test_a_whole_family_takes_less_than_350_lines(example):
+    sources = (DOCS / "examples" / example / "src").rglob("*.py")
+    count = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources)
+    assert count < 350

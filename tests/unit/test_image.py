@@ -1,6 +1,6 @@
-import contextlib
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -238,11 +238,17 @@ def test_whatever_is_broken_is_reported_as_an_unreadable_image(tmp_path, kind):
     data = saved(kind, exif=Image.Exif()) if kind in ("JPEG", "PNG", "WEBP", "AVIF") else saved(kind)
     path = tmp_path / "a.png"
     draws = random.Random(7)
+    told = []
     for _ in range(60):
         changed = bytearray(data[: draws.choice((len(data), draws.randrange(len(data))))] or data)
         for _ in range(draws.choice((1, 4, 30))):
             changed[draws.randrange(min(len(changed), draws.choice((60, 300, 10**6))))] = draws.randrange(256)
         path.write_bytes(changed)
-        read_all([(LocalImage.at(path), None)], decode=True)
-        with contextlib.suppress(DataError):
-            open_upright(LocalImage.at(path))
+        (facts,) = read_all([(LocalImage.at(path), None)], decode=True)
+        told.append(facts.error)
+        if facts.error is None:
+            assert (facts.width, facts.height) == open_upright(LocalImage.at(path)).size
+        else:
+            with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read as an image")):
+                open_upright(LocalImage.at(path))
+    assert any(told), "some of these bytes are no image"

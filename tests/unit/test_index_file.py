@@ -157,7 +157,8 @@ def test_index_that_is_damaged_while_it_is_open_is_rebuilt(path, files, damage):
 def test_empty_file_is_a_new_index(path, files):
     path.parent.mkdir()
     path.touch()
-    filled(path, files)
+    assert look(path, files) == (COUNT, [])
+    assert look(path, files) == (0, [])
 
 
 def test_damaged_caption_is_read_again(tmp_path, path):
@@ -310,5 +311,6 @@ def test_times_that_no_database_can_hold_are_remembered(tmp_path, path, seconds)
 
 def test_names_that_are_not_utf_8_are_remembered(tmp_path, path):
     image = new_image(tmp_path / "a.png", (16, 16))
-    other = tmp_path / os.fsdecode(b"caf\xe9.png")
-    filled(path, [image.rename(other)])
+    other = image.rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    assert look(path, [other]) == (1, [])
+    assert look(path, [other]) == (0, [])

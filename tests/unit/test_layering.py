@@ -41,7 +41,7 @@ def test_imports_follow_the_layers():
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("core/difftrain/types.py", "from difftrain import contracts", "Layers of the core"),
+        ("core/difftrain/types/sizes.py", "from difftrain import contracts", "Layers of the core"),
         ("core/difftrain/data/entries/data_plan.py", "import difftrain.training", "Layers of the core"),
         ("core/difftrain/bundled.py", "import difftrain_flux", "The core knows no plugin"),
         (

@@ -50,7 +50,8 @@ def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, reason):
 
     monkeypatch.setattr(walk.os, "scandir", scandir)
     assert problem_of(tmp_path).startswith(
-        f"dataset 'edits': 1 files and folders cannot be used: locked ({reason.strerror.lower()})"
+        f"dataset 'edits': 1 item of folder {tmp_path}/edits cannot be used: locked ({reason.strerror.lower()})\n"
+        f"hint: fix what is named, or take it out of folder {tmp_path}/edits"
     )
 
 
@@ -118,7 +119,9 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, monkeypatch, ki
             server.bind("edits/x.png")
     else:
         odd.symlink_to(odd if kind == "loop" else tmp_path / "gone.png")
-    assert problem_of(tmp_path).startswith("dataset 'edits': 1 files and folders cannot be used: x.png (")
+    assert problem_of(tmp_path).startswith(
+        f"dataset 'edits': 1 item of folder {tmp_path}/edits cannot be used: x.png ("
+    )
     with pytest.raises(DataError, match=r"x\.png"):
         open_upright(LocalImage.at(odd))
 

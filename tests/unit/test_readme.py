@@ -28,7 +28,7 @@ PLUGIN_FILES = {
 }
 """Plugins that a page shows in full, in the Python block that defines a class."""
 BASE = {"model_family": "flux", "model_flavour": "kontext", "max_train_steps": 1}
-PHOTOS = [{"id": "photos", "instance_data_dir": "photos"}]
+PAIRS = [{"id": "photos", "instance_data_dir": "photos", "conditioning": {"type": "superresolution"}}]
 
 FLAGS_OF_OTHER_PROGRAMS = {"exclude", "local-dir"}
 USERS_PLACES = ("config/", "data/", "models/", "output/", ".venv", "grey.py", "./grey.py", "metrics.jsonl")
@@ -91,7 +91,7 @@ def test_every_config_snippet_can_be_planned(snippet, plugin_files, monkeypatch)
     value = snippet.value
     is_run = isinstance(value, dict) and "id" not in value
     run = BASE | value if is_run else BASE
-    entries = PHOTOS if is_run else [value] if isinstance(value, dict) else value
+    entries = PAIRS if is_run else [value] if isinstance(value, dict) else value
     Path("run.json").write_text(json5.dumps(run))
     Path("datasets.json").write_text(json5.dumps([{"instance_data_dir": "photos", **entry} for entry in entries]))
     flags = {"data_backend_config": "datasets.json", "plugins": [*plugin_files, *package_of(snippet.page)]}

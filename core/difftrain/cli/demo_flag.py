@@ -18,9 +18,22 @@ def demo_folder() -> Path:
     return Path(str(files("difftrain") / "demo"))
 
 
-OPENING = """\
-demo: a small built-in model learns to sharpen photographs from pairs of sharp and blurred ones.
-This takes about two minutes on two CPU cores; 8 photographs are held out to show what it has learnt."""
+_KEEPING_THE_TIME = frozenset({"model_family", "model_flavour", "output_dir", "cache_dir", "plugins", "seed"})
+"""Flags that do not change how long the demo takes."""
+
+
+def opening(model: str, flags: Mapping[str, FlagValue]) -> str:
+    """Say what the demo is about to do.
+
+    Args:
+        model: The model in training, for instance ``NAME (FAMILY FLAVOUR)``.
+        flags: As typed; they may make the demo shorter or longer.
+    """
+    length = "This takes about two minutes on two CPU cores; " if _KEEPING_THE_TIME.issuperset(flags) else ""
+    return (
+        f"demo: the model {model} learns to sharpen photographs from pairs of sharp and blurred ones.\n"
+        f"{length}8 photographs are held out to show what it has learnt."
+    )
 
 
 def closing(typed: str, sheet: Path | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from difftrain.cli.demo_flag import OPENING, closing
+from difftrain.cli.demo_flag import closing, opening
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.rerun_commands import resume_command, same_command
 from difftrain.errors import ConfigError
@@ -21,7 +21,8 @@ def train(invocation: Invocation) -> int:
         raise ConfigError("--json works only with `difftrain check` and `difftrain plugins`")
     plan = invocation.plan()
     if invocation.demo:
-        print(OPENING, file=sys.stderr)
+        model = plan.config.pretrained_model_name_or_path or plan.flavour.hub_id
+        print(opening(f"{model} ({plan.family.name} {plan.flavour.name})", invocation.flags), file=sys.stderr)
     # torch only now: every mistake in the config has been found by here, fast
     from difftrain.training.run_training import RerunCommands, run_training
 

@@ -8,12 +8,16 @@ Every contract is an :class:`Options` class: its fields are the options that use
 and its ``name`` is the name in a config.
 
 - `for_data`: data sources, captions, pairings, generators
-- `for_models`: encoders, flavours, families
+- `encoders`: text and image encoders
+- `for_models`: flavours and families; start here for a model
+- `model_input`: what a family's forward takes, as a type
+- `recomputing`: gradient checkpointing, a family's default
 - `noise_process`: how noise is added to latents, and what a model has to predict
 - `for_training`: adapters, optimizers, schedules, quantizers, samplers, losses
 - `for_observers`: observers of a run
 """
 
+from difftrain.contracts.encoders import ImageEncoder, TextEncoder
 from difftrain.contracts.for_data import (
     CaptionSource,
     ConditioningGenerator,
@@ -21,12 +25,7 @@ from difftrain.contracts.for_data import (
     Listing,
     Pairing,
 )
-from difftrain.contracts.for_models import (
-    ImageEncoder,
-    ModelFamily,
-    ModelFlavour,
-    TextEncoder,
-)
+from difftrain.contracts.for_models import ModelFamily, ModelFlavour
 from difftrain.contracts.for_observers import Observer, RunStart, ValidationResult
 from difftrain.contracts.for_training import (
     Adapter,

@@ -78,7 +78,7 @@ class Listing:
     skipped: Sequence[str] = ()
     """Hidden and system files and folders."""
     unusable: Sequence[str] = ()
-    """Files and folders that should hold images but cannot be used, each with its reason: the run cannot start."""
+    """Files, folders or rows that should hold images but cannot be used, each with its reason: the run cannot start."""
     notes: Sequence[str] = ()
     """Anything else the user should know."""
 
@@ -90,6 +90,11 @@ class DataSource(Options, ABC):
     gives_references: ClassVar[bool] = False
     """Whether images may bring the references of their row. The entry's ``conditioning_type`` then says how these are
     placed, and the entry is a target set unless another one names it in ``conditioning_data``."""
+
+    @property
+    def place(self) -> str:
+        """Where the images are, as hints name it: ``folder photos``, ``tar file pairs.tar``."""
+        return f"data source {self.name!r}"
 
     @abstractmethod
     def list_images(self) -> Iterable[SourceImage]:

@@ -1,16 +1,17 @@
-"""Contracts of a model: its encoders, its checkpoints (flavours), its architecture (family)."""
+"""Contracts of a model: its checkpoints (flavours) and its architecture (family)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.config.known_keys import KnownKeys
 from difftrain.config.options import Options
+from difftrain.contracts.encoders import ImageEncoder, TextEncoder
+from difftrain.contracts.model_input import Input, TypedByInput
 from difftrain.contracts.noise_process import FlowMatching, NoiseProcess
+from difftrain.contracts.recomputing import recompute_blocks
 from difftrain.errors import ModelError
 from difftrain.types import (
     AttentionShape,
@@ -26,150 +27,95 @@ from difftrain.types import (
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
     from torch import Tensor, nn
 
 
-Input = TypeVar("Input", default=Any)
-"""What a family's ``build_input()`` makes, its flavours extend and its ``predict()`` takes; opaque to the core."""
-
-
-class _OfInput(Options, Generic[Input]):
-    """Options that are typed by a family's input. ``ModelFamily["MyInput"]`` is for type checkers: it is the class
-    itself, so that the input's class, and torch with it, need not be imported where a family is defined."""
-
-    def __class_getitem__(cls, _input: object) -> type[Self]:
-        return cls
-
-
-class TextEncoder(ABC):
-    """A family's text encoders, loaded."""
-
-    max_tokens: int | None = None
-    """Tokens of a caption that are read; None where there is no such number."""
-
-    def cut_captions(self, captions: Sequence[str]) -> list[str]:
-        """Those of the captions that are longer than what is read, so that the user is told; by default none."""
-        return []
-
-    @abstractmethod
-    def encode(
-        self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None
-    ) -> list[TextEmbeds]:
-        """Embeddings of each caption, without a batch dimension, on the CPU.
-
-        Args:
-            captions: Any texts, the empty one included.
-            references: The reference images of each caption, in the size of :meth:`ModelFamily.text_view`, for families
-                whose text depends on pixels (:attr:`ModelFamily.text_sees_references`). All captions of one call have
-                as many, and at least one each; None for captions without references, and for all other families.
-        """
-
-
-class ImageEncoder(ABC):
-    """A family's VAE, loaded."""
-
-    @abstractmethod
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the *normalised* latents.
-
-        The family's normalisation is affine, so that ``mean + std * N(0, 1)`` is a normalised sample.
-
-        Args:
-            pixels: [B, 3, H, W], -1 to 1, float32.
-
-        Returns:
-            Two tensors [B, C, h, w], finite, on the CPU.
-        """
-
-    @abstractmethod
-    def move(self, device: torch.device) -> None:
-        """Move the weights, to free memory while they are not needed."""
-
-
-class ModelFlavour(_OfInput[Input], ABC):
+class ModelFlavour(TypedByInput[Input], ABC):
     """One checkpoint of a family and what it can do: ``model_flavour: NAME``. Fields are run options.
 
-    ``ModelFlavour["MyInput"]`` names what :meth:`extend_input` takes: the input of its family, or a protocol with what
-    the flavour needs of it.
+    In ``ModelFlavour["MyInput"]``, the input is the family's, or a protocol with the parts that :meth:`extend_input`
+    needs.
 
-    A flavour that takes reference images overrides :meth:`extend_input`, :meth:`pipeline_class` and
-    :meth:`pipeline_arguments`. It need not import its family: it is handed the family object.
+    A flavour with reference images overrides :meth:`extend_input`, :meth:`pipeline_class` and
+    :meth:`pipeline_arguments`. It need not import its family: the core passes the family object.
     """
 
     family: ClassVar[str]
     name: ClassVar[str]
     hub_id: ClassVar[str]
     licence_url: ClassVar[str | None] = None
-    """Where a user accepts the licence of gated weights."""
+    """Where users accept the licence of gated weights."""
     distilled_from: ClassVar[str | None] = None
-    """Set for a step-distilled model (training it collapses): the base model to train instead."""
+    """For a step-distilled model, which collapses in training: the base model to train instead."""
     max_references: ClassVar[int] = 0
+    needs_reference: ClassVar[bool] = False
+    """True if every training image must have a reference: images without one are then an error. Dropout of references
+    is not affected."""
     references_fit_target: ClassVar[bool] = False
-    """True when a reference must be encoded at its target's size, as where channels of both are joined: a pair that is
-    sized otherwise is then an error before anything is encoded."""
+    """True if a reference must be encoded at its target's size, for instance to join their channels. Pairs of different
+    sizes are then an error before anything is encoded."""
     pipeline_references: ClassVar[int | None] = None
-    """How many references the stock pipeline takes, for validation images; None takes all."""
+    """How many references the stock pipeline takes for a validation image; None takes all."""
     default_guidance: ClassVar[float] = 3.5
-    """Guidance of validation images when the config gives none."""
+    """Guidance of validation images if the config sets none."""
     default_guidance_real: ClassVar[float] = 1.0
-    """True classifier-free guidance of validation images when the config gives none; 1 is off."""
+    """True classifier-free guidance of validation images if the config sets none; 1 is off."""
     preferred_sizes: ClassVar[tuple[Size, ...]] = ()
-    """Sizes that the pipeline puts references on; empty when any size will do."""
+    """Sizes that the pipeline resizes references to; empty if it takes any size."""
     max_pixels: ClassVar[int | None] = None
-    """Area of the largest image the model can take, in pixels; None is no limit."""
+    """Area of the largest image that the model can take, in pixels; None is no limit."""
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """What tells this checkpoint's weights from those of other flavours: for each of some facts the values that
-    :attr:`ModelLocation.facts` may have, such as {"pipeline": ("EditPipeline",)}. Weights of another flavour, also by
-    its :attr:`hub_id`, are an error unless the user allows them."""
+    """How to tell this checkpoint's weights from other flavours': the values that :attr:`ModelLocation.facts` may have,
+    by name, such as {"pipeline": ("EditPipeline",)}. Weights of another flavour, recognised by these or by its
+    :attr:`hub_id`, are an error unless the user allows them."""
     settings: ClassVar[Mapping[str, object]] = {}
-    """Facts that only the family reads, such as the number of text tokens."""
+    """Settings that only the family reads, such as the number of text tokens."""
 
     def extend_input(self, family: ModelFamily, model_input: Input, batch: Batch) -> Input:
-        """Adds the references of a batch to the model's input; the core calls it only when there are some."""
+        """Add a batch's references to the model's input; called only for batches that have some."""
         raise ModelError(f"flavour {self.name!r} of {self.family!r} takes no reference images")
 
     def pipeline_class(self) -> type:
-        """The stock inference pipeline that validation images go through."""
+        """The stock inference pipeline that draws validation images."""
         raise ModelError(f"flavour {self.name!r} of {self.family!r} names no pipeline")
 
     def pipeline_arguments(self, request: ValidationRequest) -> dict[str, object]:
-        """Arguments of the pipeline's call beyond those of the family, for instance the reference image."""
+        """Arguments of the pipeline's call beside the family's, for instance the reference image."""
         return {}
 
 
-class ModelFamily(_OfInput[Input], ABC):
+class ModelFamily(TypedByInput[Input], ABC):
     """An architecture: how its parts are loaded and what its forward takes. Fields are run options.
 
-    ``ModelFamily["MyInput"]`` names what :meth:`build_input` makes and :meth:`predict` takes.
+    In ``ModelFamily["MyInput"]``, the input is what :meth:`build_input` makes and :meth:`predict` takes.
 
     Shapes below are those of image models, [B, C, h, w]. The core only stacks latents along B and takes means, so a
-    family may use any rank and channel count; packing into tokens is its own affair.
+    family may use any rank and channel count, and packs tokens itself.
 
-    The object holds options only; loaded modules are passed in. The methods are in the order of a run.
+    The object holds options only; loaded modules are passed in. Methods are in the order of a run.
     """
 
     name: ClassVar[str]
     pixel_multiple: ClassVar[int]
     """Edges of encoded images are multiples of this, in pixels."""
     text_sees_references: ClassVar[bool] = False
-    """True when the text embeddings depend on the reference's pixels; they are then part of its cache key.
-    The text encoder is handed them as :meth:`text_view` says."""
+    """True if text embeddings depend on the references' pixels, which are then part of their cache key. The text
+    encoder gets the references in the size of :meth:`text_view`."""
     default_flavour: ClassVar[str | None] = None
-    """What is trained when a run names no flavour, which is said; None asks for a name where there are several."""
+    """The flavour of runs that name none, and the run says so; with None, users must choose one of several."""
     dataset_options: ClassVar[type[Options] | None] = None
-    """Its fields become keys of target sets, and their values reach :meth:`extras`; None asks nothing of a sample."""
+    """Its fields become dataset keys of target sets, and their values reach :meth:`extras`; None adds no keys."""
     known_keys: ClassVar[KnownKeys] = KnownKeys()
-    """Keys of the run file that users of this architecture carry from other programs, and no option has."""
+    """Keys that users of this architecture know from other programs, and that no option here has."""
     usual_timestep_sampler: ClassVar[str] = "sigmoid"
-    """Distribution of noise levels when the config names none."""
+    """Distribution of noise levels if the config names none."""
     lora_prefix: ClassVar[str] = "transformer"
-    """What adapter keys start with in files that other programs load."""
+    """Prefix of adapter keys in files that other programs load."""
 
     # before any weight; must not import torch
     @abstractmethod
     def locate(self, model: str | None, flavour: ModelFlavour) -> ModelLocation:
-        """Find the model's files: a hub id, a local folder, a built-in name; None takes the flavour's hub id.
+        """Find the model's files by hub id, local folder or built-in name; None takes the flavour's hub id.
 
         Raises:
             ModelError: If it cannot be found or reached, or its licence is not accepted, with what to do.
@@ -177,49 +123,49 @@ class ModelFamily(_OfInput[Input], ABC):
 
     @abstractmethod
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:
-        """Whatever changes text embeddings: weights, token counts. Part of the cache key."""
+        """Identifies all that text embeddings depend on: weights, token counts. Part of the cache key."""
 
     @abstractmethod
     def image_identity(self, location: ModelLocation) -> str:
-        """Whatever changes latents: the VAE's weights. Part of the cache key."""
+        """Identifies all that latents depend on: the VAE's weights. Part of the cache key."""
 
     def latents_bytes(self, location: ModelLocation, size: Size, value_bytes: int) -> int:
-        """Bytes of what the image encoder will give for one image, mean and standard deviation together.
+        """Bytes of one image's latents, mean and standard deviation together.
 
-        For the estimate of disk that is compared with what is free before any weight is loaded.
+        The start-up estimates the size of the caches with it, and compares that with the free disk.
 
         Args:
-            size: Of the image that is encoded.
-            value_bytes: Of one number in the encoder's dtype.
+            size: Size of the encoded image.
+            value_bytes: Bytes of one number in the encoder's dtype.
 
         Returns:
-            0 where the family cannot say; nothing is compared then.
+            0 if the family cannot say; the disk is then not checked.
         """
         return 0
 
     def text_bytes(
         self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int, views: Sequence[Size] = ()
     ) -> int:
-        """Bytes of the embeddings of one caption, the longest if they differ; 0 where the family cannot say.
+        """Bytes of one caption's embeddings, of the longest if they differ; 0 if the family cannot say.
 
         Args:
-            value_bytes: Of one number in the encoder's dtype.
+            value_bytes: Bytes of one number in the encoder's dtype.
             views: Sizes in which the text encoder sees the references, with :attr:`text_sees_references`.
         """
         return 0
 
     def text_view(self, size: Size, flavour: ModelFlavour) -> Size:
-        """The size in which the text encoder is handed a reference; used with :attr:`text_sees_references`.
+        """The size in which the text encoder gets a reference; used with :attr:`text_sees_references`.
 
-        It shows the same part of the reference as the encoded image, resized once from the source image. Whatever
-        changes the answer for one size is found by the cache key; no other identity is needed for it.
+        The view shows the same part of the reference as the encoded image, resized once from the source image. The
+        cache key covers the view, so :meth:`text_identity` need not.
 
         Args:
-            size: Of the encoded reference.
+            size: Size of the encoded reference.
         """
         return size
 
-    # loading, in this order; each part is let go before the next
+    # loading, in this order; each part is released before the next
     @abstractmethod
     def load_text_encoder(
         self, location: ModelLocation, flavour: ModelFlavour, device: torch.device, dtype: torch.dtype
@@ -232,25 +178,25 @@ class ModelFamily(_OfInput[Input], ABC):
 
     @abstractmethod
     def empty_denoiser(self, location: ModelLocation) -> nn.Module:
-        """The module that is trained, without its weights: parameters on the meta device, buffers with their values.
+        """The module to train, without its weights: parameters on the meta device, buffers with their values.
 
         Build it under accelerate's ``init_empty_weights()``. The core fills it from :meth:`denoiser_weights`.
         """
 
     @abstractmethod
     def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
-        """Every weight with its name in the module's ``state_dict()``, read as it is asked for.
+        """Yield every weight under its name in the module's ``state_dict()``, reading one at a time.
 
         :func:`difftrain.read_weights` does this for a folder of safetensors files. The core copies each tensor to the
-        device before it asks for the next, so the host never holds the whole model. Weights that are tied may come
-        under one of their names.
+        device before it asks for the next, so the host never holds the whole model. Tied weights may come under any
+        one of their names.
 
         Raises:
             ModelError: If the files cannot be read.
         """
 
     def keep_in_float32(self) -> tuple[str, ...]:
-        """Name patterns (fnmatch) of modules or weights that stay in float32 when all others take the run's format."""
+        """Name patterns (fnmatch) of modules or weights that stay in float32 whatever the run's precision."""
         return ()
 
     @abstractmethod
@@ -261,13 +207,13 @@ class ModelFamily(_OfInput[Input], ABC):
         """
 
     def fixed(self) -> dict[str, object]:
-        """Options, by name, that a resumed run must keep, since they say which modules have trained weights."""
+        """Options, by name, that a resumed run must keep because they decide which modules are trained."""
         return {}
 
     def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
         """The repeated blocks that hold most of the weights, in the order of the forward.
 
-        By default the modules whose class the denoiser names in ``_repeated_blocks``, as diffusers' models do.
+        By default, modules of the classes in the denoiser's ``_repeated_blocks``, which diffusers' models have.
         """
         names = getattr(denoiser, "_repeated_blocks", None) or ()
         return [part for part in denoiser.modules() if type(part).__name__ in names]
@@ -275,7 +221,7 @@ class ModelFamily(_OfInput[Input], ABC):
     def enable_checkpointing(self, denoiser: nn.Module) -> None:
         """Recompute activations in the backward pass instead of keeping them, block by block.
 
-        By default through ``enable_gradient_checkpointing()`` where the denoiser has it, as diffusers' models do, else
+        By default through the denoiser's ``enable_gradient_checkpointing()``, which diffusers' models have, or else
         around each of :meth:`blocks`.
 
         Raises:
@@ -285,14 +231,7 @@ class ModelFamily(_OfInput[Input], ABC):
         if enable is not None:
             enable()
             return
-        blocks = self.blocks(denoiser)
-        if not blocks:
-            raise ModelError(
-                f"gradient_checkpointing: model family {self.name!r} names no blocks that could be recomputed\n"
-                'hint: set "gradient_checkpointing": false'
-            )
-        for block in blocks:
-            _recompute(block)
+        recompute_blocks(self.blocks(denoiser), self.name)
 
     def keep_unquantized(self) -> tuple[str, ...]:
         """Name patterns (fnmatch) of modules that stay in full precision under any quantizer."""
@@ -300,10 +239,10 @@ class ModelFamily(_OfInput[Input], ABC):
 
     # one step
     def noise_process(self, location: ModelLocation) -> NoiseProcess:
-        """How latents become noisy and what is predicted then; made once, before the first step.
+        """How noise is added to latents, and what the model then predicts; called once, before the first step.
 
         Args:
-            location: For processes whose noise levels a file of the model lists.
+            location: For processes that read their noise levels from a file of the model.
         """
         return FlowMatching()
 
@@ -312,19 +251,19 @@ class ModelFamily(_OfInput[Input], ABC):
         return 1.0
 
     def batch_key(self, sample: Sample) -> Hashable:
-        """Samples share a batch only if this is equal, beside the sizes of target and references."""
+        """Samples share a batch only if these are equal, and the sizes of target and references too."""
         return ()
 
     def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
-        """What the model's input needs of one sample beside latents and text; see :meth:`Loss.extras`."""
+        """Tensors of one sample that :meth:`build_input` needs beside latents and text; see :meth:`Loss.extras`."""
         return {}
 
     def tokens(self, batch: Batch) -> Mapping[str, int]:
-        """Sequence length of one sample by group (target, references, text): for speed and estimates."""
+        """Sequence length of one sample by group (target, references, text), for speed and estimates."""
         return {"target": batch.latents[0, 0].numel()}
 
     def attention_shapes(self, batch: Batch, denoiser: nn.Module) -> Sequence[AttentionShape]:
-        """The attention calls of one forward over a batch, each shape once; empty where the family cannot say.
+        """The attention calls of one forward over a batch, each shape once; empty if the family cannot say.
 
         For choosing kernels before the first step. :func:`difftrain.testing.check_family` compares it with a forward.
         """
@@ -332,19 +271,19 @@ class ModelFamily(_OfInput[Input], ABC):
 
     @abstractmethod
     def collate_text(self, texts: Sequence[TextEmbeds]) -> TextEmbeds:
-        """One batch of several samples' embeddings."""
+        """Batch the embeddings of several samples."""
 
     @abstractmethod
     def build_input(self, noisy: NoisyBatch, batch: Batch, denoiser: nn.Module) -> Input:
-        """What :meth:`predict` takes, of the target and the text alone; the flavour adds references.
+        """Build the input of :meth:`predict` from target and text; the flavour adds references.
 
         Args:
-            denoiser: The module that :meth:`empty_denoiser` made, out of any wrapper: for what its config says.
+            denoiser: The module of :meth:`empty_denoiser` without any wrapper, for its config.
         """
 
     @abstractmethod
     def predict(self, denoiser: nn.Module, model_input: Input) -> Tensor:
-        """The prediction for the target only, [B, C, h, w]."""
+        """Predict for the target only, [B, C, h, w]."""
 
     # validation
     @abstractmethod
@@ -357,19 +296,4 @@ class ModelFamily(_OfInput[Input], ABC):
         device: torch.device,
         dtype: torch.dtype,
     ) -> Sampler:
-        """A sampler over the model in training: stock inference, nothing of the training forward."""
-
-
-def _recompute(block: nn.Module) -> None:
-    """Let a block's forward keep nothing but its inputs for the backward pass."""
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
-    forward = block.forward
-
-    def recomputed(*arguments: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*arguments, **named)
-        return checkpoint(forward, *arguments, use_reentrant=False, **named)
-
-    block.forward = recomputed
+        """A sampler over the model in training: stock inference, independent of the training forward."""

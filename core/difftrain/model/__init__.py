@@ -11,5 +11,6 @@
 - `lora`: LoRA, through peft
 - `attention`: attention kernels
 - `tuned_blocks`: blocks that are compiled, and that keep or recompute activations
+- `pipeline_sampler`: validation images through a diffusers pipeline
 - `tensor_file`: named tensors in one file
 """

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from difftrain.checkpoints.resume_state import find_state
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, missing_images, missing_texts
 from difftrain.data.entries.data_plan import DataPlan
-from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.pixels import load_placed
-from difftrain.data.samples.audit import check_areas, check_counts
+from difftrain.data.samples.flavour_limits import check_areas, check_counts, check_has_references
 from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples
 from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex
@@ -122,6 +121,8 @@ def _remaining_work(
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     encoded = [*paired.samples, *measured]
     check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
+    if plan.flavour.needs_reference:
+        check_has_references([*paired.samples, *paired.held_out], flavour=plan.flavour.name)
     if plan.flavour.max_pixels is not None:
         check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
@@ -191,16 +192,16 @@ def _undecodable(plan: DataPlan, images: Sequence[PlacedImage], data: PreparedDa
             dataset_id,
             unreadable,
             data.images.get(dataset_id),
-            are_files=all(isinstance(owners[place].image, LocalImage) for place in unreadable),
+            plan.place_of(dataset_id),
         )
         for dataset_id, unreadable in broken.items()
     ]
 
 
-def _describe_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, *, are_files: bool) -> str:
+def _describe_broken(dataset_id: str, broken: Mapping[str, FileFacts], total: int | None, place: str) -> str:
     of_all = f" of {total}" if total else ""
-    names = first_few(f"{place} ({one.error})" for place, one in broken.items())
-    advice = unreadable_advice(list(broken.values()), are_files=are_files)
+    names = first_few(f"{image} ({one.error})" for image, one in broken.items())
+    advice = unreadable_advice(list(broken.values()), place)
     return f"dataset {dataset_id!r}: {len(broken)}{of_all} images cannot be decoded: {names}\nhint: {advice}"
 
 

@@ -1,9 +1,11 @@
 """Test tools for plugin authors. Importing it does not import torch.
 
 `check_generator` and `check_family` test a whole contract; `load_denoiser` loads a family's model as a run
-does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes images to train on.
+does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes images to train on;
+`run_command` runs `difftrain`.
 
 - `example_images`: images to train on, alone or in pairs
+- `command_runs`: runs the command in the process of a test
 - `generator_check`: tests the contract of generators
 - `family_check`: tests the contract of model families
 - `attention_check`: watches the attention shapes of a forward
@@ -11,12 +13,14 @@ does; `TinyFamily` is a model that needs no file and trains in milliseconds; `ma
 - `tiny_denoiser`: its denoiser; in its own module because it needs torch
 """
 
+from difftrain.testing.command_runs import CommandResult, run_command
 from difftrain.testing.example_images import PairFolders, make_dataset
 from difftrain.testing.family_check import check_family, load_denoiser
 from difftrain.testing.generator_check import check_generator
 from difftrain.testing.tiny_family import TinyEditFlavour, TinyFamily, TinyFlavour
 
 __all__ = [
+    "CommandResult",
     "PairFolders",
     "TinyEditFlavour",
     "TinyFamily",
@@ -25,4 +29,5 @@ __all__ = [
     "check_generator",
     "load_denoiser",
     "make_dataset",
+    "run_command",
 ]

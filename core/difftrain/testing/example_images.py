@@ -21,6 +21,21 @@ class PairFolders:
     """Targets, with captions beside them."""
     references: Path
 
+    def entries(self, *, reference_sets: int = 1, **keys: object) -> list[dict[str, object]]:
+        """Entries of a dataset list: the edits with their captions, then the references, paired by file name.
+
+        Args:
+            reference_sets: How many sets show the references, named ``references``, ``references-2``, ...; with 0 the
+                edits stand alone.
+            keys: Keys of every entry, such as ``resolution=64``.
+        """
+        names = ["references", *(f"references-{number}" for number in range(2, reference_sets + 1))][:reference_sets]
+        edits = {"id": "edits", "instance_data_dir": str(self.edits), "caption_strategy": "textfile", **keys}
+        if names:
+            edits["conditioning_data"] = names
+        references = {"instance_data_dir": str(self.references), "caption_strategy": None, **keys}
+        return [edits, *({"id": name, **references, "conditioning_type": "reference_strict"} for name in names)]
+
 
 def make_dataset(
     folder: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.epoch import EpochRules, Visit, draw_visit, encoded_area, largest_area
 from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.stream import BatchStream
+from difftrain.errors import ConfigError
 from difftrain.machine.processes import first_process_first
 from difftrain.output.output_dir import VALIDATION_FOLDER
 from difftrain.planning.run_plan import RunPlan
@@ -24,6 +26,7 @@ from difftrain.startup.encoded_form import model_identity
 from difftrain.startup.prepare_run import PreparedRun
 from difftrain.startup.run_length import total_steps
 from difftrain.steps.optimizer_state import settings_of
+from difftrain.steps.sharding import is_sharded
 from difftrain.steps.step import remember_rates
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
@@ -71,6 +74,7 @@ def assemble(
     encoders.release()
 
     state = _load_state(plan, prepared.location, accelerator, reporter)
+    _check_can_validate(state)
     if checkpoint and saved:
         load_checkpoint(state, checkpoint, saved)
 
@@ -145,6 +149,24 @@ def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator
         optimizer=optimizer,
         built_with=settings_of(optimizer),
         total_steps=0,
+    )
+
+
+def _check_can_validate(state: TrainingState) -> None:
+    """Refuse validation of sharded weights: the first process alone would wait for the others in its first forward.
+
+    Raises:
+        ConfigError: In every process, before the first step.
+    """
+    config, processes = state.plan.config, state.accelerator.num_processes
+    asked = {"validation_steps": config.validation_steps, "validation_on_startup": config.validation_on_startup}
+    asked = {key: value for key, value in asked.items() if value}
+    if processes == 1 or not asked or not any(map(is_sharded, state.bare_denoiser.parameters())):
+        return
+    raise ConfigError(
+        f"{' and '.join(f'{key} = {json.dumps(value)}' for key, value in asked.items())}: the weights of this run are "
+        f"sharded over {processes} processes, and validation needs whole weights in the first one\n"
+        'hint: set "validation_steps": 0 and "validation_on_startup": false, or train without sharding'
     )
 
 

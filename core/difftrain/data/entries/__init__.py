@@ -2,6 +2,8 @@
 
 - `data_plan`: the plan's classes
 - `plan_datasets`: turns names into objects; start here
+- `entry_links`: ids, and the names by which entries refer to each other
+- `size_rules`: the sizes that an entry asks for
 - `generator_entries`: `conditioning` blocks
 - `held_out`: which target sets are held out
 - `reference_rules`: checks that the model and the sampling mode can use the references

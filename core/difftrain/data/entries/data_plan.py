@@ -90,6 +90,16 @@ class DataPlan:
     def by_id(self, dataset_id: str) -> DatasetPlan:
         return next(plan for plan in self.datasets if plan.id == dataset_id)
 
+    def place_of(self, dataset_id: str) -> str:
+        """Where the images of a dataset or of a generator are, as hints name it."""
+        for dataset in self.datasets:
+            for generator in dataset.generators:
+                if generator.id == dataset_id and not generator.on_demand:
+                    return f"folder {generator.folder}"
+            if dataset_id in (dataset.id, *(generator.id for generator in dataset.generators)):
+                return dataset.source.place
+        raise KeyError(dataset_id)
+
     @property
     def target_sets(self) -> tuple[DatasetPlan, ...]:
         return tuple(plan for plan in self.datasets if not plan.is_reference)

@@ -3,7 +3,7 @@ references, and that reference sets ask for nothing that only target sets can do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
@@ -29,17 +29,23 @@ def choose_row_sets(images: Sequence[DatasetConfig], registry: Registry) -> dict
 
 
 def check_references(
-    config: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems
+    config: RunConfig,
+    images: Sequence[DatasetConfig],
+    row_sets: Collection[str],
+    registry: Registry,
+    problems: Problems,
 ) -> None:
-    """Report references that would never be used, and more references than the flavour takes.
+    """Report references that would never be used, and more or fewer references than the flavour takes.
 
     Args:
         images: Enabled target sets and the reference sets that they name.
+        row_sets: Ids of target sets whose rows may bring references; only their images tell whether they do.
     """
     if config.conditioning_multidataset_sampling == "combined":
         _check_captions(images, problems)
     _check_sampling(images, problems)
     _check_counts(config, images, registry, problems)
+    _check_needed([entry for entry in images if entry.id not in row_sets], config, registry, problems)
 
 
 def _check_sampling(images: Sequence[DatasetConfig], problems: Problems) -> None:
@@ -76,6 +82,23 @@ def chosen_flavour(config: RunConfig, registry: Registry) -> type[ModelFlavour] 
     """Return the flavour to train; None for an unknown name, which is reported elsewhere."""
     name = config.model_flavour or registry.default_flavour(config.model_family)
     return registry.flavours(config.model_family).get(name or "")
+
+
+def _check_needed(images: Sequence[DatasetConfig], config: RunConfig, registry: Registry, problems: Problems) -> None:
+    flavour = chosen_flavour(config, registry)
+    if flavour is None or not flavour.needs_reference:
+        return
+    others = registry.flavours(config.model_family).values()
+    able = ", ".join(sorted(other.name for other in others if not other.needs_reference))
+    switch = f", or set model_flavour; those that train without: {able}" if able else ""
+    for entry in images:
+        if not (entry.is_reference or entry.conditioning_data or entry.conditioning):
+            problems.add(
+                f"dataset {entry.id!r}: has no references, but flavour {flavour.name!r} of {config.model_family!r} "
+                "needs one for every image\n"
+                "hint: name a reference set in conditioning_data, or generate references with conditioning"
+                f"{switch}"
+            )
 
 
 def _check_counts(config: RunConfig, images: Sequence[DatasetConfig], registry: Registry, problems: Problems) -> None:

@@ -24,6 +24,10 @@ class LocalSource(DataSource):
     instance_data_dir: Path
     """Root folder, walked recursively; hidden and system files and folders are skipped."""
 
+    @property
+    def place(self) -> str:
+        return f"folder {printable(self.instance_data_dir)}"
+
     def list_images(self) -> Sequence[SourceImage]:
         return self.survey({}).images
 

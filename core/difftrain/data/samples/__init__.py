@@ -4,5 +4,6 @@
 - `target_set`: the samples of one target set
 - `matching`: finds the reference of each target; pure
 - `made_images`: reference images that generators make
-- `audit`: words for everything wrong or odd
+- `audit`: problems and notes, in words
+- `flavour_limits`: whether the flavour can take the samples
 """

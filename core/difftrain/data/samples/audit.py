@@ -1,4 +1,4 @@
-"""What is wrong, or odd, with all pairs of a target set; told together before any weight is loaded.
+"""Problems and notes about the data, collected and reported together before any weight is loaded.
 
 Problems stop the run, notes do not.
 """
@@ -14,7 +14,7 @@ from difftrain.data.files.near_captions import near_captions
 from difftrain.data.samples.matching import Matching
 from difftrain.data.scanning.scan import Scan
 from difftrain.errors import DataError, first_few
-from difftrain.types import ImageRecord, Sample, Size
+from difftrain.types import ImageRecord, Sample
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unused_references: dict[str, dict[str, ImageRecord]] = field(default_factory=dict)
-    """By reference set: images that belong to no target image of any target set that was matched so far."""
+    """By reference set: images that no target set matched so far has a target image for."""
 
     def raise_problems(self) -> None:
         """Stop with everything that was found, if anything.
@@ -39,15 +39,14 @@ class Findings:
 def audit_matching(
     findings: Findings, *, targets: str, references: str, total: int, matching: Matching, skip_missing: bool
 ) -> None:
-    """Missing and ambiguous references of a target set; :func:`audit_unused_references` tells those that belong to
-    nothing.
+    """Report missing and ambiguous references of a target set, and collect unused ones.
 
     Args:
         findings: Added to.
         targets: Id of the target set.
         references: Id of the reference set.
-        total: Target images that are used.
-        matching: What :func:`difftrain.data.samples.matching.match` found.
+        total: Number of target images in use.
+        matching: Result of :func:`difftrain.data.samples.matching.match`.
         skip_missing: ``on_missing: skip``.
     """
     where = f"dataset {targets!r}"
@@ -75,7 +74,7 @@ def audit_matching(
 
 
 def audit_rows(findings: Findings, *, dataset: str, total: int, missing: Sequence[ImageRecord], skip: bool) -> None:
-    """Images without a reference in a target set whose other images bring theirs."""
+    """Report images whose row has no reference, though other rows of the set have one."""
     if not missing:
         return
     names = first_few(record.name for record in missing)
@@ -87,7 +86,7 @@ def audit_rows(findings: Findings, *, dataset: str, total: int, missing: Sequenc
 
 
 def audit_unused_references(findings: Findings) -> None:
-    """References that belong to nothing, once every target set is matched: several may share one reference set."""
+    """Note references without a target image, once all target sets that may share them are matched."""
     for references, unused_references in findings.unused_references.items():
         if unused_references:
             names = first_few(record.name for record in unused_references.values())
@@ -97,7 +96,7 @@ def audit_unused_references(findings: Findings) -> None:
 
 
 def _missing_hint(matching: Matching) -> str:
-    """Names that differ in upper and lower case only are told, since they look alike."""
+    """Point out names that differ only in upper and lower case, since they look alike."""
     unused = {record.key.casefold(): record for record in matching.unused}
     for record in matching.missing:
         alike = unused.get(record.key.casefold())
@@ -112,7 +111,7 @@ def _missing_hint(matching: Matching) -> str:
 def audit_misfits(
     findings: Findings, *, targets: str, references: str, total: int, misfits: Sequence[str], one_size: bool
 ) -> None:
-    """References that the pairing refused, with its messages, or that the flavour cannot take in their size."""
+    """Report references that the pairing refused, with its messages, or whose size the flavour cannot take."""
     if misfits:
         kind = "reference_strict" if one_size else "reference_loose"
         conjunction = "and" if one_size else "or"
@@ -133,11 +132,11 @@ def audit_uncaptioned(
     others: Sequence[str],
     captioned_by_source: bool = False,
 ) -> None:
-    """Samples that get no caption from anywhere.
+    """Report samples without a caption.
 
     Args:
-        others: Files of the data set that are no images: some may have been meant as captions.
-        captioned_by_source: Whether the other captions are the data source's own, so that files play no part.
+        others: Other files of the dataset; some may have been meant as captions.
+        captioned_by_source: Whether captions come from the data source, not from files.
     """
     if records:
         names = first_few(record.name for record in records)
@@ -152,7 +151,7 @@ def audit_uncaptioned(
 
 
 def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapping[str, int]) -> None:
-    """A target set of which no image becomes a sample."""
+    """Report a target set that gives no samples."""
     reasons = []
     for reason, count in left_out.items():
         value = getattr(config, reason, None)
@@ -164,7 +163,7 @@ def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapp
 
 
 def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
-    """Images that a dataset has more than once."""
+    """Note images that a dataset has more than once."""
     first: dict[str, ImageRecord] = {}
     doubles: list[str] = []
     for record in scan.records:
@@ -176,7 +175,7 @@ def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
 
 
 def audit_empty_captions(findings: Findings, samples: Iterable[Sample]) -> None:
-    """Samples of which a draw may have no words."""
+    """Note samples with an empty caption among those that may be drawn."""
     empty: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
         drawn = (caption for choice in sample.choices for caption in choice.captions or sample.captions)
@@ -187,9 +186,9 @@ def audit_empty_captions(findings: Findings, samples: Iterable[Sample]) -> None:
 
 
 def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence[Sample]) -> None:
-    """References of one target set that are its target images, by content: each its own, or that of another pair.
+    """Report references whose content is that of a target image: the pair's own, or another pair's.
 
-    A reference set of which every image is its own target image is surely a mistake: one folder named twice, say.
+    If every reference is its own target image, that is surely a mistake, such as one folder named twice.
     """
     targets = {sample.target.record.content_hash: sample.target.record for sample in samples}
     totals: Counter[str] = Counter()
@@ -230,7 +229,7 @@ def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence
 
 
 def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: Iterable[Sample]) -> None:
-    """Held-out images that are trained on in another set: what they show is then no held-out result."""
+    """Note held-out images that another set trains on: their results say nothing about unseen images."""
     known: dict[str, Sample] = {}
     for sample in trained:
         known.setdefault(sample.target.record.content_hash, sample)
@@ -246,63 +245,3 @@ def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: I
             f"dataset {dataset!r}: {len(names)} of {counts[dataset]} held-out images are trained on too, so they "
             f"show nothing about unseen images: {first_few(names)}"
         )
-
-
-def check_counts(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
-    """Make sure that no sample has more references at once than the model can take.
-
-    Those of reference sets and generators are counted with the config; only the images themselves tell how many their
-    rows bring.
-
-    Args:
-        samples: Those that are trained on or measured.
-        most: As :attr:`~difftrain.contracts.ModelFlavour.max_references`.
-        flavour: Whose limit it is.
-
-    Raises:
-        DataError: Naming the images of each dataset.
-    """
-    totals: Counter[str] = Counter()
-    crowded: dict[str, list[str]] = defaultdict(list)
-    for sample in samples:
-        totals[sample.dataset_id] += 1
-        count = max(len(choice.references) for choice in sample.choices)
-        if count > most:
-            crowded[sample.dataset_id].append(f"{sample.target.record.name} ({count})")
-    problems = [
-        f"dataset {dataset_id!r}: {len(names)} of {totals[dataset_id]} images have more references than flavour "
-        f"{flavour!r} can take, {most}: {first_few(names)}\n"
-        "hint: take references out of their rows, or set another model_flavour"
-        for dataset_id, names in crowded.items()
-    ]
-    if problems:
-        raise DataError(*problems)
-
-
-def check_areas(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
-    """Make sure that no image is encoded larger than the model can take.
-
-    Args:
-        samples: Those that are trained on or measured.
-        most: Pixels of the largest image, as :attr:`~difftrain.contracts.ModelFlavour.max_pixels`.
-        flavour: Whose limit it is.
-
-    Raises:
-        DataError: Naming the images of each dataset.
-    """
-    images: dict[str, dict[str, Size]] = defaultdict(dict)
-    for sample in samples:
-        for image in (sample.target, *(image for choice in sample.choices for image in choice.references)):
-            images[image.record.dataset_id][image.record.name] = image.geometry.bucket
-    problems = []
-    for dataset_id, sizes in images.items():
-        large = {name: (width, height) for name, (width, height) in sizes.items() if width * height > most}
-        if large:
-            names = first_few(f"{name} ({width}x{height})" for name, (width, height) in large.items())
-            problems.append(
-                f"dataset {dataset_id!r}: {len(large)} of {len(sizes)} images would be encoded larger than flavour "
-                f"{flavour!r} can take, {most:,} pixels: {names}\n"
-                "hint: lower its resolution, or that of the edits where references follow them"
-            )
-    if problems:
-        raise DataError(*problems)

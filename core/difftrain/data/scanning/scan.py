@@ -80,7 +80,7 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
     records = [
         _record(plan, image, facts, caption) for (image, facts), caption in zip(examined.used, captions, strict=True)
     ]
-    problems = [*_unusable(listing.unusable), *examined.problems, *_complaints(complaints.values())]
+    problems = [*_unusable(listing.unusable, plan.source.place), *examined.problems, *_complaints(complaints.values())]
     notes = [*note_listing(listing), *examined.notes, *_split(captions, by_source=captioned_by_source)]
     return Scan(
         records=records,
@@ -153,7 +153,7 @@ def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex
         left_out=left_out,
         left_out_keys=frozenset(keys),
         brought=brought_facts,
-        problems=_unreadable(everything, facts),
+        problems=_unreadable(everything, facts, plan.source.place),
         notes=[*_frames(everything, facts), *_other_sizes(everything, facts)],
     )
 
@@ -183,16 +183,16 @@ def _key(image: SourceImage) -> str:
     return unicodedata.normalize("NFC", spelt)
 
 
-def _unusable(unusable: Sequence[str]) -> list[str]:
+def _unusable(unusable: Sequence[str], place: str) -> list[str]:
     if not unusable:
         return []
+    items = "1 item" if len(unusable) == 1 else f"{len(unusable)} items"
     return [
-        f"{len(unusable)} files and folders cannot be used: {first_few(unusable)}\n"
-        "hint: fix them, or move them out of the folder"
+        f"{items} of {place} cannot be used: {first_few(unusable)}\nhint: fix what is named, or take it out of {place}"
     ]
 
 
-def _unreadable(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
+def _unreadable(images: Sequence[SourceImage], facts: Sequence[FileFacts], place: str) -> list[str]:
     broken = [(image, one) for image, one in zip(images, facts, strict=True) if one.error is not None]
     if not broken:
         return []
@@ -200,20 +200,18 @@ def _unreadable(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> li
     names = first_few(f"{image.key if are_files else image.place} ({one.error})" for image, one in broken)
     return [
         f"{len(broken)} of {len(images)} images cannot be read: {names}\n"
-        f"hint: {unreadable_advice([one for _, one in broken], are_files=are_files)}"
+        f"hint: {unreadable_advice([one for _, one in broken], place)}"
     ]
 
 
-def unreadable_advice(facts: Sequence[FileFacts], *, are_files: bool) -> str:
+def unreadable_advice(facts: Sequence[FileFacts], place: str) -> str:
     """Return advice on images that cannot be read.
 
     Args:
-        are_files: False if the data source stores them in another way.
+        place: Where they are, as :attr:`~difftrain.contracts.DataSource.place` of their source.
     """
     refused = any(one.refused for one in facts)
-    if not are_files:
-        return "make them readable where they are stored" if refused else "replace or remove them where they are stored"
-    return f"{'make these files readable' if refused else 'replace these files'}, or move them out of the folder"
+    return f"{'make these images readable' if refused else 'replace these images'}, or take them out of {place}"
 
 
 def _frames(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:

@@ -70,7 +70,7 @@ class Int8Matmul(_EightBitMatmul):
     otherwise: ClassVar[str] = "int8-quanto"
 
     int8_rotation: bool = False
-    """With int8-matmul: rotate inputs and weights by a Hadamard matrix, which spreads outliers over up to 128 features."""
+    """With int8-matmul: rotate inputs and weights by a Hadamard matrix, which spreads outliers over 128 features."""
 
     def layer_class(self, module: nn.Linear) -> type[nn.Module]:
         from difftrain.model.precision import eight_bit_linear as layers

@@ -1,10 +1,9 @@
 """Tests of the example: what it writes, alone and in a run of the real command."""
 
 import csv
-import subprocess
-import sys
 
 from difftrain import StepResult, ValidationResult
+from difftrain.testing import run_command
 from difftrain_csv_tracker.plugin import CsvTracker
 
 STEP = StepResult(step=3, loss=0.5, learning_rate=1e-4, grad_norm=1.0, seconds=1.0, samples=1, epoch=0)
@@ -31,12 +30,14 @@ def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_the_command_tells_it_of_a_run(tmp_path):
-    flags = ["--demo", "--model", "flux", "--flavour", "kontext", "--max_train_steps", "1", "--num_eval_images", "1"]
-    flags += ["--validation_num_inference_steps", "1", "--validation_num_seeds", "1", "--validation_on_startup=false"]
-    command = [sys.executable, "-m", "difftrain", *flags, "--csv_tracker_file", "numbers.csv"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "plugin 'csv_tracker' of difftrain-csv-tracker" in ended.stderr
+    ended = run_command(
+        tmp_path, "--demo", model="flux", flavour="kontext", max_train_steps=1, num_eval_images=1,
+        validation_num_inference_steps=1, validation_num_seeds=1, validation_on_startup=False,
+        csv_tracker_file="numbers.csv",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "numbers.csv" in ended.files
+    assert "plugin 'csv_tracker' of difftrain-csv-tracker" in ended.err
     names = [(step, name) for step, name, _ in rows(tmp_path / "numbers.csv")]
     assert names[:3] == [("1", "loss"), ("1", "learning_rate"), ("1", "fixed_loss")]
     assert ("1", "psnr") in names

@@ -1,16 +1,8 @@
-"""The checkpoint, written once for all tests; the installed command, run in this process."""
+"""The checkpoint, written once for all tests."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import os
-import sys
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,37 +16,3 @@ def checkpoint(tmp_path_factory):
     from tiny_checkpoint import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The result of a command."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture(scope="session")
-def difftrain_in():
-    """Run ``difftrain`` with flags given by name, in a folder."""
-    (script,) = entry_points(group="console_scripts", name="difftrain")
-    main = script.load()
-
-    def run(folder: Path, *command: str, **options: Any) -> Ended:
-        flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-        out, err, status = io.StringIO(), io.StringIO(), 0
-        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-            patch.setattr(sys, "argv", ["difftrain", *command, *flags])
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                try:
-                    main()
-                except SystemExit as end:
-                    status = int(end.code or 0)
-        return Ended(status, out.getvalue(), err.getvalue())
-
-    return run

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from difftrain.testing import make_dataset
+from difftrain.testing import make_dataset, run_command
 
 
 @pytest.fixture
@@ -17,22 +17,18 @@ def model(checkpoint, tmp_path):
 
 
 @pytest.fixture
-def check(tmp_path, difftrain_in):
+def check(tmp_path):
     """Check a model on four pairs; return the messages."""
     folders = make_dataset(tmp_path / "pairs")
 
     def run(model, *, status=2, reference=None, reference_sets=1, **options):
-        names = [f"references-{number}" for number in range(reference_sets)]
-        common = {"type": "local", "resolution": 64}
-        edits = {"id": "edits", **common, "instance_data_dir": str(folders.edits), "conditioning_data": names}
-        references = {**common, "instance_data_dir": str(folders.references), "caption_strategy": None}
-        references |= {"conditioning_type": "reference_strict", **(reference or {})}
-        (tmp_path / "datasets.json").write_text(json.dumps([edits, *({"id": name, **references} for name in names)]))
+        edits, *references = folders.entries(reference_sets=reference_sets, resolution=64)
+        (tmp_path / "datasets.json").write_text(json.dumps([edits, *(each | (reference or {}) for each in references)]))
         given = {"model": "instruct-pix2pix", "aspect_bucket_alignment": 8, "max_train_steps": 1}
         given |= {"data_backend_config": "datasets.json", "conditioning_multidataset_sampling": "combined", **options}
         if model is not None:
             given["pretrained_model_name_or_path"] = model
-        ended = difftrain_in(tmp_path, "check", **given)
+        ended = run_command(tmp_path, "check", **given)
         assert ended.status == status, ended.err
         assert "Traceback" not in ended.err
         return ended.out + ended.err
@@ -117,9 +113,18 @@ def test_a_wrong_alignment(check, model):
 
 def test_references_of_another_size(check, model):
     told = check(model, reference={"conditioning_type": "reference_loose", "resolution": 128})
-    assert "4 of 4 references in 'references-0' do not fit: 000 would be encoded at" in told
+    assert "4 of 4 references in 'references' do not fit: 000 would be encoded at" in told
     assert 'use "conditioning_type": "reference_strict"' in told
     assert "reference_loose" not in told
+
+
+def test_images_without_references(check, model):
+    told = check(model, reference_sets=0)
+    assert (
+        "dataset 'edits': has no references, but flavour 'original' of 'instruct-pix2pix' needs one for every image"
+        in told
+    )
+    assert "name a reference set in conditioning_data" in told
 
 
 def test_too_many_references(check, model):

@@ -13,25 +13,26 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from difftrain import Batch, NoisyBatch
+from difftrain.testing import run_command
 from difftrain_instruct_pix2pix.family import InstructPix2Pix, Original
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 SMALL = {
     "model": "instruct-pix2pix", "lora_rank": 4, "train_batch_size": 2, "validation_num_inference_steps": 2,
     "num_eval_images": 1, "validation_num_seeds": 1, "learning_rate": 1e-2, "lr_warmup_steps": 0,
-    "validation_on_startup": "false", "validation_steps": 4, "aspect_bucket_alignment": 8, "lora_alpha": 8,
+    "validation_on_startup": False, "validation_steps": 4, "aspect_bucket_alignment": 8, "lora_alpha": 8,
     "reference_dropout_probability": 0.2, "caption_dropout_probability": 0.2, "mixed_precision": "no",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def demo(checkpoint, tmp_path_factory, difftrain_in):
+def demo(checkpoint, tmp_path_factory):
     """Train on the demo's pairs; return how the command ended."""
     folder = tmp_path_factory.mktemp("runs")
 
     def run(output: str, **options: object):
         given = {**SMALL, "pretrained_model_name_or_path": checkpoint, **options}
-        ended = difftrain_in(folder, "--demo", **given, output_dir=output, cache_dir="cache")
+        ended = run_command(folder, "--demo", **given, output_dir=output, cache_dir="cache")
         assert ended.status == 0, ended.err
         return ended
 
@@ -55,7 +56,7 @@ def test_a_run_on_the_demos_pairs_resumes_bit_equal_and_draws_its_validation(dem
 
 
 def test_images_of_another_image_guidance_are_not_compared(demo):
-    less = {"validation_steps": 1, "validation_on_startup": "true"}
+    less = {"validation_steps": 1, "validation_on_startup": True}
     demo("guided", max_train_steps=1, **less)
     ended = demo("guided", max_train_steps=2, pix2pix_image_guidance=3, **less)
     assert "1 of 1 images of step 0 are not shown as base" in ended.out + ended.err

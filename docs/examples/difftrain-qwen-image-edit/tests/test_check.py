@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from difftrain.testing import make_dataset
+from difftrain.testing import make_dataset, run_command
 
 
 @pytest.fixture
@@ -17,23 +17,18 @@ def model(checkpoints, tmp_path):
 
 
 @pytest.fixture
-def check(tmp_path, difftrain_in):
-    """Check a model of flavour edit on four pairs; return status and messages."""
+def check(tmp_path):
+    """Check a model of flavour edit on four pairs; return the messages."""
     folders = make_dataset(tmp_path / "pairs")
 
     def run(model, *command, status=2, reference_sets=1, resolution=64, **options):
-        names = [f"references-{number}" for number in range(reference_sets)]
-        edits = {"id": "edits", "type": "local", "instance_data_dir": str(folders.edits), "resolution": resolution}
-        edits |= {"caption_strategy": "textfile", "conditioning_data": names}
-        reference = {**edits, "instance_data_dir": str(folders.references), "caption_strategy": None}
-        reference["conditioning_type"] = "reference_strict"
-        del reference["conditioning_data"]
-        (tmp_path / "datasets.json").write_text(json.dumps([edits, *({**reference, "id": name} for name in names)]))
+        entries = folders.entries(reference_sets=reference_sets, resolution=resolution)
+        (tmp_path / "datasets.json").write_text(json.dumps(entries))
         given = {"model": "qwen-image-edit", "aspect_bucket_alignment": 16, "max_train_steps": 1, "flavour": "edit"}
         given |= {"data_backend_config": "datasets.json", "conditioning_multidataset_sampling": "combined", **options}
         if model is not None:
             given["pretrained_model_name_or_path"] = model
-        ended = difftrain_in(tmp_path, "check", *command, **given)
+        ended = run_command(tmp_path, "check", *command, **given)
         assert ended.status == status, ended.err
         assert "Traceback" not in ended.err
         return ended.out if command else ended.out + ended.err
@@ -129,6 +124,14 @@ def test_another_transformer(check, model):
 def test_a_wrong_alignment(check, model):
     told = check(model, aspect_bucket_alignment=8)
     assert "aspect_bucket_alignment must be a multiple of 16 for model_family 'qwen-image-edit', got 8" in told
+
+
+def test_images_without_references(check, model):
+    told = check(model, reference_sets=0)
+    assert (
+        "dataset 'edits': has no references, but flavour 'edit' of 'qwen-image-edit' needs one for every image" in told
+    )
+    assert "name a reference set in conditioning_data" in told
 
 
 def test_too_many_references(check, model):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from difftrain.testing import make_dataset
+from difftrain.testing import make_dataset, run_command
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 SMALL = {
@@ -24,14 +24,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["edit", "edit-2509"])
-def demo(request, checkpoints, folder, difftrain_in):
+def demo(request, checkpoints, folder):
     """Run the demo's pairs; return how the command ended."""
     name = request.param
     model = {"flavour": name, "pretrained_model_name_or_path": checkpoints[name]}
 
     def run(output: str, *, status: int = 0, **options: object):
-        given = {**SMALL, **model, "validation_on_startup": "false", "validation_steps": 4, **options}
-        ended = difftrain_in(folder, "--demo", **given, output_dir=f"{name}/{output}", cache_dir="cache")
+        given = {**SMALL, **model, "validation_on_startup": False, "validation_steps": 4, **options}
+        ended = run_command(folder, "--demo", **given, output_dir=f"{name}/{output}", cache_dir="cache")
         assert ended.status == status, ended.err
         return ended
 
@@ -56,17 +56,14 @@ def test_a_run_on_the_demos_pairs_resumes_bit_equal_and_draws_its_validation(dem
     assert any("psnr" in line for line in (whole / "metrics.jsonl").read_text().splitlines())
 
 
-def test_two_references_and_texts_of_two_lengths_with_dropouts_make_a_run(checkpoints, tmp_path, difftrain_in):
+def test_two_references_and_texts_of_two_lengths_with_dropouts_make_a_run(checkpoints, tmp_path):
     pairs, more = (make_dataset(tmp_path / name, count=4, seed=seed) for name, seed in (("one", 1), ("two", 2)))
     for number, text in enumerate(("short", "a much longer instruction")):
         (pairs.edits / f"{number:03}.txt").write_text(text)
-    common = {"type": "local", "resolution": 64, "caption_strategy": None, "conditioning_type": "reference_strict"}
-    edits = {"id": "edits", "type": "local", "resolution": 64, "instance_data_dir": str(pairs.edits)}
-    edits |= {"caption_strategy": "textfile", "conditioning_data": ["one", "two"]}
-    references = [{"id": name, **common, "instance_data_dir": str(root.references)} for name, root in
-                  (("one", pairs), ("two", more))]  # fmt: skip
-    (tmp_path / "datasets.json").write_text(json.dumps([edits, *references]))
-    ended = difftrain_in(
+    edits, first, second = pairs.entries(reference_sets=2, resolution=64)
+    second["instance_data_dir"] = str(more.references)
+    (tmp_path / "datasets.json").write_text(json.dumps([edits, first, second]))
+    ended = run_command(
         tmp_path, **SMALL, flavour="edit-2509", pretrained_model_name_or_path=checkpoints["edit-2509"],
         data_backend_config="datasets.json", output_dir="output", aspect_bucket_alignment=16, max_train_steps=6,
         conditioning_multidataset_sampling="combined", caption_dropout_probability=0.3, mixed_precision="no",

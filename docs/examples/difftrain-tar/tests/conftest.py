@@ -1,21 +1,19 @@
-"""Tar files of small pairs and the same pairs as loose files; the installed command, run in this process."""
+"""Tar files of small pairs, and the same pairs as loose files."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import random
-import sys
 import tarfile
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from difftrain.testing import CommandResult, run_command
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -36,19 +34,6 @@ RUN = {
 }
 
 
-@dataclass(frozen=True)
-class Ended:
-    """The result of a command."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_folder(tmp_path_factory):
     """Keep the built-in checkpoint out of the user's folder."""
@@ -59,23 +44,13 @@ def _own_cache_folder(tmp_path_factory):
 
 @pytest.fixture
 def difftrain(tmp_path):
-    """Write a run with some dataset entries and start ``difftrain`` on it, with flags given by name."""
-    (script,) = entry_points(group="console_scripts", name="difftrain")
-    main = script.load()
+    """Write a run with some dataset entries and start ``difftrain`` on it, with options given by name."""
 
-    def run(*command: str, datasets: list[dict[str, Any]], **options: Any) -> Ended:
+    def run(*command: str, datasets: list[dict[str, Any]], **options: Any) -> CommandResult:
         common = {"resolution": 64}
         (tmp_path / "datasets.json").write_text(json.dumps([common | entry for entry in datasets]))
         (tmp_path / "config.json").write_text(json.dumps(RUN | options))
-        out, err, status = io.StringIO(), io.StringIO(), 0
-        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(tmp_path):
-            patch.setattr(sys, "argv", ["difftrain", *command, "--config", "config.json"])
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                try:
-                    main()
-                except SystemExit as end:
-                    status = int(end.code or 0)
-        return Ended(status, out.getvalue(), err.getvalue())
+        return run_command(tmp_path, *command, config="config.json")
 
     return run
 

@@ -104,7 +104,16 @@ def test_check_names_the_places_of_damaged_members(difftrain, tmp_path):
     ended = difftrain("check", datasets=[PAIRS])
     assert ended.status == 2
     assert f"1 of 4 images cannot be read: {tmp_path}/pairs.tar: 0001.reference.png (" in ended.err
-    assert "hint: replace or remove them where they are stored" in ended.err
+    assert "hint: replace these images, or take them out of tar file pairs.tar" in ended.err
+
+
+def test_check_names_the_tar_file_that_ambiguous_rows_are_in(difftrain, tmp_path):
+    write_tar(tmp_path / "pairs.tar", rows(2) | {"0001.jpg": new_image(9)})
+    ended = difftrain("check", datasets=[PAIRS])
+    assert ended.status == 2
+    assert "1 item of tar file pairs.tar cannot be used: 0001 (2 images to train on in one row)" in ended.err
+    assert "take it out of tar file pairs.tar" in ended.err
+    assert "folder" not in ended.err
 
 
 def test_conditioning_type_says_how_the_references_follow(difftrain, tmp_path):

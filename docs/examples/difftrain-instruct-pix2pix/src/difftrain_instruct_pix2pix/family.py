@@ -181,6 +181,7 @@ class Original(dt.ModelFlavour[UNetInput]):
     hub_id: ClassVar[str] = "timbrooks/instruct-pix2pix"
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {"pipeline": ("StableDiffusionInstructPix2PixPipeline",)}
     max_references: ClassVar[int] = 1
+    needs_reference: ClassVar[bool] = True
     references_fit_target: ClassVar[bool] = True
     default_guidance_real: ClassVar[float] = 7.5
 

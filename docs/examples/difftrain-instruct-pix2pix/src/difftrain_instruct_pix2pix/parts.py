@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,25 +88,12 @@ def pipeline_sampler(
     flavour: dt.ModelFlavour, unet: nn.Module, vae: Any, scheduler: Path, device: torch.device, dtype: torch.dtype
 ) -> dt.Sampler:
     """Return the stock pipeline around the U-Net in training, with the checkpoint's own scheduler."""
-    # the pipeline passes the VAE tensors of the text's dtype
-    vae = vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype)
     kind = getattr(diffusers, dt.read_json(scheduler / "scheduler_config.json")["_class_name"])
     absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
     parts = {"vae": vae, "unet": unet, "scheduler": kind.from_pretrained(scheduler), **absent}
     pipeline = diffusers.StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
 
-    def draw(request: dt.ValidationRequest) -> Image.Image:
-        home, texts = vae.device, {"prompt_embeds": request.text, "negative_prompt_embeds": request.negative_text}
-        vae.to(device)
-        image: Image.Image = pipeline(
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance_real,
-            generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
-            **{name: text["prompt_embeds"][None].to(device, dtype) for name, text in texts.items() if text},
-            **flavour.pipeline_arguments(request),
-        ).images[0]
-        vae.to(home)
-        return image
+    def arguments(request: dt.ValidationRequest) -> dict[str, object]:
+        return {"guidance_scale": request.guidance_real, **flavour.pipeline_arguments(request)}
 
-    return draw
+    return dt.PipelineSampler(pipeline, arguments, device=device, dtype=dtype)

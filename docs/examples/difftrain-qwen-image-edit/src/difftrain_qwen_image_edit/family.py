@@ -156,9 +156,9 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
         device: torch.device,
         dtype: torch.dtype,
     ) -> dt.Sampler:
-        from difftrain_qwen_image_edit.parts import PipelineSampler
+        from difftrain_qwen_image_edit.parts import pipeline_sampler
 
-        return PipelineSampler(flavour, denoiser, image_encoder, FILES.folder(location, "scheduler"), device, dtype)
+        return pipeline_sampler(flavour, denoiser, image_encoder, FILES.folder(location, "scheduler"), device, dtype)
 
 
 class Edit(dt.ModelFlavour[QwenInput]):
@@ -170,6 +170,7 @@ class Edit(dt.ModelFlavour[QwenInput]):
     # later checkpoints are conditioned differently: zero_cond_t
     weights: ClassVar[Facts] = {"pipeline": ("QwenImageEditPipeline",), "zero_cond_t": ("false",)}
     max_references: ClassVar[int] = 1
+    needs_reference: ClassVar[bool] = True
     max_pixels: ClassVar[int | None] = 1536 * 1536
     default_guidance_real: ClassVar[float] = 4.0
     settings: ClassVar[Mapping[str, Any]] = {"image": "<|vision_start|><|image_pad|><|vision_end|>"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,46 +83,45 @@ class QwenImageEncoder(dt.ImageEncoder):
         self.vae.to(device)
 
 
-class PipelineSampler:
-    """Draws validation images with the stock pipelines and the checkpoint's own scheduler, one per call."""
+def pipeline_sampler(
+    flavour: dt.ModelFlavour, denoiser: nn.Module, encoder: Any, folder: Path, device: torch.device, dtype: torch.dtype
+) -> dt.Sampler:
+    """Return the stock pipelines around the transformer in training, with the checkpoint's own scheduler."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    parts = {"transformer": denoiser, "scheduler": scheduler, "vae": encoder.vae}
+    parts |= dict.fromkeys(("text_encoder", "tokenizer"))
+    edit = getattr(diffusers, flavour.weights["pipeline"][0])(**parts, processor=None)
 
-    def __init__(
-        self, flavour: dt.ModelFlavour, denoiser: nn.Module, encoder: Any, folder: Path, device: Any, dtype: Any
-    ) -> None:
-        # the pipelines pass the VAE tensors of the text's dtype
-        self._vae = encoder.vae if encoder.vae.dtype == dtype else copy.deepcopy(encoder.vae).to(dtype)
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
-        parts = {"transformer": denoiser, "scheduler": scheduler, "vae": self._vae}
-        parts |= dict.fromkeys(("text_encoder", "tokenizer"))
-        self._of_text = diffusers.QwenImagePipeline(**parts)
-        self._edit = getattr(diffusers, flavour.weights["pipeline"][0])(**parts, processor=None)
-        self._many, self._device = flavour.max_references > 1, device
-
-    def __call__(self, request: dt.ValidationRequest) -> Image.Image:
-        """Draw the image of one request; noise drawn on the CPU is the same for every device."""
-        # the editing pipelines require a reference
-        pipeline = self._edit if request.references else self._of_text
-        pipeline.set_progress_bar_config(disable=True)
-        arguments: dict[str, Any] = {"width": request.width, "height": request.height, "true_cfg_scale": 1.0}
-        generator = torch.Generator("cpu").manual_seed(request.seed)
+    def arguments(request: dt.ValidationRequest) -> dict[str, Any]:
+        given: dict[str, Any] = {"width": request.width, "height": request.height}
+        given["true_cfg_scale"] = request.guidance_real
+        for prefix, text in (("", request.text), ("negative_", request.negative_text)):
+            if text is not None:
+                length = len(text["prompt_embeds"])
+                given[f"{prefix}prompt_embeds_mask"] = torch.ones(1, length, dtype=torch.bool, device=device)
         if request.references:
-            arguments["image"] = list(request.references) if self._many else request.references[0]
-        texts = {"": request.text}
-        if request.negative_text is not None:
-            texts["negative_"], arguments["true_cfg_scale"] = request.negative_text, request.guidance_real
-        for prefix, text in texts.items():
-            embeds = text["prompt_embeds"][None].to(self._device, self._vae.dtype)
-            mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=self._device)
-            arguments |= {f"{prefix}prompt_embeds": embeds, f"{prefix}prompt_embeds_mask": mask}
-        module: Any = sys.modules[type(pipeline).__module__]
-        area = request.width * request.height
-        stock, home = getattr(module, "calculate_dimensions", None), self._vae.device
-        if stock is not None and area < 512 * 512:  # for quick trials: do not enlarge each reference to a megapixel
-            module.calculate_dimensions = lambda asked, aspect: stock(min(asked, area), aspect)
-        try:
-            self._vae.to(self._device)
-            image: Image.Image = pipeline(**arguments, generator=generator, num_inference_steps=request.steps).images[0]
-        finally:
-            module.calculate_dimensions = stock
-            self._vae.to(home)
-        return image
+            given["image"] = list(request.references) if flavour.max_references > 1 else request.references[0]
+        return given
+
+    # the pipelines that edit cannot do without a reference
+    of_text = diffusers.QwenImagePipeline(**parts)
+    sampler = dt.PipelineSampler(edit, arguments, device=device, dtype=dtype, without_references=of_text)
+
+    def draw(request: dt.ValidationRequest) -> Image.Image:
+        with small_references(edit, request.width * request.height):
+            return sampler(request)
+
+    return draw
+
+
+@contextmanager
+def small_references(pipeline: Any, area: int) -> Iterator[None]:
+    """Stop the pipeline from enlarging references to a megapixel if the image is below 512x512, for quick tries."""
+    module: Any = sys.modules[type(pipeline).__module__]
+    stock = module.calculate_dimensions
+    if area < 512 * 512:
+        module.calculate_dimensions = lambda asked, aspect: stock(min(asked, area), aspect)
+    try:
+        yield
+    finally:
+        module.calculate_dimensions = stock

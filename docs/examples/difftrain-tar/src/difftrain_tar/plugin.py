@@ -70,6 +70,10 @@ class TarSource(DataSource):
     tar_file: Path
     """Path of the file; it must not be compressed, because images are read from their places in it."""
 
+    @property
+    def place(self) -> str:
+        return f"tar file {self.tar_file}"
+
     def list_images(self) -> Iterable[SourceImage]:
         return self.survey({}).images
 

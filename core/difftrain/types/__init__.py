@@ -1,0 +1,45 @@
+"""Hand-over types: what one stage of a run gives to the next. Import them from here.
+
+Nothing here does work or imports a model library. Sizes are (width, height) in pixels, as in Pillow; tensors are
+[batch, channel, height, width], as in torch.
+
+- `sizes`: how large images are, and how they are cut
+- `source_images`: images as a data source lists them and the scan finds them
+- `training_samples`: a target image with its references and captions
+- `model_location`: where a model's files are
+- `batches`: tensors of one step
+- `validation_images`: an image to draw
+- `reporting`: what users and observers are told
+"""
+
+from difftrain.types.batches import AttentionShape, Batch, NoisyBatch, TextEmbeds
+from difftrain.types.model_location import ModelLocation
+from difftrain.types.reporting import Phase, Reporter, StepResult
+from difftrain.types.sizes import Box, Geometry, GeometryRules, Size
+from difftrain.types.source_images import ImageMaker, ImageRecord, Recipe, SourceImage
+from difftrain.types.training_samples import PlacedImage, ReferenceChoice, Sample
+from difftrain.types.validation_images import Sampler, ValidationRequest
+
+__all__ = [
+    "AttentionShape",
+    "Batch",
+    "Box",
+    "Geometry",
+    "GeometryRules",
+    "ImageMaker",
+    "ImageRecord",
+    "ModelLocation",
+    "NoisyBatch",
+    "Phase",
+    "PlacedImage",
+    "Recipe",
+    "ReferenceChoice",
+    "Reporter",
+    "Sample",
+    "Sampler",
+    "Size",
+    "SourceImage",
+    "StepResult",
+    "TextEmbeds",
+    "ValidationRequest",
+]

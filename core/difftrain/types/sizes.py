@@ -1,0 +1,57 @@
+"""How large images are, and how they are resized and cropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels of an upright source image; fractions are allowed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeometryRules:
+    """How a dataset entry wants its images sized; input of :func:`difftrain.data.buckets.assign_bucket`."""
+
+    resolution: float
+    """In the unit of ``resolution_type``."""
+    resolution_type: str
+    """``pixel``: the shorter edge. ``area``: megapixels. ``pixel_area``: the edge of a square of that area."""
+    alignment: int
+    """Bucket edges are multiples of this, in pixels."""
+    crop: bool = False
+    crop_style: str = "center"
+    crop_aspect: str = "preserve"
+    crop_aspect_buckets: tuple[float, ...] = ()
+    maximum_image_size: float | None = None
+    """In the unit of ``resolution_type``; a larger image is first reduced to ``target_downsample_size``."""
+    target_downsample_size: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Geometry:
+    """From the upright source image to the bucket: one resize, then one crop."""
+
+    resize: Size
+    crop: tuple[int, int]
+    """(left, top) of the crop box, in the resized image."""
+    bucket: Size
+    """Size of the crop box, and so of the encoded image."""
+
+    def __post_init__(self) -> None:
+        for axis in (0, 1):
+            if not 0 <= self.crop[axis] <= self.resize[axis] - self.bucket[axis]:
+                raise ValueError(f"crop box {self.crop}+{self.bucket} lies outside the resized image {self.resize}")
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom), as :meth:`PIL.Image.Image.crop` takes it."""
+        left, top = self.crop
+        return left, top, left + self.bucket[0], top + self.bucket[1]
+
+    @property
+    def identity(self) -> str:
+        """Part of the cache key."""
+        return f"{self.resize}{self.crop}{self.bucket}"
