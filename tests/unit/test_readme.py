@@ -184,6 +184,10 @@ def reading_order() -> list[str]:
     return [file[1] for file in files if file]
 
 
+def parsed(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
+
+
 def functions_used(caller: str, callee: str) -> set[str]:
     """Return the functions of the second file that the first one imports and uses.
 
@@ -191,8 +195,7 @@ def functions_used(caller: str, callee: str) -> set[str]:
     """
     module = callee.removeprefix("core/").removesuffix(".py").replace("/", ".")
     package, _, name = module.rpartition(".")
-    tree = ast.parse((ROOT / caller).read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree))
+    nodes = list(ast.walk(parsed(caller)))
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
     direct = {alias.asname or alias.name for node in imports if node.module == module for alias in node.names}
     whole = {
@@ -208,16 +211,13 @@ def functions_used(caller: str, callee: str) -> set[str]:
         for node in nodes
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole
     }
-    defined = ast.parse((ROOT / callee).read_text(encoding="utf-8")).body
-    return used & {node.name for node in defined if isinstance(node, ast.FunctionDef)}
+    return used & {node.name for node in parsed(callee).body if isinstance(node, ast.FunctionDef)}
 
 
 def methods_chosen_by_plan(caller: str, callee: str) -> set[str]:
     """Return calls such as ``state.plan.loss.compute()`` that reach a class of the second file, here a ``Loss``."""
-    calls = re.findall(r"plan\.(\w+)\.(\w+)\(", ast.unparse(ast.parse((ROOT / caller).read_text(encoding="utf-8"))))
-    classes = [
-        node for node in ast.parse((ROOT / callee).read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
-    ]
+    calls = re.findall(r"plan\.(\w+)\.(\w+)\(", ast.unparse(parsed(caller)))
+    classes = [node for node in parsed(callee).body if isinstance(node, ast.ClassDef)]
     return {
         f"{kind}.{method}"
         for kind, method in calls
@@ -245,5 +245,4 @@ def test_the_reading_order_leads_from_the_readme_through_the_command_to_the_loss
 
 def test_each_file_of_the_reading_order_calls_the_next():
     files = reading_order()[1:]
-    pairs = list(pairwise(files))
-    assert [pair for pair in pairs if not functions_used(*pair) and not methods_chosen_by_plan(*pair)] == []
+    assert [pair for pair in pairwise(files) if not functions_used(*pair) and not methods_chosen_by_plan(*pair)] == []
