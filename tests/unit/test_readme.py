@@ -1,10 +1,16 @@
-"""README.md and the pages of docs/ are true: their config snippets, plugin, flags, files and make targets work."""
+"""README.md and the pages of docs/ are true: their config snippets, plugin, flags, files and make targets work.
+
+The reading order in CONTRIBUTING.md is that of the real calls.
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +19,14 @@ import pytest
 
 from conftest import new_image, run_in
 from difftrain.cli.flags import OWN_FLAGS
+from difftrain.config.run_options import RunConfig
 from difftrain.planning.run_plan import plan_run
 from difftrain.plugins.discovery import load_plugins
 from difftrain.testing import check_generator
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 PLUGIN_FILES = {
@@ -31,7 +39,7 @@ BASE = {"model_family": "flux", "model_flavour": "kontext", "max_train_steps": 1
 PAIRS = [{"id": "photos", "instance_data_dir": "photos", "conditioning": {"type": "superresolution"}}]
 
 FLAGS_OF_OTHER_PROGRAMS = {"exclude", "local-dir"}
-USERS_PLACES = ("config/", "data/", "models/", "output/", ".venv", "grey.py", "./grey.py", "metrics.jsonl")
+USERS_PLACES = ("config/", "data/", "dist/", "models/", "output/", ".venv", "grey.py", "./grey.py", "metrics.jsonl")
 """Files that readers make or find on their own machine."""
 
 
@@ -131,7 +139,8 @@ def test_the_plugin_is_found_by_name_and_keeps_the_contract(plugin_files):
 
 
 def test_every_flag_exists():
-    known = {*load_plugins().run_schema.model_fields, *OWN_FLAGS, *FLAGS_OF_OTHER_PROGRAMS}
+    loaded = load_plugins()
+    known = {*loaded.run_schema.model_fields, *loaded.run_tables.renamed, *OWN_FLAGS, *FLAGS_OF_OTHER_PROGRAMS}
     assert [flag for flag in re.findall(r"--([a-z][\w-]*)", README) if flag not in known] == []
 
 
@@ -152,3 +161,88 @@ def test_every_link_leads_somewhere(page):
 def test_every_make_target_exists():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"\bmake (demo|test|lint|install|[a-z]+)(?=`|\s+#)", README)) <= set(targets)
+
+
+def test_the_wheel_has_the_name_in_the_readme():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert set(re.findall(r"dist/(\S+)", README)) - {"`"} == {f"difftrain-{version}-py3-none-any.whl"}
+
+
+@pytest.mark.parametrize("message", ["continue with:", "ready to train", "not supported yet in difftrain"])
+def test_a_quoted_message_is_in_the_code(message):
+    assert f'"{message}' in README
+    sources = (ROOT / "core" / "difftrain").rglob("*.py")
+    assert any(f'"{message}' in source.read_text(encoding="utf-8") for source in sources)
+
+
+def reading_order() -> list[str]:
+    """Return the files that CONTRIBUTING.md lists, checked for one clause each."""
+    (section,) = re.findall(r"^## Reading order\n(.*?)^## ", CONTRIBUTING, re.DOTALL | re.MULTILINE)
+    items = re.findall(r"^\d+\. (.*\n(?:   .*\n)*)", section, re.MULTILINE)
+    files = [re.match(r"\[([\w./]+)\]\(\1\): \S", item) for item in items]
+    assert all(files), "an item is a link to the file, then why to read it"
+    return [file[1] for file in files if file]
+
+
+def parsed(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
+
+
+def functions_used(caller: str, callee: str) -> set[str]:
+    """Return the functions of the second file that the first one imports and uses.
+
+    A class counts only through :func:`methods_chosen_by_plan`: importing a type is not a call.
+    """
+    module = callee.removeprefix("core/").removesuffix(".py").replace("/", ".")
+    package, _, name = module.rpartition(".")
+    nodes = list(ast.walk(parsed(caller)))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    direct = {alias.asname or alias.name for node in imports if node.module == module for alias in node.names}
+    whole = {
+        alias.asname or alias.name
+        for node in imports
+        if node.module == package
+        for alias in node.names
+        if alias.name == name
+    }
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} & direct
+    used |= {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole
+    }
+    return used & {node.name for node in parsed(callee).body if isinstance(node, ast.FunctionDef)}
+
+
+def methods_chosen_by_plan(caller: str, callee: str) -> set[str]:
+    """Return calls such as ``state.plan.loss.compute()`` that reach a class of the second file, here a ``Loss``."""
+    calls = re.findall(r"plan\.(\w+)\.(\w+)\(", ast.unparse(parsed(caller)))
+    classes = [node for node in parsed(callee).body if isinstance(node, ast.ClassDef)]
+    return {
+        f"{kind}.{method}"
+        for kind, method in calls
+        for cls in classes
+        if kind.title().replace("_", "") in {ast.unparse(base) for base in cls.bases}
+        and method in {node.name for node in cls.body if isinstance(node, ast.FunctionDef)}
+    }
+
+
+def test_the_reading_order_has_at_most_ten_files_and_all_exist():
+    files = reading_order()
+    assert 2 < len(files) <= 10
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_the_reading_order_leads_from_the_readme_through_the_command_to_the_loss():
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]["difftrain"]
+    command = f"core/{script.partition(':')[0].replace('.', '/')}.py"
+    usual = RunConfig.model_fields["loss_type"].default
+    loss = Path(inspect.getfile(load_plugins().registry.find("loss", usual))).relative_to(ROOT).as_posix()
+    files = reading_order()
+    assert (files[0], files[1], files[-1]) == ("README.md", command, loss)
+    assert "CONTRIBUTING.md#reading-order" in README
+
+
+def test_each_file_of_the_reading_order_calls_the_next():
+    files = reading_order()[1:]
+    assert [pair for pair in pairwise(files) if not functions_used(*pair) and not methods_chosen_by_plan(*pair)] == []
