@@ -23,10 +23,24 @@ def ids(first: int) -> torch.Tensor:
     return torch.cat([torch.full((TOKENS, 1), first), grid], 1).float()
 
 
-def main(folder: str, precision: str, steps: int) -> None:
+def stock_model(folder: str | None) -> FluxTransformer2DModel:
+    """The bf16 model on the card: from a folder, or with random weights."""
+    if folder is not None:
+        model = FluxTransformer2DModel.from_pretrained(folder, subfolder="transformer", torch_dtype=torch.bfloat16)
+        return model.requires_grad_(False).to("cuda")
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = FluxTransformer2DModel(guidance_embeds=True)
+    torch.set_default_dtype(torch.float32)
+    return model.requires_grad_(False)
+
+
+def stock_step(steps: int, folder: str | None = None, precision: str = "int8-quanto") -> dict[str, object]:
+    """Train some steps; gives the seconds of each, their losses, and the number of tokens."""
+    started = time.monotonic()
     torch.backends.cuda.enable_cudnn_sdp(False)
-    model = FluxTransformer2DModel.from_pretrained(folder, subfolder="transformer", torch_dtype=torch.bfloat16)
-    model.requires_grad_(False).to("cuda")
+    model = stock_model(folder)
     if precision == "int8-quanto":
         from optimum.quanto import freeze, qint8, quantize
 
@@ -42,8 +56,10 @@ def main(folder: str, precision: str, steps: int) -> None:
     pooled = torch.randn(1, 768, device="cuda", dtype=torch.bfloat16)
     image_ids = torch.cat([ids(0), ids(1)]).cuda()
     text_ids = torch.zeros(TEXT_TOKENS, 3, device="cuda")
-    seconds = []
+    seconds, losses = [], []
     model.train()
+    prepared = time.monotonic() - started
+    torch.cuda.reset_peak_memory_stats()
     for _ in range(steps):
         torch.cuda.synchronize()
         started = time.perf_counter()
@@ -67,6 +83,12 @@ def main(folder: str, precision: str, steps: int) -> None:
         optimizer.zero_grad()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
+        losses.append(round(loss.item(), 4))
+    return {"seconds": seconds, "prepared": prepared, "losses": losses, "tokens": 2 * TOKENS + TEXT_TOKENS}
+
+
+def main(folder: str, precision: str, steps: int) -> None:
+    seconds = stock_step(steps, folder, precision)["seconds"]
     peak = torch.cuda.max_memory_allocated() / 2**30
     print(json.dumps({"seconds": statistics.median(seconds[2:]), "peak_gib": round(peak, 1)}))
 

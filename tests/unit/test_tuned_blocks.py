@@ -112,3 +112,39 @@ def test_a_compiled_block_does_not_recompute_attention(monkeypatch):
     TunedBlocks(parts, backend=backend, recompute=True)
     output_and_gradients(parts)
     assert dict(seen) == {"forward": 1, "backward": 0}
+
+
+def losing(graph, inputs):
+    """A backend whose blocks pass no gradient on to their input."""
+    from torch._dynamo.backends.debugging import aot_eager
+
+    fast = aot_eager(graph, inputs)
+    return lambda *given: fast(*[part.detach() if part.dim() == 3 else part for part in given])
+
+
+@pytest.mark.parametrize(("backend", "lost"), [("aot_eager", False), (losing, True)])
+@pytest.mark.parametrize("recompute", [True, False])
+def test_a_gradient_that_compiling_loses_is_found(backend, lost, recompute):
+    torch._dynamo.reset()
+    parts = blocks(3)
+    tuned = TunedBlocks(parts, backend=backend, recompute=recompute)
+    output_and_gradients_of_trained(parts)
+    fault = tuned.fault()
+    assert (fault is not None) == lost
+    if lost:
+        assert "the gradients of Block are off by 1" in fault
+
+
+def output_and_gradients_of_trained(parts):
+    hidden = torch.randn(2, 10, 32)
+    for part in parts:
+        hidden = part(hidden, scale=0.5)
+    hidden.square().mean().backward()
+
+
+def test_blocks_that_are_not_compiled_any_more_run_as_they_are_written():
+    torch._dynamo.reset()
+    parts = blocks()
+    tuned = TunedBlocks(parts, backend=losing, recompute=False)
+    tuned.compiled = False
+    torch.testing.assert_close(output_and_gradients(parts), output_and_gradients(blocks()))

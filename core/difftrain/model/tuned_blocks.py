@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from difftrain.model.attention.cudnn_attention import is_attention
 
 Forward = Callable[..., Any]
 VARIANTS = 256
-"""Compiled variants of one kind of block, for all shapes of a run together; torch's own limit of 8 is soon reached."""
+"""Compiled variants of one class of blocks, for all shapes of a run together; torch stops at 8 by default."""
+TOLERANCE = 0.1
+"""Relative difference of gradients that compiling may make: other roundings, but no missing part."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a block, as the training makes it."""
+
+    block: nn.Module
+    given: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Forwards:
+    """The forwards of one class of blocks, each called with the block first."""
+
+    keeping: Forward
+    recomputing: Forward
 
 
 class TunedBlocks:
@@ -28,53 +48,107 @@ class TunedBlocks:
             recompute: Whether blocks recompute their activations in the backward pass, all of them until
                 :attr:`kept` says otherwise.
         """
-        self._backend = backend
-        self._made: dict[type[nn.Module], tuple[Forward, Forward]] = {}
         self.count = len(blocks)
         self.kept = 0 if recompute else self.count
         """How many blocks keep their activations: the last ones, whose activations are needed first."""
-        if backend is not None:
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+        self.compiled = backend is not None
+        """May be set to False to run the blocks as they are written."""
+        self._calls: dict[type[nn.Module], _Call] = {}
+        """The last call of each class whose input needs a gradient, until :meth:`fault` has looked at it."""
+        self._checked = False
+        kinds = {type(block) for block in blocks}
+        self._plain = {kind: _as_written(kind) for kind in kinds}
+        self._fast = self._plain if backend is None else {kind: _compiled(kind, backend) for kind in kinds}
         for index, block in enumerate(blocks):
-            block.forward = partial(self._run, index, block, *self._variants(type(block)))
+            block.forward = partial(self._run, index, block)
 
-    def _run(
-        self, index: int, block: nn.Module, keeping: Forward, recomputing: Forward, *given: Any, **named: Any
-    ) -> Any:
-        keeps = index >= self.count - self.kept or not torch.is_grad_enabled()
-        return (keeping if keeps else recomputing)(block, *given, **named)
+    def _run(self, index: int, block: nn.Module, *given: Any, **named: Any) -> Any:
+        forwards = (self._fast if self.compiled else self._plain)[type(block)]
+        if not torch.is_grad_enabled():
+            return forwards.keeping(block, *given, **named)
+        if self.compiled and not self._checked and _needs_gradient(given, named):
+            self._calls[type(block)] = _Call(block, given, named)
+        keeps = index >= self.count - self.kept
+        return (forwards.keeping if keeps else forwards.recomputing)(block, *given, **named)
 
-    def _variants(self, kind: type[nn.Module]) -> tuple[Forward, Forward]:
-        """Return both forwards of one class: its blocks share what is compiled."""
-        if kind not in self._made:
-            forward: Forward = kind.forward
-            if self._backend is None:
-                self._made[kind] = forward, _recomputing(forward)
-            else:
-                compiled = partial(torch.compile, backend=self._backend, dynamic=False)
-                self._made[kind] = compiled(forward), compiled(_recomputing_all_but_attention(forward))
-        return self._made[kind]
+    def fault(self) -> str | None:
+        """Compare the gradients of one compiled block of each class with those of the block as it is written.
+
+        To be called after a forward and backward. torch.compile has been seen to lose a gradient without an error.
+
+        Returns:
+            What is wrong; None if nothing is, or if it cannot be told: dropout draws other numbers in each.
+        """
+        calls, self._calls, self._checked = self._calls, {}, True
+        for kind, call in calls.items():
+            if any(isinstance(part, nn.Dropout) and part.p > 0 for part in call.block.modules()):
+                continue
+            fast = self._fast[kind].recomputing if self.kept == 0 else self._fast[kind].keeping
+            wrong = _difference(_gradients(self._plain[kind].keeping, call), _gradients(fast, call))
+            if not wrong <= TOLERANCE:
+                return f"the gradients of {kind.__name__} are off by {wrong:.2g} when torch.compile compiles it"
+        return None
 
 
-def _recomputing(forward: Forward) -> Forward:
-    def run(block: nn.Module, *given: Any, **named: Any) -> Any:
+def _as_written(kind: type[nn.Module]) -> _Forwards:
+    forward: Forward = kind.forward
+
+    def recomputing(block: nn.Module, *given: Any, **named: Any) -> Any:
         return checkpoint(forward, block, *given, use_reentrant=False, **named)
 
-    return run
+    return _Forwards(keeping=forward, recomputing=recomputing)
 
 
-def _recomputing_all_but_attention(forward: Forward) -> Forward:
-    """Keep the attention's output too: a tenth of a block's activations, and a third of what recomputing it costs.
+def _compiled(kind: type[nn.Module], backend: str) -> _Forwards:
+    """Return forwards that all blocks of the class share, so that it is compiled once.
 
-    Only worth it in a compiled block: outside, choosing by operation costs more time than attention.
+    Recomputing keeps the attention's output: it is a tenth of a block's activations, and a third of the time that
+    recomputing all of them costs. Only worth it in a compiled block: elsewhere torch has to look at each operation.
     """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    forward: Forward = kind.forward
     contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
 
-    def run(block: nn.Module, *given: Any, **named: Any) -> Any:
+    def recomputing(block: nn.Module, *given: Any, **named: Any) -> Any:
         return checkpoint(forward, block, *given, use_reentrant=False, context_fn=contexts, **named)
 
-    return run
+    compiled = partial(torch.compile, backend=backend, dynamic=False)
+    return _Forwards(keeping=compiled(forward), recomputing=compiled(recomputing))
 
 
 def _keep_attention(_context: Any, operation: Any, *_given: Any, **_named: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if is_attention(operation) else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _needs_gradient(given: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Tensor) and value.requires_grad for value in (*given, *named.values()))
+
+
+def _gradients(forward: Forward, call: _Call) -> list[Tensor]:
+    """Return the gradients of a block's inputs and trained weights, of one fixed sum of its outputs."""
+
+    def fresh(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().clone().requires_grad_(value.requires_grad)
+
+    given = [fresh(value) for value in call.given]
+    named = {name: fresh(value) for name, value in call.named.items()}
+    outputs = forward(call.block, *given, **named)
+    outputs = [part for part in (outputs if isinstance(outputs, tuple) else (outputs,)) if part.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(part.shape, generator=generator).to(part) for part in outputs]
+    inputs = [part for part in (*given, *named.values()) if isinstance(part, Tensor) and part.requires_grad]
+    trained = [weight for weight in call.block.parameters() if weight.requires_grad]
+    found = torch.autograd.grad(outputs, [*inputs, *trained], weights, allow_unused=True)
+    return [torch.zeros(()) if part is None else part for part in found]
+
+
+def _difference(exact: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
+    """Return the largest relative difference; those of gradients that are zero do not count."""
+    worst = 0.0
+    for true, value in zip(exact, ours, strict=True):
+        size = float(true.float().norm())
+        if size > 0:
+            worst = max(worst, float((value.to(true).float() - true.float()).norm()) / size)
+    return worst

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from difftrain.contracts import ModelFamily, Quantizer
-from difftrain.errors import ConfigError
+from difftrain.errors import ConfigError, ModelError
 from difftrain.model.attention.choose_kernel import fastest_attention
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.steps.step import loss_at
@@ -31,6 +31,7 @@ def fit_to_device(state: TrainingState, read_largest: Callable[[], Batch | None]
 
     Raises:
         ConfigError: If the config asks for what does not go together.
+        ModelError: If compiled blocks have wrong gradients, and the config insists on them.
         torch.OutOfMemoryError: If the largest batch does not fit even with all activations recomputed.
     """
     plan, device = state.plan, state.accelerator.device
@@ -47,14 +48,32 @@ def fit_to_device(state: TrainingState, read_largest: Callable[[], Batch | None]
             plan.family.enable_checkpointing(state.bare_denoiser)
         return
     blocks = TunedBlocks(plan.family.blocks(state.bare_denoiser), backend=backend, recompute=bool(recompute))
-    state.compiled = backend is not None
+    state.compiled = blocks.compiled
     if batch is None:
         return
-    if backend is not None:
+    if blocks.compiled:
         with reporter.phase("compile the model's blocks, once per image size"):
             _peak(state, batch)
+        _check_compiled(state, blocks, reporter)
     if recompute == "auto":
         _keep_what_fits(state, blocks, batch, reporter)
+
+
+def _check_compiled(state: TrainingState, blocks: TunedBlocks, reporter: Reporter) -> None:
+    with reporter.phase("compare compiled with uncompiled gradients"):
+        try:
+            fault = blocks.fault()
+        except torch.OutOfMemoryError:  # uncompiled blocks need more
+            torch.cuda.empty_cache()
+            fault = None
+    if fault is None:
+        return
+    if state.plan.config.dynamo_backend != "auto":
+        raise ModelError(
+            f'dynamo_backend {state.plan.config.dynamo_backend}: {fault}\nhint: set dynamo_backend to "no"'
+        )
+    blocks.compiled = state.compiled = False
+    reporter.say(f"the model is not compiled: {fault}")
 
 
 def _backend(state: TrainingState, reporter: Reporter) -> str | None:
@@ -139,7 +158,7 @@ def _peak(state: TrainingState, batch: Batch) -> float:
 def _available(device: torch.device) -> float:
     """Return the bytes that this process can have on the GPU: what it has, what is free, and no more than its cap."""
     free, total = torch.cuda.mem_get_info(device)
-    cap = total * torch.cuda.get_per_process_memory_fraction(device)
+    cap = total * torch.cuda.get_per_process_memory_fraction(device.index)
     return min(cap, free + torch.cuda.memory_reserved(device))
 
 

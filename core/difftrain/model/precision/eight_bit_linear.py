@@ -54,7 +54,9 @@ class ScaledRows:
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
-        return output.to(dtype)
+        # not a conversion to the dtype that it has: in a compiled autograd function that one loses the gradient, with
+        # torch 2.11 and no error (docs/log.md)
+        return output if dtype == torch.bfloat16 else output.to(dtype)
 
 
 class _Product(torch.autograd.Function):

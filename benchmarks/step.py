@@ -1,0 +1,85 @@
+"""Seconds and memory of one training step in every mode, beside the stock diffusers step of the same call.
+
+usage: python benchmarks/step.py [--rows NAME ...] [--steps 8] [--json FILE]
+
+FLUX.1 Kontext at full size with random weights, LoRA of rank 16; needs one GPU and no model on disk. Each row runs in a
+process of its own (`one_step.py`), the stock one first: ratios of one call can be compared, seconds of two calls not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FAST = {"gradient_checkpointing": "false"}
+FILLING = {"gradient_checkpointing": "auto"}
+ROWS = {
+    "stock int8-quanto, recomputing": {"stock": True},
+    "int8-quanto, recomputing": {"options": {"base_model_precision": "int8-quanto"}},
+    "bf16, exact": {"options": FAST},
+    "fp8-matmul": {"options": {"base_model_precision": "fp8-matmul", **FAST}},
+    "fp8-matmul, 24 GiB": {"cap_gib": 24, "options": {"base_model_precision": "fp8-matmul", **FILLING}},
+    "fp8-matmul, recomputing": {"options": {"base_model_precision": "fp8-matmul"}},
+    "fp8-matmul, all linears": {
+        "options": {"base_model_precision": "fp8-matmul", "flux_lora_target": "all+ffs", **FAST}
+    },
+    "int8-matmul": {"options": {"base_model_precision": "int8-matmul", **FAST}},
+    "int8-matmul, 24 GiB": {"cap_gib": 24, "options": {"base_model_precision": "int8-matmul", **FILLING}},
+    "int8-matmul, rotated": {
+        "options": {"base_model_precision": "int8-matmul", "int8_rotation": "true", **FAST}
+    },
+    "fp8-matmul, 512 px": {"pixels": 512, "options": {"base_model_precision": "fp8-matmul", **FAST}},
+    "fp8-matmul, two references": {
+        "references": 2, "options": {"base_model_precision": "fp8-matmul", **FILLING}
+    },
+    "fp8-matmul, batch 4": {"batch": 4, "options": {"base_model_precision": "fp8-matmul", **FILLING}},
+}  # fmt: skip
+
+
+def measure(name: str, steps: int) -> dict[str, object] | None:
+    """Run one row; None, with what it printed, if it failed."""
+    row = json.dumps({**ROWS[name], "steps": steps})
+    done = subprocess.run([sys.executable, str(HERE / "one_step.py"), row], capture_output=True, text=True)
+    for line in done.stderr.splitlines():
+        if line.startswith(("attention:", "gradient_checkpointing auto", "the model is not compiled")):
+            print(f"    {line}", flush=True)
+    if done.returncode:
+        print(f"{name}: failed\n{done.stderr[-2000:]}", flush=True)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="NAME")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results = {}
+    for name in arguments.rows:
+        result = measure(name, arguments.steps)
+        if result is not None:
+            results[name] = result
+            print(name, result, flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(results, indent=1))
+    import torch
+
+    first = next(iter(results.values()))["seconds"]
+    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, medians of the steps after the first two")
+    print(f"| mode | s/step | it/s | times as fast as {next(iter(results))} | GiB | host GiB | TFLOP/s | ready in s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, result in results.items():
+        seconds = result["seconds"]
+        print(
+            f"| {name} | {seconds:.3f} | {1 / seconds:.2f} | {first / seconds:.2f} | {result['peak_gib']} "
+            f"| {result['host_gib']} | {result['tflops']} | {result['prepared']} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

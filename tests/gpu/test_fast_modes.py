@@ -1,0 +1,75 @@
+"""Fast kernels and formats on a CUDA device: they give what the exact ones give."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from difftrain.errors import MachineError
+from difftrain.model.attention.choose_kernel import choose_attention, fastest_attention
+from difftrain.model.attention.cudnn_attention import cudnn_attention
+from difftrain.model.attention.kernel_trial import try_kernels
+from difftrain.model.precision.eight_bit_linear import Fp8Linear, Int8Linear, RotatedInt8Linear
+from difftrain.types import AttentionShape
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+SHAPE = AttentionShape(batch=1, heads=8, queries=1024, keys=1024, head_dim=128)
+
+
+def relative(value, exact):
+    return ((value.float() - exact.float()).norm() / exact.float().norm()).item()
+
+
+def test_cudnn_attention_is_right_for_inputs_and_gradients_that_are_not_dense():
+    torch.manual_seed(0)
+    rows = [torch.randn(1, 700, 4, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    sparse = torch.randn(1, 700, 4, 256, device="cuda", dtype=torch.bfloat16)[..., ::2].permute(0, 2, 1, 3)
+    heads = [row.permute(0, 2, 1, 3) for row in rows]
+    ours = torch.autograd.grad(cudnn_attention(*heads), rows, sparse)
+    exact = [row.detach().float().requires_grad_() for row in rows]
+    output = functional.scaled_dot_product_attention(*[row.permute(0, 2, 1, 3) for row in exact])
+    for value, true in zip(ours, torch.autograd.grad(output, exact, sparse.float()), strict=True):
+        assert relative(value, true) < 0.01
+
+
+def test_the_fastest_attention_is_one_that_was_tried_and_is_used_by_models():
+    trials = {trial.kernel: trial for trial in try_kernels(SHAPE, CUDA, torch.bfloat16)}
+    assert set(trials) == {"cudnn", "flash", "efficient"}
+    assert all(trial.fault is None for trial in trials.values())
+    text = fastest_attention([SHAPE], CUDA, torch.bfloat16)
+    chosen = text.split()[1].rstrip(",")
+    assert chosen in trials
+    query = torch.randn(1, 8, 64, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    output = functional.scaled_dot_product_attention(query, query, query)
+    assert ("difftrain" in output.grad_fn.name()) == (chosen == "cudnn")
+    choose_attention("auto", CUDA)
+
+
+def test_an_attention_kernel_of_gpus_is_refused_elsewhere():
+    with pytest.raises(MachineError, match="attention_mechanism cudnn: this kernel exists only for GPUs"):
+        choose_attention("cudnn", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(Fp8Linear, 0.05), (Int8Linear, 0.02), (RotatedInt8Linear, 0.02)])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_eight_bit_layers_pass_gradients_on(kind, tolerance, compiled, autocast):
+    # a conversion of the product to the dtype that it has lost the gradient, only when compiled, without an error
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    linear = nn.Linear(512, 256, device="cuda", dtype=torch.bfloat16).requires_grad_(False)
+    layer = kind(linear)
+
+    def run(module, inputs):
+        return module(functional.layer_norm(inputs, (512,)))
+
+    inputs = torch.randn(128, 512, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.randn(128, 256, device="cuda", dtype=torch.bfloat16)
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        output = (torch.compile(run) if compiled else run)(layer, inputs)
+        exact = run(linear, inputs)
+    (ours,) = torch.autograd.grad(output, inputs, gradient)
+    (theirs,) = torch.autograd.grad(exact, inputs, gradient)
+    assert relative(output, exact) < tolerance
+    assert relative(ours, theirs) < tolerance
