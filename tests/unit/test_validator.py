@@ -58,7 +58,9 @@ def state(step, **changes):
     }  # fmt: skip
     flavour = SimpleNamespace(default_guidance=2.5, pipeline_references=1)
     plan = SimpleNamespace(config=SimpleNamespace(**values), flavour=flavour)
-    return SimpleNamespace(step=step, plan=plan, bare_denoiser=torch.nn.Identity(), evaluating=nullcontext)
+    return SimpleNamespace(
+        step=step, plan=plan, bare_denoiser=torch.nn.Identity(), evaluating=nullcontext, uncompiled=nullcontext
+    )
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from difftrain.model.attention.cudnn_attention import is_attention
 Forward = Callable[..., Any]
 VARIANTS = 256
 """Compiled variants of one class of blocks, for all shapes of a run together; torch stops at 8 by default."""
-TOLERANCE = 0.1
-"""Relative difference of gradients that compiling may make: other roundings, but no missing part."""
+TOLERANCE = 0.25
+"""Relative difference of gradients that compiling may make: other roundings, also of 8-bit products, but no missing
+part."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,10 @@ def _needs_gradient(given: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
 
 
 def _gradients(forward: Forward, call: _Call) -> list[Tensor]:
-    """Return the gradients of a block's inputs and trained weights, of one fixed sum of its outputs."""
+    """Return the gradient of each input, and that of all trained weights in one row, of a fixed sum of the outputs.
+
+    Not of each weight: where attention is nearly even, those of queries and keys are rounding errors and nothing else.
+    """
 
     def fresh(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -141,14 +145,15 @@ def _gradients(forward: Forward, call: _Call) -> list[Tensor]:
     inputs = [part for part in (*given, *named.values()) if isinstance(part, Tensor) and part.requires_grad]
     trained = [weight for weight in call.block.parameters() if weight.requires_grad]
     found = torch.autograd.grad(outputs, [*inputs, *trained], weights, allow_unused=True)
-    return [torch.zeros(()) if part is None else part for part in found]
+    known = [torch.zeros(1) if part is None else part.flatten().cpu().float() for part in found]
+    return [*known[: len(inputs)], torch.cat(known[len(inputs) :])] if trained else known
 
 
 def _difference(exact: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
     """Return the largest relative difference; those of gradients that are zero do not count."""
     worst = 0.0
     for true, value in zip(exact, ours, strict=True):
-        size = float(true.float().norm())
+        size = float(true.norm())
         if size > 0:
-            worst = max(worst, float((value.to(true).float() - true.float()).norm()) / size)
+            worst = max(worst, float((value - true).norm()) / size)
     return worst
