@@ -284,3 +284,15 @@ def test_decision_001_names_the_purpose_of_every_draw():
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "derive_seed":
                     purposes |= {part.value for part in node.args if isinstance(part, ast.Constant)}
     assert set(re.findall(r'`\("([a-z_ ]+)", [^`]*\)`', " ".join(page.split()))) == purposes
+
+
+def test_decision_004_names_every_file_that_catches_all_errors():
+    page = (ROOT / "docs/adr/004-own-help-text.md").read_text(encoding="utf-8").partition("Code catches `Exception`")[2]
+    catching = set()
+    for folder in ("core", "plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            caught = {ast.unparse(node.type) for node in nodes if isinstance(node, ast.ExceptHandler) and node.type}
+            if any(re.search(r"\bException\b", text) for text in caught):
+                catching.add(path)
+    assert set(modules(page)) == catching
