@@ -1,18 +1,30 @@
-"""docs/how-it-works.md is true: its files, functions, classes and numbers are the code's."""
+"""docs/how-it-works.md is true: its names, numbers, order of calls, exit statuses and output files are the code's."""
 
 from __future__ import annotations
 
 import ast
 import re
+import signal
+import sys
+import threading
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import FrameType
 
 import pytest
+
+from conftest import EditPairs, run_in
+from difftrain.errors import CheckpointError, ConfigError, DataError, MachineError, ModelError, NotFinite, PluginError
+from difftrain.machine.interrupts import Interrupted
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 EDIT = (1920, 1080)
+CALL = re.compile(r"^ ?(\d+)  ( *)([\w.]+)\(\)$", re.MULTILINE)
+CALLS = [(int(number), len(indent), name) for number, indent, name in CALL.findall(PAGE)]
+"""Section, depth and name of each line in the page's tree of calls."""
 
 
 @cache
@@ -102,3 +114,185 @@ def test_the_adapter_of_the_full_model_has_the_size_that_is_stated():
     layers = [full.get_submodule(name) for name in FluxFamily().adapter_targets(full)]
     weights = sum(16 * (layer.in_features + layer.out_features) for layer in layers)
     assert f"rank 16 wraps {len(layers)} linear layers with {weights:,} trained weights" in " ".join(PAGE.split())
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A real run of two steps: the calls of the page's functions, and its files."""
+
+    calls: list[tuple[str, str, frozenset[tuple[str, str]]]]
+    """File, qualified name, and every caller on the stack, in order of time."""
+    output: Path
+
+    def first(self, section: int, name: str) -> int:
+        """Return the index of the first call of a function in a file that the section names."""
+        files = files_of(section)
+        return next(index for index, (file, called, _) in enumerate(self.calls) if called == name and file in files)
+
+
+@cache
+def files_of(section: int) -> frozenset[str]:
+    title = next(title for title in SECTIONS if title.startswith(f"{section}."))
+    return frozenset(str(path) for path in modules(SECTIONS[title]))
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory) -> Traced:
+    folder = tmp_path_factory.mktemp("traced")
+    pairs = EditPairs(folder)
+    changed = dict(zip(pairs.kontext[::2], pairs.kontext[1::2], strict=True)) | {
+        "--data_backend_config": str(pairs(2)), "--max_train_steps": "2", "--checkpoint_step_interval": "1",
+        "--output_dir": "output", "--validation_steps": "2", "--validation_resolution": "64",
+        "--validation_num_inference_steps": "1",
+    }  # fmt: skip
+    names = {name for _, _, name in CALLS}
+    calls: list[tuple[str, str, frozenset[tuple[str, str]]]] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event != "call" or code.co_qualname not in names:
+            return
+        callers = set()
+        above = frame.f_back
+        while above is not None:
+            callers.add((above.f_code.co_filename, above.f_code.co_qualname))
+            above = above.f_back
+        calls.append((code.co_filename, code.co_qualname, frozenset(callers)))
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        ended = run_in(folder, *(part for flag in changed.items() for part in flag))
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    assert ended.status == 0, ended.err
+    return Traced(calls=calls, output=folder / "output")
+
+
+def test_a_real_run_makes_the_calls_in_the_order_of_the_page(traced):
+    firsts = [(traced.first(section, name), name) for section, _, name in CALLS]
+    assert len(firsts) > 40
+    assert [name for _, name in firsts] == [name for _, name in sorted(firsts)]
+
+
+def test_a_real_run_makes_each_call_below_the_caller_that_the_page_shows(traced):
+    above: list[tuple[int, int, str]] = []
+    wrong = []
+    for section, depth, name in CALLS:
+        above = [line for line in above if line[1] < depth]
+        callers = traced.calls[traced.first(section, name)][2]
+        for parent_section, _, parent in above:
+            if not any((file, parent) in callers for file in files_of(parent_section)):
+                wrong.append(f"{name} is not called by {parent}")
+        above.append((section, depth, name))
+    assert wrong == []
+
+
+def test_a_real_run_leaves_the_files_of_the_page(traced):
+    listed = re.search(r"^A run leaves these files.*?```\n(.*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    left = set()
+    for path in traced.output.rglob("*"):
+        if path.is_file():
+            name = re.sub(r"-\d+/", "-N/", path.relative_to(traced.output).as_posix())
+            left.add(re.sub(r"[^/]+(?<!/sheet)\.png$", "NAME.png", name))
+    assert listed[1].splitlines() == sorted(left)
+
+
+ENDINGS = {
+    "0": [None],
+    "1": [NotFinite("x")],
+    "2": [error("x") for error in (ConfigError, DataError, MachineError, ModelError, CheckpointError, PluginError)],
+    "130": [KeyboardInterrupt()],
+    "128 + N": [Interrupted(number) for number in (signal.SIGTERM, signal.SIGINT)],
+}
+
+
+def stated_statuses() -> dict[str, str]:
+    section = SECTIONS["1. From the command line to a plan"]
+    return dict(re.findall(r"^\| (\d[\d +N]*) \| (.*) \|$", section, re.MULTILINE))
+
+
+def test_the_page_states_every_exit_status():
+    from difftrain.cli import main
+
+    stated = stated_statuses()
+    assert list(stated) == [*ENDINGS, str(main.READER_LEFT)]
+    assert f"{128 + signal.SIGTERM} for SIGTERM" in stated["128 + N"]
+
+
+@pytest.mark.parametrize("status", ENDINGS)
+def test_a_command_ends_with_the_status_that_the_page_states(status, edit_pairs, monkeypatch):
+    from difftrain.cli import main
+    from difftrain.training import run_training
+
+    for ending in ENDINGS[status]:
+
+        def end(*_: object, ending: BaseException | None = ending, **__: object) -> int:
+            if ending is not None:
+                raise ending
+            return 0
+
+        if isinstance(ending, Interrupted):
+            monkeypatch.setattr(run_training, "prepare_run", end)
+            flags = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 1)
+            expected = 128 + ending.number
+        else:
+            monkeypatch.setitem(main.COMMANDS, "check", end)
+            flags, expected = ("check",), int(status)
+        assert run_in(edit_pairs.folder, *flags).status == expected, ending
+
+
+def arguments_of(path: Path, function: str, call: str) -> list[str]:
+    """Return the source of what a function passes to a call."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    (owner,) = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function)
+    (found,) = (node for node in ast.walk(owner) if isinstance(node, ast.Call) and ast.unparse(node.func) == call)
+    return [ast.unparse(argument) for argument in found.args]
+
+
+def test_cache_keys_have_the_parts_that_the_page_states():
+    section = SECTIONS["7. Where the encoded form lies"]
+    caches = ROOT / "core/difftrain/data/caching/sample_caches.py"
+    for function in ("latents", "text"):
+        parts = ", ".join(arguments_of(caches, function, "cache_key"))
+        assert f"| {function} | `cache_key({parts})` |" in section
+    form = ast.parse((ROOT / "core/difftrain/startup/encoded_form.py").read_text(encoding="utf-8"))
+    for name in ("image_identity", "text_identity"):
+        (function_node,) = (node for node in form.body if isinstance(node, ast.FunctionDef) and node.name == name)
+        returned = function_node.body[-1]
+        assert isinstance(returned, ast.Return)
+        assert returned.value is not None
+        values = [ast.unparse(node.value) for node in ast.walk(returned.value) if isinstance(node, ast.FormattedValue)]
+        assert f"| `{name}()` | {', '.join(f'`{value}`' for value in values)} |" in section
+
+
+def test_the_fixed_loss_has_the_noise_levels_that_are_stated():
+    from difftrain.validation.validator import FIXED_SIGMAS
+
+    *most, last = map(str, FIXED_SIGMAS)
+    assert f"at noise levels {', '.join(most)} and {last}," in " ".join(PAGE.split())
+
+
+def test_decision_001_names_the_purpose_of_every_draw():
+    page = (ROOT / "docs/adr/001-stateless-randomness.md").read_text(encoding="utf-8")
+    purposes = set()
+    for folder in ("core", "plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "derive_seed":
+                    purposes |= {part.value for part in node.args if isinstance(part, ast.Constant)}
+    assert set(re.findall(r'`\("([a-z_ ]+)", [^`]*\)`', " ".join(page.split()))) == purposes
+
+
+def test_decision_004_names_every_file_that_catches_all_errors():
+    page = (ROOT / "docs/adr/004-own-help-text.md").read_text(encoding="utf-8").partition("Code catches `Exception`")[2]
+    catching = set()
+    for folder in ("core", "plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            caught = {ast.unparse(node.type) for node in nodes if isinstance(node, ast.ExceptHandler) and node.type}
+            if any(re.search(r"\bException\b", text) for text in caught):
+                catching.add(path)
+    assert set(modules(page)) == catching
