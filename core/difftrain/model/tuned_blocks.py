@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -107,6 +108,8 @@ def _compiled(kind: type[nn.Module], backend: str) -> _Forwards:
     recomputing all of them costs. Only worth it in a compiled block: elsewhere torch has to look at each operation.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    # it warns once of in-place operations in blocks that choose what to recompute; gradients are compared instead
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     forward: Forward = kind.forward
     contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
 
