@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import inspect
 import json
 import random
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import torch
 from data_plans import SilentReporter, data_plan, new_image, target_set
 from PIL import Image
 
+from conftest import read_metrics
 from difftrain import RunStart, ValidationResult, contracts
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.streaming.sample_extras import stack_extras
@@ -27,7 +30,16 @@ from difftrain_flux_kontext.pairing import ReferenceStrict
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", GUIDE, re.DOTALL | re.MULTILINE))
+OF_THE_FAMILY = "A model family"
+
+
+def python_blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+BLOCKS = [block for title, text in SECTIONS.items() if title != OF_THE_FAMILY for block in python_blocks(text)]
+"""Whole plugins; the blocks of the section on families are parts of one, and its test."""
 
 
 @pytest.fixture
@@ -112,7 +124,7 @@ def test_the_guides_observer_keeps_the_best_sheet(load, tmp_path):
 
 
 def test_the_guides_data_source_gives_pairs(tmp_path):
-    (block,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "class JsonImages" in text)
+    (block,) = (text for text in BLOCKS if "class JsonImages" in text)
     (tmp_path / "rows.py").write_text(block, encoding="utf-8")
     source = load_plugins(files=[tmp_path / "rows.py"]).registry.find("data source", "json")
     image, reference = (base64.b64encode(png(tmp_path, seed)).decode() for seed in (1, 2))
@@ -131,6 +143,40 @@ def test_the_guides_data_source_gives_pairs(tmp_path):
 
 def png(folder, seed):
     return new_image(folder / "x.png", seed=seed).read_bytes()
+
+
+@pytest.fixture
+def family_guide(tmp_path, monkeypatch):
+    """Save the files of the section on families as its reader would; return both, imported."""
+    *parts, test = python_blocks(SECTIONS[OF_THE_FAMILY])
+    files = {"patchwork": "\n".join(parts), "test_patchwork": test}
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in files:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield tuple(importlib.import_module(name) for name in files)
+    for name in files:
+        sys.modules.pop(name, None)
+
+
+def test_the_guides_family_keeps_the_contract(family_guide, tmp_path):
+    family_guide[1].test_the_family_keeps_the_contract(tmp_path)
+
+
+def test_the_guides_family_trains_in_a_run(family_guide, tmp_path):
+    family_guide[1].test_a_short_run_trains_an_adapter(tmp_path)
+    assert [line["step"] for line in read_metrics(tmp_path / "output") if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_the_guide_runs_every_test_that_it_shows(family_guide):
+    shown = {name for name in vars(family_guide[1]) if name.startswith("test_")}
+    assert shown == {"test_the_family_keeps_the_contract", "test_a_short_run_trains_an_adapter"}
+
+
+def test_the_guides_family_has_its_methods_in_the_order_of_the_contract(family_guide):
+    written = [name for name, value in vars(family_guide[0].Patchwork).items() if inspect.isfunction(value)]
+    assert written == [name for name in vars(contracts.ModelFamily) if name in written]
 
 
 def test_the_table_lists_exactly_the_hooks_that_exist():
