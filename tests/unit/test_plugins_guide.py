@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import importlib
 import inspect
@@ -40,6 +41,12 @@ def python_blocks(text):
 
 BLOCKS = [block for title, text in SECTIONS.items() if title != OF_THE_FAMILY for block in python_blocks(text)]
 """Whole plugins; the blocks of the section on families are parts of one, and its test."""
+
+
+@pytest.mark.parametrize("block", python_blocks(GUIDE))
+def test_every_python_block_parses_by_itself(block):
+    # `ruff format` also formats this page: it moves the methods of half a class out of their class.
+    ast.parse(block)
 
 
 @pytest.fixture
