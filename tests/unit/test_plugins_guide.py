@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import importlib
 import inspect
 import json
 import random
 import re
+import runpy
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +22,13 @@ from data_plans import SilentReporter, data_plan, new_image, target_set
 from PIL import Image
 
 from conftest import read_metrics
-from difftrain import RunStart, ValidationResult, contracts
+from difftrain import FlowMatching, PluginError, RunStart, ValidationResult, contracts
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.streaming.sample_extras import stack_extras
 from difftrain.plugins import hookspecs
 from difftrain.plugins.discovery import load_plugins
-from difftrain.testing import check_generator
+from difftrain.testing import check_family, check_generator, make_dataset, run_command
+from difftrain.testing.tiny_denoiser import make_denoiser
 from difftrain_flux_kontext.pairing import ReferenceStrict
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -40,6 +44,12 @@ def python_blocks(text):
 
 BLOCKS = [block for title, text in SECTIONS.items() if title != OF_THE_FAMILY for block in python_blocks(text)]
 """Whole plugins; the blocks of the section on families are parts of one, and its test."""
+
+
+@pytest.mark.parametrize("block", python_blocks(GUIDE))
+def test_every_python_block_parses_by_itself(block):
+    # `ruff format` also formats this page: it moves the methods of half a class out of their class.
+    ast.parse(block)
 
 
 @pytest.fixture
@@ -143,6 +153,89 @@ def test_the_guides_data_source_gives_pairs(tmp_path):
 
 def png(folder, seed):
     return new_image(folder / "x.png", seed=seed).read_bytes()
+
+
+@pytest.fixture
+def smallest(tmp_path):
+    """Return the smallest family of the guide and its flavour, by name."""
+    return runpy.run_path(str(saved(tmp_path, "class Mine(")))
+
+
+def saved(folder, part):
+    (block,) = (text for text in BLOCKS if part in text)
+    path = folder / "mine.py"
+    path.write_text(block, encoding="utf-8")
+    return path
+
+
+def test_the_smallest_family_keeps_the_contract(smallest):
+    smallest["test_mine"]()
+
+
+def test_the_smallest_family_trains(tmp_path):
+    pairs = make_dataset(tmp_path / "images")
+    (tmp_path / "datasets.json").write_text(json.dumps(pairs.entries(resolution=64)))
+    ended = run_command(
+        tmp_path, plugins=saved(tmp_path, "class Mine("), model_family="mine", model_flavour="edit",
+        data_backend_config="datasets.json", max_train_steps=1, validation_steps=0,
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "output/pytorch_lora_weights.safetensors" in ended.files
+
+
+def test_the_smallest_family_is_found_without_torch(tmp_path):
+    path = saved(tmp_path, "class Mine(")
+    code = f"import runpy, sys; runpy.run_path({str(path)!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def drawn_with_any_seed(*_):
+    return lambda request: Image.effect_noise((request.width, request.height), 90).convert("RGB")
+
+
+WRONG = {
+    "ModelFamily.text_identity": lambda *_: "",
+    "ModelFamily.load_text_encoder": lambda *_: SimpleNamespace(encode=lambda texts: [{"words": torch.zeros(8)}] * 2),
+    "ModelFamily.load_image_encoder": lambda *_, **__: SimpleNamespace(encode=lambda pixels: (torch.rand(2, 3),) * 2),
+    "ModelFamily.empty_denoiser": lambda *_: make_denoiser(8),
+    "ModelFamily.adapter_targets": lambda *_: ["enter", "leaves"],
+    "ModelFamily.noise_process": lambda *_: SimpleNamespace(add_noise=in_bfloat16),
+    "ModelFlavour.extend_input": lambda _, family, model_input, batch: model_input,
+    "ModelFamily.predict": lambda _, denoiser, model_input: model_input.noisy[:, :, ::2],
+    "ModelFamily.make_sampler": drawn_with_any_seed,
+}
+"""By member, one that breaks the contract."""
+
+
+def in_bfloat16(latents, sigma, noise):
+    noisy = FlowMatching().add_noise(latents, sigma, noise)
+    return replace(noisy, noisy=noisy.noisy.bfloat16())
+
+
+STATED = dict(re.findall(r"^\| `(Model\w+\.\w+)` \| (.*) \|$", GUIDE, re.MULTILINE))
+
+
+def test_the_guide_says_how_check_family_names_each_fault():
+    assert STATED.keys() == WRONG.keys()
+
+
+@pytest.mark.parametrize("member", WRONG)
+def test_check_family_names_a_wrong_member_as_the_guide_says(smallest, member):
+    owner, _, name = member.partition(".")
+    family, flavour = smallest["Mine"], smallest["MineEdit"]
+    wrong = type("Wrong", (family if owner == "ModelFamily" else flavour,), {name: WRONG[member]})
+    given = (wrong(), flavour()) if owner == "ModelFamily" else (family(), wrong())
+    with pytest.raises(AssertionError, match=re.escape(STATED[member])):
+        check_family(*given)
+
+
+def test_the_message_about_a_broken_plugin_is_the_real_one():
+    (stated,) = re.findall(r"```\n(unknown generator 'canny'.*?)\n```", GUIDE, re.DOTALL)
+    registry = load_plugins().registry
+    registry.absent.append("difftrain-canny 0.3.0 failed to load (No module named 'cv2')")
+    with pytest.raises(PluginError) as raised:
+        registry.find("generator", "canny")
+    assert str(raised.value) == stated
 
 
 @pytest.fixture
