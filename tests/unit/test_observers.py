@@ -70,7 +70,7 @@ def test_other_processes_observe_nothing():
     assert counting.seen == []
 
 
-def test_what_ends_the_process_is_not_fenced(watched):
+def test_what_ends_the_process_is_not_caught(watched):
     observers, _, _ = watched
-    with pytest.raises(KeyboardInterrupt), observers.fence("anyone"):
+    with pytest.raises(KeyboardInterrupt), observers.reporting_failures_of("anyone"):
         raise KeyboardInterrupt

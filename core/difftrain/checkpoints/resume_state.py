@@ -48,7 +48,7 @@ _FIXED: Mapping[str, str] = {
 
 
 class ResumeState(BaseModel):
-    """What a checkpoint records about its run."""
+    """Everything a checkpoint records about its run."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 

@@ -38,7 +38,7 @@ class Observers:
         self._tell("run_end", lambda observer: observer.run_end(step, status))
 
     @contextmanager
-    def fence(self, who: str, *, doing: str = "") -> Iterator[None]:
+    def reporting_failures_of(self, who: str, *, doing: str = "") -> Iterator[None]:
         """Let code that only watches fail in the block; each kind of error of ``who`` is reported once."""
         try:
             yield
@@ -55,5 +55,7 @@ class Observers:
     def _tell(self, event: str, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:
             provider = self._providers.get(type(observer))
-            with self.fence(f"observer {observer.name!r}{f' of {provider}' if provider else ''}", doing=f" in {event}"):
+            with self.reporting_failures_of(
+                f"observer {observer.name!r}{f' of {provider}' if provider else ''}", doing=f" in {event}"
+            ):
                 call(observer)

@@ -19,7 +19,7 @@ RESUME_FOLDER = "resume"
 EXPORT_FOLDER = ".adapter.partial"
 """Folder where an adapter is written before its files are moved to their place."""
 _NAME = re.compile(r"checkpoint-(\d+)")
-_PICTURED = re.compile(r"step-(\d+)")
+_DRAWN_AT = re.compile(r"step-(\d+)")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -109,7 +109,7 @@ def set_newer_aside(output_dir: Path, step: int) -> Path | None:
 def _drawn_steps(output_dir: Path) -> dict[Path, int]:
     """Return folders of validation images with their steps, oldest step first."""
     found = (output_dir / VALIDATION_FOLDER).glob("step-*")
-    steps = {path: int(match[1]) for path in found if (match := _PICTURED.fullmatch(path.name))}
+    steps = {path: int(match[1]) for path in found if (match := _DRAWN_AT.fullmatch(path.name))}
     return dict(sorted(steps.items(), key=lambda item: item[1]))
 
 

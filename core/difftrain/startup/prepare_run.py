@@ -34,7 +34,7 @@ FIXED_LOSS_SAMPLES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """What is known about a run before its first weight is loaded."""
+    """Everything known about a run before its first weight is loaded."""
 
     location: ModelLocation
     recognised: Recognised

@@ -54,7 +54,7 @@ class NoisyBatch:
     sigma: Tensor
     """[B], noise level after the shift, float32; 0 is clean, 1 is noise."""
     timestep: Tensor
-    """[B], the noise level as the model is told it: sigma itself for flow matching, whole steps for discrete
+    """[B], the noise level in the form that the model takes: sigma itself for flow matching, whole steps for discrete
     processes."""
     target: Tensor
     """The prediction that the model should give, shaped like ``noisy``, float32: the velocity for flow matching."""

@@ -250,7 +250,7 @@ class Validations:
         if self.state.accelerator.is_main_process:
             result = None
             # an image is no reason to lose a run
-            with self.observers.fence("the validation"), self.interrupts.cut_short():
+            with self.observers.reporting_failures_of("the validation"), self.interrupts.cut_short():
                 self.interrupts.ask()
                 result = self.validator.measure(self.state)
                 result = self.validator.draw(self.state).added_to(result)

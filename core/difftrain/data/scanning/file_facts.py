@@ -15,7 +15,7 @@ from difftrain.types import SourceImage
 
 
 class FileFacts(NamedTuple):
-    """What is known about one image."""
+    """Everything known about one image."""
 
     stamp: str
     """The result of :meth:`~difftrain.types.SourceImage.stamp` before the bytes were read."""

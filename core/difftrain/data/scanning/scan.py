@@ -42,7 +42,7 @@ class Scan:
     problems: tuple[str, ...]
     """Unreadable images, folders and captions; any of them stops the run."""
     notes: tuple[str, ...]
-    """What was left out and what is odd."""
+    """The images that were left out, and odd ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class SavedPosition:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What one process computes at once."""
+    """The batch that one process computes at once, and its place in the step."""
 
     batch: Batch
     weight: float

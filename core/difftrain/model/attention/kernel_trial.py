@@ -25,7 +25,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What one kernel did."""
+    """The time and the faults of one kernel."""
 
     kernel: str
     seconds: float

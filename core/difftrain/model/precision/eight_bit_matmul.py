@@ -19,7 +19,7 @@ class _EightBitMatmul(Quantizer):
     needs_capability: ClassVar[tuple[int, int]]
     """Lowest compute capability of a card that has the products."""
     otherwise: ClassVar[str]
-    """What to use on older cards."""
+    """The precision to use on older cards."""
 
     def check(self) -> str | None:
         import torch
