@@ -56,6 +56,14 @@ def test_every_function_is_in_a_file_that_its_section_names(title):
     assert [name for name in re.findall(r"`([\w.]+)\(\)`", SECTIONS[title]) if name not in there] == []
 
 
+def test_every_folder_exists():
+    assert [name for name in re.findall(r"`((?:core|plugins)/[\w/]+)`", PAGE) if not (ROOT / name).exists()] == []
+
+
+def test_every_file_of_the_introduction_exists():
+    assert [str(path) for path in modules(PAGE.partition("\n## ")[0]) if not path.is_file()] == []
+
+
 def test_every_class_exists():
     sources = [path for folder in ("core", "plugins") for path in (ROOT / folder).rglob("*.py")]
     there = {name for path in sources for name in definitions(path)[1]}
@@ -120,8 +128,8 @@ def test_the_adapter_of_the_full_model_has_the_size_that_is_stated():
 class Traced:
     """A real run of two steps: the calls of the page's functions, and its files."""
 
-    calls: list[tuple[str, str, frozenset[tuple[str, str]]]]
-    """File, qualified name, and every caller on the stack, in order of time."""
+    calls: list[tuple[str, str, tuple[tuple[str, str], ...]]]
+    """File, qualified name, and every caller on the stack from the innermost, in order of time."""
     output: Path
 
     def first(self, section: int, name: str) -> int:
@@ -146,18 +154,18 @@ def traced(tmp_path_factory) -> Traced:
         "--validation_num_inference_steps": "1",
     }  # fmt: skip
     names = {name for _, _, name in CALLS}
-    calls: list[tuple[str, str, frozenset[tuple[str, str]]]] = []
+    calls: list[tuple[str, str, tuple[tuple[str, str], ...]]] = []
 
     def note(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
         if event != "call" or code.co_qualname not in names:
             return
-        callers = set()
+        callers = []
         above = frame.f_back
         while above is not None:
-            callers.add((above.f_code.co_filename, above.f_code.co_qualname))
+            callers.append((above.f_code.co_filename, above.f_code.co_qualname))
             above = above.f_back
-        calls.append((code.co_filename, code.co_qualname, frozenset(callers)))
+        calls.append((code.co_filename, code.co_qualname, tuple(callers)))
 
     threading.setprofile(note)
     sys.setprofile(note)
@@ -188,6 +196,16 @@ def test_a_real_run_makes_each_call_below_the_callers_that_the_page_shows(traced
             wrong.append((name, sorted(really)))
         above.append((depth, name))
     assert wrong == []
+
+
+def test_the_reading_order_is_the_way_of_a_real_run_to_the_loss(traced):
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    order = re.findall(r"^\d+\. \[(core/[\w/]+\.py)\]", contributing, re.MULTILINE)
+    file, _, callers = traced.calls[traced.first(14, "MeanSquaredError.compute")]
+    files = [*(caller for caller, _ in reversed(callers)), file]
+    ours = (Path(file).relative_to(ROOT).as_posix() for file in files if file.startswith(f"{ROOT / 'core'}/"))
+    way = list(dict.fromkeys(ours))
+    assert order == way[way.index(order[0]) :], "before it are only the functions that tests call the command with"
 
 
 def test_a_real_run_leaves_the_files_of_the_page(traced):
@@ -267,6 +285,21 @@ def test_cache_keys_have_the_parts_that_the_page_states():
         assert returned.value is not None
         values = [ast.unparse(node.value) for node in ast.walk(returned.value) if isinstance(node, ast.FormattedValue)]
         assert f"| `{name}()` | {', '.join(f'`{value}`' for value in values)} |" in section
+
+
+def test_the_run_of_the_page_is_fitted_to_its_device_as_stated():
+    from difftrain.plugins.discovery import load_plugins
+    from difftrain.training.fit_to_device import STEPS_WORTH_COMPILING
+
+    section = " ".join(SECTIONS["9. The model and its adapter"].split())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (precision,) = re.findall(r'"base_model_precision": "([\w-]+)"', readme)
+    quantizer = load_plugins().registry.find("quantizer", precision)
+    assert f"the quantizer replaces it, here `{quantizer.__name__}`" in section
+    assert not quantizer.can_compile
+    assert '"gradient_checkpointing": true,' in readme
+    assert "Uncompiled blocks under `gradient_checkpointing: true`, as in this run" in section
+    assert f"if the quantizer allows it and at least {STEPS_WORTH_COMPILING} steps are left" in section
 
 
 def test_the_fixed_loss_has_the_noise_levels_that_are_stated():

@@ -27,7 +27,7 @@ from difftrain.testing import check_generator
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 PLUGIN_FILES = {
     "grey.py": (ROOT / "README.md", "class Grey"),
@@ -161,6 +161,41 @@ def test_every_link_leads_somewhere(page):
 def test_every_make_target_exists():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"\bmake (demo|test|lint|install|[a-z]+)(?=`|\s+#)", README)) <= set(targets)
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "RELEASING.md"])
+def test_every_make_target_of_a_page_for_developers_exists(name):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(r"(?:^|`|&& )make ([a-z-]+)", page, re.MULTILINE)
+    assert len(named) > 2
+    assert [target for target in named if target not in targets] == []
+
+
+def test_the_precisions_that_work_are_those_that_the_readme_lists():
+    (line,) = re.findall(r"^- precisions other than bf16, (.*?) \(", README, re.MULTILINE)
+    registered = {quantizer.name for quantizer in load_plugins().registry.classes("quantizer")}
+    assert set(re.findall(r"`([\w-]+)`", line)) == registered
+
+
+OTHER_WORDS = {"picture": "image", "edit set": "target set", "text embedding": "prompt embeds", "run config": "config"}
+"""Words that pages used for a thing, and the word of the glossary in docs/how-it-works.md."""
+GENERATED = ROOT / "docs" / "options.md"
+"""Has the words of the docstrings."""
+QUOTES = {"docs/log.md": r"^ {12}\S+ +\S+\.py .*$", "docs/plugins.md": r"^\| `ModelF.*$"}
+"""What a page quotes as it is: old names of tests, messages."""
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != GENERATED], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_a_page_keeps_to_the_words_of_the_glossary(page):
+    name = page.relative_to(ROOT).as_posix()
+    text = page.read_text(encoding="utf-8")
+    if name in QUOTES:
+        text = re.sub(QUOTES[name], "", text, flags=re.MULTILINE)
+    found = {word for word in OTHER_WORDS if re.search(rf"\b{word}s?\b", text, re.IGNORECASE)}
+    assert {word: OTHER_WORDS[word] for word in found} == {}
 
 
 def test_the_wheel_has_the_name_in_the_readme():
