@@ -22,14 +22,14 @@ class DatasetConfig(Options):
     """Where the images come from."""
     dataset_type: Literal["image", "conditioning", "eval", "text_embeds"] = "image"
     """eval is a target set that is never trained on, see eval_dataset_id; conditioning is implied by
-    conditioning_type; text_embeds only says where text embeddings are cached."""
+    conditioning_type; text_embeds only says where prompt embeds are cached."""
     disabled: bool = False
     """Skip the entry."""
 
     cache_dir_vae: Path | None = None
     """Folder of the latents; default: vae/ID in the run's cache_dir."""
     cache_dir: Path | None = None
-    """Folder of the text embeddings, on a text_embeds entry."""
+    """Folder of the prompt embeds, on a text_embeds entry."""
     default: bool = False
     """On a text_embeds entry: use this one."""
 

@@ -139,7 +139,7 @@ class DataOptions(Options):
     data_backend_config: Path = Path("config/multidatabackend.json")
     """File with the list of datasets."""
     cache_dir: Path = Path("cache")
-    """Folder of latents, text embeddings and made images, for datasets that set none."""
+    """Folder of latents, prompt embeds and made images, for datasets that set none."""
     resolution: float = Field(1024, gt=0)
     """For datasets that do not set it; the unit is set by resolution_type."""
     resolution_type: Literal["pixel", "area", "pixel_area"] = "pixel_area"

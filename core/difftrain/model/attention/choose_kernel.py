@@ -19,8 +19,8 @@ ON_GPUS_ONLY = ("cudnn", "efficient")
 def choose_attention(mechanism: str, device: torch.device) -> None:
     """Set the kernel for the whole process; ``auto`` leaves torch the choice until :func:`fastest_attention`.
 
-    torch's own use of cuDNN's kernel is always off: inside stock models its backward crashes or gives NaN on Hopper
-    (docs/log.md), and torch prefers it there.
+    torch's own use of cuDNN's kernel is always off: inside stock models its backward crashes or gives NaN on Hopper,
+    and torch prefers it there.
 
     Raises:
         MachineError: If the device has no such kernel.

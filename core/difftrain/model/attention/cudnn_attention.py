@@ -1,8 +1,8 @@
 """cuDNN's attention in the form that is right in training: an op of its own, with dense inputs and gradients.
 
-Inside stock models torch's own call of cuDNN crashes in the backward pass or gives NaN on Hopper (docs/log.md): the
-gradient that reaches it is not dense. And torch.compile has taken a cached graph with another kernel for it; an op with
-a name of its own cannot be taken for another.
+Inside stock models torch's own call of cuDNN crashes in the backward pass ("illegal memory access") or gives NaN on
+Hopper, with torch 2.11, where the gradient that reaches it is not dense. And torch.compile has reused a cached graph
+with another kernel for it; an op with a name of its own cannot be taken for another.
 """
 
 from __future__ import annotations
