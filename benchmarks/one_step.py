@@ -115,7 +115,7 @@ def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
         total_steps=steps,
     )
     batch = batch_of(row, accelerator.device)
-    fit_to_device(state, lambda: batch, reporter)
+    fit_to_device(state, lambda: batch, reporter, shapes=1)
     state.denoiser.train()
     return state, batch
 

@@ -64,21 +64,30 @@ def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **opt
 def test_auto_compiles_on_a_gpu_what_can_be_compiled_and_pays(monkeypatch, options, backend, reason):
     monkeypatch.setattr(fit_to_device.importlib.util, "find_spec", lambda name: name)
     said = Said()
-    assert fit_to_device._backend(state(**options), said) == backend
+    assert fit_to_device._backend(state(**options), 1, said) == backend
     assert reason in "".join(said)
     assert bool(said) == bool(reason)
+
+
+@pytest.mark.parametrize(("steps", "backend"), [(299, None), (300, "inductor")])
+def test_each_image_size_has_to_pay(monkeypatch, steps, backend):
+    monkeypatch.setattr(fit_to_device.importlib.util, "find_spec", lambda name: name)
+    said = Said()
+    assert fit_to_device._backend(state(steps=steps), 3, said) == backend
+    if backend is None:
+        assert "a minute for each of 3 image sizes, and 299 steps are left" in said[0]
 
 
 def test_without_triton_nothing_is_compiled(monkeypatch):
     monkeypatch.setattr(fit_to_device.importlib.util, "find_spec", lambda name: None)
     said = Said()
-    assert fit_to_device._backend(state(), said) is None
+    assert fit_to_device._backend(state(), 1, said) is None
     assert said == ["the model is not compiled: the package triton is not installed"]
 
 
 def test_what_cannot_be_compiled_is_an_error_where_the_config_asks_for_it():
     with pytest.raises(ConfigError, match=r"dynamo_backend inductor: .* int8-quanto; fp8-matmul and int8-matmul"):
-        fit_to_device._backend(state(dynamo_backend="inductor", quantizer=QuantoInt8()), Said())
+        fit_to_device._backend(state(dynamo_backend="inductor", quantizer=QuantoInt8()), 1, Said())
 
 
 def test_wrong_gradients_end_the_compiling_or_the_run():

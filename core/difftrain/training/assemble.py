@@ -15,7 +15,7 @@ from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
 from difftrain.data.caching.sample_caches import encode_images, encode_texts
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
-from difftrain.data.streaming.epoch import EpochRules, Visit, draw_visit, encoded_area, largest_area
+from difftrain.data.streaming.epoch import EpochRules, Visit, draw_visit, encoded_area, largest_area, shapes_of
 from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.errors import ConfigError
@@ -51,6 +51,8 @@ class AssembledRun:
     resumed_from: Path | None
     read_largest: Callable[[], Batch | None]
     """Reads the batch of the run that takes the most memory; None where the samples are not known before."""
+    shapes: int
+    """How many shapes the batches have: sizes of targets and their references."""
     resumed_state: ResumeState | None
     """What that checkpoint records about its run."""
 
@@ -106,6 +108,7 @@ def assemble(
         validator=validator,
         resumed_from=checkpoint,
         read_largest=partial(_read_largest, prepared.data.samples, reader, config.train_batch_size),
+        shapes=len(set().union(*map(shapes_of, prepared.data.samples))) or 1,
         resumed_state=saved,
     )
 

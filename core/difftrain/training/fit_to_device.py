@@ -16,18 +16,21 @@ from difftrain.steps.training_state import TrainingState
 from difftrain.types import Batch, Reporter
 
 STEPS_WORTH_COMPILING = 100
-"""Compiling takes about a minute and saves half a second or more of a step."""
+"""For each shape of batches: compiling for one takes about a minute, and saves half a second or more of a step."""
 ROOM = 0.92
 """Share of the memory that blocks may fill: torch's allocator cannot use every gap."""
 TRIED_BLOCKS = 4
 """Blocks whose activations are kept for a moment, to measure what one takes."""
 
 
-def fit_to_device(state: TrainingState, read_largest: Callable[[], Batch | None], reporter: Reporter) -> None:
+def fit_to_device(
+    state: TrainingState, read_largest: Callable[[], Batch | None], reporter: Reporter, *, shapes: int
+) -> None:
     """Choose, compile and measure with the largest batch of the run; no weight and no random draw of a step changes.
 
     Args:
         read_largest: Reads that batch; None where the data source cannot tell.
+        shapes: How many shapes the batches of the run have.
 
     Raises:
         ConfigError: If the config asks for what does not go together.
@@ -35,7 +38,7 @@ def fit_to_device(state: TrainingState, read_largest: Callable[[], Batch | None]
         torch.OutOfMemoryError: If the largest batch does not fit even with all activations recomputed.
     """
     plan, device = state.plan, state.accelerator.device
-    backend = _backend(state, reporter)
+    backend = _backend(state, shapes, reporter)
     recompute = plan.config.gradient_checkpointing
     if recompute == "auto" and device.type != "cuda":
         recompute = False
@@ -76,7 +79,7 @@ def _check_compiled(state: TrainingState, blocks: TunedBlocks, reporter: Reporte
     reporter.say(f"the model is not compiled: {fault}")
 
 
-def _backend(state: TrainingState, reporter: Reporter) -> str | None:
+def _backend(state: TrainingState, shapes: int, reporter: Reporter) -> str | None:
     """Return the backend of torch.compile, and say why it is or is not used on a GPU; None does not compile."""
     plan, device = state.plan, state.accelerator.device
     wanted: str = plan.config.dynamo_backend
@@ -90,8 +93,9 @@ def _backend(state: TrainingState, reporter: Reporter) -> str | None:
     steps = state.total_steps - state.step
     if obstacle is None and importlib.util.find_spec("triton") is None:
         obstacle = "the package triton is not installed"
-    if obstacle is None and steps < STEPS_WORTH_COMPILING:
-        obstacle = f"that takes a minute, and {steps} steps are left"
+    if obstacle is None and steps < STEPS_WORTH_COMPILING * shapes:
+        sizes = "that takes a minute" if shapes == 1 else f"that takes a minute for each of {shapes} image sizes"
+        obstacle = f"{sizes}, and {steps} steps are left"
     if obstacle:
         reporter.say(f"the model is not compiled: {obstacle}")
         return None

@@ -72,7 +72,7 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
         observers.run_start(_start_of(assembled))
         status = "failed"
         try:
-            fit_to_device(state, assembled.read_largest, reporter)
+            fit_to_device(state, assembled.read_largest, reporter, shapes=assembled.shapes)
             if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
             with bar:
