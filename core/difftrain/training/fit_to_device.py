@@ -44,8 +44,8 @@ def fit_to_device(
         recompute = False
     batch = read_largest() if device.type == "cuda" else None
     if batch is not None and plan.config.attention_mechanism == "auto":
-        shapes = plan.family.attention_shapes(batch, state.bare_denoiser)
-        reporter.say(fastest_attention(shapes, device, state.compute_dtype))
+        calls = plan.family.attention_shapes(batch, state.bare_denoiser)
+        reporter.say(fastest_attention(calls, device, state.compute_dtype))
     if backend is None and recompute != "auto":
         if recompute:
             plan.family.enable_checkpointing(state.bare_denoiser)
