@@ -158,7 +158,9 @@ def _choices(annotation: Any) -> list[object]:
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     if get_origin(annotation) in (Union, types.UnionType):
-        return [choice for part in get_args(annotation) for choice in _choices(part)]
+        parts = get_args(annotation)
+        listed = [choice for part in parts for choice in _choices(part)]
+        return [True, False, *listed] if bool in parts and listed else listed
     return []
 
 

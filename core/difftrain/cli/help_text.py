@@ -92,6 +92,8 @@ def _value_type(annotation: Any) -> str:
     """Return a value's type as the help shows it: INT, FLOAT, ..."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
+        if bool in get_args(annotation):
+            return f"[{'|'.join(['true', 'false', *_choices(annotation)])}]"
         return "|".join(dict.fromkeys(_value_type(part) for part in get_args(annotation) if part is not type(None)))
     if origin is Literal:
         return "[true|false]" if isinstance(get_args(annotation)[0], bool) else "NAME"
@@ -106,7 +108,8 @@ def _value_type(annotation: Any) -> str:
 
 def _about(key: str, field: FieldInfo, names: dict[str, list[str]]) -> str:
     text = " ".join((field.description or "").split())
-    choices = _choices(field.annotation) or names.get(key, [])
+    is_switch = bool in get_args(field.annotation)  # all of its values stand in the label
+    choices = [] if is_switch else _choices(field.annotation) or names.get(key, [])
     if key == "base_model_precision":
         choices = ["no_change", *choices]
     if len(choices) == 1:
