@@ -91,7 +91,7 @@ def test_what_cannot_be_compiled_is_an_error_where_the_config_asks_for_it():
 
 
 def test_wrong_gradients_end_the_compiling_or_the_run():
-    blocks = SimpleNamespace(fault=lambda: "the gradients are off", compiled=True)
+    blocks = SimpleNamespace(fault=lambda *, keeping_too: "the gradients are off", compiled=True)
     auto, said = state(), Said()
     fit_to_device._check_compiled(auto, blocks, said)
     assert not blocks.compiled
@@ -162,6 +162,7 @@ def chosen(monkeypatch):
         tried, was_set = [], []
         monkeypatch.setattr(kernel_trial, "try_kernels", lambda shape, *_: tried.append(shape) or found)
         monkeypatch.setattr(choose_kernel, "choose_attention", lambda name, device: was_set.append(name))
+        monkeypatch.setattr(torch.backends.cuda, "enable_flash_sdp", lambda on: was_set.append(f"flash {on}"))
         return choose_kernel.fastest_attention(shapes, CUDA, dtype), was_set, tried
 
     return choose
@@ -170,9 +171,14 @@ def chosen(monkeypatch):
 def test_the_fastest_kernel_that_is_right_is_set(chosen):
     wrong = Trial(kernel="cudnn", seconds=0.001, fault="its result is off by nan")
     text, was_set, _ = chosen([wrong, *trials(flash=0.003, efficient=0.002)])
-    assert was_set == ["efficient"]
+    assert was_set == ["auto", "flash False"]  # torch takes flash first, and the encoders may need math
     assert text.startswith("attention: efficient, the fastest for 64 tokens, forward and backward (flash 3.00 ms, ")
     assert text.endswith("cudnn is not used: its result is off by nan")
+
+
+@pytest.mark.parametrize(("fastest", "sets"), [("cudnn", ["cudnn"]), ("flash", ["auto"])])
+def test_a_kernel_that_auto_takes_forbids_no_other(chosen, fastest, sets):
+    assert chosen(trials(**{"cudnn": 0.2, "flash": 0.2, fastest: 0.1}))[1] == sets
 
 
 def test_the_largest_shape_is_tried(chosen):

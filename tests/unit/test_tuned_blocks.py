@@ -122,14 +122,43 @@ def losing(graph, inputs):
     return lambda *given: fast(*[part.detach() if part.dim() == 3 else part for part in given])
 
 
+def breaking(graph, inputs):
+    """A backend whose gradients are NaN."""
+    from torch._dynamo.backends.debugging import aot_eager
+
+    fast = aot_eager(graph, inputs)
+    return lambda *given: [Broken.apply(part) for part in fast(*given)]
+
+
+class Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(_ctx, gradient):
+        return gradient * torch.nan
+
+
+def test_gradients_that_are_nan_when_compiled_are_found():
+    torch._dynamo.reset()
+    parts = blocks(3)
+    tuned = TunedBlocks(parts, backend=breaking, recompute=False)
+    tuned.watched = True
+    output_and_gradients_of_trained(parts)
+    assert "the gradients of Block are off by inf" in tuned.fault()
+
+
 @pytest.mark.parametrize(("backend", "lost"), [("aot_eager", False), (losing, True)])
 @pytest.mark.parametrize("recompute", [True, False])
 def test_a_gradient_that_compiling_loses_is_found(backend, lost, recompute):
     torch._dynamo.reset()
     parts = blocks(3)
     tuned = TunedBlocks(parts, backend=backend, recompute=recompute)
+    tuned.watched = True
     output_and_gradients_of_trained(parts)
-    fault = tuned.fault()
+    fault = tuned.fault(keeping_too=True)
+    assert not tuned.watched
     assert (fault is not None) == lost
     if lost:
         assert "the gradients of Block are off by 1" in fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +58,8 @@ class TunedBlocks:
         """May be set to False to run the blocks as they are written."""
         self._calls: dict[type[nn.Module], _Call] = {}
         """The last call of each class whose input needs a gradient, until :meth:`fault` has looked at it."""
-        self._checked = False
+        self.watched = False
+        """Set to True for one forward and backward, for :meth:`fault` to look at."""
         kinds = {type(block) for block in blocks}
         self._plain = {kind: _as_written(kind) for kind in kinds}
         self._fast = self._plain if backend is None else {kind: _compiled(kind, backend) for kind in kinds}
@@ -68,25 +70,31 @@ class TunedBlocks:
         forwards = (self._fast if self.compiled else self._plain)[type(block)]
         if not torch.is_grad_enabled():
             return forwards.keeping(block, *given, **named)
-        if self.compiled and not self._checked and _needs_gradient(given, named):
+        if self.watched and _needs_gradient(given, named):
             self._calls[type(block)] = _Call(block, given, named)
         keeps = index >= self.count - self.kept
         return (forwards.keeping if keeps else forwards.recomputing)(block, *given, **named)
 
-    def fault(self) -> str | None:
+    def fault(self, *, keeping_too: bool = False) -> str | None:
         """Compare the gradients of one compiled block of each class with those of the block as it is written.
 
-        To be called after a forward and backward. torch.compile has been seen to lose a gradient without an error.
+        To be called after a forward and backward with :attr:`watched`. torch.compile has been seen to lose a gradient
+        without an error.
+
+        Args:
+            keeping_too: Whether blocks that recompute now may keep their activations later.
 
         Returns:
             What is wrong; None if nothing is, or if it cannot be told: dropout draws other numbers in each.
         """
-        calls, self._calls, self._checked = self._calls, {}, True
+        calls, self._calls, self.watched = self._calls, {}, False
         for kind, call in calls.items():
             if any(isinstance(part, nn.Dropout) and part.p > 0 for part in call.block.modules()):
                 continue
-            fast = self._fast[kind].recomputing if self.kept == 0 else self._fast[kind].keeping
-            wrong = _difference(_gradients(self._plain[kind].keeping, call), _gradients(fast, call))
+            exact, fast = _gradients(self._plain[kind].keeping, call), self._fast[kind]
+            variants = [fast.recomputing] if self.kept < self.count else []
+            variants += [fast.keeping] if self.kept or keeping_too else []
+            wrong = max(_difference(exact, _gradients(variant, call)) for variant in variants)
             if not wrong <= TOLERANCE:
                 return f"the gradients of {kind.__name__} are off by {wrong:.2g} when torch.compile compiles it"
         return None
@@ -153,10 +161,7 @@ def _gradients(forward: Forward, call: _Call) -> list[Tensor]:
 
 
 def _difference(exact: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
-    """Return the largest relative difference; those of gradients that are zero do not count."""
-    worst = 0.0
-    for true, value in zip(exact, ours, strict=True):
-        size = float(true.norm())
-        if size > 0:
-            worst = max(worst, float((value - true).norm()) / size)
-    return worst
+    """Return the largest relative difference, infinite for NaN; gradients that should be zero do not count."""
+    pairs = [(true, value) for true, value in zip(exact, ours, strict=True) if float(true.norm()) > 0]
+    differences = [float((value - true).norm() / true.norm()) for true, value in pairs]
+    return max((math.inf if math.isnan(one) else one for one in differences), default=0.0)

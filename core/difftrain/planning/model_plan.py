@@ -145,6 +145,12 @@ class Chooser:
         missing = found.check() if found is not None else None
         if missing is not None:
             self.problems.add(f"base_model_precision {self.config.base_model_precision!r}: {missing}")
+        backend = self.config.dynamo_backend
+        if found is not None and not found.can_compile and backend not in ("auto", "no"):
+            self.problems.add(
+                f"dynamo_backend {backend!r}: torch.compile does not take weights of {found.name}; fp8-matmul and "
+                'int8-matmul need as little memory and can be compiled, or set dynamo_backend to "no"'
+            )
         return found
 
     def find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:

@@ -56,6 +56,7 @@ def fit_to_device(
         return
     if blocks.compiled:
         with reporter.phase("compile the model's blocks, once per image size"):
+            blocks.watched = True
             _peak(state, batch)
         _check_compiled(state, blocks, reporter)
     if recompute == "auto":
@@ -65,7 +66,7 @@ def fit_to_device(
 def _check_compiled(state: TrainingState, blocks: TunedBlocks, reporter: Reporter) -> None:
     with reporter.phase("compare compiled with uncompiled gradients"):
         try:
-            fault = blocks.fault()
+            fault = blocks.fault(keeping_too=state.plan.config.gradient_checkpointing == "auto")
         except torch.OutOfMemoryError:  # uncompiled blocks need more
             torch.cuda.empty_cache()
             fault = None

@@ -63,9 +63,20 @@ def fastest_attention(shapes: Sequence[AttentionShape], device: torch.device, dt
     right = [trial for trial in trials if trial.fault is None]
     faults = "".join(f"; {trial.kernel} is not used: {trial.fault}" for trial in trials if trial.fault)
     if not right:
-        choose_attention("auto", device)
         return f"attention: torch chooses the kernel{faults}"
     best = min(right, key=lambda trial: trial.seconds)
-    choose_attention(best.kernel, device)
+    _prefer(best.kernel, device)
     times = ", ".join(f"{trial.kernel} {trial.seconds * 1e3:.2f} ms" for trial in right)
     return f"attention: {best.kernel}, the fastest for {shape.queries} tokens, forward and backward ({times}){faults}"
+
+
+def _prefer(kernel: str, device: torch.device) -> None:
+    """Set a kernel without forbidding the others: the encoders' shapes and masks may need them."""
+    if kernel == "cudnn":
+        choose_attention(kernel, device)
+        return
+    choose_attention("auto", device)
+    if kernel == "efficient":  # torch takes flash first, where both take a shape
+        from torch.backends import cuda
+
+        cuda.enable_flash_sdp(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.contracts import Quantizer
@@ -35,9 +36,9 @@ class _EightBitMatmul(Quantizer):
             f"has {there}; use {self.otherwise}"
         )
 
+    @abstractmethod
     def layer_class(self, module: nn.Linear) -> type[nn.Module]:
         """Return the class of the layer that takes a linear one's place."""
-        raise NotImplementedError
 
     def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
         if module.in_features % CODES_AT_ONCE or module.out_features % CODES_AT_ONCE:
