@@ -1,4 +1,4 @@
-"""The baseline: stock diffusers and peft in the plainest loop, on random tensors of 1024 + 1024 pixels.
+"""The baseline: stock diffusers and peft in the plainest loop, on random tensors of one target and one reference.
 
 usage: python benchmarks/bare_step.py MODEL_FOLDER no_change|int8-quanto [STEPS]      prints one JSON line
 """
@@ -15,12 +15,13 @@ from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-TOKENS, TEXT_TOKENS = 4096, 512
+TEXT_TOKENS = 512
 
 
-def ids(first: int) -> torch.Tensor:
-    grid = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"), -1).view(-1, 2)
-    return torch.cat([torch.full((TOKENS, 1), first), grid], 1).float()
+def ids(first: int, side: int) -> torch.Tensor:
+    """[side * side, 3], of an image of side * side tokens."""
+    grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).view(-1, 2)
+    return torch.cat([torch.full((side**2, 1), first), grid], 1).float()
 
 
 def stock_model(folder: str | None) -> FluxTransformer2DModel:
@@ -36,8 +37,12 @@ def stock_model(folder: str | None) -> FluxTransformer2DModel:
     return model.requires_grad_(False)
 
 
-def stock_step(steps: int, folder: str | None = None, precision: str = "int8-quanto") -> dict[str, object]:
+def stock_step(
+    steps: int, folder: str | None = None, precision: str = "int8-quanto", pixels: int = 1024
+) -> dict[str, object]:
     """Train some steps; gives the seconds of each, their losses, and the number of tokens."""
+    side = pixels // 16
+    count = side**2
     started = time.monotonic()
     torch.backends.cuda.enable_cudnn_sdp(False)
     model = stock_model(folder)
@@ -51,10 +56,10 @@ def stock_step(steps: int, folder: str | None = None, precision: str = "int8-qua
     model.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=TARGETS))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    latents, reference, noise = (torch.randn(1, TOKENS, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    latents, reference, noise = (torch.randn(1, count, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     text = torch.randn(1, TEXT_TOKENS, 4096, device="cuda", dtype=torch.bfloat16)
     pooled = torch.randn(1, 768, device="cuda", dtype=torch.bfloat16)
-    image_ids = torch.cat([ids(0), ids(1)]).cuda()
+    image_ids = torch.cat([ids(0, side), ids(1, side)]).cuda()
     text_ids = torch.zeros(TEXT_TOKENS, 3, device="cuda")
     seconds, losses = [], []
     model.train()
@@ -75,7 +80,7 @@ def stock_step(steps: int, folder: str | None = None, precision: str = "int8-qua
                 img_ids=image_ids,
                 txt_ids=text_ids,
                 return_dict=False,
-            )[0][:, :TOKENS]
+            )[0][:, :count]
         loss = (predicted.float() - (noise - latents).float()).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -84,7 +89,7 @@ def stock_step(steps: int, folder: str | None = None, precision: str = "int8-qua
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
         losses.append(round(loss.item(), 4))
-    return {"seconds": seconds, "prepared": prepared, "losses": losses, "tokens": 2 * TOKENS + TEXT_TOKENS}
+    return {"seconds": seconds, "prepared": prepared, "losses": losses, "tokens": 2 * count + TEXT_TOKENS}
 
 
 def main(folder: str, precision: str, steps: int) -> None:

@@ -36,6 +36,7 @@ from difftrain.steps.step import remember_rates, take_step
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
 from difftrain.training.fit_to_device import fit_to_device
+from difftrain.training.record_steps import record_steps
 from difftrain.types import Batch, ModelLocation
 from difftrain_flux.family import FluxFamily
 
@@ -116,6 +117,7 @@ def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
     )
     batch = batch_of(row, accelerator.device)
     fit_to_device(state, lambda: batch, reporter, shapes=1)
+    record_steps(state, reporter)
     state.denoiser.train()
     return state, batch
 
@@ -140,7 +142,7 @@ def stock(row: dict[str, object]) -> dict[str, object]:
     """The stock int8-quanto step, as in `bare_step.py`, without a checkpoint on disk."""
     from bare_step import stock_step
 
-    return stock_step(int(row["steps"]))
+    return stock_step(int(row["steps"]), pixels=int(row["pixels"]))
 
 
 def main(text: str) -> None:

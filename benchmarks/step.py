@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+TOLD = ("attention:", "gradient_checkpointing auto", "the model is not compiled", "steps are not recorded")
+"""Beginnings of the trainer's messages that a row's figures depend on."""
 FAST = {"gradient_checkpointing": "false"}
 FILLING = {"gradient_checkpointing": "auto"}
 ROWS = {
@@ -32,6 +34,7 @@ ROWS = {
     "int8-matmul, rotated": {
         "options": {"base_model_precision": "int8-matmul", "int8_rotation": "true", **FAST}
     },
+    "stock int8-quanto, recomputing, 512 px": {"stock": True, "pixels": 512},
     "fp8-matmul, 512 px": {"pixels": 512, "options": {"base_model_precision": "fp8-matmul", **FAST}},
     "fp8-matmul, two references": {
         "references": 2, "options": {"base_model_precision": "fp8-matmul", **FILLING}
@@ -45,7 +48,7 @@ def measure(name: str, steps: int) -> dict[str, object] | None:
     row = json.dumps({**ROWS[name], "steps": steps})
     done = subprocess.run([sys.executable, str(HERE / "one_step.py"), row], capture_output=True, text=True)
     for line in done.stderr.splitlines():
-        if line.startswith(("attention:", "gradient_checkpointing auto", "the model is not compiled")):
+        if line.startswith(TOLD):
             print(f"    {line}", flush=True)
     if done.returncode:
         print(f"{name}: failed\n{done.stderr[-2000:]}", flush=True)

@@ -21,7 +21,7 @@ from difftrain.checkpoints.resume_state import find_state
 from difftrain.output.console import SilentReporter
 from difftrain.planning.run_plan import plan_run
 from difftrain.startup.prepare_run import prepare_run
-from difftrain.steps.step import predict
+from difftrain.steps.step import input_of, predict
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.assemble import assemble
 from difftrain.types import Batch
@@ -102,7 +102,7 @@ def write_prediction(state: TrainingState, path: Path) -> None:
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(8))
     noisy = FlowMatching().add_noise(batch.latents, torch.tensor([0.6]), noise)
     with torch.no_grad():
-        prediction = predict(state, state.bare_denoiser, noisy, batch)
+        prediction = predict(state, state.bare_denoiser, input_of(state, noisy, batch))
     family, flavour = state.plan.family, state.plan.flavour
     taken = flavour.extend_input(family, family.build_input(noisy, batch, state.bare_denoiser), batch)
     tensors = {

@@ -8,7 +8,7 @@ import torch
 from recipe_modules import TOKENIZERS, recipe_modules
 
 from difftrain import Batch, FlowMatching
-from difftrain.steps.step import predict
+from difftrain.steps.step import input_of, predict
 from difftrain.testing import load_denoiser
 from difftrain_flux.built_in import TINY, TINY_FOLDER
 from difftrain_flux.family import FluxFamily
@@ -68,7 +68,8 @@ def test_the_student_predicts_what_difftrains_training_path_predicts(student, ru
         torch.manual_seed(1)  # guidance is drawn at random in both
         ours = student(noisy, given, *ids)
         torch.manual_seed(1)
-        theirs = predict(run, denoiser, noisy, Batch(latents=clean, references=given, text=text))
+        batch = Batch(latents=clean, references=given, text=text)
+        theirs = predict(run, denoiser, input_of(run, noisy, batch))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

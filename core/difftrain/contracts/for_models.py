@@ -109,6 +109,9 @@ class ModelFamily(TypedByInput[Input], ABC):
     """Keys that users of this architecture know from other programs, and that no option here has."""
     usual_timestep_sampler: ClassVar[str] = "sigmoid"
     """Distribution of noise levels if the config names none."""
+    replayable: ClassVar[bool] = False
+    """Whether :meth:`predict` does the same operations for all inputs of one shape, looks at no value on the CPU and
+    draws only from torch's generator of the GPU: a training step can then be recorded once and replayed."""
     lora_prefix: ClassVar[str] = "transformer"
     """Prefix of adapter keys in files that other programs load."""
 

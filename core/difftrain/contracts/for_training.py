@@ -20,6 +20,9 @@ class Adapter(Options, ABC):
     """Trainable weights beside a frozen model: ``lora_type: NAME``. Fields are run options."""
 
     name: ClassVar[str]
+    replayable: ClassVar[bool] = False
+    """Whether the forward does the same operations for all inputs of one shape, looks at no value on the CPU and
+    draws only from torch's generator of the GPU: a training step can then be recorded once and replayed."""
 
     def fixed(self) -> dict[str, object]:
         """Return the options, by name, that a resumed run must keep because the trained weights depend on them."""
@@ -164,6 +167,9 @@ class Loss(Options, ABC):
     name: ClassVar[str]
     dataset_options: ClassVar[type[Options] | None] = None
     """Its fields become keys of target sets, and their values reach :meth:`extras`; None adds no keys."""
+    replayable: ClassVar[bool] = False
+    """Whether :meth:`compute` does the same operations for all inputs of one shape, looks at no value on the CPU and
+    draws only from torch's generator of the GPU: a training step can then be recorded once and replayed."""
 
     def extras(self, sample: Sample, options: Options) -> Mapping[str, Tensor]:
         """Return what :meth:`compute` needs for one sample in addition to its latents, by name: a weight, a mask.

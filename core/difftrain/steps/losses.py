@@ -15,6 +15,7 @@ class MeanSquaredError(Loss):
     """Plain mean squared error in float32, averaged over all elements of a sample."""
 
     name: ClassVar[str] = "mse"
+    replayable: ClassVar[bool] = True
 
     def compute(self, prediction: Tensor, noisy: NoisyBatch, batch: Batch) -> Tensor:
         return (prediction.float() - noisy.target).square().flatten(1).mean(1)

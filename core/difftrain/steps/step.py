@@ -6,6 +6,9 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,7 @@ from difftrain.errors import DataError, PluginError
 from difftrain.steps.noise_levels import shift_sigma
 from difftrain.steps.not_finite import leave_out
 from difftrain.steps.optimizer_state import bare
+from difftrain.steps.recorded_steps import CannotRecord
 from difftrain.steps.sharding import whole
 from difftrain.steps.tally import Tally
 from difftrain.steps.training_state import TrainingState
@@ -40,9 +44,8 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
     for number, micro in enumerate(micro_batches):
         noise_generator = seed_draws(state, number)
         with nullcontext() if micro.ends_step else state.accelerator.no_sync(state.denoiser):
-            losses = batch_loss(state, micro.batch, noise_generator)
-            state.accelerator.backward(losses.sum() * micro.weight)
-        tally.add(micro, losses.detach(), state.plan.family.tokens(micro.batch))
+            losses = _add_gradients(state, micro, noise_generator)
+        tally.add(micro, losses, state.plan.family.tokens(micro.batch))
         if micro.ends_step:
             break
     if micro is None:
@@ -55,7 +58,7 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
         state.last_good_batch = micro
         state.skipped_in_a_row = 0
     else:
-        state.optimizer.zero_grad()
+        state.clear_gradients()
         leave_out(state, tally, loss, grad_norm)
     state.step += 1
     state.position = micro.position
@@ -85,6 +88,23 @@ def seed_draws(state: TrainingState, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, "step", *place))
 
 
+def _add_gradients(state: TrainingState, micro: MicroBatch, generator: torch.Generator) -> Tensor:
+    """Add a micro-batch's gradients to those of its step; return the loss of each sample, [B], detached."""
+    if state.recorded is not None:
+        batch = replace(micro.batch, keys=())  # all else decides which recording fits
+        given = _prepared(state, batch, *draw_noise(state, batch, generator))
+        try:
+            return state.recorded.accumulate(partial(_loss_of, state, state.bare_denoiser), given, micro.weight)
+        except CannotRecord as error:
+            state.recorded.say(f"steps are not recorded: {error}")
+            state.recorded = None
+            losses = _loss_of(state, state.bare_denoiser, given)
+    else:
+        losses = batch_loss(state, micro.batch, generator)
+    state.accelerator.backward(losses.sum() * micro.weight)
+    return losses.detach()
+
+
 def _clip_gradients(state: TrainingState) -> float:
     """Return the norm of all gradients before they are scaled down to ``max_grad_norm``; 0 does not scale them."""
     limit = state.plan.config.max_grad_norm
@@ -97,7 +117,7 @@ def _clip_gradients(state: TrainingState) -> float:
 def _update(state: TrainingState) -> None:
     state.updating = True
     state.optimizer.step()
-    state.optimizer.zero_grad()
+    state.clear_gradients()
     state.updating = False
 
 
@@ -108,39 +128,60 @@ def _memory(device: torch.device) -> dict[str, float]:
 
 
 def batch_loss(state: TrainingState, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Return the loss of each sample, [B]; noise levels and noise are drawn on the CPU from ``generator``.
+    """Return the loss of each sample, [B], at noise levels and noise drawn from ``generator``."""
+    return loss_at(state, state.denoiser, batch, *draw_noise(state, batch, generator))
 
-    Drawing on the CPU gives a run the same noise on every device.
-    """
+
+def draw_noise(state: TrainingState, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return noise levels, [B], and noise shaped as the latents, on the CPU: every device gets the same."""
     sigma = state.plan.timestep_sampler.sample(len(batch.latents), generator)
     sigma = shift_sigma(sigma, state.plan.family.sigma_shift(batch.latents))
-    noise = torch.randn(batch.latents.shape, generator=generator)
-    return loss_at(state, state.denoiser, batch, sigma, noise)
+    return sigma, torch.randn(batch.latents.shape, generator=generator)
 
 
 def loss_at(state: TrainingState, denoiser: nn.Module, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
     """Return the loss of each sample, [B], at given noise levels [B] and noise shaped as the latents."""
+    return _loss_of(state, denoiser, _prepared(state, batch, sigma, noise))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A batch on the device, ready for the forward."""
+
+    batch: Batch
+    noisy: NoisyBatch
+    model_input: Any
+
+
+def _prepared(state: TrainingState, batch: Batch, sigma: Tensor, noise: Tensor) -> _Prepared:
     device = state.accelerator.device
     batch = batch.to(device, state.compute_dtype)
     noisy = state.noise_process.add_noise(batch.latents, sigma.to(device), noise.to(device))
-    prediction = predict(state, denoiser, noisy, batch)
-    losses = state.plan.loss.compute(prediction, noisy, batch)
+    return _Prepared(batch=batch, noisy=noisy, model_input=input_of(state, noisy, batch))
+
+
+def input_of(state: TrainingState, noisy: NoisyBatch, batch: Batch) -> Any:
+    """Return the model's input, of the family's own class: the family's part, then the flavour's references."""
+    family, flavour = state.plan.family, state.plan.flavour
+    model_input = family.build_input(noisy, batch, state.bare_denoiser)
+    return flavour.extend_input(family, model_input, batch) if batch.references else model_input
+
+
+def predict(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tensor:
+    """Return the prediction, shaped as the noisy latents."""
+    with state.autocast():
+        return state.plan.family.predict(denoiser, model_input)
+
+
+def _loss_of(state: TrainingState, denoiser: nn.Module, given: _Prepared) -> Tensor:
+    prediction = predict(state, denoiser, given.model_input)
+    losses = state.plan.loss.compute(prediction, given.noisy, given.batch)
     if losses.shape != (len(prediction),):
         raise PluginError(
             f"loss {state.plan.loss.name!r} returned the shape {tuple(losses.shape)} for a batch of {len(prediction)}\n"
             "hint: compute() must return one number per sample, [B]"
         )
     return losses
-
-
-def predict(state: TrainingState, denoiser: nn.Module, noisy: NoisyBatch, batch: Batch) -> Tensor:
-    """Predict the target, in its shape: family's input, then the flavour's references, then the forward."""
-    family, flavour = state.plan.family, state.plan.flavour
-    model_input = family.build_input(noisy, batch, state.bare_denoiser)
-    if batch.references:
-        model_input = flavour.extend_input(family, model_input, batch)
-    with state.autocast():
-        return family.predict(denoiser, model_input)
 
 
 def remember_rates(optimizer: torch.optim.Optimizer) -> None:

@@ -14,6 +14,7 @@ from difftrain.contracts import NoiseProcess, OptimizerFactory
 from difftrain.data.streaming.rounds import Position
 from difftrain.data.streaming.stream import MicroBatch, StreamPosition
 from difftrain.steps.optimizer_state import Settings, bare
+from difftrain.steps.recorded_steps import RecordedSteps
 from difftrain.steps.sharding import release_whole_weights
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class TrainingState:
     total_steps: int
     compiled: bool = False
     """Whether torch.compile compiles the model's blocks in training."""
+    recorded: RecordedSteps | None = None
+    """Forwards and backwards recorded as CUDA graphs; None launches their kernels one by one."""
     data: Mapping[str, str] = field(default_factory=dict)
     """What each dataset holds, see :func:`difftrain.training.agreement.data_facts`."""
     step: int = 0
@@ -64,6 +67,13 @@ class TrainingState:
     def evaluates_others(self) -> bool:
         """Whether the optimizer evaluates at other weights than it trains."""
         return type(self.plan.optimizer).evaluating is not OptimizerFactory.evaluating
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of a step."""
+        if self.recorded is None:
+            self.optimizer.zero_grad()
+        else:
+            self.recorded.clear_gradients()
 
     def uncompiled(self) -> AbstractContextManager[Any]:
         """Within it, compiled blocks run as they are written: compiling them for each image size takes too long."""

@@ -36,6 +36,7 @@ from difftrain.training.agreement import check_agreement
 from difftrain.training.assemble import AssembledRun, assemble
 from difftrain.training.fit_to_device import fit_to_device
 from difftrain.training.loop import train
+from difftrain.training.record_steps import record_steps
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations
@@ -73,6 +74,7 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
         status = "failed"
         try:
             fit_to_device(state, assembled.read_largest, reporter, shapes=assembled.shapes)
+            record_steps(state, reporter)
             if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
             with bar:

@@ -64,6 +64,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
     name: ClassVar[str] = "flux"
     pixel_multiple: ClassVar[int] = 16
     default_flavour: ClassVar[str | None] = "dev"
+    replayable: ClassVar[bool] = True
     known_keys: ClassVar[KnownKeys] = KNOWN_KEYS
 
     flux_lora_target: Target = "all"

@@ -32,9 +32,9 @@ class ScaledRows:
         Args:
             matrix: [rows, columns], floating point.
         """
-        wide = matrix.float()
-        scale = wide.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST[form]
-        scaled = wide / scale
+        # from the matrix twice, not from one float32 copy: torch.compile would write that copy to memory (docs/log.md)
+        scale = matrix.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST[form]
+        scaled = matrix.float() * (1 / scale)
         codes = scaled.to(torch.float8_e4m3fn) if form == "fp8" else scaled.round().to(torch.int8)
         return cls(codes, scale)
 
@@ -72,7 +72,10 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         codes, scale = ctx.saved_tensors
         # an output channel's scale cannot leave the sum over the channels, so it goes into the gradient
-        scaled = ScaledRows.of(gradient.float() * scale.t(), ctx.form)
+        weighted = gradient.float() * scale.t()
+        if gradient.dtype != torch.float32:
+            weighted = weighted.to(gradient.dtype)  # half the memory of what torch.compile writes for the two passes
+        scaled = ScaledRows.of(weighted, ctx.form)
         # made anew each time: that costs no time (docs/log.md), and the weights need half the memory
         transposed = codes.t().contiguous()
         ones = torch.ones(transposed.shape[0], 1, dtype=torch.float32, device=transposed.device)

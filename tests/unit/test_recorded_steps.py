@@ -1,0 +1,133 @@
+"""Recorded steps: which recording a batch takes, what it reads, and where gradients go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from difftrain.steps.recorded_steps import CannotRecord, RecordedSteps
+
+
+@dataclass(frozen=True)
+class Given:
+    latents: Tensor
+    text: Mapping[str, Tensor]
+    count: int = 1
+
+
+class Recorder:
+    """Runs a function anew in each replay, as a GPU repeats what was recorded: its inputs stay where they were."""
+
+    def __init__(self):
+        self.recordings = 0
+
+    def __call__(self, run):
+        self.recordings += 1
+        before = [parameter.grad.clone() for parameter in PARAMETERS]
+        shown = run()  # a real recording computes nothing, but torch learns which weights take part
+        result = torch.full_like(shown, float("nan"))
+        for parameter, kept in zip(PARAMETERS, before, strict=True):
+            parameter.grad.copy_(kept)
+
+        class Replay:
+            def replay(self):
+                result.copy_(run())
+
+        return Replay(), result
+
+
+PARAMETERS: list[nn.Parameter] = []
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    model.unused = nn.Parameter(torch.zeros(2))
+    PARAMETERS[:] = model.parameters()
+    return model
+
+
+def given(*, rows=2, seed=0, count=1):
+    generator = torch.Generator().manual_seed(seed)
+    return Given(torch.randn(rows, 3, generator=generator), {"bias": torch.randn(rows, generator=generator)}, count)
+
+
+def loss_of(model):
+    return lambda given: (model(given.latents).flatten() + given.text["bias"]).square() * given.count
+
+
+def gradients(model, *batches):
+    model.zero_grad()
+    for batch, weight in batches:
+        torch.autograd.backward(loss_of(model)(batch).sum() * weight)
+    return [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
+
+
+def test_replays_give_the_losses_and_gradients_of_each_batch_and_weight(model):
+    batches = [(given(seed=1), 0.5), (given(seed=2), 0.25), (given(seed=3, rows=4), 2.0)]
+    exact = gradients(model, *batches)
+    recorder = Recorder()
+    steps = RecordedSteps(list(model.parameters()), print, recorder)
+    model.zero_grad()
+    for round_ in range(2):
+        if round_:
+            steps.clear_gradients()
+        losses = [steps.accumulate(loss_of(model), batch, weight) for batch, weight in batches]
+        for ours, (batch, _) in zip(losses, batches, strict=True):
+            assert torch.equal(ours, loss_of(model)(batch).detach())
+        for parameter, true in zip(model.parameters(), exact, strict=True):
+            assert (parameter.grad is None) == (true is None)
+            assert true is None or torch.allclose(parameter.grad, true)
+    assert recorder.recordings == 2  # one for each shape
+
+
+def test_a_number_in_the_input_is_part_of_its_shape(model):
+    recorder = Recorder()
+    steps = RecordedSteps(list(model.parameters()), print, recorder)
+    single = steps.accumulate(loss_of(model), given(), 1.0)
+    double = steps.accumulate(loss_of(model), given(count=2), 1.0)
+    assert torch.equal(double, 2 * single)
+
+
+def test_dropped_recordings_are_made_again_and_gradients_stay_in_place(model):
+    recorder = Recorder()
+    steps = RecordedSteps(list(model.parameters()), print, recorder)
+    steps.accumulate(loss_of(model), given(), 1.0)
+    place = model.weight.grad.data_ptr()
+    steps.drop()
+    steps.clear_gradients()
+    assert not model.weight.grad.any()
+    steps.accumulate(loss_of(model), given(), 1.0)
+    assert recorder.recordings == 2
+    assert model.weight.grad.data_ptr() == place
+
+
+def test_an_optimizer_that_forgets_gradients_gets_them_back(model):
+    steps = RecordedSteps(list(model.parameters()), print, Recorder())
+    steps.accumulate(loss_of(model), given(), 1.0)
+    model.zero_grad()
+    steps.clear_gradients()
+    assert model.weight.grad is not None
+    assert model.unused.grad is None
+
+
+def test_a_failed_recording_leaves_no_gradients(model):
+    def refuse(run):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    steps = RecordedSteps(list(model.parameters()), print, refuse)
+    with pytest.raises(CannotRecord, match=r"operation not permitted when stream is capturing$"):
+        steps.accumulate(loss_of(model), given(), 1.0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_input_that_may_hide_tensors_is_not_recorded(model):
+    class Opaque:
+        pass
+
+    steps = RecordedSteps(list(model.parameters()), print, Recorder())
+    with pytest.raises(CannotRecord, match="the model's input holds a Opaque"):
+        steps.accumulate(loss_of(model), Given(torch.zeros(1, 3), {"bias": Opaque()}), 1.0)
