@@ -184,7 +184,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 class _AsOnGpu(TorchFunctionMode):
-    """Number formats of autocast, one kernel for attention, and the products with frozen weights."""
+    """Number formats of autocast, the fused kernels of GPUs, and the products with frozen weights."""
 
     def __init__(self, counting: _Counting, dtype: torch.dtype) -> None:
         super().__init__()
@@ -196,6 +196,8 @@ class _AsOnGpu(TorchFunctionMode):
         name, named = getattr(function, "__name__", ""), dict(named or {})
         if name == "scaled_dot_product_attention":
             return self._attention(*(_cast_to(part, self._dtype) for part in given[:3]), **_qkv(named, self._dtype))
+        if name == "rms_norm":
+            return self._rms_norm(given[0])
         if name == "linear":
             return self._linear(function, given, named)
         if name in _IN_FLOAT32 or name in _IN_COMPUTE_DTYPE:
@@ -211,9 +213,13 @@ class _AsOnGpu(TorchFunctionMode):
         output = function(*(_cast_to(found.get(name), self._dtype) for name in names))
         if self._counting.is_converted(weight):
             flops = 2.0 * rows.numel() * weight.shape[0]
+            size = output.element_size() * (rows.numel() + output.numel() + weight.numel())
+            if found.get("bias") is not None:
+                size += output.element_size() * weight.shape[0]
             self._counting.tally.add(
                 linear_flops=flops,
                 other_flops=-flops,  # the operation below counts it as any other
+                other_bytes=-size,
                 linear_weights=weight.numel(),
                 linear_rows=rows.numel() + output.numel(),
             )
@@ -226,6 +232,12 @@ class _AsOnGpu(TorchFunctionMode):
             attention_bytes=output.nbytes + _log_sum_bytes(query),
             operations=1,
         )
+        return output
+
+
+    def _rms_norm(self, rows: Tensor) -> Tensor:
+        output: Tensor = _RmsNorm.apply(rows)  # type: ignore[no-untyped-call]
+        self._counting.tally.add(moved_bytes=rows.nbytes + output.nbytes, operations=1)
         return output
 
 
@@ -257,6 +269,19 @@ class _Attention(torch.autograd.Function):
         raise NotImplementedError("a forecast runs no backward pass")
 
 
+class _RmsNorm(torch.autograd.Function):
+    """A kernel that keeps its input and a number for each row; off GPUs torch takes it apart, and keeps more."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, rows.new_empty(rows.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(rows)
+
+    @staticmethod
+    def backward(_ctx: Any, *_gradients: Tensor) -> None:
+        raise NotImplementedError("a forecast runs no backward pass")
+
+
 class _Operations(TorchDispatchMode):
     """Counts the operations that reach the device."""
 
@@ -277,10 +302,11 @@ class _Operations(TorchDispatchMode):
         tally.add(operations=1)
         for output in outputs:
             tally.made(output.nbytes)
+        moved = sum(part.nbytes for part in (*inputs, *outputs))
         if name in _PRODUCTS:
-            tally.add(other_flops=_product_flops(name, inputs, outputs[0]))
+            tally.add(other_flops=_product_flops(name, inputs, outputs[0]), other_bytes=moved)
         else:
-            tally.add(moved_bytes=sum(part.nbytes for part in (*inputs, *outputs)))
+            tally.add(moved_bytes=moved)
         return result
 
 

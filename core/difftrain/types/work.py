@@ -38,6 +38,8 @@ class Work:
     """Numbers that enter those products and leave them: what a mode that quantises activations converts."""
     other_flops: float = 0.0
     """All other products: those of the adapter, and of layers that stay in full precision."""
+    other_bytes: float = 0.0
+    """Read and written by those: low-rank products wait for memory, not for arithmetic."""
     attention_flops: float = 0.0
     moved_bytes: float = 0.0
     """Read and written by all operations but products and attention."""
