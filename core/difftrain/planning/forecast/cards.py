@@ -78,11 +78,12 @@ def find_card(name: str) -> Card:
     exact = [card for card in CARDS if asked in (_plain(card.name), _plain(card.name).removeprefix("rtx"))]
     if len(exact) == 1 or len(fitting) == 1:
         return (exact or fitting)[0]
-    names = [card.name for card in CARDS]
-    guess = fitting[0].name if fitting else nearest(name, names) or nearest(asked, [_plain(one) for one in names])
-    known = next((one for one in names if guess in (one, _plain(one))), None)
+    short = {_plain(card.name).removeprefix("rtx"): card.name for card in CARDS}
+    guess = nearest(asked.removeprefix("rtx"), short)
+    known = fitting[0].name if fitting else short.get(guess or "")
     advice = f'did you mean "{known}"?' if known else "name one of them"
-    raise ConfigError(f"{ASKED} {name!r} is not in the table of cards: {', '.join(names)}; {advice}")
+    names = ", ".join(card.name for card in CARDS)
+    raise ConfigError(f"{ASKED} {name!r} is not in the table of cards: {names}; {advice}")
 
 
 def card_of_device(name: str, capability: tuple[int, int], memory: int) -> Card | None:

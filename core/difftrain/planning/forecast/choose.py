@@ -53,5 +53,31 @@ def best(work: ModelWork, modes: Sequence[Mode], trained: TrainedBytes, card: Ca
     return next((one for one in exact if one.seconds <= WORTH_ROUNDING * fastest.seconds), fastest)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardForecast:
+    """What a run takes on one card."""
+
+    card: Card
+    best: Forecast
+    as_written: Forecast | None
+    """The config as it is; None if the card lacks its products, or they are not known."""
+
+
+def forecast_card(
+    work: ModelWork, modes: Sequence[Mode], written: Mode | None, trained: TrainedBytes, card: Card, *, fills: bool
+) -> CardForecast:
+    """Return the best of some modes and the config's own on a card.
+
+    Args:
+        modes: Those that the card can run.
+        written: The config's own mode.
+        fills: Whether the config lets as many blocks keep their activations as fit.
+    """
+    as_written = None
+    if written is not None:
+        as_written = _filled(work, written, trained, card) if fills else forecast(work, written, trained, card)
+    return CardForecast(card=card, best=best(work, modes, trained, card), as_written=as_written)
+
+
 def _filled(work: ModelWork, mode: Mode, trained: TrainedBytes, card: Card) -> Forecast | None:
     return forecast(work, mode.keeping(most_kept(work, mode, trained, card) or 0), trained, card)

@@ -26,13 +26,13 @@ ATTENTION_BACKWARD = 2.5
 """FLOP of attention's backward pass for one of its forward: five products in place of two."""
 BANDWIDTH = 0.68
 """Share of the bandwidth that operations between products reach. Source: 1.368 s (bf16, uncompiled, flash)."""
-BACKWARD = 1.4
+BACKWARD = 1.2
 """Bytes that the backward pass of those operations moves for one of the forward's. Source: the same."""
 COMPILED_MOVES = 0.20
 """Share of those bytes that is left when blocks are compiled. Source: 1.368 and 0.823 s, uncompiled and compiled."""
 QUANTISED_BYTES = 2.0
 """Bytes moved for each number that an 8-bit product takes in or gives out, compiled. Source: 100 ms of an fp8 step."""
-QUANTISED_UNCOMPILED = 20.0
+QUANTISED_UNCOMPILED = 17.0
 """The same, operation by operation. Source: 1.42 s for an uncompiled fp8 step."""
 UNPACKED_BYTES = 12.6
 """Bytes moved for each weight that is turned into the forward's number format before a product.
