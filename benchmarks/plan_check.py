@@ -49,7 +49,7 @@ def full_size_work(pixels: int, references: int, batch: int, target: str) -> tup
     """Count the work of FLUX.1 Kontext at full size."""
     import torch
 
-    from difftrain.model.denoiser_work import count_work
+    from difftrain.model.counting.denoiser_work import count_work
     from difftrain.steps.optimizer_bytes import optimizer_bytes
 
     registry = load_plugins().registry

@@ -111,7 +111,7 @@ def _cells(name: str, one: Forecast | None, model: ModelPlan, shape: BatchShape,
     numbers = _numbers(one, model, shape, work)
     assert numbers is not None, "there is a forecast"
     compiled = "" if one.mode.compiled else ", not compiled"
-    hours = "?" if numbers["hours"] is None else f"{numbers['hours']:.1f}"
+    hours = "?" if numbers["hours"] is None else "<0.1" if numbers["hours"] < 0.05 else f"{numbers['hours']:.1f}"
     return (
         name,
         f"{one.mode.precision}{compiled}",

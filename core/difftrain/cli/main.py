@@ -108,8 +108,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command that the command line names.
 
     Returns:
-        Exit status: 0; 2 for what the user can fix, printed to standard error, or by ``check --json`` and ``plan --json`` as one
-        object to standard output; 1 if training fails with numbers that are not finite; 128 plus its number after a signal.
+        Exit status: 0; 2 for what the user can fix, printed to standard error, or by ``check --json`` and
+        ``plan --json`` as one object to standard output; 1 if training fails with numbers that are not finite; 128 plus
+        its number after a signal.
     """
     try:
         if "--version" in arguments:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from difftrain.cli.invocation import Invocation
-from difftrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from difftrain.contracts import OptimizerFactory

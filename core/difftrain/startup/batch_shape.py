@@ -48,7 +48,9 @@ def shape_of_run(plan: RunPlan, reporter: Reporter) -> BatchShape:
     if not samples:
         return _assumed(plan.config, plan.flavour, _widest_rules(plan), "there are no samples to train on")
     largest = max(samples, key=largest_area)
-    references = max((choice.references for choice in largest.choices), key=lambda images: sum(map(encoded_area, images)))
+    references = max(
+        (choice.references for choice in largest.choices), key=lambda images: sum(map(encoded_area, images))
+    )
     return BatchShape(
         target=largest.target.geometry.bucket,
         references=_sizes(references),

@@ -8,7 +8,7 @@ import torch
 
 from difftrain.contracts import OptimizerFactory
 from difftrain.errors import ModelError
-from difftrain.model.denoiser_work import count_work
+from difftrain.model.counting.denoiser_work import count_work
 from difftrain.planning.forecast.cards import Card, card_of_device
 from difftrain.planning.forecast.memory import TrainedBytes
 from difftrain.planning.model_plan import ModelPlan
@@ -38,7 +38,7 @@ def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: BatchShape)
     outline = plan.family.outline(plan.config.pretrained_model_name_or_path, plan.flavour)
     if outline is None:
         raise ModelError(
-            f"model family {plan.family.name!r} cannot describe this model without loading it, so there is no forecast\n"
+            f"model family {plan.family.name!r} cannot describe this model without loading it: there is no forecast\n"
             "hint: `difftrain check` checks everything else; its author can add ModelFamily.outline()"
         )
     dtype: torch.dtype = getattr(torch, compute_dtype(plan.config))

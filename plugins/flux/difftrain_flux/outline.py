@@ -52,14 +52,21 @@ def _cell(location: ModelLocation) -> int:
     return int(2 ** (len(read_json(location.path / "vae" / "config.json")["block_out_channels"]) - 1))
 
 
-def _outline(transformer: FluxTransformer2DModel, *, cell: int, text_tokens: int, note: str | None = None) -> ModelOutline:
+def _outline(
+    transformer: FluxTransformer2DModel, *, cell: int, text_tokens: int, note: str | None = None
+) -> ModelOutline:
     config = transformer.config
-    text = {"prompt_embeds": (text_tokens, config.joint_attention_dim), "pooled_prompt_embeds": (config.pooled_projection_dim,)}
+    text = {
+        "prompt_embeds": (text_tokens, config.joint_attention_dim),
+        "pooled_prompt_embeds": (config.pooled_projection_dim,),
+    }
     batch = partial(_batch, cell=cell, text=text)
     return ModelOutline(denoiser=transformer, example_batch=batch, note=note)
 
 
-def _batch(target: Size, references: Sequence[Size], count: int, *, cell: int, text: dict[str, tuple[int, ...]]) -> Batch:
+def _batch(
+    target: Size, references: Sequence[Size], count: int, *, cell: int, text: dict[str, tuple[int, ...]]
+) -> Batch:
     def latents(size: Size) -> torch.Tensor:
         return torch.empty(count, CHANNELS, size[1] // cell, size[0] // cell, device="meta")
 

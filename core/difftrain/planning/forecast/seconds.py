@@ -87,7 +87,9 @@ def _products(work: Work, mode: Mode, card: Card) -> float:
     peak = card.rate(mode.products)
     assert peak is not None, f"{card.name} has no products in {mode.products}"
     bandwidth = BANDWIDTH * card.bandwidth
-    linear = max(work.linear_flops / (PRODUCTS[mode.products] * peak), work.linear_weights * mode.weight_bytes / bandwidth)
+    linear = max(
+        work.linear_flops / (PRODUCTS[mode.products] * peak), work.linear_weights * mode.weight_bytes / bandwidth
+    )
     converted = 0.0
     if mode.products != mode.compute:
         converted = (QUANTISED_BYTES if mode.compiled else QUANTISED_UNCOMPILED) * work.linear_rows

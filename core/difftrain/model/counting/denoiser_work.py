@@ -13,22 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from difftrain.contracts import Adapter, ModelFamily, ModelFlavour
-from difftrain.types import Batch, ModelOutline, ModelWork, Size, Work
+from difftrain.model.counting.as_on_gpu import AsOnGpu
+from difftrain.types import Batch, ModelOutline, ModelWork, NoisyBatch, Size, Work
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution"}
 _FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "alias", "detach"}
 """Operations that give the device nothing to do; views are told by their schema."""
-_IN_FLOAT32 = {"layer_norm", "group_norm", "softmax", "log_softmax", "pow", "exp", "rsqrt", "norm", "cumsum"}
-_IN_COMPUTE_DTYPE = {"linear", "matmul", "bmm", "baddbmm", "addmm", "conv1d", "conv2d", "conv3d"}
-"""What autocast does on GPUs; torch has no autocast for the meta device.
-
-Source: torch's documentation of automatic mixed precision, "CUDA Ops that can autocast to float16" and "to float32".
-"""
 
 
 def count_work(
@@ -80,8 +74,6 @@ def count_work(
 
 
 def _predict(family: ModelFamily, flavour: ModelFlavour, denoiser: nn.Module, batch: Batch) -> None:
-    from difftrain.types import NoisyBatch
-
     level = torch.empty(len(batch.latents), device="meta")
     latents = batch.latents.float()
     noisy = NoisyBatch(noisy=latents, sigma=level, timestep=level, target=latents)
@@ -113,7 +105,7 @@ class _Tally:
     """The counts of one part of the model."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, float] = {name: 0 for name in Work.__annotations__}
+        self.counts: dict[str, float] = dict.fromkeys(Work.__annotations__, 0)
 
     def add(self, **counts: float) -> None:
         for name, count in counts.items():
@@ -164,9 +156,12 @@ class _Counting:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with saved_tensors_hooks(self._keep, lambda kept: kept), _Operations(self):
-            with _AsOnGpu(self, self._dtype):
-                yield
+        with (
+            saved_tensors_hooks(self._keep, lambda kept: kept),
+            _Operations(self),
+            AsOnGpu(self.add, self._converted, self._dtype),
+        ):
+            yield
 
     def _keep(self, tensor: Tensor) -> Tensor:
         storage = _storage(tensor)
@@ -175,118 +170,20 @@ class _Counting:
             self.tally.add(kept_bytes=tensor.untyped_storage().nbytes())
         return tensor
 
-    def is_converted(self, weight: object) -> bool:
-        return id(weight) in self._converted
+    def add(self, counts: Mapping[str, float]) -> None:
+        """Count for the part that runs now."""
+        self.tally.add(**counts)
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
-class _AsOnGpu(TorchFunctionMode):
-    """Number formats of autocast, the fused kernels of GPUs, and the products with frozen weights."""
-
-    def __init__(self, counting: _Counting, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._counting, self._dtype = counting, dtype
-
-    def __torch_function__(
-        self, function: Any, types: Any, given: Sequence[Any] = (), named: Mapping[str, Any] | None = None
-    ) -> Any:
-        name, named = getattr(function, "__name__", ""), dict(named or {})
-        if name == "scaled_dot_product_attention":
-            return self._attention(*(_cast_to(part, self._dtype) for part in given[:3]), **_qkv(named, self._dtype))
-        if name == "rms_norm":
-            return self._rms_norm(given[0])
-        if name == "linear":
-            return self._linear(function, given, named)
-        if name in _IN_FLOAT32 or name in _IN_COMPUTE_DTYPE:
-            dtype = torch.float32 if name in _IN_FLOAT32 else self._dtype
-            given = [_cast_to(part, dtype) for part in given]
-            named = {key: _cast_to(part, dtype) for key, part in named.items()}
-        return function(*given, **named)
-
-    def _linear(self, function: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        names = ("input", "weight", "bias")
-        found = dict(zip(names, given, strict=False)) | named
-        rows, weight = found["input"], found["weight"]
-        output = function(*(_cast_to(found.get(name), self._dtype) for name in names))
-        if self._counting.is_converted(weight):
-            flops = 2.0 * rows.numel() * weight.shape[0]
-            size = output.element_size() * (rows.numel() + output.numel() + weight.numel())
-            if found.get("bias") is not None:
-                size += output.element_size() * weight.shape[0]
-            self._counting.tally.add(
-                linear_flops=flops,
-                other_flops=-flops,  # the operation below counts it as any other
-                other_bytes=-size,
-                linear_weights=weight.numel(),
-                linear_rows=rows.numel() + output.numel(),
-            )
-        return output
-
-    def _attention(self, query: Tensor, key: Tensor, value: Tensor, **_others: Any) -> Tensor:
-        output: Tensor = _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
-        self._counting.tally.add(
-            attention_flops=4.0 * query.numel() * key.shape[-2],
-            attention_bytes=output.nbytes + _log_sum_bytes(query),
-            operations=1,
-        )
-        return output
-
-
-    def _rms_norm(self, rows: Tensor) -> Tensor:
-        output: Tensor = _RmsNorm.apply(rows)  # type: ignore[no-untyped-call]
-        self._counting.tally.add(moved_bytes=rows.nbytes + output.nbytes, operations=1)
-        return output
-
-
-def _qkv(named: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    return {name: _cast_to(named[name], dtype) for name in ("query", "key", "value") if name in named}
-
-
-def _cast_to(value: Any, dtype: torch.dtype) -> Any:
-    wrong = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != dtype
-    return value.to(dtype) if wrong else value
-
-
-def _log_sum_bytes(query: Tensor) -> int:
-    return 4 * query[..., 0].numel()
-
-
-class _Attention(torch.autograd.Function):
-    """An attention kernel, which keeps its inputs, its output and a log-sum for each query."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = query.new_empty(*query.shape[:-1], value.shape[-1])
-        log_sum = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, log_sum)
-        return output
-
-    @staticmethod
-    def backward(_ctx: Any, *_gradients: Tensor) -> None:
-        raise NotImplementedError("a forecast runs no backward pass")
-
-
-class _RmsNorm(torch.autograd.Function):
-    """A kernel that keeps its input and a number for each row; off GPUs torch takes it apart, and keeps more."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, rows.new_empty(rows.shape[:-1], dtype=torch.float32))
-        return torch.empty_like(rows)
-
-    @staticmethod
-    def backward(_ctx: Any, *_gradients: Tensor) -> None:
-        raise NotImplementedError("a forecast runs no backward pass")
-
-
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that reach the device."""
 
     def __init__(self, counting: _Counting) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counting = counting
 
     def __torch_dispatch__(
