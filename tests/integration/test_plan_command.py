@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from difftrain.planning.forecast.cards import CARDS
+from difftrain.planning.forecast.cards import CARDS, GIB, find_card
 
 DEMO = ("--model", "flux", "--flavour", "kontext", "--demo")
 FULL_SIZE = ("--model", "flux", "--flavour", "kontext", "--max_train_steps", "2000")
@@ -113,10 +114,23 @@ def test_missing_images_are_told_and_the_resolution_gives_the_shape(command, edi
     assert "the data cannot be used yet" in found["batch"]["source"]
 
 
+def test_the_card_of_this_machine_has_the_first_row_and_is_explained(command, monkeypatch):
+    from difftrain.training import outlined_run
+
+    own = replace(find_card("4090"), memory=10 * GIB)
+    monkeypatch.setattr(outlined_run, "own_card", lambda: (own, None))
+    found = planned(command, *FULL_SIZE)
+    assert found["card"] == found["cards"][0]["card"] == "RTX 4090, this machine"
+    assert found["cards"][0]["available_gib"] == pytest.approx(9.4)
+    assert not found["cards"][0]["best"]["fits"]
+
+
 def test_accumulated_batches_make_a_step_longer(command):
     once, thrice = (planned(command, *DEMO, "--gradient_accumulation_steps", count) for count in (1, 3))
     pairs = zip(once["cards"], thrice["cards"], strict=True)
-    assert all(b["best"]["seconds_per_step"] == pytest.approx(3 * a["best"]["seconds_per_step"], rel=1e-2) for a, b in pairs)
+    assert all(
+        b["best"]["seconds_per_step"] == pytest.approx(3 * a["best"]["seconds_per_step"], rel=1e-2) for a, b in pairs
+    )
 
 
 def test_a_precision_that_a_card_lacks_is_said_in_its_row(command):

@@ -123,12 +123,9 @@ def test_a_card_is_found_in_any_spelling(typed):
 
 
 @pytest.mark.parametrize(
-    ("typed", "guess"), [("4080", "RTX 4090"), ("a100", "A100 40GB"), ("h10", "H100"), ("RTX 3090 Ti", "RTX 3090")]
+    ("typed", "guess"), [("4080", "RTX 4090"), ("a100", "A100 40GB"), ("RTX 3090 Ti", "RTX 3090"), ("V100", "H100")]
 )
 def test_an_unknown_card_is_an_error_with_the_nearest_one(typed, guess):
-    if typed == "h10":
-        assert find_card(typed).name == guess
-        return
     with pytest.raises(ConfigError, match=f'did you mean "{guess}"'):
         find_card(typed)
 
