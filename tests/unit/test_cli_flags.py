@@ -84,7 +84,8 @@ def test_a_negative_number_is_a_value():
         (("--lora_rank",), "error: parameter --lora_rank requires an argument\n"),
         (("--seed", "1", "--seed", "2"), "error: parameter --seed specified multiple times\n"),
         (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
-        (("--json",), "error: --json works only with `difftrain check` and `difftrain plugins`\n"),
+        (("--json",), "error: --json works only with `difftrain check`, `difftrain plan` and `difftrain plugins`\n"),
+        (("check", "--card", "H100"), "error: --card works only with `difftrain plan`\n"),
         (("--demo", "--config", "config.json"), "error: --demo comes with its own run file"),
         ((), "error: 2 problems\n- no run file: config/config.json does not exist in "),
     ],
@@ -164,7 +165,7 @@ def test_help_shows_every_option_once(command):
     assert sorted(shown) == sorted({f"--{key}" for key in PLUGINS.run_schema.model_fields} | OWN)
 
 
-OWN = {"--config", "--demo", "--fast", "--json", "--help"}
+OWN = {f"--{key}" for key in ("config", "demo", "fast", "json", "card", "help")}
 
 
 def test_help_shows_defaults_and_registered_names(command):

@@ -7,6 +7,8 @@
 - `invocation`: the parsed command line
 - `train_command`: `difftrain` trains
 - `check_command`: `difftrain check` does everything that comes before loading weights
+- `plan_command`: `difftrain plan` predicts memory and time for a table of cards
+- `forecast_text`: its output
 - `plugins_command`: `difftrain plugins` lists what is installed
 - `rerun_commands`: the commands that resume or repeat a run
 """

@@ -27,11 +27,14 @@ OWN_FLAGS: Mapping[str, str] = {
     "demo": "Train the built-in tiny model on the built-in photographs; needs no network and no GPU.",
     "fast": "Do not test whether new images can be decoded; a damaged one then stops the run when it is encoded.",
     "json": "Print one JSON object, for other programs.",
+    "card": "With plan: the card to explain, such as 4090; default: this machine's, else the H100.",
     "help": "Print this text.",
 }
 """Flags that are not run options, with their help."""
 SWITCHES = ("demo", "fast", "json", "help")
 """Those of :data:`OWN_FLAGS` that take no value."""
+OWN_VALUES: Mapping[str, str] = {"config": "PATH", "card": "NAME"}
+"""What the others take."""
 
 
 def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: KnownKeys) -> list[str]:

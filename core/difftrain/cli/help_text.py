@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from difftrain.cli.flags import OWN_FLAGS, SWITCHES
+from difftrain.cli.flags import OWN_FLAGS, OWN_VALUES, SWITCHES
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
 from difftrain.config.schema import GROUPS, RunConfig
@@ -20,6 +20,7 @@ from difftrain.plugins.registry import EXTENSIONS, Registry
 INTRODUCTION = """\
 difftrain [FLAGS]            train
 difftrain check [FLAGS]      check config, data and pairs before any weight is loaded
+difftrain plan [FLAGS]       predict memory, seconds and hours for a table of cards, without a GPU
 difftrain plugins            list plugins and what they provide
 difftrain --version
 
@@ -52,7 +53,7 @@ def help_text(registry: Registry) -> str:
 
 def _own_lines() -> Iterator[tuple[str, str]]:
     for key, text in OWN_FLAGS.items():
-        yield f"--{key}" + ("" if key in SWITCHES else " PATH"), text
+        yield f"--{key}" + ("" if key in SWITCHES else f" {OWN_VALUES[key]}"), text
 
 
 def _fields(group: type[Options]) -> list[tuple[str, FieldInfo]]:

@@ -12,6 +12,7 @@ from difftrain.errors import ConfigError
 from difftrain.plugins.discovery import LoadedPlugins
 
 if TYPE_CHECKING:
+    from difftrain.planning.model_plan import ModelPlan
     from difftrain.planning.run_plan import RunPlan
 
 
@@ -25,6 +26,8 @@ class Invocation:
     fast: bool
     """``--fast``: do not test before the start whether images can be decoded."""
     json: bool
+    card: str | None
+    """``--card``: the card that `difftrain plan` explains."""
     flags: Mapping[str, FlagValue]
     """Run options by plain key; the values are texts as typed."""
     arguments: tuple[str, ...]
@@ -39,11 +42,25 @@ class Invocation:
         """
         from difftrain.planning.run_plan import plan_run
 
-        config, flags = self.config, self.flags
-        if self.demo:
-            if config is not None:
-                raise ConfigError("--demo comes with its own run file; leave out either --config or --demo")
-            from difftrain.cli.demo_flag import demo_config
-
-            config, flags = demo_config(flags)
+        config, flags = self._files()
         return plan_run(config, flags, plugins=self.plugins)
+
+    def model_plan(self) -> ModelPlan:
+        """Plan the model alone; the dataset list and the length of the run may be missing.
+
+        Raises:
+            ConfigError: With every problem found.
+        """
+        from difftrain.planning.model_plan import plan_model
+
+        config, flags = self._files()
+        return plan_model(config, flags, plugins=self.plugins)
+
+    def _files(self) -> tuple[Path | None, Mapping[str, FlagValue]]:
+        if not self.demo:
+            return self.config, self.flags
+        if self.config is not None:
+            raise ConfigError("--demo comes with its own run file; leave out either --config or --demo")
+        from difftrain.cli.demo_flag import demo_config
+
+        return demo_config(self.flags)

@@ -16,12 +16,18 @@ from difftrain import __version__
 from difftrain.cli.check_command import check
 from difftrain.cli.flags import load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import Invocation
+from difftrain.cli.plan_command import plan
 from difftrain.cli.plugins_command import list_plugins
 from difftrain.cli.train_command import train
 from difftrain.errors import ConfigError, DifftrainError, NotFinite, PluginError, StoppedElsewhere
 from difftrain.plugins.discovery import LoadedPlugins
 
-COMMANDS: Mapping[str, Callable[[Invocation], int]] = {"train": train, "check": check, "plugins": list_plugins}
+COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
+    "train": train,
+    "check": check,
+    "plan": plan,
+    "plugins": list_plugins,
+}
 """The commands; the first is the default."""
 USER_ERROR = 2
 TRAINING_FAILED = 1
@@ -102,8 +108,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command that the command line names.
 
     Returns:
-        Exit status: 0; 2 for what the user can fix, printed to standard error, or by ``check --json`` as one object to
-        standard output; 1 if training fails with numbers that are not finite; 128 plus its number after a signal.
+        Exit status: 0; 2 for what the user can fix, printed to standard error, or by ``check --json`` and
+        ``plan --json`` as one object to standard output; 1 if training fails with numbers that are not finite; 128 plus
+        its number after a signal.
     """
     try:
         if "--version" in arguments:
@@ -117,9 +124,11 @@ def run(arguments: Sequence[str]) -> int:
             print(help_text(plugins.registry))
             return 0
         command, given = read_command_line(arguments, plugins.run_schema, COMMANDS, tables=plugins.run_tables)
+        if "card" in given and command is not plan:
+            raise ConfigError("--card works only with `difftrain plan`")
         return command(_invocation(given, arguments, plugins))
     except DifftrainError as error:
-        if _asks_json_of_check(arguments):
+        if _asks_for_json(arguments):
             print(json.dumps({"status": "error", "problems": error.problems}, indent=2, ensure_ascii=False))
         elif not _is_said_elsewhere(error):
             _say(f"error: {error}")
@@ -141,9 +150,9 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _asks_json_of_check(arguments: Sequence[str]) -> bool:
+def _asks_for_json(arguments: Sequence[str]) -> bool:
     """Look in the raw words, because the command line itself may be wrong."""
-    return arguments[:1] == ["check"] and not {"--json", "--json=true"}.isdisjoint(arguments)
+    return arguments[:1] in (["check"], ["plan"]) and not {"--json", "--json=true"}.isdisjoint(arguments)
 
 
 def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: LoadedPlugins) -> Invocation:
@@ -153,6 +162,7 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
         demo=bool(given.pop("demo", False)),
         fast=bool(given.pop("fast", False)),
         json=bool(given.pop("json", False)),
+        card=given.pop("card", None),
         flags=given,
         arguments=tuple(arguments),
         plugins=plugins,

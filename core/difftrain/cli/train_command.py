@@ -18,7 +18,7 @@ def train(invocation: Invocation) -> int:
         DifftrainError: For anything that the user can fix.
     """
     if invocation.json:
-        raise ConfigError("--json works only with `difftrain check` and `difftrain plugins`")
+        raise ConfigError("--json works only with `difftrain check`, `difftrain plan` and `difftrain plugins`")
     plan = invocation.plan()
     if invocation.demo:
         model = plan.config.pretrained_model_name_or_path or plan.flavour.hub_id

@@ -17,6 +17,7 @@ from difftrain.types import (
     AttentionShape,
     Batch,
     ModelLocation,
+    ModelOutline,
     NoisyBatch,
     Sample,
     Sampler,
@@ -167,6 +168,16 @@ class ModelFamily(TypedByInput[Input], ABC):
             size: Size of the encoded reference.
         """
         return size
+
+    def outline(self, model: str | None, flavour: ModelFlavour) -> ModelOutline | None:
+        """Describe the model by its shapes, for `difftrain plan`; None if the family cannot.
+
+        Looks only at what is on this machine, and writes nothing. A model that is not here has the published shapes.
+
+        Args:
+            model: ``pretrained_model_name_or_path``.
+        """
+        return None
 
     # loading, in this order; each part is released before the next
     @abstractmethod

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from difftrain.config.options import Options
 from difftrain.types import Batch, NoisyBatch, Sample
@@ -134,6 +134,12 @@ class Quantizer(Options, ABC):
     name: ClassVar[str]
     can_compile: ClassVar[bool] = False
     """Whether torch.compile takes the layers of :meth:`convert`, with and without recomputed activations."""
+    weight_bytes: ClassVar[float | None] = None
+    """Bytes of one converted weight, with its share of the scales, for `difftrain plan`; None leaves it out there."""
+    products: ClassVar[Literal["full", "fp8", "int8"]] = "full"
+    """Number format in which the products run; full turns the weights into that of the activations first."""
+    needs_capability: ClassVar[tuple[int, int]] = (0, 0)
+    """Lowest compute capability of a card that has the products."""
 
     @abstractmethod
     def check(self) -> str | None:

@@ -8,6 +8,7 @@
 - `quiet_loading`: keeps libraries quiet while they load a part
 - `load_denoiser`: loads the denoiser tensor by tensor
 - `precision`: number formats of the frozen weights
+- `counting`: counts what a forward does and keeps, without weights
 - `lora`: LoRA, through peft
 - `attention`: attention kernels
 - `tuned_blocks`: blocks that are compiled, and that keep or recompute activations

@@ -3,4 +3,5 @@
 - `run_plan`: the plan; start here
 - `model_plan`: the part of it that needs no dataset
 - `prompts`: validation prompts
+- `forecast`: memory, time and the best setting of a run for a table of cards
 """

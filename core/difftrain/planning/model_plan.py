@@ -13,6 +13,7 @@ from difftrain import contracts
 from difftrain.config.config_files import DEFAULT_PATH, FlagValue, find_run_file, load_run, plugin_switches
 from difftrain.config.known_keys import NOT_BUILT_VALUES
 from difftrain.config.messages import explain
+from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import RunConfig
@@ -161,6 +162,21 @@ class Chooser:
             if name not in NOT_BUILT_VALUES.get(key, ()):
                 self.problems.add(f"{key}: {error}")
             return None
+
+
+def chosen_optimizer(plan: ModelPlan) -> contracts.OptimizerFactory:
+    """Return the optimizer that the config names.
+
+    Raises:
+        ConfigError: If it is unknown, or its options are wrong.
+    """
+    problems = Problems()
+    chosen = Chooser(config=plan.config, registry=plan.plugins.registry, problems=problems)
+    found = chosen.find("optimizer", plan.config.optimizer)
+    optimizer = None if found is None else optimizer_options(plan.config, found, problems)
+    problems.raise_all()
+    assert isinstance(optimizer, contracts.OptimizerFactory), "no optimizer without a problem"
+    return optimizer
 
 
 def check_model(

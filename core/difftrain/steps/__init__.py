@@ -8,6 +8,7 @@
 - `not_finite`: handles NaN and infinity
 - `schedules`: learning-rate schedules
 - `optimizers`: optimizers
+- `optimizer_bytes`: what an optimizer keeps for each trained weight
 - `optimizer_state`: an optimizer's state in one file
 - `sharding`: tensors that are spread over processes
 """

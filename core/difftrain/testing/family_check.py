@@ -52,6 +52,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     _check_empty(family.empty_denoiser(place))
     denoiser = load_denoiser(family, place)
     _check_modules(family, denoiser)
+    _check_outline(family, flavour, place, latents, texts)
     noisy = _check_noise(family.noise_process(place), latents)
     _check_forward(family, flavour, denoiser, latents, noisy, texts)
 
@@ -148,6 +149,30 @@ def load_denoiser(
 def _check_empty(denoiser: nn.Module) -> None:
     real = [name for name, parameter in denoiser.named_parameters() if not parameter.is_meta]
     assert not real, f"the empty denoiser has values; {real[0]} and {len(real) - 1} more are not on the meta device"
+
+
+def _check_outline(
+    family: ModelFamily, flavour: ModelFlavour, place: ModelLocation, latents: Tensor, texts: Sequence[TextEmbeds]
+) -> None:
+    """Check that the shapes for `difftrain plan` are those of a run."""
+    outline = family.outline(place.name, flavour)
+    if outline is None:
+        return
+    _check_empty(outline.denoiser)
+    said, true = (
+        {name: part.shape for name, part in one.state_dict().items()}
+        for one in (outline.denoiser, family.empty_denoiser(place))
+    )
+    assert said == true, "outline() gives another denoiser than empty_denoiser()"
+    size = (8 * family.pixel_multiple, 4 * family.pixel_multiple)
+    batch = outline.example_batch(size, [size] * min(1, flavour.max_references), len(latents))
+    for name, made in (("latents", batch.latents), *(("a reference", one) for one in batch.references)):
+        assert made.is_meta, f"outline() makes {name} off the meta device"
+        assert made.shape == latents.shape, f"outline() says {name} are {tuple(made.shape)}, not {tuple(latents.shape)}"
+    text = family.collate_text(texts)
+    shapes = ({name: tuple(part.shape) for name, part in one.items()} for one in (batch.text, text))
+    said_text, true_text = shapes
+    assert said_text == true_text, f"outline() says text is {said_text}, not {true_text}"
 
 
 def _check_modules(family: ModelFamily, denoiser: nn.Module) -> None:

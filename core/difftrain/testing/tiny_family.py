@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, TextEncoder
-from difftrain.types import Batch, ModelLocation, NoisyBatch, Sampler, TextEmbeds, ValidationRequest
+from difftrain.types import Batch, ModelLocation, ModelOutline, NoisyBatch, Sampler, Size, TextEmbeds, ValidationRequest
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +99,19 @@ class TinyFamily(ModelFamily["TinyInput"]):
 
     def image_identity(self, location: ModelLocation) -> str:
         return location.identity
+
+    def outline(self, model: str | None, flavour: ModelFlavour) -> ModelOutline:
+        import torch
+
+        def batch(target: Size, references: Sequence[Size], count: int) -> Batch:
+            latents = [
+                torch.empty(count, 3, size[1] // CELL, size[0] // CELL, device="meta") for size in (target, *references)
+            ]
+            words = torch.empty(count, TEXT_WIDTH, device="meta")
+            return Batch(latents=latents[0], references=latents[1:], text={"words": words})
+
+        denoiser = self.empty_denoiser(self.locate(model, flavour))
+        return ModelOutline(denoiser=denoiser, example_batch=batch)
 
     def load_text_encoder(
         self, location: ModelLocation, flavour: ModelFlavour, device: torch.device, dtype: torch.dtype

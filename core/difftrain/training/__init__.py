@@ -8,5 +8,6 @@
 - `open_stream`: opens the stream of batches at the run's position
 - `agreement`: checks that all processes see the same
 - `fit_to_device`: chooses kernels, compiles, and decides what is recomputed
+- `outlined_run`: counts a model without its weights, for `difftrain plan`
 - `loop`: steps, checkpoints, validations
 """

@@ -11,14 +11,11 @@ from difftrain.contracts import ModelFamily, Quantizer
 from difftrain.errors import ConfigError, ModelError
 from difftrain.model.attention.choose_kernel import fastest_attention
 from difftrain.model.tuned_blocks import TunedBlocks
+from difftrain.planning.forecast.modes import ROOM, STEPS_WORTH_COMPILING
 from difftrain.steps.step import loss_at
 from difftrain.steps.training_state import TrainingState
 from difftrain.types import Batch, Reporter
 
-STEPS_WORTH_COMPILING = 100
-"""For each shape of batches: compiling for one takes about a minute, and saves half a second or more of a step."""
-ROOM = 0.92
-"""Share of the memory that blocks may fill: torch's allocator cannot use every gap."""
 TRIED_BLOCKS = 4
 """Blocks whose activations are kept for a moment, to measure what one takes."""
 

@@ -8,6 +8,7 @@ Nothing here does work or imports a model library. Sizes are (width, height) in 
 - `training_samples`: a target image with its references and captions
 - `model_location`: where a model's files are
 - `batches`: tensors of one step
+- `work`: what a model does in one step, counted
 - `validation_images`: an image to draw
 - `reporting`: what users and observers are told
 """
@@ -19,6 +20,7 @@ from difftrain.types.sizes import Box, Geometry, GeometryRules, Size
 from difftrain.types.source_images import ImageMaker, ImageRecord, Recipe, SourceImage
 from difftrain.types.training_samples import PlacedImage, ReferenceChoice, Sample
 from difftrain.types.validation_images import Sampler, ValidationRequest
+from difftrain.types.work import ModelOutline, ModelWork, Work
 
 __all__ = [
     "AttentionShape",
@@ -29,6 +31,8 @@ __all__ = [
     "ImageMaker",
     "ImageRecord",
     "ModelLocation",
+    "ModelOutline",
+    "ModelWork",
     "NoisyBatch",
     "Phase",
     "PlacedImage",
@@ -42,4 +46,5 @@ __all__ = [
     "StepResult",
     "TextEmbeds",
     "ValidationRequest",
+    "Work",
 ]

@@ -8,6 +8,7 @@ Start with `family.py`.
 - `known_keys`: keys from other programs' files
 - `built_in`: names of the built-in checkpoints
 - `model_files`: finds a model's files and reads what they say
+- `outline`: the model by its shapes, without weights
 - `text_length`: T5 tokens of a prompt
 - `text`: text to embeddings
 - `text`: encodes text

@@ -20,6 +20,7 @@ from difftrain import (
     ModelFamily,
     ModelFlavour,
     ModelLocation,
+    ModelOutline,
     NoisyBatch,
     Sampler,
     Size,
@@ -115,6 +116,11 @@ class FluxFamily(ModelFamily["FluxInput"]):
         self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int, views: Sequence[Size] = ()
     ) -> int:
         return text_bytes(location, flavour, value_bytes)
+
+    def outline(self, model: str | None, flavour: ModelFlavour) -> ModelOutline:
+        from difftrain_flux.outline import outline
+
+        return outline(model, flavour)
 
     # loading
     def load_text_encoder(

@@ -117,25 +117,7 @@ def prepare_samples(
     _check_folders(plan)
     findings = Findings()
     with _paused_garbage_collection(), ImageIndex(plan.index_path) as index:
-        scans = _scan_all(plan, index, reporter, findings)
-        target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in plan.target_sets]
-        samples: list[Sample] = []
-        held_out: list[Sample] = []
-        for target_set in target_sets:
-            target_set.gather_references()
-            with reporter.phase(f"pair {target_set.dataset.id}", len(target_set.records)) as phase:
-                own = target_set.samples(phase)
-            audit_unedited(findings, target_set.dataset.config, own)
-            (held_out if target_set.dataset.held_out else samples).extend(own)
-        audit_unused_references(findings)
-        audit_empty_captions(findings, [*samples, *held_out])
-        audit_held_out(findings, trained=samples, held_out=held_out)
-        findings.raise_problems()
-        filled = {sample.dataset_id for sample in (*samples, *held_out)}
-        for target_set in target_sets:
-            if target_set.dataset.id not in filled:
-                audit_nothing_left(findings, target_set.dataset.config, target_set.left_out)
-        findings.raise_problems()
+        scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
         if before_making is not None:
             needs = (room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
             before_making(PairedData(samples=tuple(samples), held_out=tuple(held_out), made=tuple(needs)))
@@ -155,6 +137,47 @@ def prepare_samples(
         captions_read=captions_read,
         made=made,
     )
+
+
+def pair_samples(plan: DataPlan, *, reporter: Reporter) -> PairedData:
+    """Return all samples of a run as they are before the generators run; nothing is written, not even the index.
+
+    Raises:
+        DataError: If any data cannot be used; one message lists all problems of all datasets.
+    """
+    with _paused_garbage_collection(), ImageIndex(plan.index_path, read_only=True) as index:
+        _, _, samples, held_out = _pair_all(plan, index, reporter, Findings())
+    return PairedData(samples=tuple(samples), held_out=tuple(held_out), made=())
+
+
+def _pair_all(
+    plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings
+) -> tuple[dict[str, Scan], list[TargetSet], list[Sample], list[Sample]]:
+    """Return scans, target sets, and the samples to train on and those held out.
+
+    Raises:
+        DataError: With every problem found.
+    """
+    scans = _scan_all(plan, index, reporter, findings)
+    target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in plan.target_sets]
+    samples: list[Sample] = []
+    held_out: list[Sample] = []
+    for target_set in target_sets:
+        target_set.gather_references()
+        with reporter.phase(f"pair {target_set.dataset.id}", len(target_set.records)) as phase:
+            own = target_set.samples(phase)
+        audit_unedited(findings, target_set.dataset.config, own)
+        (held_out if target_set.dataset.held_out else samples).extend(own)
+    audit_unused_references(findings)
+    audit_empty_captions(findings, [*samples, *held_out])
+    audit_held_out(findings, trained=samples, held_out=held_out)
+    findings.raise_problems()
+    filled = {sample.dataset_id for sample in (*samples, *held_out)}
+    for target_set in target_sets:
+        if target_set.dataset.id not in filled:
+            audit_nothing_left(findings, target_set.dataset.config, target_set.left_out)
+    findings.raise_problems()
+    return scans, target_sets, samples, held_out
 
 
 def _check_folders(plan: DataPlan) -> None:

@@ -37,13 +37,15 @@ class ImageIndex:
     """The open index. Use it as a context manager, from one thread."""
 
     path: Path
+    read_only: bool = False
+    """Whether what is found now is forgotten at the end."""
     hashed: int = 0
     """Images whose bytes were read since the index was opened."""
     captions_read: int = 0
     """Caption files that were read since the index was opened."""
 
     def __post_init__(self) -> None:
-        self._file = IndexFile(self.path)
+        self._file = IndexFile(self.path, read_only=self.read_only)
 
     def __enter__(self) -> Self:
         return self

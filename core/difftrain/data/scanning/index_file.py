@@ -43,15 +43,20 @@ class DamagedRow(Exception):
 class IndexFile:
     """The open file, or the memory database that replaces it. Use from one thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the file, and make it if it does not exist.
+
+        Args:
+            read_only: Work on a copy in memory instead; nothing is written.
+        """
         self.path = path
         self.notes: list[str] = []
         """Files that could not be used, for the user."""
         self._file: tuple[int, int] | None = None
         self._tries_left = 3
-        self._stands_in = False
+        self._stands_in = read_only
         """Whether the connection is to memory."""
-        self._connection = self._open()
+        self._connection = self._copy() if read_only else self._open()
 
     def close(self) -> None:
         self._connection.close()
@@ -142,6 +147,10 @@ class IndexFile:
         self._stands_in = True
         why = error.strerror if isinstance(error, OSError) else error
         self.notes.append(f"{self.path} cannot be written ({why}); what is read now is not remembered")
+        return self._copy()
+
+    def _copy(self) -> sqlite3.Connection:
+        """Return a copy in memory of the file as far as it can be read."""
         for options in ("mode=ro", "mode=ro&immutable=1"):  # immutable: for a disk without locks
             memory = _memory()
             with suppress(sqlite3.DatabaseError):

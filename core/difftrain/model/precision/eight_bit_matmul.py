@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from difftrain.contracts import Quantizer
 
@@ -17,8 +17,7 @@ CODES_AT_ONCE = 16
 
 class _EightBitMatmul(Quantizer):
     can_compile: ClassVar[bool] = True
-    needs_capability: ClassVar[tuple[int, int]]
-    """Lowest compute capability of a card that has the products."""
+    weight_bytes: ClassVar[float | None] = 1.0
     otherwise: ClassVar[str]
     """The precision to use on older cards."""
 
@@ -54,6 +53,7 @@ class Fp8Matmul(_EightBitMatmul):
     """
 
     name: ClassVar[str] = "fp8-matmul"
+    products: ClassVar[Literal["full", "fp8", "int8"]] = "fp8"
     needs_capability: ClassVar[tuple[int, int]] = (8, 9)
     otherwise: ClassVar[str] = "int8-matmul"
 
@@ -67,6 +67,7 @@ class Int8Matmul(_EightBitMatmul):
     """Weights and products as int8: three times as exact as fp8; for compute capability 8.0 and above (RTX 3090)."""
 
     name: ClassVar[str] = "int8-matmul"
+    products: ClassVar[Literal["full", "fp8", "int8"]] = "int8"
     needs_capability: ClassVar[tuple[int, int]] = (8, 0)
     otherwise: ClassVar[str] = "int8-quanto"
 

@@ -39,6 +39,7 @@ class QuantoInt8(_Quanto):
     """Weights as int8 with a scale per row."""
 
     name: ClassVar[str] = "int8-quanto"
+    weight_bytes: ClassVar[float | None] = 1.0
     _weights: ClassVar[str] = "qint8"
 
 
@@ -46,6 +47,7 @@ class QuantoFp8(_Quanto):
     """Weights as float8_e4m3fn with a scale per row: less exact than int8, and no faster."""
 
     name: ClassVar[str] = "fp8-quanto"
+    weight_bytes: ClassVar[float | None] = 1.0
     _weights: ClassVar[str] = "qfloat8_e4m3fn"
 
 
@@ -53,6 +55,7 @@ class QuantoInt4(_Quanto):
     """Weights as int4 with a scale per group of 128: half the memory of int8, and less exact."""
 
     name: ClassVar[str] = "int4-quanto"
+    weight_bytes: ClassVar[float | None] = 0.53
     _weights: ClassVar[str] = "qint4"
 
     def check(self) -> str | None:

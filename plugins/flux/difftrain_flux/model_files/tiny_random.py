@@ -70,7 +70,7 @@ def build_pipeline() -> FluxKontextPipeline:
     with torch.random.fork_rng(devices=[]):
         clip_tokenizer, t5_tokenizer = _clip_tokenizer(), _t5_tokenizer()
         parts = {
-            "transformer": _transformer(),
+            "transformer": tiny_transformer(),
             "vae": _vae(),
             "text_encoder": _clip(clip_tokenizer),
             "text_encoder_2": _t5(t5_tokenizer),
@@ -82,7 +82,8 @@ def build_pipeline() -> FluxKontextPipeline:
     return FluxKontextPipeline(scheduler=scheduler, tokenizer=clip_tokenizer, tokenizer_2=t5_tokenizer, **parts)
 
 
-def _transformer() -> FluxTransformer2DModel:
+def tiny_transformer() -> FluxTransformer2DModel:
+    """Return the transformer with the class's initial weights."""
     from diffusers import FluxTransformer2DModel
 
     return FluxTransformer2DModel(

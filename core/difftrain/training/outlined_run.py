@@ -1,0 +1,68 @@
+"""What a forecast counts about a run's model, with torch but without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from difftrain.contracts import OptimizerFactory
+from difftrain.errors import ModelError
+from difftrain.model.counting.denoiser_work import count_work
+from difftrain.planning.forecast.cards import Card, card_of_device
+from difftrain.planning.forecast.memory import TrainedBytes
+from difftrain.planning.model_plan import ModelPlan
+from difftrain.startup.batch_shape import BatchShape
+from difftrain.startup.encoded_form import compute_dtype
+from difftrain.steps.optimizer_bytes import optimizer_bytes
+from difftrain.types import ModelWork
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlinedRun:
+    """A model with its adapter and optimizer, counted."""
+
+    work: ModelWork
+    trained: TrainedBytes
+    note: str | None
+    """What was assumed about the model."""
+
+
+def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: BatchShape) -> OutlinedRun:
+    """Count one forward of the run's model over its largest batch.
+
+    Raises:
+        ModelError: If the family cannot describe the model, or its folder is another model.
+        ConfigError: If an adapter target names no module.
+    """
+    outline = plan.family.outline(plan.config.pretrained_model_name_or_path, plan.flavour)
+    if outline is None:
+        raise ModelError(
+            f"model family {plan.family.name!r} cannot describe this model without loading it: there is no forecast\n"
+            "hint: `difftrain check` checks everything else; its author can add ModelFamily.outline()"
+        )
+    dtype: torch.dtype = getattr(torch, compute_dtype(plan.config))
+    low = optimizer.parameter_dtype == "bfloat16" and dtype == torch.bfloat16
+    adapter_dtype = torch.bfloat16 if low else torch.float32
+    work = count_work(
+        plan.family,
+        plan.flavour,
+        plan.adapter,
+        outline,
+        target=shape.target,
+        references=shape.references,
+        samples=plan.config.train_batch_size,
+        dtype=dtype,
+        adapter_dtype=adapter_dtype,
+    )
+    trained = TrainedBytes(weight=adapter_dtype.itemsize, optimizer=optimizer_bytes(optimizer, adapter_dtype))
+    return OutlinedRun(work=work, trained=trained, note=outline.note)
+
+
+def own_card() -> tuple[Card | None, str | None]:
+    """Return this machine's card, and a note if it has one that the table of cards does not know."""
+    if not torch.cuda.is_available():
+        return None, None
+    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    card = card_of_device(name, capability, torch.cuda.get_device_properties(0).total_memory)
+    return card, None if card else f"this machine's {name} is not in the table of cards, so it has no row"
