@@ -29,6 +29,7 @@ from difftrain.config.problems import Problems
 from difftrain.data.streaming.rounds import Position
 from difftrain.data.streaming.stream import MicroBatch
 from difftrain.machine.processes import start_accelerator
+from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.output.console import ConsoleReporter
 from difftrain.planning.model_plan import Chooser, plan_model
 from difftrain.steps.optimizer_state import settings_of
@@ -97,11 +98,12 @@ def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
     problems.raise_all()
     accelerator, reporter = start_accelerator(), ConsoleReporter(Console(stderr=True, width=240))
     location = ModelLocation(name="random", identity="random", path=None)
-    bare = load_adapted(plan, location, device=accelerator.device, adapter_dtype=torch.bfloat16, reporter=reporter)
-    torch.cuda.empty_cache()
     if row["cap_gib"]:
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         torch.cuda.set_per_process_memory_fraction(row["cap_gib"] / total)
+    device = accelerator.device
+    swapped = SwappedBlocks(device)
+    bare = load_adapted(plan, location, device=device, adapter_dtype=torch.bfloat16, reporter=reporter, swapped=swapped)
     optimizer = plan.optimizer.build([named for named in bare.named_parameters() if named[1].requires_grad], 1e-4)
     remember_rates(optimizer)
     denoiser, optimizer = accelerator.prepare(bare, optimizer)
@@ -114,6 +116,7 @@ def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
         optimizer=optimizer,
         built_with=settings_of(optimizer),
         total_steps=steps,
+        swapped=swapped,
     )
     batch = batch_of(row, accelerator.device)
     fit_to_device(state, lambda: batch, reporter, shapes=1)

@@ -6,7 +6,7 @@ One class per group of ``--help``; :class:`RunConfig` has all of them. No option
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -41,6 +41,9 @@ class ModelOptions(Options):
     dynamo_backend: Literal["auto", "no", "inductor", "aot_eager"] = "auto"
     """Compile the model's blocks with torch.compile; auto does so on GPUs if the run is long enough to gain by it.
     aot_eager only traces them, to find faults."""
+    blocks_to_swap: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Blocks of the model whose frozen weights wait in the host's memory and come to the GPU when needed; auto takes as
+    many as do not fit. Costs time if the copies take longer than the computation between them."""
     cuda_graphs: Literal["auto"] | bool = "auto"
     """Record forward and backward once for each shape of batches and replay them, so that the GPU does not wait for
     Python: at 512 px a step takes little more than half the time. auto does so for compiled models on one GPU."""

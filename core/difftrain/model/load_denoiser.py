@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 
 import torch
@@ -26,11 +26,15 @@ def load_denoiser(
     device: torch.device,
     quantizer: Quantizer | None = None,
     reporter: Reporter | None = None,
+    on_host: Collection[int] = (),
 ) -> nn.Module:
     """Return the module to train, with its weights, on ``device``, frozen, in evaluation mode.
 
     Floating point weights become ``dtype``, except those that the family keeps in float32. The quantizer converts each
     linear layer as soon as its weights are there, except those that the family keeps unquantized.
+
+    Args:
+        on_host: Blocks whose weights stay on the CPU, by their places in the family's ``blocks()``.
 
     Raises:
         ModelError: If weights are missing, unexpected or of another shape, or the files cannot be read.
@@ -38,7 +42,9 @@ def load_denoiser(
     """
     with reporter.phase("open model") if reporter else nullcontext():
         denoiser = family.empty_denoiser(location).requires_grad_(False).eval()
-        filling = _Filling(denoiser, family, dtype, device, quantizer)
+        blocks = family.blocks(denoiser) if on_host else ()
+        waiting = {id(part) for index in on_host for part in blocks[index].modules()}
+        filling = _Filling(denoiser, family, dtype, device, quantizer, waiting)
     phase_name = f"load model, quantised to {quantizer.name}" if quantizer else "load model"
     with reporter.phase(phase_name, filling.total) if reporter else nullcontext() as phase:
         for name, tensor in family.denoiser_weights(location):
@@ -46,7 +52,7 @@ def load_denoiser(
             if phase:
                 phase.advance(item=name)
     filling.check(location)
-    _place_buffers(denoiser, family, device)
+    _place_buffers(denoiser, family, device)  # small
     return denoiser.requires_grad_(False)
 
 
@@ -63,8 +69,10 @@ class _Filling:
         dtype: torch.dtype,
         device: torch.device,
         quantizer: Quantizer | None,
+        waiting: Collection[int] = (),
     ) -> None:
         self._denoiser, self._dtype, self._device, self._quantizer = denoiser, dtype, device, quantizer
+        self._on_host = {name for name, part in denoiser.named_modules() if id(part) in waiting}
         self._in_float32 = family.keep_in_float32()
         self._wanted = {
             name: tensor for name, tensor in denoiser.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)
@@ -126,12 +134,13 @@ class _Filling:
             )
 
     def _converted(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a copy in the right number format on the device."""
+        """Return a copy in the right number format, on the device or where the weight waits."""
         dtype = tensor.dtype
+        device = torch.device("cpu") if name.rpartition(".")[0] in self._on_host else self._device
         if tensor.is_floating_point():
             owner = name.rpartition(".")[0]
             dtype = torch.float32 if _matches((owner, name), self._in_float32) else self._dtype
-        return tensor.to(device=self._device, dtype=dtype, copy=True)
+        return tensor.to(device=device, dtype=dtype, copy=True)
 
     def _to_convert(self, family: ModelFamily) -> dict[str, set[str]]:
         kept = family.keep_unquantized()
@@ -158,6 +167,8 @@ class _Filling:
         linear = self._denoiser.get_submodule(owner)
         assert isinstance(linear, nn.Linear), "only linear layers are converted"
         converted = self._quantizer.convert(owner, linear, self._device).requires_grad_(False)
+        if owner in self._on_host:
+            converted = converted.to("cpu")
         places = [name for name, part in self._denoiser.named_modules(remove_duplicate=False) if part is linear]
         for place in places:
             self._denoiser.set_submodule(place, converted)

@@ -13,6 +13,7 @@ from torch import nn
 from difftrain.contracts import NoiseProcess, OptimizerFactory
 from difftrain.data.streaming.rounds import Position
 from difftrain.data.streaming.stream import MicroBatch, StreamPosition
+from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.steps.optimizer_state import Settings, bare
 from difftrain.steps.recorded_steps import RecordedSteps
 from difftrain.steps.sharding import release_whole_weights
@@ -40,6 +41,8 @@ class TrainingState:
     total_steps: int
     compiled: bool = False
     """Whether torch.compile compiles the model's blocks in training."""
+    swapped: SwappedBlocks | None = None
+    """Blocks whose frozen weights wait on the host; None where the model is sharded over processes."""
     recorded: RecordedSteps | None = None
     """Forwards and backwards recorded as CUDA graphs; None launches their kernels one by one."""
     data: Mapping[str, str] = field(default_factory=dict)

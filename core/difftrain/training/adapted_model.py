@@ -6,31 +6,52 @@ import torch
 from torch import nn
 
 from difftrain.model.attention.choose_kernel import choose_attention
+from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.model.load_denoiser import load_denoiser
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
+from difftrain.training.choose_swapping import swapped_at_first
 from difftrain.types import ModelLocation, Reporter
 
 
 def load_adapted(
-    plan: ModelPlan, location: ModelLocation, *, device: torch.device, adapter_dtype: torch.dtype, reporter: Reporter
+    plan: ModelPlan,
+    location: ModelLocation,
+    *,
+    device: torch.device,
+    adapter_dtype: torch.dtype,
+    reporter: Reporter,
+    swapped: SwappedBlocks | None = None,
 ) -> nn.Module:
     """Return the frozen denoiser on the device, with trainable weights added as they are before the first step.
 
     Their initial values follow from the config's seed. :meth:`Adapter.load_state` replaces them, for
     example with those that :meth:`Adapter.read` finds in a file.
 
+    Args:
+        swapped: Where blocks are swapped if the config asks for it or the model is larger than the device; None loads
+            all blocks to the device.
+
     Raises:
         DifftrainError: If the weights do not fit, or cannot be read.
     """
     choose_attention(plan.config.attention_mechanism, device)
     dtype: torch.dtype = getattr(torch, compute_dtype(plan.config))
+    waiting = swapped_at_first(plan, plan.family.empty_denoiser(location), device) if swapped else []
     denoiser = load_denoiser(
-        plan.family, location, dtype=dtype, device=device, quantizer=plan.quantizer, reporter=reporter
+        plan.family,
+        location,
+        dtype=dtype,
+        device=device,
+        quantizer=plan.quantizer,
+        reporter=reporter,
+        on_host=waiting,
     )
     targets = plan.family.adapter_targets(denoiser)
     torch.manual_seed(plan.config.seed)
     plan.adapter.attach(denoiser, targets, adapter_dtype)
+    if swapped:
+        swapped.add(plan.family.blocks(denoiser), waiting)
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     reporter.say(f"adapter {plan.adapter.name}: {len(targets)} modules, {count:,} trained weights")
     return denoiser

@@ -20,6 +20,7 @@ from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.errors import ConfigError
 from difftrain.machine.processes import first_process_first
+from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.output.output_dir import VALIDATION_FOLDER
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import model_identity
@@ -137,7 +138,8 @@ def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator
     """Return the denoiser with adapter and optimizer, on the run's device; nothing is trained yet."""
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))
-    bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter)
+    swapped = SwappedBlocks(device) if accelerator.num_processes == 1 else None
+    bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter, swapped=swapped)
     trained = [named for named in bare.named_parameters() if named[1].requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
     remember_rates(optimizer)
@@ -152,6 +154,7 @@ def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator
         optimizer=optimizer,
         built_with=settings_of(optimizer),
         total_steps=0,
+        swapped=swapped,
     )
 
 
