@@ -31,7 +31,10 @@ class Said(list):
 
 
 def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **options):
-    config = SimpleNamespace(dynamo_backend="auto", gradient_checkpointing=True, attention_mechanism="auto")
+    config = SimpleNamespace(
+        dynamo_backend="auto", gradient_checkpointing=True, gradient_checkpointing_interval=None,
+        attention_mechanism="auto",
+    )  # fmt: skip
     vars(config).update(options)
     family = SimpleNamespace(name="invented", blocks=lambda denoiser: [nn.Identity() for _ in range(blocks)])
     return SimpleNamespace(
@@ -88,6 +91,12 @@ def test_without_triton_nothing_is_compiled(monkeypatch):
 def test_what_cannot_be_compiled_is_an_error_where_the_config_asks_for_it():
     with pytest.raises(ConfigError, match=r"dynamo_backend inductor: .* int8-quanto; fp8-matmul and int8-matmul"):
         fit_to_device._backend(state(dynamo_backend="inductor", quantizer=QuantoInt8()), 1, Said())
+
+
+def test_an_interval_needs_blocks_to_choose_from():
+    asked = state(device=CPU, blocks=0, gradient_checkpointing_interval=2)
+    with pytest.raises(ConfigError, match="gradient_checkpointing_interval 2: model family 'invented' names no blocks"):
+        fit_to_device.fit_to_device(asked, lambda: None, Said(), shapes=1)
 
 
 def test_wrong_gradients_end_the_compiling_or_the_run():

@@ -43,14 +43,16 @@ class _Forwards:
 class TunedBlocks:
     """Replaces the forward of each block; how many blocks keep their activations may change between steps."""
 
-    def __init__(self, blocks: Sequence[nn.Module], *, backend: str | None, recompute: bool) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], *, backend: str | None, recompute: bool, interval: int = 1) -> None:
         """Set the blocks up; nothing is compiled before the first forward.
 
         Args:
             backend: Of torch.compile; None leaves the blocks as they are.
             recompute: Whether blocks recompute their activations in the backward pass, all of them until
                 :attr:`kept` says otherwise.
+            interval: Recompute only every so many blocks, from the first on; 1 is all.
         """
+        self._interval = interval
         self.count = len(blocks)
         self.kept = 0 if recompute else self.count
         """How many blocks keep their activations: the last ones, whose activations are needed first."""
@@ -72,8 +74,10 @@ class TunedBlocks:
             return forwards.keeping(block, *given, **named)
         if self.watched and _needs_gradient(given, named):
             self._calls[type(block)] = _Call(block, given, named)
-        keeps = index >= self.count - self.kept
-        return (forwards.keeping if keeps else forwards.recomputing)(block, *given, **named)
+        return (forwards.keeping if self._keeps(index) else forwards.recomputing)(block, *given, **named)
+
+    def _keeps(self, index: int) -> bool:
+        return index % self._interval != 0 or index >= self.count - self.kept
 
     def fault(self, *, keeping_too: bool = False) -> str | None:
         """Compare the gradients of one compiled block of each class with those of the block as it is written.
@@ -92,8 +96,9 @@ class TunedBlocks:
             if any(isinstance(part, nn.Dropout) and part.p > 0 for part in call.block.modules()):
                 continue
             exact, fast = _gradients(self._plain[kind].keeping, call), self._fast[kind]
-            variants = [fast.recomputing] if self.kept < self.count else []
-            variants += [fast.keeping] if self.kept or keeping_too else []
+            keeps = {self._keeps(index) for index in range(self.count)}
+            variants = [fast.recomputing] if False in keeps else []
+            variants += [fast.keeping] if True in keeps or keeping_too else []
             wrong = max(_difference(exact, _gradients(variant, call)) for variant in variants)
             if not wrong <= TOLERANCE:
                 return f"the gradients of {kind.__name__} are off by {wrong:.2g} when torch.compile compiles it"

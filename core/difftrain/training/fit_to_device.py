@@ -46,11 +46,18 @@ def fit_to_device(
     if batch is not None and plan.config.attention_mechanism == "auto":
         calls = plan.family.attention_shapes(batch, state.bare_denoiser)
         reporter.say(fastest_attention(calls, device, state.compute_dtype))
-    if backend is None and recompute != "auto":
+    interval = plan.config.gradient_checkpointing_interval or 1 if recompute is True else 1
+    if backend is None and recompute != "auto" and interval == 1:
         if recompute:
             plan.family.enable_checkpointing(state.bare_denoiser)
         return
-    blocks = TunedBlocks(plan.family.blocks(state.bare_denoiser), backend=backend, recompute=bool(recompute))
+    found = plan.family.blocks(state.bare_denoiser)
+    if interval > 1 and not found:
+        raise ConfigError(
+            f"gradient_checkpointing_interval {interval}: model family {plan.family.name!r} names no blocks to choose "
+            'from\nhint: set "gradient_checkpointing_interval": 1, which recomputes as the model does it'
+        )
+    blocks = TunedBlocks(found, backend=backend, recompute=bool(recompute), interval=interval)
     state.compiled = blocks.compiled
     if batch is None:
         return
