@@ -13,6 +13,7 @@ from difftrain.model.attention.choose_kernel import fastest_attention
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.steps.step import loss_at
 from difftrain.steps.training_state import TrainingState
+from difftrain.training.make_room import let_steps_make_room
 from difftrain.types import Batch, Reporter
 
 STEPS_WORTH_COMPILING = 100
@@ -68,6 +69,7 @@ def fit_to_device(
         _check_compiled(state, blocks, reporter)
     if recompute == "auto":
         _keep_what_fits(state, blocks, batch, reporter)
+        let_steps_make_room(state, blocks, reporter)
 
 
 def _check_compiled(state: TrainingState, blocks: TunedBlocks, reporter: Reporter) -> None:
