@@ -96,7 +96,7 @@ def test_what_cannot_be_compiled_is_an_error_where_the_config_asks_for_it():
 def test_an_interval_needs_blocks_to_choose_from():
     asked = state(device=CPU, blocks=0, gradient_checkpointing_interval=2)
     with pytest.raises(ConfigError, match="gradient_checkpointing_interval 2: model family 'invented' names no blocks"):
-        fit_to_device.fit_to_device(asked, lambda: None, Said(), shapes=1)
+        fit_to_device.fit_to_device(asked, None, Said())
 
 
 def test_wrong_gradients_end_the_compiling_or_the_run():

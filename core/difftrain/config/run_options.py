@@ -41,6 +41,9 @@ class ModelOptions(Options):
     dynamo_backend: Literal["auto", "no", "inductor", "aot_eager"] = "auto"
     """Compile the model's blocks with torch.compile; auto does so on GPUs if the run is long enough to gain by it.
     aot_eager only traces them, to find faults."""
+    compile_shapes_limit: int = Field(16, ge=1)
+    """Compile for at most this many shapes of batches before the first step, a minute each; for others when they come.
+    """
 
     @field_validator("dynamo_backend", mode="before")
     @classmethod

@@ -8,6 +8,7 @@
 - `open_stream`: opens the stream of batches at the run's position
 - `agreement`: checks that all processes see the same
 - `fit_to_device`: chooses kernels, compiles, and decides what is recomputed
+- `warm_up`: compiles for each shape of batches
 - `make_room`: lets a step that runs out of memory be taken again
 - `loop`: steps, checkpoints, validations
 """
