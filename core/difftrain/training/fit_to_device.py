@@ -49,7 +49,7 @@ def fit_to_device(state: TrainingState, coming: ComingBatches | None, reporter: 
     if recompute == "auto" and device.type != "cuda":
         recompute = False
     batch = coming.read(shapes[0]) if coming and shapes and (device.type == "cuda" or backend) else None
-    if batch is not None and plan.config.attention_mechanism == "auto":
+    if batch is not None and device.type == "cuda" and plan.config.attention_mechanism == "auto":
         calls = plan.family.attention_shapes(batch, state.bare_denoiser)
         reporter.say(fastest_attention(calls, device, state.compute_dtype))
     interval = plan.config.gradient_checkpointing_interval or 1 if recompute is True else 1

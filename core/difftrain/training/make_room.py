@@ -29,8 +29,9 @@ def _keep_less(state: TrainingState, blocks: TunedBlocks, reporter: Reporter) ->
     if blocks.kept == 0:
         return False
     blocks.kept = blocks.kept * 3 // 4
+    compiling = "; the others may have to be compiled for that" if blocks.compiled else ""
     reporter.say(
         f"step {state.step + 1} ran out of memory and is taken again: from now on {blocks.kept} of {blocks.count} "
-        "blocks keep their activations"
+        f"blocks keep their activations{compiling}"
     )
     return True

@@ -17,8 +17,8 @@ def shapes_to_compile(shapes: Sequence[BatchShape], limit: int, reporter: Report
     if len(shapes) <= limit:
         return list(shapes)
     reporter.say(
-        f"note: batches come in {len(shapes)} shapes; compiled now are the {limit} that come most often "
-        "(compile_shapes_limit), the others when the first batch of each comes"
+        f"note: batches come in {len(shapes)} shapes, and compile_shapes_limit is {limit}: only the largest and the "
+        "most frequent are compiled for now, the others when their first batch comes"
     )
     often = sorted(range(1, len(shapes)), key=lambda number: -shapes[number].times)[: limit - 1]
     return [shapes[number] for number in sorted([0, *often])]
