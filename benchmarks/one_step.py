@@ -119,7 +119,8 @@ def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
         swapped=swapped,
     )
     batch = batch_of(row, accelerator.device)
-    fit_to_device(state, lambda: batch, reporter, shapes=1)
+    only = SimpleNamespace(name=f"{row['pixels']} px", times=steps)
+    fit_to_device(state, SimpleNamespace(shapes=[only], read=lambda _: batch), reporter)
     record_steps(state, reporter)
     state.denoiser.train()
     return state, batch

@@ -207,6 +207,26 @@ def test_gradient_checkpointing_changes_no_weight(train):
     torch.testing.assert_close(with_it.weights[-1], without.weights[-1])
 
 
+@pytest.mark.parametrize("backend", ["no", "aot_eager"])
+def test_gradient_checkpointing_interval_recomputes_every_so_many_blocks(train, monkeypatch, backend):
+    from difftrain.model import tuned_blocks
+
+    recomputed = Counter()
+    checkpoint = tuned_blocks.checkpoint
+
+    def counted(forward, block, *arguments, **options):
+        recomputed[type(block).__name__] += 1
+        return checkpoint(forward, block, *arguments, **options)
+
+    if backend == "no":  # a compiled forward calls it only when traced
+        monkeypatch.setattr(tuned_blocks, "checkpoint", counted)
+    options = {"gradient_checkpointing_interval": 2, "dynamo_backend": backend}
+    some = train(gradient_checkpointing="true", **options)
+    if backend == "no":
+        assert recomputed == {"FluxTransformerBlock": 2, "FluxSingleTransformerBlock": 2}  # one of two, in two steps
+    torch.testing.assert_close(some.weights[-1], train(gradient_checkpointing="false").weights[-1])
+
+
 def test_base_model_precision_stores_the_inner_layers_in_eight_bits(train):
     from optimum.quanto import QLinear
 

@@ -1,4 +1,4 @@
-"""Swapped blocks: weights are there when a forward or backward needs them, and nowhere else; nothing is computed otherwise."""
+"""Swapped blocks: their weights are there when a forward or backward needs them, and nothing is computed otherwise."""
 
 import pytest
 import torch

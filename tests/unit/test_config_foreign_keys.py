@@ -38,7 +38,7 @@ NEUTRAL = [
     ("t5_padding", "unmodified"),
     ("prediction_type", "flow_matching"),
     ("use_ema", 0),
-    ("gradient_checkpointing_interval", 1),
+    ("fuse_qkv_projections", False),
     ("num_validation_images", 1),
     ("evaluation_type", None),
     ("lora_init_type", "default"),

@@ -99,6 +99,25 @@ def test_two_lengths_are_an_error():
     assert "max_train_steps = 10 and num_train_epochs = 3 are both set" in error_of(run_values(num_train_epochs=3))
 
 
+@pytest.mark.parametrize("every", [0, 1, None, "null"])
+def test_an_interval_that_leaves_out_no_block_asks_for_nothing(every):
+    for recompute in ("auto", True, False):
+        run = plan(run_values(gradient_checkpointing=recompute, gradient_checkpointing_interval=every))
+        assert not run.config.recomputes_some
+        assert run.notes == ()
+
+
+def test_an_interval_beside_a_choice_by_memory_is_an_error():
+    message = error_of(run_values(gradient_checkpointing="auto", gradient_checkpointing_interval=2))
+    assert "gradient_checkpointing = auto and gradient_checkpointing_interval = 2 are both set" in message
+
+
+def test_an_interval_where_nothing_is_recomputed_is_noted():
+    (note,) = plan(run_values(gradient_checkpointing=False, gradient_checkpointing_interval=2)).notes
+    assert note.startswith("gradient_checkpointing_interval 2 has no effect: gradient_checkpointing is false")
+    assert plan(run_values(gradient_checkpointing=True, gradient_checkpointing_interval=2)).notes == ()
+
+
 def test_no_length_is_an_error():
     assert "neither max_train_steps nor num_train_epochs is set" in error_of(run_values(max_train_steps=...))
 

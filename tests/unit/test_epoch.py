@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difftrain.data.files.local_image import LocalImage
-from difftrain.data.streaming.epoch import EpochRules, largest_area, plan_epoch, shapes_of
+from difftrain.data.streaming.epoch import EpochRules, largest_area, plan_epoch
 from difftrain.types import Geometry, ImageRecord, PlacedImage, ReferenceChoice, Sample
 
 SIZES = ((64, 64), (96, 48), (48, 96))
@@ -50,14 +50,6 @@ def test_every_sample_is_shown_repeats_plus_one_times_in_batches_of_one_shape(si
     assert len(shown) == len(samples)
     assert all(len({visit.shape_key for visit in batch}) == 1 for batch in batches)
     assert all(1 <= len(batch) <= batch_size for batch in batches)
-
-
-def test_shapes_of_samples_are_those_that_epochs_show():
-    choices = tuple(ReferenceChoice(references=(placed("r", size),)) for size in SIZES)
-    samples = [sample(0, (64, 64), choices), sample(1, (96, 48)), sample(2, (96, 48))]
-    shown = {visit.shape_key for epoch in range(20) for batch in plan_epoch(samples, epoch, rules()) for visit in batch}
-    assert set().union(*map(shapes_of, samples)) == shown
-    assert len(shown) == 4
 
 
 def test_the_largest_area_counts_the_target_and_the_largest_references():

@@ -31,7 +31,10 @@ class Said(list):
 
 
 def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **options):
-    config = SimpleNamespace(dynamo_backend="auto", gradient_checkpointing=True, attention_mechanism="auto")
+    config = SimpleNamespace(
+        dynamo_backend="auto", gradient_checkpointing=True, gradient_checkpointing_interval=None,
+        attention_mechanism="auto",
+    )  # fmt: skip
     vars(config).update(options)
     family = SimpleNamespace(name="invented", blocks=lambda denoiser: [nn.Identity() for _ in range(blocks)])
     return SimpleNamespace(
@@ -90,6 +93,12 @@ def test_what_cannot_be_compiled_is_an_error_where_the_config_asks_for_it():
         fit_to_device._backend(state(dynamo_backend="inductor", quantizer=QuantoInt8()), 1, Said())
 
 
+def test_an_interval_needs_blocks_to_choose_from():
+    asked = state(device=CPU, blocks=0, gradient_checkpointing_interval=2)
+    with pytest.raises(ConfigError, match="gradient_checkpointing_interval 2: model family 'invented' names no blocks"):
+        fit_to_device.fit_to_device(asked, None, Said())
+
+
 def test_wrong_gradients_end_the_compiling_or_the_run():
     blocks = SimpleNamespace(fault=lambda *, keeping_too: "the gradients are off", compiled=True)
     auto, said = state(), Said()
@@ -115,7 +124,7 @@ def test_wrong_gradients_end_the_compiling_or_the_run():
 )
 def test_auto_keeps_as_many_activations_as_fit(monkeypatch, available, least, each, kept):
     blocks = SimpleNamespace(count=57, kept=0)
-    monkeypatch.setattr(fit_to_device, "_available", lambda device: available * GIB)
+    monkeypatch.setattr(fit_to_device, "available", lambda device: available * GIB)
     monkeypatch.setattr(fit_to_device, "_peak", lambda state, batch: (least + each * blocks.kept) * GIB)
     said = Said()
     fit_to_device._keep_what_fits(state(), blocks, None, said)
@@ -132,7 +141,7 @@ def test_running_out_of_memory_while_measuring_keeps_fewer(monkeypatch):
             raise torch.OutOfMemoryError
         return (10 + 0.1 * blocks.kept) * GIB
 
-    monkeypatch.setattr(fit_to_device, "_available", lambda device: 24 * GIB)
+    monkeypatch.setattr(fit_to_device, "available", lambda device: 24 * GIB)
     monkeypatch.setattr(fit_to_device, "_peak", peak)
     fit_to_device._keep_what_fits(state(), blocks, None, Said())
     assert 7 <= blocks.kept <= 10
@@ -140,7 +149,7 @@ def test_running_out_of_memory_while_measuring_keeps_fewer(monkeypatch):
 
 def test_room_is_left_for_gradients_and_the_optimizer(monkeypatch):
     blocks = SimpleNamespace(count=57, kept=0)
-    monkeypatch.setattr(fit_to_device, "_available", lambda device: GIB)
+    monkeypatch.setattr(fit_to_device, "available", lambda device: GIB)
     monkeypatch.setattr(fit_to_device, "_peak", lambda state, batch: 0.01 * GIB * blocks.kept)
     fit_to_device._keep_what_fits(state(trained=GIB // 32), blocks, None, Said())
     # 0.92 GiB less four numbers of 4 bytes for each of the 32 M weights

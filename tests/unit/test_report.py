@@ -57,6 +57,30 @@ def test_phase_in_which_nothing_moves_says_after_what_it_waits(reporter, monkeyp
     assert "encode images: nothing finished for 0:00 after data/cat.png; still waiting" in shown(reporter)
 
 
+def test_phase_names_each_part_that_takes_long_with_the_time_left(reporter, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with reporter.phase("compile", 3) as phase:
+        phase.begin("compile 2 of 3: 64x64")
+        phase.advance()
+        phase.begin("compile 3 of 3: 96x48")
+        phase.advance()
+        phase.begin("one more")
+    lines = shown(reporter).splitlines()
+    assert lines[0] == "compile 2 of 3: 64x64"
+    assert [line for line in lines if line.startswith("compile 3 of 3: 96x48, ") and line.endswith(" left")]
+
+
+def test_phase_that_waits_names_the_part_it_is_in(reporter, monkeypatch):
+    monkeypatch.setattr(console, "STALL_SECONDS", 0.1)
+    with reporter.phase("compile", 5) as phase:
+        phase.begin("64x64")
+        deadline = time.monotonic() + 5
+        while "still waiting" not in shown(reporter) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert "compile: nothing finished for 0:00 in 64x64; still waiting" in shown(reporter)
+
+
 def test_training_line_has_loss_rate_and_time_left(reporter):
     bar = training_bar(reporter)
     bar.step_end(step(1, loss=0.5))

@@ -59,6 +59,17 @@ def test_the_last_blocks_keep_their_activations(kept):
     assert [Block.calls[part] for part in parts] == [2] * (4 - kept) + [1] * kept
 
 
+@pytest.mark.parametrize(
+    ("interval", "times"), [(1, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2]), (9, [2, 1, 1, 1])]
+)
+def test_an_interval_recomputes_every_so_many_blocks(interval, times):
+    plain = output_and_gradients(blocks())
+    parts = blocks()
+    TunedBlocks(parts, backend=None, recompute=True, interval=interval)
+    torch.testing.assert_close(output_and_gradients(parts), plain)
+    assert [Block.calls[part] for part in parts] == times
+
+
 def test_without_recomputing_all_are_kept():
     parts = blocks()
     assert TunedBlocks(parts, backend=None, recompute=False).kept == 4
@@ -150,11 +161,11 @@ def test_gradients_that_are_nan_when_compiled_are_found():
 
 
 @pytest.mark.parametrize(("backend", "lost"), [("aot_eager", False), (losing, True)])
-@pytest.mark.parametrize("recompute", [True, False])
-def test_a_gradient_that_compiling_loses_is_found(backend, lost, recompute):
+@pytest.mark.parametrize(("recompute", "interval"), [(True, 1), (True, 2), (False, 1)])
+def test_a_gradient_that_compiling_loses_is_found(backend, lost, recompute, interval):
     torch._dynamo.reset()
     parts = blocks(3)
-    tuned = TunedBlocks(parts, backend=backend, recompute=recompute)
+    tuned = TunedBlocks(parts, backend=backend, recompute=recompute, interval=interval)
     tuned.watched = True
     output_and_gradients_of_trained(parts)
     fault = tuned.fault(keeping_too=True)

@@ -137,7 +137,7 @@ class Saver:
         latents = micro.batch.latents
         sigma = torch.full((len(latents),), _PROOF_SIGMA)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-        with self._state.evaluating(), torch.no_grad():
+        with self._state.evaluating(), self._state.uncompiled(), torch.no_grad():
             return bool(loss_at(self._state, self._state.bare_denoiser, micro.batch, sigma, noise).isfinite().all())
 
     def _ruined(self) -> NotFinite:

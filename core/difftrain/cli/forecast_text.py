@@ -13,7 +13,7 @@ from difftrain.planning.forecast.modes import ROOM
 if TYPE_CHECKING:
     from difftrain.planning.forecast.choose import CardForecast, Forecast
     from difftrain.planning.model_plan import ModelPlan
-    from difftrain.startup.batch_shape import BatchShape
+    from difftrain.startup.batch_shape import LargestBatch
     from difftrain.types import ModelWork
 
 WIDTH = 120
@@ -22,7 +22,7 @@ WIDTH = 120
 
 def print_table(
     model: ModelPlan,
-    shape: BatchShape,
+    shape: LargestBatch,
     work: ModelWork,
     rows: Sequence[CardForecast],
     explained: CardForecast,
@@ -57,7 +57,7 @@ def print_table(
 
 def as_json(
     model: ModelPlan,
-    shape: BatchShape,
+    shape: LargestBatch,
     work: ModelWork,
     rows: Sequence[CardForecast],
     explained: CardForecast,
@@ -105,7 +105,7 @@ def config_lines(model: ModelPlan, chosen: Forecast, work: ModelWork) -> dict[st
     return {key: value for key, value in wanted.items() if written[key] != value}
 
 
-def _cells(name: str, one: Forecast | None, model: ModelPlan, shape: BatchShape, work: ModelWork) -> tuple[str, ...]:
+def _cells(name: str, one: Forecast | None, model: ModelPlan, shape: LargestBatch, work: ModelWork) -> tuple[str, ...]:
     if one is None:
         return (name, f"{model.config.base_model_precision}: not on this card", *[""] * 5, "no")
     numbers = _numbers(one, model, shape, work)
@@ -124,7 +124,7 @@ def _cells(name: str, one: Forecast | None, model: ModelPlan, shape: BatchShape,
     )
 
 
-def _numbers(one: Forecast | None, model: ModelPlan, shape: BatchShape, work: ModelWork) -> dict[str, Any] | None:
+def _numbers(one: Forecast | None, model: ModelPlan, shape: LargestBatch, work: ModelWork) -> dict[str, Any] | None:
     if one is None:
         return None
     seconds = one.seconds * model.config.gradient_accumulation_steps
@@ -146,7 +146,7 @@ def _model(model: ModelPlan) -> str:
     return f"{model.family.name} {model.flavour.name}, {name}"
 
 
-def _assumptions(model: ModelPlan, shape: BatchShape, work: ModelWork) -> Iterator[str]:
+def _assumptions(model: ModelPlan, shape: LargestBatch, work: ModelWork) -> Iterator[str]:
     sizes = " + ".join(f"{width}x{height}" for width, height in (shape.target, *shape.references))
     tokens = " + ".join(f"{count} {group}" for group, count in work.tokens.items() if count)
     samples = "1 sample" if work.samples == 1 else f"{work.samples} samples"

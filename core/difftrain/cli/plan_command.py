@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from difftrain.planning.forecast.choose import CardForecast
     from difftrain.planning.forecast.modes import Mode
     from difftrain.planning.model_plan import ModelPlan
-    from difftrain.startup.batch_shape import BatchShape
+    from difftrain.startup.batch_shape import LargestBatch
     from difftrain.training.outlined_run import OutlinedRun
 
 USUAL_CARD = "H100"
@@ -51,7 +51,7 @@ def plan(invocation: Invocation) -> int:
     return 0
 
 
-def _described(invocation: Invocation) -> tuple[ModelPlan, OptimizerFactory, BatchShape]:
+def _described(invocation: Invocation) -> tuple[ModelPlan, OptimizerFactory, LargestBatch]:
     """Return the model, the optimizer, and the largest batch of the data, or of the resolution without data."""
     from difftrain.output.console import make_reporter
     from difftrain.planning.model_plan import chosen_optimizer
@@ -64,7 +64,7 @@ def _described(invocation: Invocation) -> tuple[ModelPlan, OptimizerFactory, Bat
     return run, run.optimizer, shape_of_run(run, make_reporter(quiet=invocation.json))
 
 
-def _rows(model: ModelPlan, shape: BatchShape, run: OutlinedRun, cards: Sequence[Card]) -> list[CardForecast]:
+def _rows(model: ModelPlan, shape: LargestBatch, run: OutlinedRun, cards: Sequence[Card]) -> list[CardForecast]:
     from difftrain.planning.forecast.choose import forecast_card
     from difftrain.planning.forecast.modes import modes_for
     from difftrain.startup.encoded_form import compute_dtype
@@ -86,14 +86,14 @@ def _rows(model: ModelPlan, shape: BatchShape, run: OutlinedRun, cards: Sequence
     ]
 
 
-def _pays_to_compile(shape: BatchShape, blocks: int) -> bool:
+def _pays_to_compile(shape: LargestBatch, blocks: int) -> bool:
     """Return whether ``dynamo_backend: auto`` compiles the run, as far as it is known."""
     from difftrain.planning.forecast.modes import STEPS_WORTH_COMPILING
 
     return bool(blocks) and (shape.steps is None or shape.steps >= STEPS_WORTH_COMPILING * shape.shapes)
 
 
-def _written(model: ModelPlan, shape: BatchShape, blocks: int) -> Mode | None:
+def _written(model: ModelPlan, shape: LargestBatch, blocks: int) -> Mode | None:
     """Return the mode that the config asks for."""
     from difftrain.planning.forecast.modes import mode_of
     from difftrain.startup.encoded_form import compute_dtype

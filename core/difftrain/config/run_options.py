@@ -47,6 +47,9 @@ class ModelOptions(Options):
     cuda_graphs: Literal["auto"] | bool = "auto"
     """Record forward and backward once for each shape of batches and replay them, so that the GPU does not wait for
     Python: at 512 px a step takes little more than half the time. auto does so for compiled models on one GPU."""
+    compile_shapes_limit: int = Field(16, ge=1)
+    """Compile for at most this many shapes of batches before the first step, a minute each; for others when they come.
+    """
 
     @field_validator("dynamo_backend", mode="before")
     @classmethod
@@ -67,6 +70,8 @@ class TrainingOptions(Options):
     """Forward passes per optimizer step."""
     gradient_checkpointing: bool | Literal["auto"] = True
     """Recompute activations in the backward pass to save memory; auto recomputes only what does not fit on the GPU."""
+    gradient_checkpointing_interval: int | None = Field(None, ge=0)
+    """With gradient_checkpointing true: recompute only every so many blocks, 2 is every other; 0 and 1 are all."""
     mixed_precision: Literal["bf16", "no"] = "bf16"
     """Number format of the forward pass; no is float32."""
     seed: int = Field(42, ge=0, lt=SEED_LIMIT)
@@ -87,10 +92,25 @@ class TrainingOptions(Options):
             raise ValueError("must be no for float32")
         return value
 
-    @field_validator("max_train_steps", "num_train_epochs")
+    @field_validator("max_train_steps", "num_train_epochs", "gradient_checkpointing_interval")
     @classmethod
     def _zero_is_not_set(cls, value: int | None) -> int | None:
         return value or None
+
+    @model_validator(mode="after")
+    def _auto_has_no_interval(self) -> TrainingOptions:
+        if self.gradient_checkpointing == "auto" and self.recomputes_some:
+            raise ValueError(
+                f"gradient_checkpointing = auto and gradient_checkpointing_interval = "
+                f"{self.gradient_checkpointing_interval} are both set, and auto chooses the blocks itself; leave the "
+                "interval out, or set gradient_checkpointing to true"
+            )
+        return self
+
+    @property
+    def recomputes_some(self) -> bool:
+        """Whether the interval leaves out some blocks."""
+        return (self.gradient_checkpointing_interval or 1) > 1
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingOptions:

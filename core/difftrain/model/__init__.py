@@ -12,6 +12,8 @@
 - `lora`: LoRA, through peft
 - `attention`: attention kernels
 - `tuned_blocks`: blocks that are compiled, and that keep or recompute activations
+- `block_swapping`: blocks whose weights wait in the host's memory
+- `gpu_memory`: how much of a GPU's memory a process can have
 - `pipeline_sampler`: validation images through a diffusers pipeline
 - `tensor_file`: named tensors in one file
 """

@@ -22,10 +22,16 @@ class SwappedBlocks:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies = _stream(device)
         self._weights: dict[int, _Weights] = {}
         self._in_backward: set[int] = set()
         """Blocks whose backward has begun, and whose weights must stay."""
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._weights
+
+    def __bool__(self) -> bool:
+        return True  # also before the first block
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -126,7 +132,7 @@ class _Weights:
         copies.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(copies):
             self._there.copy_(self._host, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     def wait(self) -> None:
@@ -142,10 +148,21 @@ class _Weights:
         self._there.untyped_storage().resize_(0)
 
 
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def spread(count: int, places: Sequence[int]) -> list[int]:
     """Return ``count`` of the places at even distances, so that each copy has the most time."""
     count = min(count, len(places))
     return [places[(2 * number + 1) * len(places) // (2 * count)] for number in range(count)]
+
+
+def memory_of(block: nn.Module) -> int:
+    """Return the bytes of a block's frozen weights, wherever they are."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _frozen(block))
 
 
 def _frozen(block: nn.Module) -> Iterator[Tensor]:

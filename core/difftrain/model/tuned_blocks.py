@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ part."""
 class _Call:
     """One call of a block, as the training makes it."""
 
+    index: int
     block: nn.Module
     given: tuple[Any, ...]
     named: Mapping[str, Any]
@@ -43,14 +44,16 @@ class _Forwards:
 class TunedBlocks:
     """Replaces the forward of each block; how many blocks keep their activations may change between steps."""
 
-    def __init__(self, blocks: Sequence[nn.Module], *, backend: str | None, recompute: bool) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], *, backend: str | None, recompute: bool, interval: int = 1) -> None:
         """Set the blocks up; nothing is compiled before the first forward.
 
         Args:
             backend: Of torch.compile; None leaves the blocks as they are.
             recompute: Whether blocks recompute their activations in the backward pass, all of them until
                 :attr:`kept` says otherwise.
+            interval: Recompute only every so many blocks, from the first on; 1 is all.
         """
+        self._interval = interval
         self.count = len(blocks)
         self.kept = 0 if recompute else self.count
         """How many blocks keep their activations: the last ones, whose activations are needed first."""
@@ -60,6 +63,8 @@ class TunedBlocks:
         """The last call of each class whose input needs a gradient, until :meth:`fault` has looked at it."""
         self.watched = False
         """Set to True for one forward and backward, for :meth:`fault` to look at."""
+        self.unwatched: Container[int] = ()
+        """Blocks to leave out there, by their places: their weights come and go."""
         kinds = {type(block) for block in blocks}
         self._plain = {kind: _as_written(kind) for kind in kinds}
         self._fast = self._plain if backend is None else {kind: _compiled(kind, backend) for kind in kinds}
@@ -70,10 +75,12 @@ class TunedBlocks:
         forwards = (self._fast if self.compiled else self._plain)[type(block)]
         if not torch.is_grad_enabled():
             return forwards.keeping(block, *given, **named)
-        if self.watched and _needs_gradient(given, named):
-            self._calls[type(block)] = _Call(block, given, named)
-        keeps = index >= self.count - self.kept
-        return (forwards.keeping if keeps else forwards.recomputing)(block, *given, **named)
+        if self.watched and index not in self.unwatched and _needs_gradient(given, named):
+            self._calls[type(block)] = _Call(index, block, given, named)
+        return (forwards.keeping if self._keeps(index) else forwards.recomputing)(block, *given, **named)
+
+    def _keeps(self, index: int) -> bool:
+        return index % self._interval != 0 or index >= self.count - self.kept
 
     def fault(self, *, keeping_too: bool = False) -> str | None:
         """Compare the gradients of one compiled block of each class with those of the block as it is written.
@@ -89,11 +96,14 @@ class TunedBlocks:
         """
         calls, self._calls, self.watched = self._calls, {}, False
         for kind, call in calls.items():
+            if call.index in self.unwatched:  # since it was called
+                continue
             if any(isinstance(part, nn.Dropout) and part.p > 0 for part in call.block.modules()):
                 continue
             exact, fast = _gradients(self._plain[kind].keeping, call), self._fast[kind]
-            variants = [fast.recomputing] if self.kept < self.count else []
-            variants += [fast.keeping] if self.kept or keeping_too else []
+            keeps = {self._keeps(index) for index in range(self.count)}
+            variants = [fast.recomputing] if False in keeps else []
+            variants += [fast.keeping] if True in keeps or keeping_too else []
             wrong = max(_difference(exact, _gradients(variant, call)) for variant in variants)
             if not wrong <= TOLERANCE:
                 return f"the gradients of {kind.__name__} are off by {wrong:.2g} when torch.compile compiles it"

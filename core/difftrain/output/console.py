@@ -105,6 +105,8 @@ class SilentReporter:
 class _Ignored:
     def advance(self, count: int = 1, item: str = "") -> None: ...
 
+    def begin(self, item: str) -> None: ...
+
 
 class ConsoleReporter:
     """Writes to standard error, so that standard output stays free for results."""
@@ -129,7 +131,7 @@ class _PhaseLine:
     def __init__(self, console: Console, name: str, total: int | None, ask: Callable[[], None]) -> None:
         self._ask = ask
         self._console, self._name, self._total = console, name, total
-        self._count, self._item = 0, ""
+        self._count, self._place = 0, ""
         self._started = self._moved = self._shown = time.monotonic()
         self._done = threading.Event()
         self._bar = Progress(*_phase_columns(total), console=console, transient=True) if console.is_terminal else None
@@ -153,22 +155,34 @@ class _PhaseLine:
     def advance(self, count: int = 1, item: str = "") -> None:
         self._ask()
         self._count += count
-        self._item = item or self._item
+        self._place = f" after {printable(item)}" if item else self._place
         self._moved = time.monotonic()
         if self._bar and self._task is not None:
             self._bar.update(self._task, advance=count)
         elif self._total and self._count < self._total and self._moved - self._shown > LINE_SECONDS:
             self._shown = self._moved
-            rate = (self._moved - self._started) / max(1, self._count)
-            left = duration(rate * (self._total - self._count))
-            self._console.print(f"{self._name} {self._count}/{self._total}, {left} left", markup=False)
+            self._console.print(f"{self._name} {self._count}/{self._total}, {self._left()}", markup=False)
+
+    def begin(self, item: str) -> None:
+        self._ask()
+        self._place = f" in {printable(item)}"
+        self._moved = time.monotonic()
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=item)
+        else:
+            left = f", {self._left()}" if self._count else ""
+            self._console.print(f"{printable(item)}{left}", markup=False)
+
+    def _left(self) -> str:
+        rate = (self._moved - self._started) / max(1, self._count)
+        return f"{duration(rate * ((self._total or 0) - self._count))} left"
 
     def _watch(self) -> None:
         while not self._done.wait(STALL_SECONDS / 4):
             if time.monotonic() - self._moved > STALL_SECONDS:
                 waited = duration(time.monotonic() - self._moved)
-                after = f" after {printable(self._item)}" if self._item else ""
-                self._console.print(f"{self._name}: nothing finished for {waited}{after}; still waiting", markup=False)
+                text = f"{self._name}: nothing finished for {waited}{self._place}; still waiting"
+                self._console.print(text, markup=False)
                 self._done.wait(STALL_SECONDS)
 
 

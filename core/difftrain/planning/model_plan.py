@@ -152,6 +152,12 @@ class Chooser:
                 f"dynamo_backend {backend!r}: torch.compile does not take weights of {found.name}; fp8-matmul and "
                 'int8-matmul need as little memory and can be compiled, or set dynamo_backend to "no"'
             )
+        swapped = self.config.blocks_to_swap
+        if found is not None and not found.can_compile and swapped not in ("auto", 0):
+            self.problems.add(
+                f"blocks_to_swap {swapped}: weights of {found.name} cannot wait in the host's memory; those of "
+                'fp8-matmul and int8-matmul can, or set blocks_to_swap to "auto"'
+            )
         return found
 
     def find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:

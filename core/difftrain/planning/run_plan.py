@@ -169,6 +169,11 @@ def _note_doubts(
             f"lr_warmup_steps {config.lr_warmup_steps} is not below max_train_steps {config.max_train_steps}; "
             "the full learning rate is never reached"
         )
+    if config.recomputes_some and not config.gradient_checkpointing:
+        problems.note(
+            f"gradient_checkpointing_interval {config.gradient_checkpointing_interval} has no effect: "
+            "gradient_checkpointing is false, so nothing is recomputed"
+        )
 
 
 def _note_unused_options(config: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:

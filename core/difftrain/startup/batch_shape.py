@@ -10,7 +10,8 @@ from difftrain.config.schema import RunConfig
 from difftrain.contracts import ModelFlavour
 from difftrain.data.buckets import assign_bucket
 from difftrain.data.samples.prepare_samples import pair_samples
-from difftrain.data.streaming.epoch import encoded_area, largest_area, shapes_of
+from difftrain.data.streaming.batch_shapes import coming_shapes
+from difftrain.data.streaming.epoch import encoded_area, largest_area
 from difftrain.errors import DataError
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.run_length import rounds_of, steps_left, total_steps
@@ -21,7 +22,7 @@ SQUARE = (4096, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchShape:
+class LargestBatch:
     """What a forecast needs to know about the data."""
 
     target: Size
@@ -34,7 +35,7 @@ class BatchShape:
     """Where the sizes come from, for the user."""
 
 
-def shape_of_run(plan: RunPlan, reporter: Reporter) -> BatchShape:
+def shape_of_run(plan: RunPlan, reporter: Reporter) -> LargestBatch:
     """Return the largest batch of the run's data; if that cannot be read, what the config says.
 
     Raises:
@@ -51,16 +52,18 @@ def shape_of_run(plan: RunPlan, reporter: Reporter) -> BatchShape:
     references = max(
         (choice.references for choice in largest.choices), key=lambda images: sum(map(encoded_area, images))
     )
-    return BatchShape(
+    rounds = rounds_of(plan, samples)
+    steps = total_steps(plan, steps_left(rounds))
+    return LargestBatch(
         target=largest.target.geometry.bucket,
         references=_sizes(references),
-        shapes=len(set().union(*map(shapes_of, samples))),
-        steps=total_steps(plan, steps_left(rounds_of(plan, samples))),
+        shapes=len(coming_shapes(rounds, steps)),
+        steps=steps,
         source=f"the largest of {_counted(samples)}",
     )
 
 
-def shape_of_config(config: RunConfig, flavour: ModelFlavour) -> BatchShape:
+def shape_of_config(config: RunConfig, flavour: ModelFlavour) -> LargestBatch:
     """Return the batch that the config alone describes, for a run without data."""
     return _assumed(config, flavour, _rules_of(config), f"{config.data_backend_config} does not exist")
 
@@ -70,11 +73,11 @@ def data_is_described(config: RunConfig) -> bool:
     return Path(config.data_backend_config).is_file()
 
 
-def _assumed(config: RunConfig, flavour: ModelFlavour, rules: GeometryRules, why: str) -> BatchShape:
+def _assumed(config: RunConfig, flavour: ModelFlavour, rules: GeometryRules, why: str) -> LargestBatch:
     size = assign_bucket(SQUARE, rules).bucket
     references = (size,) if flavour.max_references else ()
     with_reference = " and one reference of that size" if references else ""
-    return BatchShape(
+    return LargestBatch(
         target=size,
         references=references,
         shapes=1,

@@ -1,6 +1,7 @@
 """One optimizer step and its parts.
 
 - `step`: noise, prediction, loss, backward, update; start here
+- `recorded_steps`: forward and backward as CUDA graphs
 - `training_state`: the model, its optimizer, and its progress
 - `noise_levels`: samplers of noise levels, and the shift
 - `losses`: losses

@@ -24,9 +24,9 @@ class Recording(Protocol):
     def replay(self) -> None: ...
 
 
-Recorder = Callable[[Callable[[], Tensor]], tuple[Recording, Tensor]]
-"""Records what a function does on the GPU without running it; gives the recording, and the tensor that each replay
-fills."""
+Recorder = Callable[[Callable[[], Tensor], Recording | None], tuple[Recording, Tensor]]
+"""Records what a function does on the GPU without running it, in the memory of an earlier recording if there is one;
+gives the recording, and the tensor that each replay fills."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,25 @@ class _Recorded:
     losses: Tensor
 
 
+def cuda_graph(run: Callable[[], Tensor], earlier: Recording | None) -> tuple[Recording, Tensor]:
+    """Record a CUDA graph; all share their memory, as only one is replayed at a time."""
+    graph = torch.cuda.CUDAGraph()
+    pool = earlier.pool() if isinstance(earlier, torch.cuda.CUDAGraph) else None
+    # other threads, which read ahead, may go on using the GPU
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = run()
+    return graph, result
+
+
 class RecordedSteps:
     """Adds the gradients of a batch to the trained weights, with a recording for each shape."""
 
-    def __init__(self, trained: list[nn.Parameter], say: Callable[[str], None], record: Recorder | None = None) -> None:
+    def __init__(self, trained: list[nn.Parameter], say: Callable[[str], None], record: Recorder = cuda_graph) -> None:
         self._trained = trained
         self.say = say
         """Tells the user."""
-        self._record = record or CudaRecorder()
+        self._record = record
+        self._seen: set[object] = set()
         self._by_shape: dict[object, _Recorded] = {}
         self._gradients: dict[nn.Parameter, Tensor] = {}
         """Where all recordings add the gradients of the weights that have some."""
@@ -62,6 +73,11 @@ class RecordedSteps:
             CannotRecord: If it cannot be recorded. Gradients of earlier calls are kept.
         """
         shape = shape_of(given)
+        if shape not in self._seen:  # compiles, chooses kernels and more that cannot be recorded
+            self._seen.add(shape)
+            losses = loss_of(given)
+            torch.autograd.backward(losses.sum() * weight)
+            return losses.detach()
         recorded = self._by_shape.get(shape)
         if recorded is None:
             recorded = self._by_shape[shape] = self._recorded(loss_of, given)
@@ -77,25 +93,26 @@ class RecordedSteps:
         if self._gradients:
             torch._foreach_zero_(list(self._gradients.values()))
 
-    def drop(self) -> None:
-        """Give the memory of all recordings back; they are made again when needed."""
+    def drop(self) -> bool:
+        """Give the memory of all recordings back; they are made again when needed. False if there were none."""
+        had_some = bool(self._by_shape)
         self._by_shape.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        return had_some
 
     def _recorded(self, loss_of: Callable[[Any], Tensor], given: Any) -> _Recorded:
         kept = mapped(given, torch.clone)
         device = next(tensor.device for tensor in tensors_of(kept))
         weight = torch.ones((), device=device)
-        is_first = not self._gradients
         touched: set[nn.Parameter] = set()
         handles = [
             one.register_post_accumulate_grad_hook(touched.add)  # type: ignore[no-untyped-call]
             for one in self._trained
         ]
-        for parameter in self._trained:  # made while recording, they would lie in the recordings' memory
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        without = [parameter for parameter in self._trained if parameter.grad is None]
+        for parameter in without:  # made while recording, they would lie in the recordings' memory
+            parameter.grad = torch.zeros_like(parameter)
 
         def accumulate() -> Tensor:
             losses = loss_of(kept)
@@ -103,12 +120,12 @@ class RecordedSteps:
             return losses.detach()
 
         try:
-            recording, losses = self._record(accumulate)
+            earlier = next((each.recording for each in self._by_shape.values()), None)
+            recording, losses = self._record(accumulate, earlier)
         except RuntimeError as error:  # how CUDA refuses an operation, or memory that it lacks
             self.drop()
-            if is_first:
-                for parameter in self._trained:
-                    parameter.grad = None
+            for parameter in without:
+                parameter.grad = None
             raise CannotRecord(str(error).splitlines()[0]) from error
         finally:
             for handle in handles:
@@ -123,27 +140,8 @@ class CannotRecord(ModelError):
     """The operations of a step cannot be recorded."""
 
 
-class CudaRecorder:
-    """Records CUDA graphs that share their memory: only one is replayed at a time."""
-
-    def __init__(self) -> None:
-        self._pool: Any = None
-
-    def __call__(self, run: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
-        graph = torch.cuda.CUDAGraph()
-        # other threads, which read ahead, may go on using the GPU
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = run()
-        self._pool = graph.pool()
-        return graph, result
-
-
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a copy with every tensor in it changed.
-
-    Raises:
-        CannotRecord: If the value may hide tensors in an object that is no dataclass, mapping or sequence.
-    """
+    """Return a copy with every tensor in it changed, see :func:`shape_of` for what it may hold."""
     if isinstance(value, Tensor):
         return change(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -153,9 +151,7 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return {key: mapped(each, change) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(mapped(each, change) for each in value)
-    if isinstance(value, PLAIN):
-        return value
-    raise CannotRecord(f"the model's input holds a {type(value).__name__}")
+    return value
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -171,7 +167,11 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def shape_of(value: Any) -> object:
-    """Return what two values must share to take the same recording: all but the numbers in their tensors."""
+    """Return what two values must share to take the same recording: all but the numbers in their tensors.
+
+    Raises:
+        CannotRecord: If the value may hide tensors in an object that is no dataclass, mapping or sequence.
+    """
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype, value.device
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -180,7 +180,9 @@ def shape_of(value: Any) -> object:
         return tuple((key, shape_of(each)) for key, each in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(shape_of, value))
-    return value if isinstance(value, PLAIN) else type(value)
+    if isinstance(value, PLAIN):
+        return value
+    raise CannotRecord(f"the model's input holds a {type(value).__name__}")
 
 
 def _copy(source: Any, target: Any) -> None:

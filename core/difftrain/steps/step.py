@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,20 +38,12 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
         NotFinite: If the loss or the gradient is NaN or infinite, unless ``on_nan`` skips such updates. The weights,
             the step and the position stay unchanged.
         DataError: If there is no micro-batch left.
+        torch.OutOfMemoryError: If memory ran out and :attr:`TrainingState.make_room` found none to free; the weights,
+            the step and the position stay unchanged.
     """
     started = time.perf_counter()
     learning_rate = _set_learning_rates(state)
-    tally = Tally()
-    micro = None
-    for number, micro in enumerate(micro_batches):
-        noise_generator = seed_draws(state, number)
-        with nullcontext() if micro.ends_step else state.accelerator.no_sync(state.denoiser):
-            losses = _add_gradients(state, micro, noise_generator)
-        tally.add(micro, losses, state.plan.family.tokens(micro.batch))
-        if micro.ends_step:
-            break
-    if micro is None:
-        raise DataError(f"the data ends after step {state.step}, but the run needs {state.total_steps} steps")
+    tally, micro = _accumulate_in_room(state, micro_batches)
     grad_norm = _clip_gradients(state)
     loss, samples, tokens = tally.over_processes(state.accelerator)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -74,6 +68,48 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
         skipped=not finite,
         metrics={"tokens_per_second": tokens / seconds} | _memory(state.accelerator.device),
     )
+
+
+def _accumulate_in_room(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> tuple[Tally, MicroBatch]:
+    """Accumulate one step's gradients; if memory runs out, make room and compute them again from the first on.
+
+    All of them, because some weights may have got a part of the gradient that could not be completed. The same
+    micro-batches draw the same numbers again.
+    """
+    taken: list[MicroBatch] = []
+    while True:
+        try:
+            return _accumulate(state, chain(tuple(taken), _remembered(micro_batches, taken)))
+        except torch.OutOfMemoryError:
+            if not (state.drop_recordings() or state.make_room()):
+                raise
+        # only here: the error held on to the tensors of its forward
+        state.clear_gradients()
+        gc.collect()
+        if state.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _remembered(micro_batches: Iterator[MicroBatch], taken: list[MicroBatch]) -> Iterator[MicroBatch]:
+    for micro in micro_batches:
+        taken.append(micro)
+        yield micro
+
+
+def _accumulate(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> tuple[Tally, MicroBatch]:
+    """Return the losses of one step, whose gradients are added up, and its last micro-batch."""
+    tally = Tally()
+    micro = None
+    for number, micro in enumerate(micro_batches):
+        noise_generator = seed_draws(state, number)
+        with nullcontext() if micro.ends_step else state.accelerator.no_sync(state.denoiser):
+            losses = _add_gradients(state, micro, noise_generator)
+        tally.add(micro, losses, state.plan.family.tokens(micro.batch))
+        if micro.ends_step:
+            break
+    if micro is None:
+        raise DataError(f"the data ends after step {state.step}, but the run needs {state.total_steps} steps")
+    return tally, micro
 
 
 def seed_draws(state: TrainingState, number: int) -> torch.Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ class TrainingState:
     skipped_in_a_row: int = 0
     updating: bool = False
     """True while the optimizer writes: if the run ends then, only some of the weights are new."""
+    make_room: Callable[[], bool] = lambda: False
+    """Called when a step has run out of memory: lets the next try keep less; False if there is nothing to give up."""
     last_good_batch: MicroBatch | None = None
     """A batch that gave a finite loss in the last good step."""
 
@@ -77,6 +79,10 @@ class TrainingState:
             self.optimizer.zero_grad()
         else:
             self.recorded.clear_gradients()
+
+    def drop_recordings(self) -> bool:
+        """Free the memory of recorded steps, for the time being; False if there was none."""
+        return self.recorded is not None and self.recorded.drop()
 
     def uncompiled(self) -> AbstractContextManager[Any]:
         """Within it, compiled blocks run as they are written: compiling them for each image size takes too long."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,8 @@ from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
 from difftrain.data.caching.sample_caches import encode_images, encode_texts
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
-from difftrain.data.streaming.epoch import EpochRules, Visit, draw_visit, encoded_area, largest_area, shapes_of
+from difftrain.data.streaming.batch_shapes import ComingBatches
+from difftrain.data.streaming.epoch import EpochRules, draw_visit
 from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.errors import ConfigError
@@ -33,7 +33,7 @@ from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream
-from difftrain.types import Batch, ModelLocation, Reporter, Sample, Sampler, ValidationRequest
+from difftrain.types import ModelLocation, Reporter, Sampler, ValidationRequest
 from difftrain.validation.scenes import Scene
 from difftrain.validation.validator import Validator
 
@@ -50,10 +50,8 @@ class AssembledRun:
     stream: BatchStream
     validator: Validator
     resumed_from: Path | None
-    read_largest: Callable[[], Batch | None]
-    """Reads the batch of the run that takes the most memory; None where the samples are not known before."""
-    shapes: int
-    """How many shapes the batches have: sizes of targets and their references."""
+    coming: ComingBatches | None
+    """Which shapes the batches will have; None where the samples are not known before."""
     resumed_state: ResumeState | None
     """What that checkpoint records about its run."""
 
@@ -108,20 +106,9 @@ def assemble(
         stream=opened.batches,
         validator=validator,
         resumed_from=checkpoint,
-        read_largest=partial(_read_largest, prepared.data.samples, reader, config.train_batch_size),
-        shapes=len(set().union(*map(shapes_of, prepared.data.samples))) or 1,
+        coming=ComingBatches(opened.rounds, reader, state.total_steps - state.step) if opened.rounds else None,
         resumed_state=saved,
     )
-
-
-def _read_largest(samples: Sequence[Sample], reader: BatchReader, batch_size: int) -> Batch | None:
-    if not samples:
-        return None
-    sample = max(samples, key=largest_area)
-    choice = max(sample.choices, key=lambda choice: sum(map(encoded_area, choice.references)))
-    caption = (choice.captions or sample.captions)[0]
-    visit = Visit(sample=sample, references=choice.references, caption=caption, number=0)
-    return reader.read([visit] * batch_size)
 
 
 def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Reporter) -> None:

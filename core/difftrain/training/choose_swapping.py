@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from difftrain.errors import ConfigError
-from difftrain.model.block_swapping import spread
+from difftrain.model.block_swapping import memory_of, spread
 from difftrain.model.gpu_memory import available
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
+from difftrain.steps.training_state import TrainingState
+from difftrain.types import Reporter
 
+SWAPPED_AT_ONCE = 3
+"""Blocks to swap more, at least, when a step does not fit."""
 ROOM_FOR_A_STEP = 2.5 * 2**30
 """Bytes that loading leaves free for activations, until a step has been measured."""
 
@@ -29,17 +34,60 @@ def swapped_at_first(plan: ModelPlan, denoiser: nn.Module, device: torch.device)
     wanted = plan.config.blocks_to_swap
     count = len(plan.family.blocks(denoiser))
     if wanted == "auto":
-        if device.type != "cuda" or not can_swap(plan):
-            return []
-        each = _bytes(plan, denoiser, blocks_only=True) / max(1, count)
-        too_much = _bytes(plan, denoiser) - (available(device) - ROOM_FOR_A_STEP)
-        wanted = max(0, math.ceil(too_much / each)) if each else 0
-    elif wanted >= max(1, count):
+        too_many = _too_many(plan, denoiser, device) if count and device.type == "cuda" and can_swap(plan) else 0
+        return spread(min(too_many, count - 1), range(count)) if too_many else []
+    if wanted >= max(1, count):
         raise ConfigError(
             f"blocks_to_swap {wanted}: the model has {count} blocks, and one must stay\n"
             f'hint: set blocks_to_swap to {max(0, count - 1)} or less, or to "auto"'
         )
-    return spread(min(wanted, count - 1), range(count)) if count else []
+    return spread(wanted, range(count))
+
+
+def _too_many(plan: ModelPlan, denoiser: nn.Module, device: torch.device) -> int:
+    """Return how many blocks do not fit beside a step."""
+    count = len(plan.family.blocks(denoiser))
+    each = _bytes(plan, denoiser, blocks_only=True) / count
+    too_much = _bytes(plan, denoiser) - (available(device) - ROOM_FOR_A_STEP)
+    return max(0, math.ceil(too_much / each))
+
+
+def swap_what_does_not_fit(
+    state: TrainingState, trial_step: Callable[[], float], later: float, reporter: Reporter
+) -> None:
+    """Compute a step, and swap blocks until it fits, if the config leaves their number open.
+
+    Args:
+        trial_step: One forward and backward that changes nothing; gives the bytes at its peak.
+        later: Bytes that the first step will need in addition.
+
+    Raises:
+        torch.OutOfMemoryError: If it does not fit.
+    """
+    device, plan, swapped = state.accelerator.device, state.plan, state.swapped
+    blocks = plan.family.blocks(state.bare_denoiser)
+    may_swap = swapped is not None and plan.config.blocks_to_swap == "auto" and can_swap(plan)
+    while device.type == "cuda" and swapped is not None and may_swap:
+        left = [index for index in range(len(blocks)) if index not in swapped][1:]
+        try:
+            peak = trial_step()
+        except torch.OutOfMemoryError:
+            if not left:
+                raise
+            peak = available(device)
+        if peak + later <= available(device) or not left:
+            break
+        state.optimizer.zero_grad()
+        each = max(1, sum(map(memory_of, blocks)) // len(blocks))
+        swapped.add(blocks, spread(max(SWAPPED_AT_ONCE, math.ceil((peak + later - available(device)) / each)), left))
+        torch.cuda.empty_cache()
+    else:
+        trial_step()
+    if swapped and swapped.indices:
+        reporter.say(
+            f"{len(swapped.indices)} of {len(blocks)} blocks wait in the host's memory "
+            f"({swapped.host_bytes / 2**30:.1f} GiB) and come to the GPU when they are needed"
+        )
 
 
 def can_swap(plan: ModelPlan) -> bool:

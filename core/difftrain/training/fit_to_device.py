@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from difftrain.contracts import ModelFamily, Quantizer
+from difftrain.data.streaming.batch_shapes import ComingBatches
 from difftrain.errors import ConfigError, ModelError
 from difftrain.model.attention.choose_kernel import fastest_attention
+from difftrain.model.gpu_memory import available
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.planning.forecast.modes import ROOM, STEPS_WORTH_COMPILING
 from difftrain.steps.step import loss_at
 from difftrain.steps.training_state import TrainingState
+from difftrain.training.choose_swapping import swap_what_does_not_fit
+from difftrain.training.make_room import let_steps_make_room
+from difftrain.training.warm_up import compile_for, shapes_to_compile
 from difftrain.types import Batch, Reporter
 
 TRIED_BLOCKS = 4
 """Blocks whose activations are kept for a moment, to measure what one takes."""
 
 
-def fit_to_device(
-    state: TrainingState, read_largest: Callable[[], Batch | None], reporter: Reporter, *, shapes: int
-) -> None:
-    """Choose, compile and measure with the largest batch of the run; no weight and no random draw of a step changes.
+def fit_to_device(state: TrainingState, coming: ComingBatches | None, reporter: Reporter) -> Sequence[str] | None:
+    """Choose and measure with the largest batch of the run, and compile; no weight and no draw of a step changes.
 
     Args:
-        read_largest: Reads that batch; None where the data source cannot tell.
-        shapes: How many shapes the batches of the run have.
+        coming: The batches of the run; None where the data source cannot tell.
+
+    Returns:
+        Names of the batch shapes that blocks are compiled for; None if they are not compiled.
 
     Raises:
         ConfigError: If the config asks for what does not go together.
@@ -35,29 +41,47 @@ def fit_to_device(
         torch.OutOfMemoryError: If the largest batch does not fit even with all activations recomputed.
     """
     plan, device = state.plan, state.accelerator.device
-    backend = _backend(state, shapes, reporter)
+    looks_ahead = device.type == "cuda" or plan.config.dynamo_backend not in ("auto", "no")
+    shapes = coming.shapes if coming and looks_ahead else ()
+    backend = _backend(state, len(shapes) or 1, reporter)
     recompute = plan.config.gradient_checkpointing
     if recompute == "auto" and device.type != "cuda":
         recompute = False
-    batch = read_largest() if device.type == "cuda" else None
-    if batch is not None and plan.config.attention_mechanism == "auto":
+    batch = coming.read(shapes[0]) if coming and shapes and (device.type == "cuda" or backend) else None
+    if batch is not None and device.type == "cuda" and plan.config.attention_mechanism == "auto":
         calls = plan.family.attention_shapes(batch, state.bare_denoiser)
         reporter.say(fastest_attention(calls, device, state.compute_dtype))
-    if backend is None and recompute != "auto":
+    interval = plan.config.gradient_checkpointing_interval or 1 if recompute is True else 1
+    if backend is None and recompute != "auto" and interval == 1:
         if recompute:
             plan.family.enable_checkpointing(state.bare_denoiser)
-        return
-    blocks = TunedBlocks(plan.family.blocks(state.bare_denoiser), backend=backend, recompute=bool(recompute))
+        if batch is not None and device.type == "cuda":
+            swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
+        return None
+    found = plan.family.blocks(state.bare_denoiser)
+    if interval > 1 and not found:
+        raise ConfigError(
+            f"gradient_checkpointing_interval {interval}: model family {plan.family.name!r} names no blocks to choose "
+            'from\nhint: set "gradient_checkpointing_interval": 1, which recomputes as the model does it'
+        )
+    blocks = TunedBlocks(found, backend=backend, recompute=bool(recompute), interval=interval)
     state.compiled = blocks.compiled
-    if batch is None:
-        return
+    if batch is None or coming is None:
+        return [] if blocks.compiled else None
+    compiled = shapes_to_compile(shapes, plan.config.compile_shapes_limit, reporter) if blocks.compiled else []
     if blocks.compiled:
-        with reporter.phase("compile the model's blocks, once per image size"):
+        with reporter.phase(f"compile 1 of {len(compiled)}: {compiled[0].name}"):
             blocks.watched = True
-            _peak(state, batch)
+            blocks.unwatched = state.swapped or ()
+            swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
         _check_compiled(state, blocks, reporter)
     if recompute == "auto":
         _keep_what_fits(state, blocks, batch, reporter)
+        let_steps_make_room(state, blocks, reporter)
+    if not blocks.compiled:
+        return None
+    compile_for(compiled[1:], coming, partial(_peak, state), reporter, before=1)
+    return [shape.name for shape in compiled]
 
 
 def _check_compiled(state: TrainingState, blocks: TunedBlocks, reporter: Reporter) -> None:
@@ -113,7 +137,7 @@ def _obstacle(family: ModelFamily, quantizer: Quantizer | None, state: TrainingS
 
 def _keep_what_fits(state: TrainingState, blocks: TunedBlocks, batch: Batch, reporter: Reporter) -> None:
     """Let as many blocks keep their activations as the GPU has room for, measured on the largest batch."""
-    limit = ROOM * _available(state.accelerator.device) - _of_the_optimizer(state)
+    limit = ROOM * available(state.accelerator.device) - _of_the_optimizer(state)
     with reporter.phase("measure memory"):
         least = _peak(state, batch)
         blocks.kept = min(TRIED_BLOCKS, blocks.count)
@@ -125,7 +149,7 @@ def _keep_what_fits(state: TrainingState, blocks: TunedBlocks, batch: Batch, rep
             peak = _peak_or_more(state, batch, limit)
     reporter.say(
         f"gradient_checkpointing auto: {blocks.kept} of {blocks.count} blocks keep their activations, the others "
-        f"recompute them; {peak / 2**30:.1f} of {_available(state.accelerator.device) / 2**30:.1f} GiB in use"
+        f"recompute them; {peak / 2**30:.1f} of {available(state.accelerator.device) / 2**30:.1f} GiB in use"
     )
 
 
@@ -147,7 +171,8 @@ def _peak(state: TrainingState, batch: Batch) -> float:
     state.denoiser.train()
     sigma = torch.full((len(batch.latents),), 0.5)
     noise = torch.zeros_like(batch.latents)
-    with state.accelerator.no_sync(state.denoiser):
+    drawing = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(drawing), state.accelerator.no_sync(state.denoiser):
         torch.autograd.backward(loss_at(state, state.bare_denoiser, batch, sigma, noise).sum())
     state.optimizer.zero_grad()
     if device.type != "cuda":
@@ -155,13 +180,6 @@ def _peak(state: TrainingState, batch: Batch) -> float:
     peak = float(torch.cuda.max_memory_allocated(device))
     torch.cuda.reset_peak_memory_stats(device)
     return peak
-
-
-def _available(device: torch.device) -> float:
-    """Return the bytes that this process can have on the GPU: what it has, what is free, and no more than its cap."""
-    free, total = torch.cuda.mem_get_info(device)
-    cap = total * torch.cuda.get_per_process_memory_fraction(device.index)
-    return min(cap, free + torch.cuda.memory_reserved(device))
 
 
 def _of_the_optimizer(state: TrainingState) -> float:

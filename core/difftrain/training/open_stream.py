@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from difftrain.data.streaming.batch_reader import BatchReader
-from difftrain.data.streaming.rounds import Position
+from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.data.streaming.stream import BatchStream, CachedStream, StreamPosition
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.run_length import rounds_of, steps_left
@@ -29,6 +29,8 @@ class OpenedStream:
     """Optimizer steps to its end; None if it has no end, or the end is unknown."""
     facts: Mapping[str, str]
     """What each dataset holds: compared between processes, and with what a checkpoint was trained on."""
+    rounds: Rounds | None = None
+    """Which samples come in which batches; None where that is not known before."""
 
 
 def open_stream(
@@ -54,4 +56,4 @@ def open_stream(
     )
     asked = {dataset.id: dataset.asked for dataset in plan.data.target_sets}
     facts = data_facts(samples, rounds.rules, asked)
-    return OpenedStream(batches=batches, position=start, steps_left=steps_left(rounds), facts=facts)
+    return OpenedStream(batches=batches, position=start, steps_left=steps_left(rounds), facts=facts, rounds=rounds)

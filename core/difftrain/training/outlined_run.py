@@ -12,7 +12,7 @@ from difftrain.model.counting.denoiser_work import count_work
 from difftrain.planning.forecast.cards import Card, card_of_device
 from difftrain.planning.forecast.memory import TrainedBytes
 from difftrain.planning.model_plan import ModelPlan
-from difftrain.startup.batch_shape import BatchShape
+from difftrain.startup.batch_shape import LargestBatch
 from difftrain.startup.encoded_form import compute_dtype
 from difftrain.steps.optimizer_bytes import optimizer_bytes
 from difftrain.types import ModelWork
@@ -28,7 +28,7 @@ class OutlinedRun:
     """What was assumed about the model."""
 
 
-def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: BatchShape) -> OutlinedRun:
+def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: LargestBatch) -> OutlinedRun:
     """Count one forward of the run's model over its largest batch.
 
     Raises:

@@ -37,6 +37,7 @@ from difftrain.training.assemble import AssembledRun, assemble
 from difftrain.training.fit_to_device import fit_to_device
 from difftrain.training.loop import train
 from difftrain.training.record_steps import record_steps
+from difftrain.training.warm_up import announce_compiling
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations
@@ -73,12 +74,15 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
         observers.run_start(_start_of(assembled))
         status = "failed"
         try:
-            fit_to_device(state, assembled.read_largest, reporter, shapes=assembled.shapes)
-            record_steps(state, reporter)
+            compiled = None
+            with interrupts.cut_short():
+                compiled = fit_to_device(state, assembled.coming, reporter)
+                record_steps(state, reporter)
             if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
+            micro_batches = announce_compiling(iter(assembled.stream), compiled, reporter)
             with bar:
-                stopped_by = train(state, iter(assembled.stream), saver, validations, observers, interrupts)
+                stopped_by = train(state, micro_batches, saver, validations, observers, interrupts)
             if stopped_by is None:
                 saver.export()
             status = "finished" if stopped_by is None else "interrupted"

@@ -32,6 +32,9 @@ class Phase(Protocol):
     def advance(self, count: int = 1, item: str = "") -> None:
         """Count on; ``item`` names the work in hand, shown when nothing moves for a minute."""
 
+    def begin(self, item: str) -> None:
+        """Show what is worked on from now on, for work whose parts take many seconds each."""
+
 
 class Reporter(Protocol):
     """Shows what a run is doing; given to every stage that can take more than two seconds."""

@@ -250,8 +250,7 @@ class Validations:
         if self.state.accelerator.is_main_process:
             result = None
             # an image is no reason to lose a run
-            if self.state.recorded is not None:
-                self.state.recorded.drop()  # drawing needs the memory
+            self.state.drop_recordings()  # drawing needs the memory
             with self.observers.reporting_failures_of("the validation"), self.interrupts.cut_short():
                 self.interrupts.ask()
                 result = self.validator.measure(self.state)

@@ -34,7 +34,6 @@ RUN_TABLES = KnownKeys(
         "text_encoder_3_precision": ("no_change", "bf16"),
         "text_encoder_4_precision": ("no_change", "bf16"),
         "quantize_activations": (),
-        "gradient_checkpointing_interval": (1,),
         "fuse_qkv_projections": (),
         "enable_group_offload": (),
         "enable_model_cpu_offload": (),

@@ -64,12 +64,6 @@ def largest_area(sample: Sample) -> int:
     return encoded_area(sample.target) + max(references, default=0)
 
 
-def shapes_of(sample: Sample) -> set[Hashable]:
-    """Return the shape of each visit that the sample may have, as :attr:`Visit.shape_key` gives it."""
-    bucket = sample.target.geometry.bucket
-    return {(bucket, tuple(image.geometry.bucket for image in choice.references)) for choice in sample.choices}
-
-
 def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Visit:
     """Draw references, caption and dropouts of one visit.
 

@@ -104,7 +104,7 @@ class Rounds:
     def _rounds(self) -> Iterator[Round]:
         epoch = self.start.epoch
         while self.epochs is None or epoch < self.epochs:
-            batches = self._batches_of(epoch)
+            batches = self.batches_of(epoch)
             order = [*self._taken_of(epoch), *(visit.number for batch in batches for visit in batch)]
             reached = len(self._taken_of(epoch))
             for first in range(0, len(batches), self.processes):
@@ -114,9 +114,10 @@ class Rounds:
             epoch += 1
 
     def _rounds_of(self, epoch: int) -> int:
-        return -(-len(self._batches_of(epoch)) // self.processes)
+        return -(-len(self.batches_of(epoch)) // self.processes)
 
-    def _batches_of(self, epoch: int) -> list[tuple[Visit, ...]]:
+    def batches_of(self, epoch: int) -> list[tuple[Visit, ...]]:
+        """Return the batches of an epoch that are left after the start, in order."""
         return plan_epoch(self.samples, epoch, self.rules, frozenset(self._taken_of(epoch)))
 
     def _taken_of(self, epoch: int) -> Sequence[int]:

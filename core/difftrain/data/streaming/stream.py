@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from difftrain.data.streaming.batch_reader import BatchReader
+from difftrain.data.streaming.batch_shapes import shape_name
 from difftrain.data.streaming.epoch import Visit
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.types import Batch
@@ -61,6 +62,9 @@ class MicroBatch:
     position: StreamPosition
     """The position after this micro-batch of every process."""
     ends_step: bool
+    shape: str = ""
+    """The sizes of its images, for messages, see :func:`difftrain.data.streaming.batch_shapes.shape_name`; a stream may
+    leave it empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +138,11 @@ class CachedStream:
 
 def _complete(planned: _Planned, reading: Future[Batch]) -> MicroBatch:
     return MicroBatch(
-        batch=reading.result(), weight=planned.weight, position=planned.position, ends_step=planned.ends_step
+        batch=reading.result(),
+        weight=planned.weight,
+        position=planned.position,
+        ends_step=planned.ends_step,
+        shape=shape_name(planned.visits),
     )
 
 

@@ -1,0 +1,54 @@
+"""A run whose blocks wait in the host's memory trains what any run trains."""
+
+import pytest
+
+from conftest import read_metrics
+from difftrain.model.block_swapping import SwappedBlocks
+
+
+def losses(command, edit_pairs, output, *arguments):
+    given = dict(zip(edit_pairs.kontext[::2], edit_pairs.kontext[1::2], strict=True))
+    given |= {
+        "--data_backend_config": edit_pairs(), "--max_train_steps": 3, "--validation_steps": 3, "--num_eval_images": 1,
+        "--output_dir": output,
+    }  # fmt: skip
+    given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    ended = command(*(part for pair in given.items() for part in pair))
+    assert ended.status == 0, ended.err
+    return [line["loss"] for line in read_metrics(output) if "loss" in line]
+
+
+@pytest.mark.parametrize("more", [(), ("--gradient_checkpointing", "false"), ("--base_model_precision", "int8-matmul")])
+def test_swapped_blocks_train_the_same(command, edit_pairs, monkeypatch, tmp_path, more):
+    taken = []
+    add = SwappedBlocks.add
+
+    def watched(self, blocks, indices):
+        taken.append(list(indices))
+        add(self, blocks, taken[-1])
+
+    monkeypatch.setattr(SwappedBlocks, "add", watched)
+    resident = losses(command, edit_pairs, tmp_path / "resident", "--blocks_to_swap", 0, *more)
+    assert [indices for indices in taken if indices] == []
+    swapped = losses(command, edit_pairs, tmp_path / "swapped", "--blocks_to_swap", 2, *more)
+    assert [len(indices) for indices in taken if indices] == [2]
+    assert swapped == pytest.approx(resident)
+
+
+def test_more_blocks_than_the_model_has_are_refused(command, edit_pairs):
+    ended = command(
+        *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 3, "--blocks_to_swap", 99
+    )
+    assert ended.status == 2
+    assert "blocks_to_swap 99: the model has 4 blocks, and one must stay" in ended.err
+    assert "hint: set blocks_to_swap to 3 or less" in ended.err
+
+
+def test_weights_that_cannot_be_swapped_are_refused_before_anything_is_read(command, edit_pairs):
+    ended = command(
+        *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 3, "--blocks_to_swap", 1,
+        "--base_model_precision", "int8-quanto",
+    )  # fmt: skip
+    assert ended.status == 2
+    assert "blocks_to_swap 1: weights of int8-quanto cannot wait in the host's memory" in ended.err
+    assert not edit_pairs.output.exists()
