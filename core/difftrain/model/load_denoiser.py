@@ -51,7 +51,7 @@ def load_denoiser(
             filling.take(name, tensor)
             if phase:
                 phase.advance(item=name)
-    filling.check(location)
+    filling.check(location.of_denoiser)
     _place_buffers(denoiser, family, device)  # small
     return denoiser.requires_grad_(False)
 
