@@ -132,8 +132,8 @@ class Chooser:
         named = self.config.pretrained_transformer_model_name_or_path is not None
         if found and named and type(found).locate_with_denoiser is contracts.ModelFamily.locate_with_denoiser:
             self.problems.add(
-                f"pretrained_transformer_model_name_or_path: model_family {found.name!r} takes its denoiser only from the "
-                "folder or hub id of the whole model; name that with pretrained_model_name_or_path"
+                f"pretrained_transformer_model_name_or_path: model_family {found.name!r} takes its denoiser only "
+                "from the folder or hub id of the whole model; name that with pretrained_model_name_or_path"
             )
         return found
 
