@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import torch
@@ -84,6 +86,25 @@ def in_fp8(state: dict[str, Tensor], end: str | None = None) -> dict[str, Tensor
         if end:
             made[name.removesuffix(".weight") + end] = scale.reshape(())
     return made
+
+
+def write_empty(path: Path, shapes: dict[str, tuple[int, ...]], *, scaled: bool = False) -> Path:
+    """Write a file of zeros with these shapes, in bfloat16 or scaled 8 bits, that takes no room on the disk."""
+    header: dict[str, object] = {}
+    end = 0
+    for name, shape in shapes.items():
+        matrix = scaled and len(shape) == 2
+        tensors = {name: ("F8_E4M3" if matrix else "BF16", shape, (1 if matrix else 2) * math.prod(shape))}
+        if matrix:
+            tensors[name.removesuffix(".weight") + ".scale_weight"] = ("F32", (), 4)
+        for each, (dtype, edges, size) in tensors.items():
+            header[each] = {"dtype": dtype, "shape": edges, "data_offsets": [end, end + size]}
+            end += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return path
 
 
 def save(tensors: dict[str, Tensor], path: Path, **texts: str) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from difftrain_flux.built_in import TINY_FOLDER
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.model_files.layouts import diffusers_shapes, original_parts, original_shapes
 from difftrain_flux_kontext.flavour import Kontext
-from flux_single_files import FP8, in_fp8, original, prefixed, save, tiny_state
+from flux_single_files import FP8, in_fp8, original, prefixed, save, tiny_state, write_empty
 
 CPU = torch.device("cpu")
 CONFIG = json.loads((TINY_FOLDER / "transformer" / "config.json").read_text())
@@ -357,12 +359,55 @@ def test_what_is_nothing_is_refused_with_what_can_be_named():
 
 
 def test_what_a_file_is_can_be_told_without_torch(state, tmp_path):
-    import subprocess
-    import sys
-
     path = save(original(state), tmp_path / "mine.safetensors")
     program = (
         "import sys; from difftrain_flux.family import FluxFamily; from difftrain_flux_kontext.flavour import Kontext\n"
         f"FluxFamily().locate_with_denoiser('tiny', {str(path)!r}, Kontext()); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+LARGE = """
+import sys
+from pathlib import Path
+import torch
+from difftrain import ModelLocation
+from difftrain.model.load_denoiser import load_denoiser
+from difftrain_flux.family import FluxFamily
+
+class Reading(FluxFamily):
+    def denoiser_weights(self, location):
+        for name, tensor in super().denoiser_weights(location):
+            tensor.flatten()[::1024].sum()  # a GPU reads every page, a device that keeps nothing would not
+            yield name, tensor
+
+def peak():
+    # not ru_maxrss, which starts at the parent process's value
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+folder, file = map(Path, sys.argv[1:])
+one = ModelLocation(name="one", identity="x", path=file)
+place = ModelLocation(name="large", identity="x", path=folder, denoiser=one)
+Reading().empty_denoiser(place)  # imports the libraries
+before = peak()
+load_denoiser(Reading(), place, dtype=torch.bfloat16, device=torch.device("meta"))
+print(peak() - before)
+"""
+LINEAR1 = 21504 * 3072 * 2
+"""Bytes of the largest tensor."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell the peak")
+@pytest.mark.parametrize(("scaled", "tensors"), [(False, 1.5), (True, 2.5)], ids=["bf16", "fp8"])
+def test_the_host_holds_about_one_tensor_of_a_full_size_file(tmp_path, scaled, tensors):
+    config = FULL | {"num_layers": 1, "num_single_layers": 3}
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    path = write_empty(tmp_path / "large.safetensors", original_shapes(config), scaled=scaled)
+    command = [sys.executable, "-c", LARGE, tmp_path, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown = int(done.stdout)
+    assert path.stat().st_size > (0.8e9 if scaled else 1.6e9)
+    print(f"the host held {grown / 1e6:.0f} MB of {path.stat().st_size / 1e6:.0f} MB")
+    assert grown < tensors * LINEAR1, f"the host held {grown / 1e6:.0f} MB of {path.stat().st_size / 1e6:.0f} MB"
