@@ -6,6 +6,8 @@ The names are checked before torch is imported. Names and shapes are the file's 
 from __future__ import annotations
 
 import json
+import math
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from difftrain.model.single_files.file_kinds import kind_of, quantised_as
 from difftrain.model.single_files.safetensors_header import FileHeader, StoredTensor, read_header
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 WEIGHTS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -151,7 +154,21 @@ def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
     import torch
 
     factor = scale.to(torch.float32).reshape(())
-    result = torch.empty(weight.shape, dtype=torch.bfloat16)
-    for part, out in zip(weight.split(ROWS), result.split(ROWS), strict=True):
-        out.copy_(part.to(torch.float32).mul_(factor))
+    result = _room(weight.shape, torch.bfloat16)
+    products = _room((min(ROWS, len(weight)), *weight.shape[1:]), torch.float32)
+    for first in range(0, len(weight), ROWS):
+        rows = weight[first : first + ROWS]
+        product = products[: len(rows)].copy_(rows).mul_(factor)
+        result[first : first + ROWS].copy_(product)
     return result
+
+
+def _room(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor whose memory the system gets back as soon as it is freed.
+
+    malloc keeps blocks of up to 32 MiB, and takes aligned ones anew each time: over a whole model, gigabytes.
+    """
+    import torch
+
+    count = math.prod(shape)
+    return torch.frombuffer(mmap.mmap(-1, max(1, count * dtype.itemsize)), dtype=dtype, count=count).reshape(*shape)

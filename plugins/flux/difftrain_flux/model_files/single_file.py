@@ -147,10 +147,11 @@ def read_single_file(single: SingleFile, config: Mapping[str, Any]) -> Iterator[
     parts, shapes = original_parts(config), diffusers_shapes(config)
     for original, tensor in single.file.read():
         names = parts[original]
-        rows = [shapes[name][0] for name in names]
-        for name, part in zip(names, tensor.split(rows), strict=True):
+        first = 0
+        for name in names:
+            part = tensor[first : (first := first + shapes[name][0])]
             yield name, _halves_swapped(part) if name.startswith(SWAPPED) else part
-        del tensor
+        del tensor, part
 
 
 def _has_blocks(file: WeightFile, layout: Layout) -> bool:
