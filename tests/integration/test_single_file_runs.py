@@ -25,8 +25,9 @@ def arguments(edit_pairs):
     """Return the arguments of a run of two steps, with the other parts of a model."""
     datasets = edit_pairs(count=2)
 
-    def with_model(model="tiny"):
+    def with_model(model="tiny", *, validation_steps=0):
         kontext = [model if part == "tiny-random" else part for part in edit_pairs.kontext]
+        kontext[kontext.index("--validation_steps") + 1] = str(validation_steps)
         return (*kontext, "--data_backend_config", datasets, "--max_train_steps", 2)
 
     return with_model
@@ -136,10 +137,15 @@ def test_an_eight_bit_file_trains_in_a_quantised_run(command, tmp_path, argument
     assert len(losses(tmp_path / "output")) == 2
 
 
-def test_a_folder_alone_with_the_transformer_trains(command, tmp_path, arguments):
+def test_a_folder_alone_with_the_transformer_trains_and_draws(command, tmp_path, arguments):
     folder = shutil.copytree(TINY_FOLDER / "transformer", tmp_path / "alone")
-    ended = command(*arguments(), NAMED, folder)
+    ended = command(
+        *arguments(validation_steps=2), NAMED, folder,
+        "--num_eval_images", 1, "--validation_num_inference_steps", 1, "--validation_resolution", 64,
+    )  # fmt: skip
     assert ended.status == 0, ended.err
+    assert any("fixed_loss" in line for line in read_metrics(tmp_path / "output"))
+    assert list((tmp_path / "output").rglob("*.png"))
 
 
 def test_another_denoiser_is_another_model_for_what_validations_measured(tmp_path, arguments, state):

@@ -215,6 +215,14 @@ def test_a_transformer_on_the_hub_may_be_alone_in_its_repository(state, tmp_path
     assert asked[-1][:2] == ("someone/transformer", "0123abc")
 
 
+def test_a_hub_repository_with_neither_layout_is_reported(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(ModelError, match=r"'someone/model' has no transformer/config\.json or config\.json"):
+        locate("someone/model")
+
+
 def test_of_a_hub_companion_only_the_config_is_downloaded(state, tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -326,6 +334,18 @@ def test_other_quantised_layouts_are_refused_by_name(state, tmp_path, layout):
     tensors, told = QUANTISED[layout]
     with pytest.raises(ModelError, match=f"its weights are quantised as .*{told.removeprefix('quantised as ')}"):
         locate(save(original(state) | tensors, tmp_path / "given.safetensors"))
+
+
+def test_formats_of_layers_may_stand_in_the_header(state, tmp_path):
+    def saved(form):
+        notes = json.dumps({"layers": {"double_blocks.0.img_mlp.0": {"format": form}}})
+        return save(
+            in_fp8(original(state), ".weight_scale"), tmp_path / f"{form}.safetensors", _quantization_metadata=notes
+        )
+
+    locate(saved("float8_e4m3fn"))
+    with pytest.raises(ModelError, match=r"quantised as int4_rows: double_blocks\.0\.img_mlp\.0"):
+        locate(saved("int4_rows"))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ SCALES = (".scale_weight", ".weight_scale")
 """Ends of the names of such factors, beside ``.weight``."""
 NOTE = ".comfy_quant"
 """End of the names of notes about a layer's format, which an inference program writes."""
+NOTES = "_quantization_metadata"
+"""Text of the header with the same notes about all layers."""
 PLAIN = ("float8_e4m3fn", "float8_e5m2")
 """Formats in such notes that the numbers and their factor alone describe."""
 UNUSED = (".scale_input", ".input_scale", NOTE)
@@ -113,7 +115,7 @@ def _check_formats(
     odd = [f"{name} ({entry.dtype})" for name, entry in weights.items() if entry.dtype not in WEIGHTS]
     if odd:
         raise _unreadable(path, "a format that is not known here", odd)
-    wide = [f"{name} {list(own[name].shape)}" for name in scales if own[name].end - own[name].start > 8]
+    wide = [f"{name} {list(own[name].shape)}" for name in scales if math.prod(own[name].shape) != 1]
     wide += [f"{name} ({own[name].dtype})" for name in scales if own[name].dtype not in WEIGHTS]
     if wide:
         raise _unreadable(path, "8 bits with more than one factor per tensor", wide)
@@ -121,19 +123,27 @@ def _check_formats(
 
 def _check_notes(header: FileHeader, prefix: str) -> None:
     """Check what the file says about the formats of its layers; other than plain 8-bit floats are refused by name."""
-    notes = {name: entry for name, entry in header.tensors.items() if name.startswith(prefix) and name.endswith(NOTE)}
-    formats: dict[str, str] = {}
-    for name, entry in notes.items():
-        with header.path.open("rb") as file:
-            file.seek(entry.start)
-            said = _format_in(file.read(entry.end - entry.start))
-        if said not in PLAIN:
-            formats[name] = said
-    if formats:
-        raise _unreadable(header.path, " and ".join(sorted(set(formats.values()))), formats)
+    formats = _formats_in(header.texts.get(NOTES, "{}"))
+    with header.path.open("rb") as file:
+        for name, entry in header.tensors.items():
+            if name.startswith(prefix) and name.endswith(NOTE):
+                file.seek(entry.start)
+                formats[name] = _format_in(file.read(entry.end - entry.start))
+    odd = {name: said for name, said in formats.items() if said not in PLAIN}
+    if odd:
+        raise _unreadable(header.path, " and ".join(sorted(set(odd.values()))), odd)
 
 
-def _format_in(note: bytes) -> str:
+def _formats_in(notes: str) -> dict[str, str]:
+    """Return the format of each layer by name that notes in the header give."""
+    try:
+        layers = json.loads(notes).get("layers", {})
+        return {name: _format_in(json.dumps(said)) for name, said in layers.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {NOTES: "unknown"}
+
+
+def _format_in(note: bytes | str) -> str:
     """Return the format that a note about a layer, a JSON object, names."""
     try:
         said = json.loads(note)

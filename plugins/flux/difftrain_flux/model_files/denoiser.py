@@ -76,7 +76,7 @@ def locate_folder(name: str, path: Path) -> ModelLocation:
             f"model folder {path} cannot be read: {error}\n"
             "hint: make its folders and files readable for the user that trains, or name a copy"
         ) from error
-    return ModelLocation(name=name, identity=identity, path=path.resolve(), facts=known.facts, origins=known.origins)
+    return ModelLocation(name=name, identity=identity, path=path, facts=known.facts, origins=known.origins)
 
 
 def locate_on_hub(hub_id: str, flavour: ModelFlavour) -> ModelLocation:

@@ -86,7 +86,7 @@ def locate_with_denoiser(model: str | None, denoiser: str, flavour: ModelFlavour
     elif os.path.isfile(path):  # noqa: PTH113
         own = locate_file(denoiser, path.resolve(), companion)
     elif os.path.isdir(path):  # noqa: PTH112
-        own = locate_folder(denoiser, path)
+        own = locate_folder(denoiser, path.resolve())
     elif HUB_ID.fullmatch(denoiser) and not denoiser.startswith("."):
         own = locate_on_hub(denoiser, flavour)
     else:
