@@ -184,3 +184,18 @@ def test_a_single_file_as_the_whole_model_is_told_where_to_write_it(tmp_path, ar
     ended = run_in(tmp_path, "check", *arguments(path))
     assert ended.status == 2
     assert 'hint: write it as "pretrained_transformer_model_name_or_path"' in ended.err
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["other parts here", "other parts on the hub"])
+def test_a_forecast_is_of_the_model_with_its_own_denoiser(command, tmp_path, arguments, state, whole):
+    companion = Path(shutil.copytree(TINY_FOLDER, tmp_path / "companion"))
+    for weights in (companion / "transformer").glob("*.safetensors"):
+        weights.unlink()
+    path = save(original(state), tmp_path / "mine.safetensors")
+    ended = command("plan", "--json", *arguments(str(companion) if whole else KONTEXT), NAMED, path)
+    assert ended.status == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["model"].endswith(f" with the denoiser of {path}")
+    assert any("published" in note for note in found["notes"]) != whole
+    save({"proj_out.lora_A.weight": state["proj_out.weight"]}, path)
+    assert "is a LoRA adapter" in command("plan", *arguments(companion if whole else KONTEXT), NAMED, path).err

@@ -195,6 +195,10 @@ class ModelFamily(TypedByInput[Input], ABC):
         """
         return None
 
+    def outline_with_denoiser(self, model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelOutline | None:
+        """As :meth:`outline`, with the denoiser of :meth:`locate_with_denoiser`; by default of the same shapes."""
+        return self.outline(model, flavour)
+
     # loading, in this order; each part is released before the next
     @abstractmethod
     def load_text_encoder(

@@ -125,6 +125,11 @@ class FluxFamily(ModelFamily["FluxInput"]):
 
         return outline(model, flavour)
 
+    def outline_with_denoiser(self, model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelOutline:
+        from difftrain_flux.outline import outline
+
+        return outline(model, flavour, denoiser)
+
     # loading
     def load_text_encoder(
         self, location: ModelLocation, flavour: ModelFlavour, device: torch.device, dtype: torch.dtype
