@@ -1,6 +1,8 @@
 """Loading alone: the denoiser of a full-size model as a run loads it, and the host's peak memory meanwhile.
 
-usage: python benchmarks/load_model.py MODEL_FOLDER no_change|int8-quanto      prints one JSON line
+usage: python benchmarks/load_model.py MODEL_FOLDER no_change|int8-quanto [DENOISER]      prints one JSON line
+
+DENOISER is one safetensors file, or another folder; `make_checkpoint.py FOLDER --single-file` writes files.
 """
 
 from __future__ import annotations
@@ -24,14 +26,20 @@ def peak_host_gib() -> float:
     return int(line.split()[1]) / 2**20
 
 
-def main(folder: str, precision: str) -> None:
+def main(folder: str, precision: str, denoiser_path: str | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.zeros(1, device=device)  # CUDA's own memory and time are not part of loading
     if precision == "int8-quanto":
         QuantoInt8().convert("first", torch.nn.Linear(8, 8), device)
     before = peak_host_gib()
     family, flavour = FluxFamily(), Kontext()
-    location = family.locate(folder, flavour)
+    started = time.monotonic()
+    location = (
+        family.locate(folder, flavour)
+        if denoiser_path is None
+        else family.locate_with_denoiser(folder, denoiser_path, flavour)
+    )
+    located = time.monotonic() - started
     started = time.monotonic()
     quantizer = QuantoInt8() if precision == "int8-quanto" else None
     denoiser = load_denoiser(family, location, dtype=torch.bfloat16, device=device, quantizer=quantizer)
@@ -39,6 +47,7 @@ def main(folder: str, precision: str) -> None:
         torch.cuda.synchronize()
     result = {
         "seconds": round(time.monotonic() - started, 1),
+        "seconds_to_locate": round(located, 2),
         "host_gib": round(peak_host_gib(), 2),
         "host_gib_before": round(before, 2),
         "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
@@ -50,4 +59,4 @@ def main(folder: str, precision: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

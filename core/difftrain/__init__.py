@@ -41,11 +41,12 @@ from difftrain.errors import (
     PluginError,
 )
 from difftrain.model.diffusers_files import DiffusersFiles
-from difftrain.model.diffusers_folder import check_complete, fingerprint, read_json
-from difftrain.model.hub import fetch_components, find_snapshot
+from difftrain.model.diffusers_folder import check_complete, file_fingerprint, fingerprint, read_json
+from difftrain.model.hub import fetch_components, fetch_files, find_snapshot
 from difftrain.model.pipeline_sampler import PipelineSampler
 from difftrain.model.quiet_loading import loading, without_bars
 from difftrain.model.shards import read_weights
+from difftrain.model.single_files.weight_file import WeightFile, open_weight_file
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.types import (
     AttentionShape,
@@ -121,16 +122,20 @@ __all__ = [
     "TimestepSampler",
     "ValidationRequest",
     "ValidationResult",
+    "WeightFile",
     "__version__",
     "assign_bucket",
     "because",
     "check_complete",
     "cover_bucket",
     "fetch_components",
+    "fetch_files",
+    "file_fingerprint",
     "find_snapshot",
     "fingerprint",
     "hookimpl",
     "loading",
+    "open_weight_file",
     "read_json",
     "read_weights",
     "without_bars",

@@ -42,7 +42,13 @@ def planned_path(key: str, text: str, *, flag: bool = False) -> object:
     return getattr(plan(values, pair(), **({key: text} if flag else {})).config, key)
 
 
-RUN_PATHS = ("output_dir", "cache_dir", "pretrained_model_name_or_path", "resume_from_checkpoint")
+RUN_PATHS = (
+    "output_dir",
+    "cache_dir",
+    "pretrained_model_name_or_path",
+    "pretrained_transformer_model_name_or_path",
+    "resume_from_checkpoint",
+)
 
 
 def test_every_key_of_a_path_type_is_known_as_a_path():

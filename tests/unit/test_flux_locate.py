@@ -211,9 +211,9 @@ def test_what_is_neither_folder_nor_hub_id_is_refused_with_the_usual_one(name):
         FluxFamily().locate(name, Dev())
 
 
-def test_single_file_is_refused_with_the_way_to_convert_it(tmp_path):
+def test_single_file_as_the_whole_model_is_refused_with_its_own_option(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"single file.*\nhint: .*from_single_file"):
+    with pytest.raises(ModelError, match=r"single file.*\nhint: .*pretrained_transformer_model_name_or_path"):
         FluxFamily().locate(str(tmp_path / "model.safetensors"), Dev())
 
 

@@ -41,6 +41,7 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
             "family": plan.family.name,
             "flavour": plan.flavour.name,
             "name": prepared.location.name,
+            "denoiser": prepared.location.of_denoiser.name,
             "weights_of": list(prepared.recognised.flavours),
         },
         **{key: value for key, value in prepared.data.summary().items() if key != "notes"},
@@ -76,7 +77,8 @@ def _summary(found: Mapping[str, Any]) -> str:
     """Return the summary for people."""
     model = found["model"]
     weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
-    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{weights}"]
+    denoiser = "" if model["denoiser"] == model["name"] else f" with the denoiser of {model['denoiser']}"
+    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{denoiser}{weights}"]
     for name, dataset in found["datasets"].items():
         left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
         used = f", {dataset['samples']} samples" if dataset["samples"] else ""

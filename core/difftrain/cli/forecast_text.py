@@ -143,7 +143,8 @@ def _numbers(one: Forecast | None, model: ModelPlan, shape: LargestBatch, work: 
 
 def _model(model: ModelPlan) -> str:
     name = model.config.pretrained_model_name_or_path or model.flavour.hub_id
-    return f"{model.family.name} {model.flavour.name}, {name}"
+    denoiser = model.config.pretrained_transformer_model_name_or_path
+    return f"{model.family.name} {model.flavour.name}, {name}{f' with the denoiser of {denoiser}' if denoiser else ''}"
 
 
 def _assumptions(model: ModelPlan, shape: LargestBatch, work: ModelWork) -> Iterator[str]:

@@ -14,7 +14,14 @@ from typing import Any, get_args
 from difftrain.config.user_values import NAMES, fill_placeholders, left_over
 from difftrain.errors import ConfigError
 
-PATHS_AS_TEXT = frozenset({"pretrained_model_name_or_path", "resume_from_checkpoint", "plugins"})
+PATHS_AS_TEXT = frozenset(
+    {
+        "pretrained_model_name_or_path",
+        "pretrained_transformer_model_name_or_path",
+        "resume_from_checkpoint",
+        "plugins",
+    }
+)
 """Keys whose value may be a path or something else, so that their type is a text."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_NAMES = {"\t": "a tab", "\n": "a line break", "\r": "a line break", "\b": "a backspace", "\f": "a form feed"}

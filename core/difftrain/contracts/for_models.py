@@ -125,6 +125,22 @@ class ModelFamily(TypedByInput[Input], ABC):
             ModelError: If it cannot be found or reached, or its licence is not accepted, with what to do.
         """
 
+    def locate_with_denoiser(self, model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelLocation:
+        """Find the denoiser in another place than the other parts: ``pretrained_transformer_model_name_or_path``.
+
+        A family that overrides this gives a location with :attr:`ModelLocation.denoiser`, from which
+        :meth:`empty_denoiser` and :meth:`denoiser_weights` then load. :func:`difftrain.open_weight_file` opens
+        checkpoints in one file. Families that do not override it refuse the option.
+
+        Args:
+            model: As in :meth:`locate`, for the other parts; its denoiser's weights need not exist.
+            denoiser: A hub id, a local folder or a safetensors file.
+
+        Raises:
+            ModelError: As :meth:`locate`; and if the denoiser is another model, or does not fit the other parts.
+        """
+        raise ModelError(f"family {self.name!r} takes no denoiser from another place than the other parts")
+
     @abstractmethod
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:
         """Identifies all that text embeddings depend on: weights, token counts. Part of the cache key."""
@@ -178,6 +194,10 @@ class ModelFamily(TypedByInput[Input], ABC):
             model: ``pretrained_model_name_or_path``.
         """
         return None
+
+    def outline_with_denoiser(self, model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelOutline | None:
+        """As :meth:`outline`, with the denoiser of :meth:`locate_with_denoiser`; by default of the same shapes."""
+        return self.outline(model, flavour)
 
     # loading, in this order; each part is released before the next
     @abstractmethod

@@ -5,6 +5,7 @@
 - `hub`: files on the Hugging Face hub
 - `flavour_match`: checks that weights are the flavour's
 - `shards`: reads weights one by one
+- `single_files`: checkpoints in one file
 - `quiet_loading`: keeps libraries quiet while they load a part
 - `load_denoiser`: loads the denoiser tensor by tensor
 - `precision`: number formats of the frozen weights

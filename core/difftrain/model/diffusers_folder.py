@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from difftrain.errors import ModelError
+from difftrain.model.single_files.safetensors_header import raw_header
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler"
 EDGE_BYTES = 1 << 20
-LARGEST_HEADER = 100 << 20
-"""The limit of the safetensors format."""
 
 
 def config_name(component: str) -> str:
@@ -70,6 +69,18 @@ def fingerprint(folder: Path, components: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def file_fingerprint(path: Path) -> str:
+    """Return a sha256 over header, size, first and last MiB of one safetensors file.
+
+    Raises:
+        ModelError: As :func:`fingerprint`.
+    """
+    digest = hashlib.sha256()
+    for part in _weight_parts(path):
+        digest.update(struct.pack("<q", len(part)) + part)
+    return digest.hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return one of a model's small config files.
 
@@ -93,8 +104,8 @@ def _incomplete_hint(folder: Path) -> str:
         return f"this folder belongs to the hub's cache; name the snapshot in it: {snapshots[-1]}"
     single = sorted(path.name for path in folder.glob("*.safetensors"))
     return (
-        f"{single[0]} is a single-file checkpoint; convert it to a folder with diffusers' "
-        '`from_single_file(...).save_pretrained("FOLDER")`'
+        f'{single[0]} is a single-file checkpoint; write "pretrained_transformer_model_name_or_path": '
+        f'"{folder / single[0]}", and name the folder or hub id of the other parts here'
         if single and not (folder / INDEX).exists()
         else "diffusers' `save_pretrained` and `hf download REPO --local-dir` write complete folders"
     )
@@ -143,25 +154,8 @@ def _weight_parts(path: Path) -> Iterator[bytes]:
     """Yield size, header, first and last MiB of a safetensors file."""
     size = path.stat().st_size
     yield str(size).encode()
+    yield raw_header(path)
     with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > min(size - 8, LARGEST_HEADER):
-            raise ModelError(f"{path} is not a complete safetensors file\nhint: download or save it again")
-        header = file.read(length)
-        if 8 + length + _announced(header) != size:
-            raise ModelError(f"{path} is cut short or damaged\nhint: download or save it again")
-        yield header
-        file.seek(0)
         yield file.read(EDGE_BYTES)
         file.seek(max(0, size - EDGE_BYTES))
         yield file.read(EDGE_BYTES)
-
-
-def _announced(header: bytes) -> int:
-    """Return the bytes of tensors that a safetensors header announces; -1 if it is not a header."""
-    try:
-        entries = json.loads(header)
-        return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
-    except (ValueError, TypeError, LookupError, AttributeError):
-        return -1

@@ -76,7 +76,7 @@ def flavour_of(hub_id: str | None, flavours: Flavours) -> str | None:
 
 
 def check_name(config: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> list[str]:
-    """Compare ``pretrained_model_name_or_path`` with the flavour to train.
+    """Compare the name of the weights with the flavour to train: that of the denoiser, if it has its own.
 
     Args:
         config: The config.
@@ -89,23 +89,32 @@ def check_name(config: RunConfig, chosen: ModelFlavour, flavours: Flavours) -> l
     Raises:
         ConfigError: If it is the hub id, or a hub cache folder, of another flavour.
     """
-    text = config.pretrained_model_name_or_path or ""
+    key = denoiser_key(separate=config.pretrained_transformer_model_name_or_path is not None)
+    text = getattr(config, key) or ""
     hub_id = cached_hub_id(text)
     if hub_id is None and not is_here(text):
         hub_id = hub_id_of(text)
     other = flavour_of(hub_id, flavours)
     if other is None or other == chosen.name:
         return []
-    found = f"pretrained_model_name_or_path: {text} has the weights of flavour {other!r}"
-    return [_allowed_or_raise(found, chosen, [flavours[other]], allowed=config.allow_other_weights, error=ConfigError)]
+    found = f"{key}: {text} has the weights of flavour {other!r}"
+    allowed = config.allow_other_weights
+    return [_allowed_or_raise(found, chosen, [flavours[other]], key=key, allowed=allowed, error=ConfigError)]
+
+
+def denoiser_key(*, separate: bool) -> str:
+    """Return the option that names the weights to train."""
+    return "pretrained_transformer_model_name_or_path" if separate else "pretrained_model_name_or_path"
 
 
 def check_files(location: ModelLocation, chosen: ModelFlavour, flavours: Flavours, *, allowed: bool) -> Recognised:
-    """Compare the facts in the model's files with the flavour to train.
+    """Compare the facts in the denoiser's files with the flavour to train.
 
     Raises:
         ModelError: If the weights certainly belong to another flavour.
     """
+    key = denoiser_key(separate=location.denoiser is not None)
+    location = location.of_denoiser
     facts = location.facts
     named = flavour_of(cached_hub_id(location.name) or (location.name if location.path is None else None), flavours)
     if facts is None:
@@ -118,7 +127,7 @@ def check_files(location: ModelLocation, chosen: ModelFlavour, flavours: Flavour
         said = ", ".join(f"{key} {value}" for key, value in facts.items())
         whose = f"flavour {' or '.join(map(repr, names))}" if names else f"no flavour of {chosen.family!r}"
         found = f"model {location.name!r} has the weights of {whose} ({said})"
-        note = _allowed_or_raise(found, chosen, fitting, allowed=allowed, error=ModelError)
+        note = _allowed_or_raise(found, chosen, fitting, key=key, allowed=allowed, error=ModelError)
         return Recognised(flavours=names, notes=(note,))
     return Recognised(flavours=names, notes=tuple(_doubts(location, facts, chosen, fitting)))
 
@@ -166,6 +175,7 @@ def _allowed_or_raise(
     chosen: ModelFlavour,
     fitting: Sequence[type[ModelFlavour]],
     *,
+    key: str,
     allowed: bool,
     error: type[ConfigError] | type[ModelError],
 ) -> str:
@@ -180,7 +190,7 @@ def _allowed_or_raise(
         return f"{found}; they are trained as {chosen.name!r} because allow_other_weights is on{collapse}"
     names = [flavour.name for flavour in fitting]
     ways = [
-        f'to train {chosen.name}, write "pretrained_model_name_or_path": "{chosen.hub_id}" or leave it out',
+        f'to train {chosen.name}, write "{key}": "{chosen.hub_id}" or leave it out',
         *([f'to train these weights, write "model_flavour": "{names[0]}"'] if names else []),
         f'to train {chosen.name} on these weights anyway, write "allow_other_weights": true',
     ]

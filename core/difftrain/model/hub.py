@@ -5,7 +5,7 @@ Light: huggingface_hub is imported when used, and it does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,14 @@ OTHER_FORMATS = ["*.bin", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "*.fp16.*", 
 """Copies of the same weights in other formats, which some repositories have."""
 
 
-def find_snapshot(hub_id: str, flavour: ModelFlavour, small_files: Iterable[str], *, offline: str = "") -> Path:
+def find_snapshot(
+    hub_id: str,
+    flavour: ModelFlavour,
+    small_files: Iterable[str],
+    *,
+    offline: str = "",
+    marks: Sequence[str] = (INDEX,),
+) -> Path:
     """Return the folder of a hub id's current commit, with its small files; offline, whatever the hub cache has.
 
     The folder's name is the commit. A gated repository refuses these files like any other.
@@ -27,6 +34,7 @@ def find_snapshot(hub_id: str, flavour: ModelFlavour, small_files: Iterable[str]
         flavour: Its licence page is shown to the user if these are its weights.
         small_files: Names of the files needed to tell what the model is.
         offline: What a user without network can do instead, as the end of the hint: ", or to 'tiny'".
+        marks: Files that show that the repository is in diffusers layout; it must have one of them.
 
     Raises:
         ModelError: If the repository is gated, unknown or unreachable and not cached.
@@ -35,9 +43,9 @@ def find_snapshot(hub_id: str, flavour: ModelFlavour, small_files: Iterable[str]
 
     with _explained(hub_id, flavour.licence_url if hub_id == flavour.hub_id else None, offline):
         snapshot = Path(snapshot_download(hub_id, allow_patterns=list(small_files)))
-    if not (snapshot / INDEX).is_file():
+    if not any((snapshot / mark).is_file() for mark in marks):
         raise ModelError(
-            f"hub model {hub_id!r} has no {INDEX}, so it is not in diffusers layout\n"
+            f"hub model {hub_id!r} has no {' or '.join(marks)}, so it is not in diffusers layout\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}"
         )
     return snapshot

@@ -129,7 +129,7 @@ class _Filling:
         ]
         if wrong:
             raise ModelError(
-                f"model {location.name!r}: its weights are not the {self.total} that its config describes; "
+                f"model {location.of_denoiser.name!r}: its weights are not the {self.total} that its config describes; "
                 f"{'; '.join(wrong)}\nhint: download or save the model again, config and weights together"
             )
 
@@ -140,7 +140,10 @@ class _Filling:
         if tensor.is_floating_point():
             owner = name.rpartition(".")[0]
             dtype = torch.float32 if _matches((owner, name), self._in_float32) else self._dtype
-        return tensor.to(device=device, dtype=dtype, copy=True)
+        if device.type == "cpu":
+            return tensor.to(dtype=dtype, copy=True)
+        # in one call, torch would convert on the CPU, in memory that malloc does not always give back
+        return tensor.to(device=device, copy=True).to(dtype)
 
     def _to_convert(self, family: ModelFamily) -> dict[str, set[str]]:
         kept = family.keep_unquantized()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from difftrain.errors import ModelError, first_few
 
@@ -59,18 +60,34 @@ def _shards(index: Path) -> list[str]:
         raise ModelError(f"{index} is not an index of weight files\n{AGAIN}") from error
 
 
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Return one tensor of a safetensors file; it is on the CPU and maps its part of the file.
+
+    Raises:
+        ModelError: If the file is damaged or cannot be read.
+    """
+    # opened for each tensor: pages of a mapped file count as this process's memory
+    with _opened(path) as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    with _opened(path) as file:
+        names = file.offset_keys()
+    for name in names:
+        tensor = read_tensor(path, name)
+        yield name, tensor
+        del tensor
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.offset_keys()
-        for name in names:
-            # opened for each tensor: pages of a mapped file count as this process's memory
-            with safe_open(path, framework="pt") as file:
-                tensor = file.get_tensor(name)
-            yield name, tensor
-            del tensor
+            yield file
     except SafetensorError as error:
         raise ModelError(f"{path} is not a complete safetensors file ({error})\n{AGAIN}") from error
     except OSError as error:

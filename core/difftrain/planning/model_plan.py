@@ -53,7 +53,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     problems = Problems()
     run, plugins = read_run(path, flags, problems, plugins, needs_length=False)
     chosen = Chooser(config=run, registry=plugins.registry, problems=problems)
-    family, flavour = chosen.named("family", run.model_family), chosen.flavour()
+    family, flavour = chosen.family(), chosen.flavour()
     adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
     check_model(run, flavour, plugins, problems)
     problems.raise_all()
@@ -125,6 +125,17 @@ class Chooser:
             for sentence in explain(error, self.config.model_dump(mode="json")).values():
                 self.problems.add(f"{EXTENSIONS[kind].key} {name!r}: {sentence}")
             return None
+
+    def family(self) -> Any:
+        """The family; one that cannot take the denoiser from where the run names it is a problem."""
+        found = self.named("family", self.config.model_family)
+        named = self.config.pretrained_transformer_model_name_or_path is not None
+        if found and named and type(found).locate_with_denoiser is contracts.ModelFamily.locate_with_denoiser:
+            self.problems.add(
+                f"pretrained_transformer_model_name_or_path: model_family {found.name!r} takes its denoiser only "
+                "from the folder or hub id of the whole model; name that with pretrained_model_name_or_path"
+            )
+        return found
 
     def flavour(self) -> Any:
         """The flavour that the run names, or the family's default or only one."""

@@ -76,7 +76,7 @@ def build_plan(
         ConfigError: With every problem found.
     """
     chosen = _TrainingChooser(config=config, registry=plugins.registry, problems=problems)
-    family = chosen.named("family", config.model_family)
+    family = chosen.family()
     flavour = chosen.flavour()
     adapter = chosen.named("adapter", config.lora_type)
     optimizer = chosen.optimizer()

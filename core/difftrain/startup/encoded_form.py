@@ -48,6 +48,7 @@ def model_identity(plan: ModelPlan, location: ModelLocation) -> str:
     """Return content and formats of the frozen model, which tell measurements of different models apart."""
     parts = (
         location.identity,
+        *([location.denoiser.identity] if location.denoiser else []),
         plan.flavour.name,
         *_not_default(plan.flavour),
         plan.config.base_model_precision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from difftrain.model.flavour_match import Recognised, asked_name, check_files, is_here
+from difftrain.model.flavour_match import Flavours, Recognised, asked_name, check_files, is_here
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.types import ModelLocation
 
@@ -24,9 +24,18 @@ def find_model(plan: ModelPlan) -> FoundModel:
         ModelError: If it cannot be found or reached, or is another model than the flavour's.
     """
     flavours = plan.plugins.registry.flavours(plan.family.name)
-    name = plan.config.pretrained_model_name_or_path
-    if name is not None and not is_here(name):
-        name = asked_name(name, flavours)
-    location = plan.family.locate(name, plan.flavour)
-    recognised = check_files(location, plan.flavour, flavours, allowed=plan.config.allow_other_weights)
+    config = plan.config
+    name = _asked(config.pretrained_model_name_or_path, flavours)
+    denoiser = _asked(config.pretrained_transformer_model_name_or_path, flavours)
+    location = (
+        plan.family.locate(name, plan.flavour)
+        if denoiser is None
+        else plan.family.locate_with_denoiser(name, denoiser, plan.flavour)
+    )
+    recognised = check_files(location, plan.flavour, flavours, allowed=config.allow_other_weights)
     return FoundModel(location=location, recognised=recognised)
+
+
+def _asked(name: str | None, flavours: Flavours) -> str | None:
+    """Return a name as the family is asked for it: local ones as written, others in the hub's spelling."""
+    return name if name is None or is_here(name) else asked_name(name, flavours)

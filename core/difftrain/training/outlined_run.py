@@ -35,7 +35,12 @@ def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: LargestBatc
         ModelError: If the family cannot describe the model, or its folder is another model.
         ConfigError: If an adapter target names no module.
     """
-    outline = plan.family.outline(plan.config.pretrained_model_name_or_path, plan.flavour)
+    name, denoiser = plan.config.pretrained_model_name_or_path, plan.config.pretrained_transformer_model_name_or_path
+    outline = (
+        plan.family.outline(name, plan.flavour)
+        if denoiser is None
+        else plan.family.outline_with_denoiser(name, denoiser, plan.flavour)
+    )
     if outline is None:
         raise ModelError(
             f"model family {plan.family.name!r} cannot describe this model without loading it: there is no forecast\n"

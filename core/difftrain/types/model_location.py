@@ -24,3 +24,11 @@ class ModelLocation:
     nothing. None is for weights that fit every flavour."""
     origins: tuple[str, ...] = ()
     """Models that the files say they were made from: hints, not certainties."""
+    denoiser: ModelLocation | None = None
+    """Where the denoiser is, if the user named it separately; its ``path`` may be one file. None means with the other
+    parts. Then ``identity``, ``facts`` and ``origins`` above are of the other parts alone."""
+
+    @property
+    def of_denoiser(self) -> ModelLocation:
+        """Where the denoiser is."""
+        return self.denoiser or self

@@ -26,12 +26,12 @@ from difftrain import (
     Size,
     TextEmbeds,
     TextEncoder,
-    read_weights,
 )
 from difftrain_flux.known_keys import KNOWN_KEYS
+from difftrain_flux.model_files.denoiser import denoiser_weights
 from difftrain_flux.model_files.entry_bytes import latents_bytes, text_bytes
 from difftrain_flux.model_files.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
-from difftrain_flux.model_files.locate import locate, part_identity
+from difftrain_flux.model_files.locate import locate, locate_with_denoiser, part_identity
 from difftrain_flux.targets import Target, select_targets
 from difftrain_flux.text_length import text_length
 
@@ -103,6 +103,9 @@ class FluxFamily(ModelFamily["FluxInput"]):
     def locate(self, model: str | None, flavour: ModelFlavour) -> ModelLocation:
         return locate(model, flavour)
 
+    def locate_with_denoiser(self, model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelLocation:
+        return locate_with_denoiser(model, denoiser, flavour)
+
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:
         return f"flux-text-1|{part_identity(location, TEXT_COMPONENTS)}|{text_length(location, flavour)}"
 
@@ -121,6 +124,11 @@ class FluxFamily(ModelFamily["FluxInput"]):
         from difftrain_flux.outline import outline
 
         return outline(model, flavour)
+
+    def outline_with_denoiser(self, model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelOutline:
+        from difftrain_flux.outline import outline
+
+        return outline(model, flavour, denoiser)
 
     # loading
     def load_text_encoder(
@@ -143,9 +151,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
         return empty_transformer(location)
 
     def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
-        from difftrain_flux.model_files.components import local_folder
-
-        return read_weights(local_folder(location, ("transformer",)) / "transformer")
+        return denoiser_weights(location)
 
     def adapter_targets(self, denoiser: nn.Module) -> list[str]:
         from difftrain_flux.forward import unwrap

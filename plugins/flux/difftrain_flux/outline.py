@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
@@ -14,27 +15,37 @@ from difftrain import Batch, ModelFlavour, ModelLocation, ModelOutline, Size, re
 from difftrain_flux.built_in import BUILT_IN, TINY_RANDOM, TINY_RANDOM_IDENTITY, tiny_random_folder
 from difftrain_flux.flavours import max_sequence_length
 from difftrain_flux.model_files.entry_bytes import CELL, CHANNELS
-from difftrain_flux.model_files.locate import locate
+from difftrain_flux.model_files.locate import locate, locate_with_denoiser
+from difftrain_flux.model_files.single_file import recognise
 from difftrain_flux.text_length import text_length
 from difftrain_flux.transformer import empty_transformer
 
 
-def outline(model: str | None, flavour: ModelFlavour) -> ModelOutline:
+def outline(model: str | None, flavour: ModelFlavour, denoiser: str | None = None) -> ModelOutline:
     """Return the shapes of a local or built-in model, or else those of the published checkpoints.
 
+    Args:
+        denoiser: A denoiser in another place. With it, the model is the published one unless both are here.
+
     Raises:
-        ModelError: If a local folder is not a FLUX.1 model.
+        ModelError: If a local folder or file is not a FLUX.1 model.
     """
     name = model or flavour.hub_id
+    if denoiser is not None and os.path.isfile(os.path.expanduser(denoiser)):  # noqa: PTH111, PTH113
+        recognise(Path(os.path.expanduser(denoiser)))  # noqa: PTH111
     if name == TINY_RANDOM:
         return _tiny_random(flavour)
-    if name not in BUILT_IN and not os.path.isdir(os.path.expanduser(name)):  # noqa: PTH111, PTH112  # see locate.py
+    if not _is_here(name) or not (denoiser is None or _is_here(denoiser)):
         with init_empty_weights():
             published = FluxTransformer2DModel(guidance_embeds="true" in flavour.weights.get("guidance_embeds", ()))
         note = f"the model {name} is taken to have the sizes of the published {flavour.name} weights"
         return _outline(published, cell=CELL, text_tokens=max_sequence_length(flavour), note=note)
-    location = locate(model, flavour)
+    location = locate(model, flavour) if denoiser is None else locate_with_denoiser(model, denoiser, flavour)
     return _outline(empty_transformer(location), cell=_cell(location), text_tokens=text_length(location, flavour))
+
+
+def _is_here(name: str) -> bool:
+    return name in BUILT_IN or os.path.exists(os.path.expanduser(name))  # noqa: PTH110, PTH111  # see locate.py
 
 
 def _tiny_random(flavour: ModelFlavour) -> ModelOutline:

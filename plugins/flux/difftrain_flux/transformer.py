@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from accelerate import init_empty_weights
 
 from difftrain import ModelLocation, loading
-from difftrain_flux.model_files.components import local_folder
+from difftrain_flux.model_files.denoiser import config_folder
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -19,9 +19,9 @@ def empty_transformer(location: ModelLocation) -> FluxTransformer2DModel:
     Raises:
         ModelError: If a hub model can be neither downloaded nor found in the cache, or its config is not of this class.
     """
-    folder = local_folder(location, ("transformer",))
+    folder = config_folder(location)
     from diffusers import FluxTransformer2DModel
 
-    with loading(folder / "transformer"), init_empty_weights():
-        config = FluxTransformer2DModel.load_config(folder, subfolder="transformer")
+    with loading(folder), init_empty_weights():
+        config = FluxTransformer2DModel.load_config(folder)
         return FluxTransformer2DModel.from_config(config)

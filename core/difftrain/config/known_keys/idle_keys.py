@@ -18,7 +18,7 @@ NO_EFFECT = {
     ),
     **because("weights are quantised one at a time on the training device", quantize_via=("accelerator", "cpu")),
     **because("the number format of frozen weights follows mixed_precision", base_model_default_dtype="bf16"),
-    **because("pretrained_transformer_model_name_or_path is not supported yet",
+    **because("a folder or hub model has its denoiser in the folder transformer, or at its top",
         pretrained_transformer_subfolder="transformer",
     ),
     **because("there is no U-Net",

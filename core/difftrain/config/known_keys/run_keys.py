@@ -21,7 +21,6 @@ RUN_TABLES = KnownKeys(
     no_effect=NO_EFFECT,
     not_built={
         # model
-        "pretrained_transformer_model_name_or_path": (),
         "revision": (),
         "variant": (),
         "controlnet": (),

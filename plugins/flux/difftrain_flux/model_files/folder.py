@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from difftrain import ModelError, check_complete, read_json
 from difftrain_flux.model_files.identify import (
@@ -18,7 +19,9 @@ from difftrain_flux.model_files.identify import (
 
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 IMAGE_COMPONENTS = ("vae",)
-COMPONENTS = ("transformer", *IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler")
+OTHER_COMPONENTS = (*IMAGE_COMPONENTS, *TEXT_COMPONENTS, "scheduler")
+"""All but the denoiser."""
+COMPONENTS = ("transformer", *OTHER_COMPONENTS)
 WEIGHTED = ("transformer", "vae", "text_encoder", "text_encoder_2")
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "transformer": ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim"),
@@ -31,8 +34,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 do not fit, or images are drawn differently."""
 
 
-def identify_folder(folder: Path) -> Identity:
+def identify_folder(folder: Path, components: Sequence[str] = COMPONENTS) -> Identity:
     """Recognise a model from a folder's small files, after checking that the folder is complete.
+
+    Args:
+        components: Those that it needs: all, or all but the transformer, which is then not looked at.
 
     Raises:
         ModelError: If it is another model, parts of it are missing, or one of these files is damaged.
@@ -40,14 +46,23 @@ def identify_folder(folder: Path) -> Identity:
     where = f"model folder {folder}"
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     check_index(where, index)  # first: another model has other components, which are not "missing"
-    check_complete(folder, COMPONENTS, WEIGHTED, NEEDED)
-    config = read_json(folder / TRANSFORMER_CONFIG)
+    check_complete(folder, components, WEIGHTED, NEEDED)
+    config = read_json(folder / TRANSFORMER_CONFIG) if "transformer" in components else {}
+    check_class(where, config)
+    return identify(where, index, config, read_card(folder))
+
+
+def check_class(where: str, config: Mapping[str, Any]) -> None:
+    """Check that a transformer's config is not another architecture's.
+
+    Raises:
+        ModelError: Names the class.
+    """
     class_name = config.get("_class_name", TRANSFORMER_CLASS)
     if class_name != TRANSFORMER_CLASS:
         raise ModelError(
             f"{where}: the transformer is a {class_name}, but model_family flux needs a {TRANSFORMER_CLASS}"
         )
-    return identify(where, index, config, read_card(folder))
 
 
 def identify_snapshot(hub_id: str, snapshot: Path) -> Identity:

@@ -81,7 +81,7 @@ def identify(where: str, index: Mapping[str, Any], config: Mapping[str, Any], ca
     if channels != TOKEN_CHANNELS:
         other_model = next((name for wider, name in WIDER.items() if wider == channels), "another model")
         raise ModelError(
-            _no_flavour(where, f"{other_model} (its transformer takes {channels} channels, not {TOKEN_CHANNELS})")
+            no_flavour(where, f"{other_model} (its transformer takes {channels} channels, not {TOKEN_CHANNELS})")
         )
     facts: dict[str, str] = {}
     if isinstance(index.get("_class_name"), str):
@@ -99,7 +99,7 @@ def check_hub_id(hub_id: str) -> None:
         ModelError: Says which model it is.
     """
     if what := SIBLING_IDS.get(hub_id.lower()):
-        raise ModelError(_no_flavour(f"hub model {hub_id!r}", what))
+        raise ModelError(no_flavour(f"hub model {hub_id!r}", what))
 
 
 def check_index(where: str, index: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ def check_index(where: str, index: Mapping[str, Any]) -> None:
     """
     pipeline = str(index.get("_class_name", ""))
     if pipeline in SIBLINGS:
-        raise ModelError(_no_flavour(where, f"{SIBLINGS[pipeline]} (a {pipeline})"))
+        raise ModelError(no_flavour(where, f"{SIBLINGS[pipeline]} (a {pipeline})"))
     entry = index.get("transformer")
     class_name = entry[-1] if isinstance(entry, list) and entry else None
     if class_name == TRANSFORMER_CLASS or (class_name is None and (not pipeline or _SAVED_BY.match(pipeline))):
@@ -137,7 +137,8 @@ def _base_models(card: str) -> list[str]:
     return _HUB_ID.findall(match["value"]) if match else []
 
 
-def _no_flavour(where: str, what: str) -> str:
+def no_flavour(where: str, what: str) -> str:
+    """Return the message about a model that no flavour trains."""
     return (
         f"{where} is {what}, which no flavour of model_family flux trains\n"
         "hint: name the weights of the flavour that you want to train, or leave pretrained_model_name_or_path out"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from difftrain import ModelError, ModelFlavour, ModelLocation, find_snapshot, fingerprint
@@ -20,13 +22,17 @@ from difftrain_flux.built_in import (
     tiny_random_folder,
 )
 from difftrain_flux.model_files import folder
+from difftrain_flux.model_files.denoiser import locate_file, locate_folder, locate_on_hub
 from difftrain_flux.model_files.identify import SMALL_FILES, check_hub_id
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
+def locate(model: str | None, flavour: ModelFlavour, components: Sequence[str] = folder.COMPONENTS) -> ModelLocation:
     """Find where the model is and identify its content.
+
+    Args:
+        components: Those that it needs.
 
     The built-in names ``tiny`` and ``tiny-random`` win over a folder of that name; write ``./tiny`` for the folder. A
     folder wins over a hub id of the same spelling.
@@ -39,11 +45,12 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
         return ModelLocation(name=name, identity=TINY_RANDOM_IDENTITY, path=tiny_random_folder())
     path = TINY_FOLDER if name == TINY else Path(os.path.expanduser(name))  # noqa: PTH111  # these raise nothing,
     if os.path.isdir(path):  # noqa: PTH112  # unlike Path's: a name may be too long for a disk
-        return _in_folder(name, path)
+        return _in_folder(name, path, components)
     if os.path.isfile(path):  # noqa: PTH113
         raise ModelError(
-            f"model {name!r} is a single file; a folder in diffusers layout is needed (with model_index.json)\n"
-            f'hint: make one with diffusers\' `from_single_file(...).save_pretrained("FOLDER")`'
+            f"model {name!r} is a single file, but the text encoders, the VAE and the scheduler are needed too\n"
+            f'hint: write it as "pretrained_transformer_model_name_or_path"; "pretrained_model_name_or_path" is then '
+            f"the hub id or folder of the other parts ({flavour.hub_id} if left out)"
         )
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         raise ModelError(
@@ -63,10 +70,39 @@ def locate(model: str | None, flavour: ModelFlavour) -> ModelLocation:
     )
 
 
-def _in_folder(name: str, path: Path) -> ModelLocation:
+def locate_with_denoiser(model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelLocation:
+    """Find the denoiser in another place than the other parts; see :func:`locate` for the other parts.
+
+    Args:
+        denoiser: A safetensors file, a folder with a whole model or a transformer alone, a hub id, or a built-in name.
+
+    Raises:
+        ModelError: As :func:`locate`; and if the denoiser is another model, or does not fit the companion's config.
+    """
+    companion = locate(model, flavour, folder.OTHER_COMPONENTS)
+    path = Path(os.path.expanduser(denoiser))  # noqa: PTH111
+    if denoiser in BUILT_IN:
+        own = locate(denoiser, flavour)
+    elif os.path.isfile(path):  # noqa: PTH113
+        own = locate_file(denoiser, path.resolve(), companion)
+    elif os.path.isdir(path):  # noqa: PTH112
+        own = locate_folder(denoiser, path.resolve())
+    elif HUB_ID.fullmatch(denoiser) and not denoiser.startswith("."):
+        own = locate_on_hub(denoiser, flavour)
+    else:
+        raise ModelError(
+            f"pretrained_transformer_model_name_or_path: {denoiser!r} is not a file, not a folder, not a hub id "
+            f"(owner/name) and not built in ({', '.join(BUILT_IN)})\n"
+            "hint: name a safetensors file or a folder that exists, or leave it out to take the denoiser from "
+            "pretrained_model_name_or_path"
+        )
+    return replace(companion, denoiser=own)
+
+
+def _in_folder(name: str, path: Path, components: Sequence[str]) -> ModelLocation:
     try:
-        known = folder.identify_folder(path)
-        identity = fingerprint(path, folder.COMPONENTS)
+        known = folder.identify_folder(path, components)
+        identity = fingerprint(path, components)
     except OSError as error:
         raise ModelError(
             f"model folder {path} cannot be read: {error}\n"

@@ -1,0 +1,105 @@
+"""Reads what a safetensors file holds from its header: names, formats and shapes of tensors. Light: no torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrain.errors import ModelError
+
+LARGEST_HEADER = 100 << 20
+"""The limit of the safetensors format."""
+_OTHER_FORMATS = {
+    b"GGUF": "a GGUF file, whose weights are quantised for inference",
+    b"PK\x03\x04": "a file of torch.save (.ckpt, .pt), which may run code when it is opened",
+    b"\x80\x02": "a file of torch.save (.ckpt, .pt), which may run code when it is opened",
+    b"version https://git-lfs": "the pointer of a file that git-lfs has not downloaded",
+    b"<": "a web page, not the file itself",
+}
+"""What other files start with, and what they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """One tensor as the header describes it."""
+
+    dtype: str
+    """As the format names it: BF16, F8_E4M3, U8."""
+    shape: tuple[int, ...]
+    start: int
+    """First byte in the file."""
+    end: int
+    """First byte after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileHeader:
+    """The tensors of a safetensors file by name, and the texts that were saved with them."""
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    texts: Mapping[str, str]
+
+
+def read_header(path: Path) -> FileHeader:
+    """Return what a safetensors file holds, after checking that it is complete.
+
+    Raises:
+        ModelError: If it is another kind of file, cut short or damaged, or cannot be read.
+    """
+    try:
+        raw = raw_header(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}\nhint: make it readable, or name a copy") from error
+    content = json.loads(raw)
+    texts = content.pop("__metadata__", None) or {}
+    first = 8 + len(raw)
+    try:
+        tensors = {
+            str(name): StoredTensor(
+                dtype=str(entry["dtype"]),
+                shape=tuple(int(edge) for edge in entry["shape"]),
+                start=first + int(entry["data_offsets"][0]),
+                end=first + int(entry["data_offsets"][1]),
+            )
+            for name, entry in content.items()
+        }
+    except (ValueError, TypeError, LookupError) as error:
+        raise ModelError(f"{path} is cut short or damaged\nhint: download or save it again") from error
+    return FileHeader(path=path, tensors=tensors, texts={str(key): str(text) for key, text in dict(texts).items()})
+
+
+def raw_header(path: Path) -> bytes:
+    """Return the header's bytes, a JSON object, after checking that the file is as long as it says.
+
+    Raises:
+        ModelError: If it is not safetensors, cut short or damaged.
+        OSError: If it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(32)
+        length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else size
+        if length > min(size - 8, LARGEST_HEADER):
+            other = next((what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)), None)
+            raise ModelError(
+                f"{path} is {other or 'not a complete safetensors file'}\n"
+                f"hint: {'name a .safetensors file of the model' if other else 'download or save it again'}"
+            )
+        file.seek(8)
+        header = file.read(length)
+    if 8 + length + _announced(header) != size:
+        raise ModelError(f"{path} is cut short or damaged\nhint: download or save it again")
+    return header
+
+
+def _announced(header: bytes) -> int:
+    """Return the bytes of tensors that a safetensors header announces; -1 if it is not a header."""
+    try:
+        entries = json.loads(header)
+        return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return -1
