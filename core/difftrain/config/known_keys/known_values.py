@@ -22,15 +22,7 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
     "lora_type": ("lycoris",),
-    "base_model_precision": (
-        "int2-quanto",
-        "fp8uz-quanto",
-        "int8-torchao",
-        "fp8-torchao",
-        "nf4-bnb",
-        "fp4-bnb",
-        "fp8-bnb",
-    ),
+    "base_model_precision": ("int2-quanto", "fp8uz-quanto", "fp4-bnb", "fp8-bnb"),
     "mixed_precision": ("fp16", "fp8"),
     "attention_mechanism": (
         "xformers",
