@@ -20,15 +20,24 @@ from difftrain.config.known_keys.key_tables import (
     is_unset,
     means_no_name,
 )
-from difftrain.config.known_keys.known_values import NOT_BUILT_VALUES, OTHER_NAMES
+from difftrain.config.known_keys.known_values import (
+    NO_QUANTIZER,
+    NOT_BUILT_VALUES,
+    OTHER_NAMES,
+    PRECISION_KEYS,
+    UNCLEAR_PRECISIONS,
+)
 from difftrain.config.known_keys.run_keys import RUN_TABLES
 
 __all__ = [
     "DATASET_TABLES",
     "KEYS_OF_TYPE",
     "NOT_BUILT_VALUES",
+    "NO_QUANTIZER",
     "OTHER_NAMES",
+    "PRECISION_KEYS",
     "RUN_TABLES",
+    "UNCLEAR_PRECISIONS",
     "ZERO_ASKS",
     "Idle",
     "KnownKeys",

@@ -6,4 +6,6 @@
 - `weight_only_linear`: the layers of these two
 - `eight_bit_matmul`: weights in 8 bits, and products that run in 8 bits
 - `eight_bit_linear`: their layers
+- `quantise_encoders`: quantises models that are already loaded
+- `optional_package`: packages that only some precisions need
 """

@@ -26,10 +26,13 @@ class BitsAndBytesNf4(Quantizer):
         return f"{self.name} {lack}, or use int4-quanto" if lack else None
 
     def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
+        import torch
         from bitsandbytes.functional import quantize_4bit
 
         from difftrain.model.precision.weight_only_linear import Nf4StoredLinear
 
         linear = module.to(device)
         codes, state = quantize_4bit(linear.weight.detach(), blocksize=Nf4StoredLinear.BLOCK, quant_type="nf4")
-        return Nf4StoredLinear(linear, codes, state.absmax).requires_grad_(False).train(module.training)
+        return (
+            Nf4StoredLinear(linear, codes.view(torch.int8), state.absmax).requires_grad_(False).train(module.training)
+        )

@@ -36,15 +36,16 @@ class WeightOnlyLinear(nn.Linear):
     of each weight of torchao's until the backward, and bitsandbytes' lose the gradient on some CPUs after a validation,
     and return float32 where autocast asks for bfloat16 (docs/log.md).
 
-    ``weight`` holds the codes as integers: as numbers of a floating point type they would be cast by whatever casts a
-    model, and peft would give an adapter their dtype.
+    ``weight`` holds the codes as int8, those of all formats: numbers of a floating point type would be cast by whatever
+    casts a model, peft would give an adapter their dtype, and transformers' T5 casts activations to the weights' dtype
+    unless that is int8.
     """
 
     def __init__(self, linear: nn.Linear, codes: Tensor, scale: Tensor) -> None:
         """Take the place of a linear layer.
 
         Args:
-            codes: int8 or uint8, on the layer's device.
+            codes: int8, on the layer's device.
             scale: float32, what the codes are multiplied by.
         """
         nn.Module.__init__(self)
@@ -74,7 +75,7 @@ class Int8StoredLinear(WeightOnlyLinear):
 
     @staticmethod
     def whole(dtype: torch.dtype, shape: Shape, codes: Tensor, scale: Tensor) -> Tensor:
-        return (codes * scale).to(dtype)
+        return (codes * scale).to(dtype).view(shape)
 
 
 class Fp8StoredLinear(WeightOnlyLinear):
@@ -82,7 +83,7 @@ class Fp8StoredLinear(WeightOnlyLinear):
 
     @staticmethod
     def whole(dtype: torch.dtype, shape: Shape, codes: Tensor, scale: Tensor) -> Tensor:
-        return (codes.view(torch.float8_e4m3fn).float() * scale).to(dtype)
+        return (codes.view(torch.float8_e4m3fn).float() * scale).to(dtype).view(shape)
 
 
 class Nf4StoredLinear(WeightOnlyLinear):
@@ -98,6 +99,6 @@ class Nf4StoredLinear(WeightOnlyLinear):
         import bitsandbytes  # noqa: F401 - registers the operation
 
         weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
-            codes, scale, Nf4StoredLinear.BLOCK, "nf4", list(shape), dtype
+            codes.view(torch.uint8), scale, Nf4StoredLinear.BLOCK, "nf4", list(shape), dtype
         )
         return weight
