@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -153,6 +154,23 @@ def test_an_adapter_trains_beside_them(quantizer, compiled):
     for one, other in zip(ours, theirs, strict=True):
         assert one.norm() > 0
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
+def test_a_saved_adapter_predicts_the_same_over_the_same_weights(quantizer, tmp_path):
+    def model():
+        return nn.ModuleDict({"layer": converted(quantizer)})
+
+    lora, trained, fresh = Lora(lora_rank=4, lora_alpha=8), model(), model()
+    for each in (trained, fresh):
+        lora.attach(each, ["layer"], torch.float32)
+    trained["layer"].lora_B["default"].weight.data.normal_()
+    lora.write(lora.state(trained), tmp_path, "transformer")
+    names = load_file(tmp_path / "pytorch_lora_weights.safetensors").keys()
+    assert names == {"transformer.layer.lora_A.weight", "transformer.layer.lora_B.weight"}
+    read = lora.read(tmp_path, "transformer")
+    lora.load_state(fresh, {name: value / 2 if ".lora_B." in name else value for name, value in read.items()})
+    given = inputs()
+    assert torch.equal(fresh["layer"](given), trained["layer"](given))
 
 
 @pytest.mark.parametrize("kind", PACKAGES, ids=lambda kind: kind.name)
