@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from difftrain.contracts import Quantizer
 from difftrain.model.precision.optional_package import lacking
@@ -53,7 +53,7 @@ class TorchAoInt8(_TorchAo):
     def _stored(self, module: nn.Linear) -> nn.Module:
         from difftrain.model.precision.weight_only_linear import Int8StoredLinear
 
-        weight = module.weight
+        weight: Any = module.weight  # torchao's tensor
         return Int8StoredLinear(module, weight.qdata, weight.scale.float())
 
 
@@ -72,5 +72,5 @@ class TorchAoFp8(_TorchAo):
 
         from difftrain.model.precision.weight_only_linear import Fp8StoredLinear
 
-        weight = module.weight
+        weight: Any = module.weight  # torchao's tensor
         return Fp8StoredLinear(module, weight.qdata.view(torch.int8), weight.scale.float())
