@@ -143,7 +143,7 @@ def _value_type(key: str, field: FieldInfo, names: Names) -> str:
     """Return the type in words, or the names that the value may have."""
     choices = _choices(field.annotation)
     if not choices and key in names:
-        choices = [*known_keys.NO_QUANTIZER.get(key, ()), *sorted(names[key])]
+        choices = [*known_keys.PRECISION_WORDS.get(key, ()), *sorted(names[key])]
     return _listed(choices) if choices else _type_name(field.annotation) + _limits(field)
 
 

@@ -261,6 +261,15 @@ def test_weights_may_be_quantised_on_the_cpu(train, precision, monkeypatch):
     assert run.moved[0] > 0
 
 
+def test_auto_keeps_the_precision_of_its_checkpoint(train):
+    folder = train.folder / "kept"
+    train(base_model_precision="int8-matmul", max_train_steps=1, output_dir=folder)
+    resumed = train(base_model_precision="auto", max_train_steps=2, output_dir=folder)
+    assert "base_model_precision auto: int8-matmul, as in the checkpoint" in resumed.ended.err
+    assert "changed since that checkpoint, and taken over: max_train_steps 1 -> 2" in resumed.ended.err
+    assert {type(layer.base_layer).__name__ for layer in adapters(resumed).values()} == {"Int8Linear"}
+
+
 def test_auto_names_its_precision_and_why(train):
     run = train(base_model_precision="auto", max_train_steps=1)
     device = run.state.accelerator.device.type

@@ -32,6 +32,7 @@ def settle(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free * GIB, 80 * GIB))
         monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda *_: cap)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
         said = []
         accelerator = SimpleNamespace(device=device, num_processes=1)
         saved = SimpleNamespace(config={"base_model_precision": before}) if before else None
@@ -103,6 +104,7 @@ def test_options_of_the_format_are_used(settle, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda *_: 1.0)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
     accelerator = SimpleNamespace(device=CUDA, num_processes=1)
     settled = settle_precision(given, PLACE, accelerator, None, SimpleNamespace(say=lambda text: None))
     assert settled.quantizer.int8_rotation

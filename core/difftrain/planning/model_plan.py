@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from difftrain import contracts
 from difftrain.config.config_files import DEFAULT_PATH, FlagValue, find_run_file, load_run, plugin_switches
-from difftrain.config.known_keys import NO_QUANTIZER, NOT_BUILT_VALUES, PRECISION_KEYS, UNCLEAR_PRECISIONS
+from difftrain.config.known_keys import NOT_BUILT_VALUES, PRECISION_KEYS, PRECISION_WORDS, UNCLEAR_PRECISIONS
 from difftrain.config.messages import explain
 from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
@@ -19,11 +19,9 @@ from difftrain.config.problems import Problems
 from difftrain.config.schema import RunConfig
 from difftrain.errors import PluginError
 from difftrain.model.flavour_match import check_name
+from difftrain.planning.auto_precision import AUTO_PRECISIONS
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import EXTENSIONS, Registry
-
-AUTO_PRECISIONS = ("fp8-matmul", "int8-matmul", "int8-quanto")
-"""What ``base_model_precision: auto`` takes where weights must be smaller: the first that works on the card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +167,7 @@ class Chooser:
             return ()
         there = family.text_encoders
         for key in PRECISION_KEYS[1 + there :]:
-            if (name := getattr(self.config, key)) not in NO_QUANTIZER[key]:
+            if (name := getattr(self.config, key)) not in PRECISION_WORDS[key]:
                 encoders = f"{there} text encoder{'' if there == 1 else 's'} to quantise"
                 self.problems.add(f"{key} {name!r}: model_family {family.name!r} has {encoders}; leave this key out")
         found = tuple(self._of_precision(key) for key in PRECISION_KEYS[1 : 1 + there])
@@ -177,7 +175,7 @@ class Chooser:
 
     def _of_precision(self, key: str) -> Any:
         name = getattr(self.config, key)
-        if name in NO_QUANTIZER[key]:
+        if name in PRECISION_WORDS[key]:
             return None
         if name in UNCLEAR_PRECISIONS and name not in self.registry.all("quantizer"):
             *others, last = UNCLEAR_PRECISIONS[name]

@@ -10,7 +10,8 @@ import torch
 
 from difftrain.contracts import Quantizer
 from difftrain.machine.processes import greatest
-from difftrain.planning.model_plan import AUTO_PRECISIONS
+from difftrain.model.gpu_memory import available
+from difftrain.planning.auto_precision import AUTO_PRECISIONS, easy_share
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import compute_dtype
 from difftrain.types import ModelLocation, Reporter
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
     from difftrain.checkpoints.resume_state import ResumeState
 
-EASY_SHARE = 0.5
-"""Weights that need at most this share of the free memory are not quantised: activations of a step with recomputation,
-and adapter and optimizer, need less than the weights of a large model."""
-EASY_SHARE_KEEPING_ALL = 0.25
-"""The same where all activations are kept: they need more than the weights."""
 LARGEST_SHARE = 0.8
 """Weights that a checkpoint was trained with unquantised stay so up to this share."""
 
@@ -76,8 +72,8 @@ class _EveryProcess:
 def _choose(plan: RunPlan, location: ModelLocation, device: torch.device, every: _EveryProcess) -> tuple[str, str]:
     if device.type != "cuda":
         return "no_change", "for no format is faster on the CPU" if device.type == "cpu" else f"on {device.type}"
-    weights, free = _weight_bytes(plan, location), _free_bytes(device)
-    share = EASY_SHARE_KEEPING_ALL if plan.config.gradient_checkpointing is False else EASY_SHARE
+    weights, free = _weight_bytes(plan, location), available(device)
+    share = easy_share(plan.config)
     needs = f"the weights need {weights / 2**30:.1f} GiB in {compute_dtype(plan.config)}"
     part = f"{share:.0%} of the {free / 2**30:.1f} GiB that are free"
     if every.agree(lambda: weights <= share * free):
@@ -95,7 +91,7 @@ def _choose(plan: RunPlan, location: ModelLocation, device: torch.device, every:
 
 def _works(plan: RunPlan, name: str, location: ModelLocation, device: torch.device) -> bool:
     if name == "no_change":
-        return device.type != "cuda" or _weight_bytes(plan, location) <= LARGEST_SHARE * _free_bytes(device)
+        return device.type != "cuda" or _weight_bytes(plan, location) <= LARGEST_SHARE * available(device)
     return _lack(plan, name) is None
 
 
@@ -114,9 +110,3 @@ def _weight_bytes(plan: RunPlan, location: ModelLocation) -> int:
     """Return the bytes of the denoiser's weights in the number format of the forward pass."""
     value_bytes = torch.empty(0, dtype=getattr(torch, compute_dtype(plan.config))).element_size()
     return sum(value_bytes * weight.numel() for weight in plan.family.empty_denoiser(location).parameters())
-
-
-def _free_bytes(device: torch.device) -> float:
-    """Return the bytes that this process can still have on the GPU."""
-    free, total = torch.cuda.mem_get_info(device)
-    return min(free, total * torch.cuda.get_per_process_memory_fraction(device.index))

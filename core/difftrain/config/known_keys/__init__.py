@@ -21,10 +21,10 @@ from difftrain.config.known_keys.key_tables import (
     means_no_name,
 )
 from difftrain.config.known_keys.known_values import (
-    NO_QUANTIZER,
     NOT_BUILT_VALUES,
     OTHER_NAMES,
     PRECISION_KEYS,
+    PRECISION_WORDS,
     UNCLEAR_PRECISIONS,
 )
 from difftrain.config.known_keys.run_keys import RUN_TABLES
@@ -33,9 +33,9 @@ __all__ = [
     "DATASET_TABLES",
     "KEYS_OF_TYPE",
     "NOT_BUILT_VALUES",
-    "NO_QUANTIZER",
     "OTHER_NAMES",
     "PRECISION_KEYS",
+    "PRECISION_WORDS",
     "RUN_TABLES",
     "UNCLEAR_PRECISIONS",
     "ZERO_ASKS",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 PRECISION_KEYS = ("base_model_precision", *(f"text_encoder_{number}_precision" for number in range(1, 5)))
-"""Keys whose values are names of quantizers, or one of :data:`NO_QUANTIZER`."""
-NO_QUANTIZER: Mapping[str, tuple[str, ...]] = {
+"""Keys whose values are names of quantizers, or one of :data:`PRECISION_WORDS`."""
+PRECISION_WORDS: Mapping[str, tuple[str, ...]] = {
     "base_model_precision": ("no_change", "auto"),
     **dict.fromkeys(PRECISION_KEYS[1:], ("no_change",)),
 }
