@@ -24,8 +24,6 @@ from difftrain.plugins.registry import EXTENSIONS, Registry
 
 TARGET = Path(__file__).parent.parent / "docs" / "options.md"
 TYPES: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
-OFF = {"base_model_precision": ("no_change",)}
-"""Values of a key that are not names of registered objects."""
 LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 Names = Mapping[str, Collection[str]]
 
@@ -109,6 +107,8 @@ def _known_key_parts(registry: Registry) -> Iterator[str]:
         renamed += [(f"`{key}: true`", f"`{other}: {value}`") for key, (other, value) in table.switches.items()]
         renamed += [(f"`{key}: true`", f"`{other}: 0`") for key, other in table.turns_off.items()]
     for key, names in known_keys.OTHER_NAMES.items():
+        if key in known_keys.PRECISION_KEYS[1:]:
+            continue  # the same as those of the first
         renamed += [(f"`{key}: {other}`", f"`{key}: {name}`") for other, name in names.items()]
     yield "### Other names\n\n" + _table(("key", "is the same as"), renamed)
     yield NOTES_OF_IDLE_KEYS
@@ -143,7 +143,7 @@ def _value_type(key: str, field: FieldInfo, names: Names) -> str:
     """Return the type in words, or the names that the value may have."""
     choices = _choices(field.annotation)
     if not choices and key in names:
-        choices = [*OFF.get(key, ()), *sorted(names[key])]
+        choices = [*known_keys.PRECISION_WORDS.get(key, ()), *sorted(names[key])]
     return _listed(choices) if choices else _type_name(field.annotation) + _limits(field)
 
 

@@ -38,7 +38,7 @@ def test_first_loss_is_that_of_a_cpu_run(command, edit_pairs, monkeypatch):
     assert on_gpu[0] == pytest.approx(on_cpu[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto", "int8-torchao", "fp8-torchao", "nf4-bnb"])
 def test_bf16_runs_learn(command, edit_pairs, precision):
     seen = losses(
         command,

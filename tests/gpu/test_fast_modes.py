@@ -9,7 +9,9 @@ from difftrain.errors import MachineError
 from difftrain.model.attention.choose_kernel import choose_attention, fastest_attention
 from difftrain.model.attention.cudnn_attention import cudnn_attention
 from difftrain.model.attention.kernel_trial import try_kernels
+from difftrain.model.precision.bitsandbytes import BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_linear import Fp8Linear, Int8Linear, RotatedInt8Linear
+from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
 from difftrain.types import AttentionShape
 
 pytestmark = pytest.mark.gpu
@@ -69,6 +71,37 @@ def test_eight_bit_layers_pass_gradients_on(kind, tolerance, compiled, autocast)
     with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
         output = (torch.compile(run) if compiled else run)(layer, inputs)
         exact = run(linear, inputs)
+    (ours,) = torch.autograd.grad(output, inputs, gradient)
+    (theirs,) = torch.autograd.grad(exact, inputs, gradient)
+    assert relative(output, exact) < tolerance
+    assert relative(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "package", "tolerance"),
+    [(TorchAoInt8(), "torchao", 0.02), (TorchAoFp8(), "torchao", 0.05), (BitsAndBytesNf4(), "bitsandbytes", 0.13)],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("on", ["cuda", "cpu"])
+def test_stored_weights_pass_gradients_on(quantizer, package, tolerance, compiled, on):
+    pytest.importorskip(package)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    linear = nn.Linear(512, 256, device="cuda", dtype=torch.bfloat16).requires_grad_(False)
+    copy = nn.Linear(512, 256, device=on, dtype=torch.bfloat16).requires_grad_(False)
+    copy.load_state_dict(linear.state_dict())
+    layer = quantizer.convert("layer", copy, torch.device(on)).cuda()
+    assert {tensor.device.type for tensor in (*layer.parameters(), *layer.buffers())} == {"cuda"}
+
+    def run(module, inputs):
+        return module(functional.layer_norm(inputs, (512,)))
+
+    inputs = torch.randn(128, 512, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.randn(128, 256, device="cuda", dtype=torch.bfloat16)
+    with torch.autocast("cuda", torch.bfloat16):
+        output = (torch.compile(run) if compiled else run)(layer, inputs)
+        exact = run(linear, inputs)
+    assert output.dtype == torch.bfloat16
     (ours,) = torch.autograd.grad(output, inputs, gradient)
     (theirs,) = torch.autograd.grad(exact, inputs, gradient)
     assert relative(output, exact) < tolerance

@@ -59,6 +59,14 @@ def test_json_is_one_object_with_the_same_numbers(alone):
         assert row["best"]["hours"] == pytest.approx(hours, abs=6e-4)
 
 
+def test_auto_is_planned_as_each_card_will_take_it(alone):
+    found = json.loads(alone(*FULL_SIZE, "--base_model_precision", "auto", "--json"))
+    taken = {row["card"]: row["as_written"]["base_model_precision"] for row in found["cards"]}
+    assert taken["RTX 3090"] == "int8-matmul"
+    assert taken["RTX 4090"] == "fp8-matmul"
+    assert taken["H100"] == "no_change"
+
+
 def test_the_full_size_model_is_planned_without_its_files_and_without_data(alone):
     found = json.loads(alone(*FULL_SIZE, "--base_model_precision", "int8-quanto", "--json", "--card", "4090"))
     assert found["trained_weights"] == 26_148_864

@@ -152,6 +152,23 @@ def test_vae_dtype_is_what_images_are_encoded_in(train, seen_by_vae, options, dt
     assert {encoder.vae.dtype for encoder, _ in seen_by_vae} == {dtype}
 
 
+@pytest.mark.parametrize("precision", ["int8-quanto", "int8-matmul", "fp8-torchao", "nf4-bnb"])
+@pytest.mark.parametrize(("number", "changed"), [(1, "pooled_prompt_embeds"), (2, "prompt_embeds")])
+def test_a_text_encoders_precision_changes_what_it_encodes(train, precision, number, changed):
+    pytest.importorskip({"fp8-torchao": "torchao", "nf4-bnb": "bitsandbytes"}.get(precision, "torch"))
+    asked = {f"text_encoder_{number}_precision": precision}
+    plain, run = train.with_datasets(EDITS), train.with_datasets(EDITS, **asked)
+    assert encoded(run, "captions") == 5
+    assert encoded(run, "images") == 0
+    for name in ("prompt_embeds", "pooled_prompt_embeds"):
+        ours, true = (each.fed[0].batch.text[name].float() for each in (run, plain))
+        error = ((ours - true).norm() / true.norm()).item()
+        assert 0 < error < 0.35 if name == changed else error == 0
+        assert run.fed[0].batch.text[name].dtype == plain.fed[0].batch.text[name].dtype
+    again = train.with_datasets(EDITS, **asked, learning_rate=0.0123)
+    assert encoded(again, "captions") == 0
+
+
 def test_latents_of_another_dtype_are_encoded_again(train):
     train.with_edits()
     assert encoded(train.with_edits({"vae_dtype": "bf16"}), "images") == 4

@@ -1,5 +1,6 @@
 """Options of a run change how it trains: length, batches, optimizer, learning rate, adapter, memory."""
 
+import json
 import math
 from collections import Counter
 
@@ -13,6 +14,8 @@ from torch import nn
 from wiring import Trials
 
 from conftest import EditPairs, read_metrics, run_in
+from difftrain.model.precision.weight_only_linear import WeightOnlyLinear
+from difftrain.training import adapted_model
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 PLAIN = {"plugins": "./plain_sgd.py", "optimizer": "plain-sgd", "learning_rate": 0.01}
@@ -235,6 +238,67 @@ def test_base_model_precision_stores_the_inner_layers_in_eight_bits(train):
     assert all(isinstance(layer.base_layer, QLinear) for layer in adapters(run).values())
     assert type(model.x_embedder) is type(model.proj_out) is nn.Linear
     assert all(moved > 0 for moved in run.moved)
+
+
+STORED = {"int8-torchao": "torchao", "fp8-torchao": "torchao", "nf4-bnb": "bitsandbytes"}
+
+
+@pytest.mark.parametrize("precision", STORED)
+def test_a_precision_of_another_package_trains_an_adapter_that_resumes(train, precision):
+    pytest.importorskip(STORED[precision])
+    exact, run = train(max_train_steps=4), train(base_model_precision=precision, max_train_steps=4)
+    layers = [layer.base_layer for layer in adapters(run).values()]
+    assert layers
+    assert all(isinstance(layer, WeightOnlyLinear) for layer in layers)
+    for ours, true in zip(run.results, exact.results, strict=True):
+        assert ours.loss == pytest.approx(true.loss, rel=0.05)
+        assert ours.loss != true.loss
+    assert all(moved > 0 for moved in run.moved)
+    halved = run.output.with_name(f"{precision}-halved")
+    half = train(base_model_precision=precision, max_train_steps=2, output_dir=halved)
+    resumed = train(base_model_precision=precision, max_train_steps=4, output_dir=halved)
+    assert "resumed" in resumed.ended.err
+    assert len(half.results) == len(resumed.results) == 2
+    assert torch.equal(resumed.weights[-1], run.weights[-1])
+    saved = load_file(run.output / ADAPTER)
+    assert {name.rsplit(".", 2)[1] for name in saved} == {"lora_A", "lora_B"}
+    assert saved.keys() == load_file(exact.output / ADAPTER).keys()
+
+
+@pytest.mark.parametrize("precision", ["int8-quanto", "int8-matmul", *STORED])
+def test_weights_may_be_quantised_on_the_cpu(train, precision, monkeypatch):
+    pytest.importorskip(STORED.get(precision, "torch"))
+    asked = []
+    load = adapted_model.load_denoiser
+
+    def watched(*arguments, quantize_on, **options):
+        asked.append(quantize_on)
+        return load(*arguments, quantize_on=quantize_on, **options)
+
+    monkeypatch.setattr(adapted_model, "load_denoiser", watched)
+    run = train(base_model_precision=precision, quantize_via="cpu", max_train_steps=1)
+    assert asked == [torch.device("cpu")]
+    assert run.moved[0] > 0
+
+
+def test_auto_keeps_the_precision_of_its_checkpoint(train):
+    folder = train.folder / "kept"
+    train(base_model_precision="int8-matmul", max_train_steps=1, output_dir=folder)
+    resumed = train(base_model_precision="auto", max_train_steps=2, output_dir=folder)
+    assert "base_model_precision auto: int8-matmul, as in the checkpoint" in resumed.ended.err
+    assert "changed since that checkpoint, and taken over: max_train_steps 1 -> 2" in resumed.ended.err
+    assert {type(layer.base_layer).__name__ for layer in adapters(resumed).values()} == {"Int8Linear"}
+
+
+def test_auto_names_its_precision_and_why(train):
+    run = train(base_model_precision="auto", max_train_steps=1)
+    device = run.state.accelerator.device.type
+    assert run.state.plan.config.base_model_precision != "auto"
+    assert (device != "cpu") or "base_model_precision auto: no_change, for no format is faster" in run.ended.err
+    (recorded,) = run.output.glob("checkpoint-1/resume/state.json")
+    assert json.loads(recorded.read_text())["config"]["base_model_precision"] == (
+        run.state.plan.config.base_model_precision
+    )
 
 
 @pytest.mark.parametrize("mechanism", ["math", "flash", "auto"])  # the last restores torch's setting

@@ -35,7 +35,7 @@ def test_every_public_name_of_the_mends_exists():
 
 
 @pytest.mark.parametrize("example", ["difftrain-qwen-image-edit", "difftrain-instruct-pix2pix"])
-def test_a_whole_family_takes_less_than_350_lines(example):
+def test_a_whole_family_takes_less_than_360_lines(example):
     sources = (DOCS / "examples" / example / "src").rglob("*.py")
     count = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources)
-    assert count < 350
+    assert count < 360

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from difftrain import ModelError, ModelLocation, PluginError, Quantizer, read_weights
+from difftrain.model import load_denoiser as loading
+from difftrain.model.precision.quantise_encoders import place_quantised
 from difftrain.model.precision.quanto import QuantoInt8
 from difftrain.testing import TinyFamily, load_denoiser
 
@@ -165,6 +167,74 @@ def test_layers_that_the_family_keeps_are_not_converted():
     Listing.seen.clear()
     load_denoiser(Family(whole=("lea*",)), PLACE, quantizer=Listing())
     assert Listing.seen == {"enter": 1}
+
+
+class Placing(Listing):
+    """Records where each layer is whole; what it returns can be told from what it was given."""
+
+    name: ClassVar[str] = "placing"
+    whole: ClassVar[list] = []
+
+    def convert(self, name, module, device):
+        self.whole.append((name, module.weight.device, module.bias is None or module.bias.device, device))
+        return Listed(module.in_features, module.out_features, bias=module.bias is not None, device=device)
+
+
+class Plain(Family):
+    """A family without buffers."""
+
+    name: ClassVar[str] = "plain"
+
+    def empty_denoiser(self, location):
+        with init_empty_weights():
+            return nn.ModuleDict({"enter": nn.Linear(4, 4), "leave": nn.Linear(4, 8, bias=False)})
+
+    def denoiser_weights(self, location):
+        return ((name, torch.ones(tensor.shape)) for name, tensor in self.empty_denoiser(location).state_dict().items())
+
+
+def test_layers_are_whole_only_where_they_are_quantised():
+    Placing.whole.clear()
+    cpu, there = torch.device("cpu"), torch.device("meta")  # meta stands for the GPU
+    model = loading.load_denoiser(
+        Plain(whole=("lea*",)), PLACE, device=there, dtype=torch.bfloat16, quantizer=Placing(), quantize_on=cpu
+    )
+    assert Placing.whole == [("enter", cpu, cpu, cpu)]
+    assert isinstance(model["enter"], Listed)
+    assert {tensor.device for tensor in model.parameters()} == {there}
+
+
+class Encoder(nn.Module):
+    """Has tied layers, an attention of torch's that reads a layer's weight, and an embedding tied to the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Linear(4, 4)
+        self.twin = self.enter
+        self.attention = nn.MultiheadAttention(4, 1)
+        self.table = nn.Embedding(8, 4)
+        self.leave = nn.Linear(4, 8, bias=False)
+        self.leave.weight = self.table.weight
+
+
+@pytest.mark.parametrize("on", ["cpu", "meta"])
+def test_encoders_are_quantised_one_by_one_and_moved(on):
+    Placing.whole.clear()
+    first, second, there = Encoder(), Encoder(), torch.device("meta")
+    place_quantised([first, second], [None, Placing()], there, quantize_on=torch.device(on), family="f")
+    assert [name for name, *_ in Placing.whole] == ["enter", "leave"]
+    assert {device for *_, device in Placing.whole} == {torch.device(on)}
+    assert second.twin is second.enter
+    assert type(second.enter) is type(second.leave) is Listed
+    assert not any(parameter.requires_grad for parameter in second.enter.parameters())
+    assert type(first.enter) is nn.Linear
+    assert {tensor.device for model in (first, second) for tensor in model.parameters()} == {there}
+
+
+def test_a_family_with_more_encoders_than_it_says_is_at_fault():
+    cpu = torch.device("cpu")
+    with pytest.raises(PluginError, match=r"'f': text_encoders is 2, but models\(\) of its text encoder gives 1"):
+        place_quantised([Encoder()], [None, Placing()], cpu, quantize_on=cpu, family="f")
 
 
 def test_int8_gives_the_integers_of_quantos_own_quantize():

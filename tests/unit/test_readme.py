@@ -173,7 +173,7 @@ def test_every_make_target_of_a_page_for_developers_exists(name):
 
 
 def test_the_precisions_that_work_are_those_that_the_readme_lists():
-    (line,) = re.findall(r"^- precisions other than bf16, (.*?) \(", README, re.MULTILINE)
+    (line,) = re.findall(r"^- precisions other than bf16, (.*?) \(", README, re.MULTILINE | re.DOTALL)
     registered = {quantizer.name for quantizer in load_plugins().registry.classes("quantizer")}
     assert set(re.findall(r"`([\w-]+)`", line)) == registered
 

@@ -81,7 +81,7 @@ def project(tmp_path):
     config = SimpleNamespace(
         mixed_precision="no", vae_dtype="default", vae_enable_tiling=False, vae_enable_slicing=False
     )
-    run_plan = SimpleNamespace(config=config, family=WatchedFamily(), flavour=None)
+    run_plan = SimpleNamespace(config=config, family=WatchedFamily(), flavour=None, text_quantizers=())
     encoders = Encoders(run_plan, None, DEVICE)
     reencoder = Reencoder(
         image_encoder=encoders.image, text_encoder=encoders.text, release=encoders.release, in_use=encoders.in_use

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from difftrain.cli.flags import OWN_FLAGS, OWN_VALUES, SWITCHES
+from difftrain.config.known_keys import PRECISION_WORDS
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
 from difftrain.config.schema import GROUPS, RunConfig
@@ -111,8 +112,7 @@ def _about(key: str, field: FieldInfo, names: dict[str, list[str]]) -> str:
     text = " ".join((field.description or "").split())
     is_switch = bool in get_args(field.annotation)  # all of its values stand in the label
     choices = [] if is_switch else _choices(field.annotation) or names.get(key, [])
-    if key == "base_model_precision":
-        choices = ["no_change", *choices]
+    choices = [*PRECISION_WORDS.get(key, ()), *choices]
     if len(choices) == 1:
         text += f" Currently only {choices[0]}."
     elif choices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import sys
 import warnings
@@ -32,6 +33,8 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
 USER_ERROR = 2
 TRAINING_FAILED = 1
 INTERRUPTED = 130
+_REMARKS_AT_IMPORT = ("torchao", "bitsandbytes", "diffusers.quantizers", "torch.utils._pytree")
+"""Loggers that warn of kernels nobody asked for as soon as a package is installed: peft and diffusers import it."""
 READER_LEFT = 141
 """The status that shells report for SIGPIPE."""
 
@@ -88,6 +91,8 @@ def _replace_library_warnings() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it has its own log level, read at import
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        for name in _REMARKS_AT_IMPORT:
+            logging.getLogger(name).setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

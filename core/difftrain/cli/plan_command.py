@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from difftrain.cli.invocation import Invocation
 
 if TYPE_CHECKING:
-    from difftrain.contracts import OptimizerFactory
+    from difftrain.contracts import OptimizerFactory, Quantizer
     from difftrain.planning.forecast.cards import Card
     from difftrain.planning.forecast.choose import CardForecast
     from difftrain.planning.forecast.modes import Mode
     from difftrain.planning.model_plan import ModelPlan
     from difftrain.startup.batch_shape import LargestBatch
     from difftrain.training.outlined_run import OutlinedRun
+    from difftrain.types import ModelWork
 
 USUAL_CARD = "H100"
 """The card that is explained if none is asked for and this machine has none: the one that was measured."""
@@ -72,12 +73,12 @@ def _rows(model: ModelPlan, shape: LargestBatch, run: OutlinedRun, cards: Sequen
     compute = compute_dtype(model.config)
     quantizers = model.plugins.registry.classes("quantizer")
     blocks = len(run.work.blocks)
-    written, pays = _written(model, shape, blocks), _pays_to_compile(shape, blocks)
+    pays = _pays_to_compile(shape, blocks)
     return [
         forecast_card(
             run.work,
             modes_for(quantizers, card.capability, compute=compute, compiled=pays),
-            written,
+            _written(model, shape, run.work, card),
             run.trained,
             card,
             fills=model.config.gradient_checkpointing == "auto",
@@ -93,17 +94,32 @@ def _pays_to_compile(shape: LargestBatch, blocks: int) -> bool:
     return bool(blocks) and (shape.steps is None or shape.steps >= STEPS_WORTH_COMPILING * shape.shapes)
 
 
-def _written(model: ModelPlan, shape: LargestBatch, blocks: int) -> Mode | None:
-    """Return the mode that the config asks for."""
+def _written(model: ModelPlan, shape: LargestBatch, work: ModelWork, card: Card) -> Mode | None:
+    """Return the mode that the config asks for on a card."""
     from difftrain.planning.forecast.modes import mode_of
     from difftrain.startup.encoded_form import compute_dtype
 
-    config = model.config
+    config, blocks = model.config, len(work.blocks)
     backend = config.dynamo_backend
+    automatic = config.base_model_precision == "auto"
     return mode_of(
-        type(model.quantizer) if model.quantizer else None,
+        _of_auto(model, work, card) if automatic else type(model.quantizer) if model.quantizer else None,
         compute=compute_dtype(config),
         compiled=backend != "no" and (backend != "auto" or _pays_to_compile(shape, blocks)),
         kept=blocks if config.gradient_checkpointing is False else 0,
         attention="cudnn" if config.attention_mechanism in ("auto", "cudnn") else "flash",
     )
+
+
+def _of_auto(model: ModelPlan, work: ModelWork, card: Card) -> type[Quantizer] | None:
+    """Return what ``base_model_precision: auto`` will be on a card that nothing else uses."""
+    from difftrain.planning.auto_precision import AUTO_PRECISIONS, easy_share
+    from difftrain.planning.forecast.memory import available
+    from difftrain.startup.encoded_form import compute_dtype
+
+    each = 2 if compute_dtype(model.config) == "bfloat16" else 4
+    if each * work.linear_weights + work.other_bytes <= easy_share(model.config) * available(card):
+        return None
+    known: dict[str, type[Quantizer]] = model.plugins.registry.all("quantizer")
+    usable = (known[name] for name in AUTO_PRECISIONS if name in known)
+    return next((one for one in usable if card.capability >= one.needs_capability), None)

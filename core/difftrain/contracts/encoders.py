@@ -11,7 +11,7 @@ from difftrain.types import TextEmbeds
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class TextEncoder(ABC):
@@ -19,6 +19,14 @@ class TextEncoder(ABC):
 
     max_tokens: int | None = None
     """Tokens of a caption that the encoder reads; None if there is no fixed number."""
+
+    def models(self) -> Sequence[nn.Module]:
+        """The models inside, :attr:`ModelFamily.text_encoders` of them, the first for ``text_encoder_1_precision``.
+
+        If a run quantises one, the core loads the encoder on the CPU, replaces linear layers and moves the models to
+        the device, so :meth:`encode` must take the device from them.
+        """
+        return ()
 
     def cut_captions(self, captions: Sequence[str]) -> list[str]:
         """The captions that the encoder does not read to the end, so that the user can be warned; by default none."""

@@ -104,6 +104,9 @@ class ModelFamily(TypedByInput[Input], ABC):
     encoder gets the references in the size of :meth:`text_view`."""
     default_flavour: ClassVar[str | None] = None
     """The flavour of runs that name none, and the run says so; with None, users must choose one of several."""
+    text_encoders: ClassVar[int] = 0
+    """How many models :meth:`TextEncoder.models` gives, at most 4: those that ``text_encoder_1_precision``, ... are
+    for."""
     dataset_options: ClassVar[type[Options] | None] = None
     """Its fields become dataset keys of target sets, and their values reach :meth:`extras`; None adds no keys."""
     known_keys: ClassVar[KnownKeys] = KnownKeys()

@@ -129,7 +129,10 @@ class Schedule(Options, ABC):
 
 
 class Quantizer(Options, ABC):
-    """Stores the frozen weights in fewer bits: ``base_model_precision: NAME``. Fields are run options."""
+    """Stores frozen weights in fewer bits: ``base_model_precision: NAME``, ``text_encoder_1_precision: NAME``.
+
+    Fields are run options, the same for all models of a run.
+    """
 
     name: ClassVar[str]
     can_compile: ClassVar[bool] = False
@@ -150,10 +153,11 @@ class Quantizer(Options, ABC):
         """Return a frozen, quantised layer on ``device`` that replaces a linear one.
 
         Called while the model is loaded, layer by layer, as soon as a layer's weights are on the device; the original
-        layer is freed afterwards. The result must be a linear module to adapters.
+        layer is freed afterwards. The result must be a linear module to adapters, and its ``to()`` must move it.
 
         Args:
             name: The layer's full name in the model.
+            device: The training device, or the CPU with ``quantize_via: cpu``.
         """
 
 

@@ -25,6 +25,7 @@ def load_denoiser(
     dtype: torch.dtype,
     device: torch.device,
     quantizer: Quantizer | None = None,
+    quantize_on: torch.device | None = None,
     reporter: Reporter | None = None,
     on_host: Collection[int] = (),
 ) -> nn.Module:
@@ -34,6 +35,7 @@ def load_denoiser(
     linear layer as soon as its weights are there, except those that the family keeps unquantized.
 
     Args:
+        quantize_on: Where layers are whole until they are converted; default: ``device``.
         on_host: Blocks whose weights stay on the CPU, by their places in the family's ``blocks()``.
 
     Raises:
@@ -44,7 +46,7 @@ def load_denoiser(
         denoiser = family.empty_denoiser(location).requires_grad_(False).eval()
         blocks = family.blocks(denoiser) if on_host else ()
         waiting = {id(part) for index in on_host for part in blocks[index].modules()}
-        filling = _Filling(denoiser, family, dtype, device, quantizer, waiting)
+        filling = _Filling(denoiser, family, dtype, device, quantizer, quantize_on or device, waiting)
     phase_name = f"load model, quantised to {quantizer.name}" if quantizer else "load model"
     with reporter.phase(phase_name, filling.total) if reporter else nullcontext() as phase:
         for name, tensor in family.denoiser_weights(location):
@@ -69,9 +71,11 @@ class _Filling:
         dtype: torch.dtype,
         device: torch.device,
         quantizer: Quantizer | None,
+        quantize_on: torch.device,
         waiting: Collection[int] = (),
     ) -> None:
-        self._denoiser, self._dtype, self._device, self._quantizer = denoiser, dtype, device, quantizer
+        self._denoiser, self._dtype, self._device = denoiser, dtype, device
+        self._quantizer, self._quantize_on = quantizer, quantize_on
         self._on_host = {name for name, part in denoiser.named_modules() if id(part) in waiting}
         self._in_float32 = family.keep_in_float32()
         self._wanted = {
@@ -134,16 +138,19 @@ class _Filling:
             )
 
     def _converted(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a copy in the right number format, on the device or where the weight waits."""
-        dtype = tensor.dtype
-        device = torch.device("cpu") if name.rpartition(".")[0] in self._on_host else self._device
+        """Return a copy in the right number format, where its layer is quantised or else where it stays."""
+        dtype, owner = tensor.dtype, name.rpartition(".")[0]
         if tensor.is_floating_point():
-            owner = name.rpartition(".")[0]
             dtype = torch.float32 if _matches((owner, name), self._in_float32) else self._dtype
+        device = self._quantize_on if owner in self._incomplete else self._place(owner)
         if device.type == "cpu":
             return tensor.to(dtype=dtype, copy=True)
         # in one call, torch would convert on the CPU, in memory that malloc does not always give back
         return tensor.to(device=device, copy=True).to(dtype)
+
+    def _place(self, owner: str) -> torch.device:
+        """Return where the weights of a module stay."""
+        return torch.device("cpu") if owner in self._on_host else self._device
 
     def _to_convert(self, family: ModelFamily) -> dict[str, set[str]]:
         kept = family.keep_unquantized()
@@ -169,9 +176,8 @@ class _Filling:
         del self._incomplete[owner]
         linear = self._denoiser.get_submodule(owner)
         assert isinstance(linear, nn.Linear), "only linear layers are converted"
-        converted = self._quantizer.convert(owner, linear, self._device).requires_grad_(False)
-        if owner in self._on_host:
-            converted = converted.to("cpu")
+        converted = self._quantizer.convert(owner, linear, self._quantize_on).to(self._place(owner))
+        converted = converted.requires_grad_(False)
         places = [name for name, part in self._denoiser.named_modules(remove_duplicate=False) if part is linear]
         for place in places:
             self._denoiser.set_submodule(place, converted)

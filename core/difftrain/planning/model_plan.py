@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from difftrain import contracts
 from difftrain.config.config_files import DEFAULT_PATH, FlagValue, find_run_file, load_run, plugin_switches
-from difftrain.config.known_keys import NOT_BUILT_VALUES
+from difftrain.config.known_keys import NOT_BUILT_VALUES, PRECISION_KEYS, PRECISION_WORDS, UNCLEAR_PRECISIONS
 from difftrain.config.messages import explain
 from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
@@ -19,6 +19,7 @@ from difftrain.config.problems import Problems
 from difftrain.config.schema import RunConfig
 from difftrain.errors import PluginError
 from difftrain.model.flavour_match import check_name
+from difftrain.planning.auto_precision import AUTO_PRECISIONS
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import EXTENSIONS, Registry
 
@@ -32,7 +33,10 @@ class ModelPlan:
     flavour: contracts.ModelFlavour
     adapter: contracts.Adapter
     quantizer: contracts.Quantizer | None
-    """None for ``base_model_precision: no_change``."""
+    """None for ``base_model_precision: no_change``, and for ``auto`` until
+    :func:`~difftrain.training.settle_precision.settle_precision`."""
+    text_quantizers: tuple[contracts.Quantizer | None, ...] = ()
+    """One for each of the family's text encoders; None for ``no_change``. Empty if none is quantised."""
     plugins: LoadedPlugins
     notes: tuple[str, ...]
     """Printed once at start-up."""
@@ -55,6 +59,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     chosen = Chooser(config=run, registry=plugins.registry, problems=problems)
     family, flavour = chosen.family(), chosen.flavour()
     adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
+    text_quantizers = chosen.text_quantizers(family)
     check_model(run, flavour, plugins, problems)
     problems.raise_all()
     return ModelPlan(
@@ -63,6 +68,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
         flavour=flavour,
         adapter=adapter,
         quantizer=quantizer,
+        text_quantizers=text_quantizers,
         plugins=plugins,
         notes=(*plugin_notes(plugins), *problems.notes),
     )
@@ -115,15 +121,21 @@ class Chooser:
     registry: Registry
     problems: Problems
 
-    def named(self, kind: str, name: str, *, family: str | None = None) -> Any:
-        found = self.find(kind, name, family=family)
+    def named(self, kind: str, name: str, *, family: str | None = None, key: str | None = None) -> Any:
+        """Return the object, or None.
+
+        Args:
+            key: The config key that gives the name, if it is not the usual one of the kind.
+        """
+        key = key or EXTENSIONS[kind].key
+        found = self.find(kind, name, family=family, key=key)
         if found is None:
             return None
         try:
             return self.config.build(found)
         except ValidationError as error:
             for sentence in explain(error, self.config.model_dump(mode="json")).values():
-                self.problems.add(f"{EXTENSIONS[kind].key} {name!r}: {sentence}")
+                self.problems.add(f"{key} {name!r}: {sentence}")
             return None
 
     def family(self) -> Any:
@@ -150,13 +162,8 @@ class Chooser:
         return self.named("flavour", name, family=self.config.model_family)
 
     def quantizer(self) -> Any:
-        """The quantizer; None for ``no_change`` and after a problem."""
-        if self.config.base_model_precision == "no_change":
-            return None
-        found = self.named("quantizer", self.config.base_model_precision)
-        missing = found.check() if found is not None else None
-        if missing is not None:
-            self.problems.add(f"base_model_precision {self.config.base_model_precision!r}: {missing}")
+        """The quantizer of the denoiser; None for ``no_change``, for ``auto`` and after a problem."""
+        found = self._of_precision("base_model_precision")
         backend = self.config.dynamo_backend
         if found is not None and not found.can_compile and backend not in ("auto", "no"):
             self.problems.add(
@@ -171,11 +178,47 @@ class Chooser:
             )
         return found
 
-    def find(self, kind: str, name: str, *, family: str | None = None) -> type[Options] | None:
+    def text_quantizers(self, family: contracts.ModelFamily | None) -> tuple[contracts.Quantizer | None, ...]:
+        """The quantizers of the family's text encoders; empty if there are none, and after a problem."""
+        if family is None:
+            return ()
+        there = family.text_encoders
+        for key in PRECISION_KEYS[1 + there :]:
+            if (name := getattr(self.config, key)) not in PRECISION_WORDS[key]:
+                encoders = f"{there} text encoder{'' if there == 1 else 's'} to quantise"
+                self.problems.add(f"{key} {name!r}: model_family {family.name!r} has {encoders}; leave this key out")
+        found = tuple(self._of_precision(key) for key in PRECISION_KEYS[1 : 1 + there])
+        return found if any(found) else ()
+
+    def _of_precision(self, key: str) -> Any:
+        name = getattr(self.config, key)
+        if name in PRECISION_WORDS[key]:
+            return None
+        if name in UNCLEAR_PRECISIONS and name not in self.registry.all("quantizer"):
+            *others, last = UNCLEAR_PRECISIONS[name]
+            self.problems.add(
+                f"{key} {name!r} may be {', '.join(others)} or {last}; name one of them: {others[0]} multiplies in 8 "
+                "bits too, which is faster, the others only store the weights in 8 bits"
+            )
+            return None
+        found = self.named("quantizer", name, key=key)
+        missing = found.check() if found is not None else None
+        if missing is not None:
+            self.problems.add(f"{key} {name!r}: {missing}")
+        return found
+
+    def quantizers_of_auto(self) -> tuple[contracts.Quantizer, ...]:
+        """What ``base_model_precision: auto`` may turn out to be; empty for any other precision."""
+        if self.config.base_model_precision != "auto":
+            return ()
+        known = self.registry.all("quantizer")
+        return tuple(self.named("quantizer", name) for name in AUTO_PRECISIONS if name in known)
+
+    def find(self, kind: str, name: str, *, family: str | None = None, key: str | None = None) -> type[Options] | None:
         try:
             return self.registry.find(kind, name, family=family)
         except PluginError as error:
-            key = EXTENSIONS[kind].key
+            key = key or EXTENSIONS[kind].key
             if name not in NOT_BUILT_VALUES.get(key, ()):
                 self.problems.add(f"{key}: {error}")
             return None

@@ -81,7 +81,7 @@ def build_plan(
     adapter = chosen.named("adapter", config.lora_type)
     optimizer = chosen.optimizer()
     schedule = chosen.named("schedule", config.lr_scheduler)
-    quantizer = chosen.quantizer()
+    quantizer, text_quantizers = chosen.quantizer(), chosen.text_quantizers(family)
     timestep_sampler = chosen.timestep_sampler(family)
     loss = chosen.named("loss", config.loss_type)
     observers = chosen.observers()
@@ -94,7 +94,8 @@ def build_plan(
     problems.raise_all()
     assert data is not None, "no data plan without a problem"
     _note_doubts(config, flavour, optimizer, problems)
-    used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *([quantizer] if quantizer else [])]
+    quantizers = [each for each in (quantizer, *text_quantizers, *chosen.quantizers_of_auto()) if each]
+    used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *quantizers]
     _note_unused_options(config, plugins.registry, used, problems)
     return RunPlan(
         config=config,
@@ -105,6 +106,7 @@ def build_plan(
         optimizer=optimizer,
         schedule=schedule,
         quantizer=quantizer,
+        text_quantizers=text_quantizers,
         timestep_sampler=timestep_sampler,
         loss=loss,
         observers=observers,

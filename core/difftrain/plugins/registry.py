@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from difftrain import contracts
+from difftrain.config.known_keys import PRECISION_KEYS
 from difftrain.config.messages import nearest
 from difftrain.config.options import Options
 from difftrain.errors import PluginError
@@ -24,6 +25,8 @@ class Extension:
     contract: type[Options]
     key: str
     """The config key that names an object of this kind."""
+    more_keys: tuple[str, ...] = ()
+    """Other keys that do."""
     run_options: bool = False
     """True if the fields are keys of the run file."""
     dataset_options: bool = False
@@ -51,7 +54,11 @@ EXTENSIONS: Mapping[str, Extension] = {
         hook="difftrain_schedules", contract=contracts.Schedule, key="lr_scheduler", run_options=True
     ),
     "quantizer": Extension(
-        hook="difftrain_quantizers", contract=contracts.Quantizer, key="base_model_precision", run_options=True
+        hook="difftrain_quantizers",
+        contract=contracts.Quantizer,
+        key=PRECISION_KEYS[0],
+        more_keys=PRECISION_KEYS[1:],
+        run_options=True,
     ),
     "timestep sampler": Extension(
         hook="difftrain_timestep_samplers",
@@ -165,9 +172,10 @@ class Registry:
     def names_by_key(self) -> dict[str, frozenset[str]]:
         """Return the names that each config key may have; flavours of all families together."""
         return {
-            facts.key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind))
+            key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind))
             for kind, facts in EXTENSIONS.items()
             if facts.is_chosen
+            for key in (facts.key, *facts.more_keys)
         }
 
     def run_option_classes(self) -> tuple[type[Options], ...]:

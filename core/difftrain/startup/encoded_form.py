@@ -40,8 +40,13 @@ def image_identity(plan: ModelPlan, location: ModelLocation) -> str:
 
 
 def text_identity(plan: ModelPlan, location: ModelLocation) -> str:
-    """Return what changes text embeddings."""
-    return f"{plan.family.text_identity(location, plan.flavour)}|torch.{compute_dtype(plan.config)}"
+    """Return what changes text embeddings: the family's identity, the number format, and the encoders' precisions."""
+    quantised = "".join(
+        f"|{number}:{quantizer.name}{''.join(_not_default(quantizer))}"
+        for number, quantizer in enumerate(plan.text_quantizers, 1)
+        if quantizer is not None
+    )
+    return f"{plan.family.text_identity(location, plan.flavour)}|torch.{compute_dtype(plan.config)}{quantised}"
 
 
 def model_identity(plan: ModelPlan, location: ModelLocation) -> str:

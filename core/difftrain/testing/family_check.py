@@ -40,6 +40,8 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
 
     text_encoder = family.load_text_encoder(place, flavour, cpu, torch.float32)
     texts = _check_text(text_encoder.encode(CAPTIONS))
+    models = len(text_encoder.models())
+    assert models == family.text_encoders, f"text_encoders is {family.text_encoders}, but models() gives {models}"
     if family.text_sees_references:
         _check_seen_references(family, flavour, text_encoder)
     image_encoder = family.load_image_encoder(place, cpu, torch.float32, tiling=False, slicing=False)

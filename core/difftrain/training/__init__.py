@@ -2,6 +2,7 @@
 
 - `run_training`: the whole run; start here
 - `session`: the part that needs torch
+- `settle_precision`: decides what `base_model_precision: auto` is on this machine
 - `assemble`: fills caches, loads and adapts the model, resumes the state
 - `adapted_model`: loads the model with its adapter, without a dataset
 - `frozen_encoders`: text and image encoders, loaded when needed

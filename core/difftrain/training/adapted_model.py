@@ -35,6 +35,7 @@ def load_adapted(
     Raises:
         DifftrainError: If the weights do not fit, or cannot be read.
     """
+    assert plan.config.base_model_precision != "auto", "settle_precision() decides before weights are loaded"
     choose_attention(plan.config.attention_mechanism, device)
     dtype: torch.dtype = getattr(torch, compute_dtype(plan.config))
     waiting = swapped_at_first(plan, plan.family.empty_denoiser(location), device) if swapped else []
@@ -44,6 +45,7 @@ def load_adapted(
         dtype=dtype,
         device=device,
         quantizer=plan.quantizer,
+        quantize_on=torch.device("cpu") if plan.config.quantize_via == "cpu" else device,
         reporter=reporter,
         on_host=waiting,
     )

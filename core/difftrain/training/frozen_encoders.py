@@ -8,6 +8,7 @@ import threading
 import torch
 
 from difftrain.contracts import ImageEncoder, TextEncoder
+from difftrain.model.precision.quantise_encoders import place_quantised
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype, image_dtype
 from difftrain.types import ModelLocation
@@ -35,10 +36,23 @@ class Encoders:
     def text(self) -> TextEncoder:
         with self._lock:
             if self._text is None:
-                self._text = self._plan.family.load_text_encoder(
-                    self._location, self._plan.flavour, self._device, self.compute_dtype
-                )
+                self._text = self._load_text()
             return self._text
+
+    def _load_text(self) -> TextEncoder:
+        plan, cpu = self._plan, torch.device("cpu")
+        quantizers = plan.text_quantizers
+        loaded_on = cpu if quantizers else self._device
+        encoder = plan.family.load_text_encoder(self._location, plan.flavour, loaded_on, self.compute_dtype)
+        if quantizers:
+            place_quantised(
+                encoder.models(),
+                quantizers,
+                self._device,
+                quantize_on=cpu if plan.config.quantize_via == "cpu" else self._device,
+                family=plan.family.name,
+            )
+        return encoder
 
     def image(self) -> ImageEncoder:
         """Return the image encoder on the run's device, ready to encode."""

@@ -37,6 +37,7 @@ from difftrain.training.assemble import AssembledRun, assemble
 from difftrain.training.fit_to_device import fit_to_device
 from difftrain.training.loop import train
 from difftrain.training.record_steps import record_steps
+from difftrain.training.settle_precision import settle_precision
 from difftrain.training.warm_up import announce_compiling
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
@@ -52,6 +53,7 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
     accelerator = start_accelerator()
     with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
         resumed = _make_output_dir(plan, accelerator, reporter)
+        plan = settle_precision(plan, prepared.location, accelerator, resumed and resumed[1], reporter)
         assembled = assemble(plan, prepared, resumed, accelerator, reporter)
         state = assembled.state
         check_agreement(state)

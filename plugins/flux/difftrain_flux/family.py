@@ -66,6 +66,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
     pixel_multiple: ClassVar[int] = 16
     default_flavour: ClassVar[str | None] = "dev"
     replayable: ClassVar[bool] = True
+    text_encoders: ClassVar[int] = 2
     known_keys: ClassVar[KnownKeys] = KNOWN_KEYS
 
     flux_lora_target: Target = "all"

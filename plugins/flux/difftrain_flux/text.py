@@ -38,6 +38,9 @@ class FluxTextEncoder(TextEncoder):
         self._t5_tokenizer = t5_tokenizer
         self._t5_tokens = self.max_tokens = t5_tokens
 
+    def models(self) -> tuple[CLIPTextModel, T5EncoderModel]:
+        return self._clip, self._t5
+
     def cut_captions(self, captions: Sequence[str]) -> list[str]:
         """Return captions too long for T5; CLIP reading only 77 tokens is no loss, see :meth:`encode`."""
         if not captions:

@@ -20,7 +20,13 @@ from difftrain.config.known_keys.key_tables import (
     is_unset,
     means_no_name,
 )
-from difftrain.config.known_keys.known_values import NOT_BUILT_VALUES, OTHER_NAMES
+from difftrain.config.known_keys.known_values import (
+    NOT_BUILT_VALUES,
+    OTHER_NAMES,
+    PRECISION_KEYS,
+    PRECISION_WORDS,
+    UNCLEAR_PRECISIONS,
+)
 from difftrain.config.known_keys.run_keys import RUN_TABLES
 
 __all__ = [
@@ -28,7 +34,10 @@ __all__ = [
     "KEYS_OF_TYPE",
     "NOT_BUILT_VALUES",
     "OTHER_NAMES",
+    "PRECISION_KEYS",
+    "PRECISION_WORDS",
     "RUN_TABLES",
+    "UNCLEAR_PRECISIONS",
     "ZERO_ASKS",
     "Idle",
     "KnownKeys",

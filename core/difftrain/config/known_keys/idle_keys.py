@@ -16,7 +16,6 @@ NO_EFFECT = {
         offload_during_startup=False, offload_during_save=False, fully_unload_text_encoder=False, keep_vae_loaded=False,
         offload_param_path=None, accelerator_cache_clear_interval=None,
     ),
-    **because("weights are quantised one at a time on the training device", quantize_via=("accelerator", "cpu")),
     **because("the number format of frozen weights follows mixed_precision", base_model_default_dtype="bf16"),
     **because("a folder or hub model has its denoiser in the folder transformer, or at its top",
         pretrained_transformer_subfolder="transformer",

@@ -4,6 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+PRECISION_KEYS = ("base_model_precision", *(f"text_encoder_{number}_precision" for number in range(1, 5)))
+"""Keys whose values are names of quantizers, or one of :data:`PRECISION_WORDS`."""
+PRECISION_WORDS: Mapping[str, tuple[str, ...]] = {
+    "base_model_precision": ("no_change", "auto"),
+    **dict.fromkeys(PRECISION_KEYS[1:], ("no_change",)),
+}
+_PRECISIONS = {
+    "bf16": "no_change",
+    "nf4": "nf4-bnb",
+    "bnb-nf4": "nf4-bnb",
+    "qint8": "int8-quanto",
+    "qint4": "int4-quanto",
+    "qfloat8": "fp8-quanto",
+    "qfloat8_e4m3fn": "fp8-quanto",
+}
+_IN_FP8 = ("fp8-matmul", "fp8-torchao", "fp8-quanto")
+UNCLEAR_PRECISIONS: Mapping[str, tuple[str, ...]] = {
+    "int8": ("int8-matmul", "int8-torchao", "int8-quanto"),
+    **dict.fromkeys(("fp8", "float8", "fp8_e4m3fn", "float8_e4m3fn"), _IN_FP8),
+}
+"""Other programs' names of number formats that several quantizers here have; the user must choose."""
+
 OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
     "loss_type": {"l2": "mse"},
     "attention_mechanism": {
@@ -14,7 +36,7 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
         "native-efficient": "efficient",
         "native-math": "math",
     },
-    "base_model_precision": {"bf16": "no_change"},
+    **dict.fromkeys(PRECISION_KEYS, _PRECISIONS),
     "caption_strategy": {"instance_prompt": "instanceprompt"},
 }
 """By key, other programs' names of values. Spellings that differ only in ``-``, ``_`` and case need no line."""
@@ -22,15 +44,7 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
     "lora_type": ("lycoris",),
-    "base_model_precision": (
-        "int2-quanto",
-        "fp8uz-quanto",
-        "int8-torchao",
-        "fp8-torchao",
-        "nf4-bnb",
-        "fp4-bnb",
-        "fp8-bnb",
-    ),
+    **dict.fromkeys(PRECISION_KEYS, ("int2-quanto", "fp8uz-quanto", "fp4-bnb", "fp8-bnb")),
     "mixed_precision": ("fp16", "fp8"),
     "attention_mechanism": (
         "xformers",

@@ -50,6 +50,7 @@ class InstructPix2Pix(dt.ModelFamily[UNetInput]):
 
     name: ClassVar[str] = "instruct-pix2pix"
     pixel_multiple: ClassVar[int] = CELL
+    text_encoders: ClassVar[int] = 1
     lora_prefix: ClassVar[str] = "unet"
     usual_timestep_sampler: ClassVar[str] = "uniform"
 

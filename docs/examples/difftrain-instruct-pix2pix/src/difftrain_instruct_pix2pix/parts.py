@@ -26,6 +26,9 @@ class ClipTextEncoder(dt.TextEncoder):
             self.clip = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device).eval()
         self.max_tokens = self.tokenizer.model_max_length
 
+    def models(self) -> list[nn.Module]:
+        return [self.clip]
+
     def cut_captions(self, captions: Sequence[str]) -> list[str]:
         most = self.tokenizer.model_max_length
         return [caption for caption in captions if len(self.tokenizer(caption, verbose=False).input_ids) > most]

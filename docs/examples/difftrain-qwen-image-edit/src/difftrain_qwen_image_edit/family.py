@@ -35,6 +35,7 @@ class QwenImageEdit(dt.ModelFamily[QwenInput]):
 
     name: ClassVar[str] = "qwen-image-edit"
     pixel_multiple: ClassVar[int] = 16
+    text_encoders: ClassVar[int] = 1
     default_flavour: ClassVar[str | None] = "edit"
     text_sees_references: ClassVar[bool] = True
 

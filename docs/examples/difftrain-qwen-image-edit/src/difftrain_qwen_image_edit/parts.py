@@ -40,6 +40,9 @@ class QwenTextEncoder(dt.TextEncoder):
         self._tokenizer = transformers.Qwen2Tokenizer.from_pretrained(folder, subfolder="tokenizer")
         self._images = transformers.Qwen2VLImageProcessor.from_pretrained(folder, subfolder="processor")
 
+    def models(self) -> list[nn.Module]:
+        return [self._model]
+
     @torch.no_grad()
     def encode(
         self, captions: Sequence[str], references: Sequence[Sequence[Image.Image]] | None = None

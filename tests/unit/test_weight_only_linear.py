@@ -1,0 +1,190 @@
+"""Frozen weights quantised by torchao and bitsandbytes: the libraries' numbers, exact gradients, no kept copies."""
+
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from difftrain.contracts import Quantizer
+from difftrain.model.lora import Lora
+from difftrain.model.precision import optional_package
+from difftrain.model.precision.bitsandbytes import BitsAndBytesNf4
+from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
+from difftrain.model.precision.weight_only_linear import WeightOnlyLinear
+
+CPU = torch.device("cpu")
+PACKAGES = {TorchAoInt8: "torchao", TorchAoFp8: "torchao", BitsAndBytesNf4: "bitsandbytes"}
+ERRORS = {TorchAoInt8: 0.01, TorchAoFp8: 0.04, BitsAndBytesNf4: 0.13}
+"""Of the output beside the exact one."""
+
+
+@pytest.fixture(params=PACKAGES, ids=lambda kind: kind.name)
+def quantizer(request):
+    pytest.importorskip(PACKAGES[request.param])
+    return request.param()
+
+
+def linear(dtype=torch.bfloat16, bias=True):
+    torch.manual_seed(0)
+    return nn.Linear(96, 80, bias=bias, dtype=dtype).requires_grad_(False)
+
+
+def converted(quantizer: Quantizer, dtype=torch.bfloat16, bias=True) -> WeightOnlyLinear:
+    layer = quantizer.convert("layer", linear(dtype, bias), CPU)
+    assert isinstance(layer, WeightOnlyLinear)
+    return layer
+
+
+def inputs(dtype=torch.bfloat16):
+    torch.manual_seed(1)
+    return torch.randn(2, 7, 96, dtype=dtype, requires_grad=True)
+
+
+def weight_of(layer):
+    return layer.whole(torch.float32, (80, 96), layer.weight, layer.scale)
+
+
+def test_the_weights_are_the_librarys_own(quantizer):
+    ours = converted(quantizer, torch.float32)
+    if PACKAGES[type(quantizer)] == "torchao":
+        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+        theirs = linear(torch.float32)
+        quantize_(
+            theirs, {"int8-torchao": Int8WeightOnlyConfig, "fp8-torchao": Float8WeightOnlyConfig}[ours_name(ours)]()
+        )
+        weight = theirs.weight.dequantize()
+    else:
+        from bitsandbytes.nn import LinearNF4
+
+        theirs = LinearNF4(96, 80, compute_dtype=torch.float32, compress_statistics=False)
+        theirs.load_state_dict(linear(torch.float32).state_dict())
+        theirs = theirs.to("cpu")
+        with torch.no_grad():
+            weight = theirs(torch.eye(96)[None])[0].t() - theirs.bias[:, None]
+    torch.testing.assert_close(weight_of(ours), weight, rtol=1e-5, atol=1e-6)
+
+
+def ours_name(layer):
+    return {"Int8StoredLinear": "int8-torchao", "Fp8StoredLinear": "fp8-torchao"}[type(layer).__name__]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bias", [True, False])
+def test_output_and_gradient_are_those_of_the_stored_weight(quantizer, dtype, bias):
+    layer, given = converted(quantizer, dtype, bias), inputs(dtype)
+    output = layer(given)
+    assert output.dtype == dtype
+    (ours,) = torch.autograd.grad(output, given, torch.ones_like(output))
+    weight = layer.whole(dtype, (80, 96), layer.weight, layer.scale)
+    stored = functional.linear(given, weight, layer.bias)
+    (theirs,) = torch.autograd.grad(stored, given, torch.ones_like(stored))
+    torch.testing.assert_close(output, stored)
+    torch.testing.assert_close(ours, theirs)
+    exact = linear(dtype, bias)(given)
+    assert 0 < (output - exact).norm() / exact.norm() < ERRORS[type(quantizer)]
+
+
+def test_autocast_decides_the_number_format(quantizer):
+    layer = converted(quantizer)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(inputs(torch.float32)).dtype == torch.bfloat16
+
+
+def test_autograd_keeps_only_the_stored_weights(quantizer):
+    layer, kept = converted(quantizer), []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(inputs())
+    stored = {tensor.data_ptr() for tensor in (layer.weight, layer.scale)}
+    assert {tensor.data_ptr() for tensor in kept} == stored
+
+
+def test_the_gradient_is_there_after_a_validation(quantizer):
+    layer = converted(quantizer)
+    before = layer.weight.clone()
+    layer.eval()
+    with torch.no_grad():
+        drawn = layer(inputs())
+    assert torch.equal(layer.weight, before)
+    layer.train()
+    given = inputs()
+    output = layer(given)
+    assert torch.equal(output, drawn)
+    (gradient,) = torch.autograd.grad(output.sum(), given)
+    assert gradient.norm() > 0
+
+
+def test_weights_are_frozen_and_small(quantizer):
+    layer = converted(quantizer)
+    assert not any(parameter.requires_grad for parameter in layer.parameters())
+    stored = layer.weight.nbytes + layer.scale.nbytes
+    assert stored <= (0.57 if isinstance(quantizer, BitsAndBytesNf4) else 1.05) * 96 * 80
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_adapter_trains_beside_them(quantizer, compiled):
+    model = nn.Sequential(converted(quantizer), nn.GELU(), quantizer.convert("b", nn.Linear(80, 64).bfloat16(), CPU))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # peft has some to say about torchao's own layers
+        Lora(lora_rank=4).attach(model, ["0", "2"], torch.float32)
+    torch.manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert ".lora_" in name
+            parameter.data.normal_()
+    model.train()
+    torch._dynamo.reset()
+    run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+    given = inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = run(given)
+        plain = model(given)
+    torch.testing.assert_close(output, plain)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ours = torch.autograd.grad(output.float().square().sum(), [given, *trained])
+    theirs = torch.autograd.grad(plain.float().square().sum(), [given, *trained])
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.norm() > 0
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
+def test_a_saved_adapter_predicts_the_same_over_the_same_weights(quantizer, tmp_path):
+    def model():
+        return nn.ModuleDict({"layer": converted(quantizer)})
+
+    lora, trained, fresh = Lora(lora_rank=4, lora_alpha=8), model(), model()
+    for each in (trained, fresh):
+        lora.attach(each, ["layer"], torch.float32)
+    trained["layer"].lora_B["default"].weight.data.normal_()
+    lora.write(lora.state(trained), tmp_path, "transformer")
+    names = load_file(tmp_path / "pytorch_lora_weights.safetensors").keys()
+    assert names == {"transformer.layer.lora_A.weight", "transformer.layer.lora_B.weight"}
+    read = lora.read(tmp_path, "transformer")
+    lora.load_state(fresh, {name: value / 2 if ".lora_B." in name else value for name, value in read.items()})
+    given = inputs()
+    assert torch.equal(fresh["layer"](given), trained["layer"](given))
+
+
+@pytest.mark.parametrize("kind", PACKAGES, ids=lambda kind: kind.name)
+def test_a_missing_package_is_said_with_the_command_that_gets_it(monkeypatch, kind):
+    def nothing(package):
+        raise optional_package.PackageNotFoundError(package)
+
+    package = PACKAGES[kind]
+    monkeypatch.setattr(optional_package, "version", nothing)
+    said = kind().check()
+    assert said.startswith(f"{kind.name} needs the package {package}; install it with `pip install '{package}>=0.")
+    assert said.endswith(("or use int8-quanto", "or use fp8-quanto", "or use int4-quanto"))
+    monkeypatch.setattr(optional_package, "version", lambda package: "0.9.1")
+    assert f"needs {package} 0." in kind().check()
+    assert "or newer, and 0.9.1 is installed" in kind().check()
+    monkeypatch.setattr(optional_package, "version", lambda package: "1.0.0")
+    assert kind().check() is None
