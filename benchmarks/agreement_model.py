@@ -32,7 +32,7 @@ BRANCH = 8.0
 times), so most of what the output layer sees comes from them; an error of the input grows by less than 1.1 (CPU, width
 128, docs/log.md)."""
 OUTLIER = 20.0
-"""How many times as large as others an outlier feature is (Dettmers et al., LLM.int8(), arXiv:2208.07339, section 4)."""
+"""Size of an outlier feature in others' sizes (Dettmers et al., LLM.int8(), arXiv:2208.07339, section 4)."""
 
 
 class TrainedLike(FluxFamily):

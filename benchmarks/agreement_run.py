@@ -4,10 +4,11 @@ usage: python benchmarks/agreement_run.py ROW      ROW is JSON; agreement.py wri
 
 Keys of ROW: name, folder (of the results), steps, pixels, small, outliers, learning_rate, options (run options).
 
-In `folder` it leaves NAME.json with the losses, NAME.safetensors with the gradients, and NAME.adapter.safetensors with
-the trained adapter. Gradients are taken at three places: at the `start`, where B is zero; with a `random` B; and at the
-`end` of the reference's training, whose adapter is the path that a line of standard input gives. All modes thus measure
-at the same weights, on the same batches, noise levels and noise.
+In `folder` it leaves NAME.json with the losses (of the steps, and `fixed_loss`: on fixed noise, before and after),
+NAME.safetensors with the gradients, and NAME.adapter.safetensors with the trained adapter. Gradients are taken at three
+places: at the `start`, where B is zero; with a `random` B; and at the `end` of the reference's training, whose adapter
+is the path that a line of standard input gives. All modes thus measure at the same weights, on the same batches, noise
+levels and noise.
 """
 
 from __future__ import annotations
@@ -37,15 +38,20 @@ STRENGTH = 0.02
 """Standard deviation of the random B: with rank 16 the adapter then changes outputs by some 5 %."""
 
 
-def gradients(state: TrainingState, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Return the gradient of the mean loss of all batches, by weight; nothing of the state changes."""
+def gradients(state: TrainingState, batches: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:
+    """Return the mean loss of all batches and its gradient, by weight; nothing of the state changes.
+
+    Also for the loss alone: without gradients compiled blocks would be compiled once more.
+    """
+    total = 0.0
     for number, (batch, sigma) in enumerate(zip(batches, SIGMAS, strict=True)):
         noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(1000 + number))
         loss = loss_at(state, state.denoiser, batch, torch.tensor([sigma]), noise).mean() / len(batches)
         state.accelerator.backward(loss)
+        total += loss.item()
     found = {name: weight.grad.detach().float().cpu() for name, weight in state.named_trained}
     state.optimizer.zero_grad()
-    return found
+    return total, found
 
 
 @torch.no_grad()
@@ -97,23 +103,25 @@ def main(text: str) -> None:
 
     state, _ = ready(given, family=model, make_batch=make_batch)
     prepared = time.monotonic() - started
-    first = adapter(state)
-    found = {"start": gradients(state, batches)}
+    first, found = adapter(state), {}
+    before, found["start"] = gradients(state, batches)
     set_weights(state, with_random_b(first))
-    found["random"] = gradients(state, batches)
+    _, found["random"] = gradients(state, batches)
     set_weights(state, first)
     done = train(state, batches, row["steps"])
+    after, _ = gradients(state, batches)
     own = folder / f"{name}.adapter.safetensors"
     save_file({key: weight.cpu() for key, weight in adapter(state).items()}, own)
     print("trained", flush=True)
     place = own if row["reference"] else Path(sys.stdin.readline().strip())
     if place.is_file():
         set_weights(state, load_file(place))
-        found["end"] = gradients(state, batches)
+        _, found["end"] = gradients(state, batches)
     tensors = {f"{where}/{key}": value for where, values in found.items() for key, value in values.items()}
     save_file(tensors, folder / f"{name}.safetensors")
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     facts = {
+        "fixed_loss": [before, after],
         "compiled": state.compiled,
         "prepared": round(prepared, 1),
         "s_per_step": round(statistics.median(done["seconds"][2:] or done["seconds"]), 4),
