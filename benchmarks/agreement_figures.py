@@ -38,6 +38,8 @@ class Likeness:
     worst: float
     """The lowest cosine of a module."""
     worst_module: str
+    weights: int
+    """How many weights were compared."""
 
 
 def likeness(ours: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Likeness:
@@ -62,6 +64,7 @@ def likeness(ours: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Likenes
         ratio=math.sqrt(together[1] / together[2]),
         worst=cosines[worst],
         worst_module=worst,
+        weights=sum(true.numel() for true in exact.values() if true.abs().max() > 0),
     )
 
 

@@ -105,14 +105,12 @@ def main(text: str) -> None:
     prepared = time.monotonic() - started
     first, found = adapter(state), {}
     before, found["start"] = gradients(state, batches)
-    set_weights(state, with_random_b(first))
-    _, found["random"] = gradients(state, batches)
-    set_weights(state, first)
     done = train(state, batches, row["steps"])
     after, _ = gradients(state, batches)
     own = folder / f"{name}.adapter.safetensors"
     save_file({key: weight.cpu() for key, weight in adapter(state).items()}, own)
-    print("trained", flush=True)
+    set_weights(state, with_random_b(first))
+    _, found["random"] = gradients(state, batches)
     place = own if row["reference"] else Path(sys.stdin.readline().strip())
     if place.is_file():
         set_weights(state, load_file(place))

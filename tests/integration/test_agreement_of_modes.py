@@ -64,6 +64,8 @@ def test_a_mode_sees_the_same_draws_with_weights_of_its_own(measured):
 def test_gradients_are_compared_at_three_places(measured):
     found = measured[0]["int8-quanto"]["gradients"]
     assert set(found) == {"start", "random", "end"}
+    # at the start only B has gradients
+    assert found["start"]["weights"] < found["random"]["weights"] == found["end"]["weights"]
     for likeness in found.values():
         assert 0.99 < likeness["worst"] <= likeness["cosine"] < 1
         assert likeness["ratio"] == pytest.approx(1, abs=0.02)
@@ -85,6 +87,7 @@ def test_likeness_is_over_all_weights_and_names_the_worst_module(figures):
     assert found.worst == pytest.approx(math.sqrt(0.5))
     assert found.cosine == pytest.approx(10 / math.sqrt(11 * 10))
     assert found.ratio == pytest.approx(math.sqrt(11 / 10))
+    assert found.weights == 4
 
 
 def test_a_module_without_a_number_or_without_a_gradient_is_the_worst(figures):
