@@ -15,7 +15,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -80,14 +80,25 @@ def batch_of(row: dict[str, object], device: torch.device) -> Batch:
     )
 
 
-def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
-    """The state of a run before its first step."""
+def ready(
+    row: dict[str, object],
+    *,
+    family: type[FluxFamily] = RandomFlux,
+    make_batch: Callable[[dict[str, object], torch.device], Batch] = batch_of,
+) -> tuple[TrainingState, Batch]:
+    """The state of a run before its first step, and the batch that it was fitted to the device with.
+
+    Args:
+        row: See the module; ``learning_rate`` (1e-4) may stand there too.
+        family: Gives the weights.
+        make_batch: Makes the run's largest batch.
+    """
     steps = 10_000  # long enough for what only pays in a long run
     flags = {"model_family": "flux", "model_flavour": "kontext", "max_train_steps": str(steps), **row["options"]}
     model = plan_model(None, {key: str(value) for key, value in flags.items()})
     chosen = Chooser(config=model.config, registry=model.plugins.registry, problems=(problems := Problems()))
     config, given = model.config, {field.name: getattr(model, field.name) for field in fields(model)}
-    given["family"] = RandomFlux(**model.family.model_dump())
+    given["family"] = family(**model.family.model_dump())
     plan = SimpleNamespace(
         **given,
         optimizer=chosen.named("optimizer", config.optimizer),
@@ -104,7 +115,8 @@ def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
     device = accelerator.device
     swapped = SwappedBlocks(device)
     bare = load_adapted(plan, location, device=device, adapter_dtype=torch.bfloat16, reporter=reporter, swapped=swapped)
-    optimizer = plan.optimizer.build([named for named in bare.named_parameters() if named[1].requires_grad], 1e-4)
+    trained = [named for named in bare.named_parameters() if named[1].requires_grad]
+    optimizer = plan.optimizer.build(trained, float(row.get("learning_rate", 1e-4)))
     remember_rates(optimizer)
     denoiser, optimizer = accelerator.prepare(bare, optimizer)
     state = TrainingState(
@@ -118,7 +130,7 @@ def ready(row: dict[str, object]) -> tuple[TrainingState, Batch]:
         total_steps=steps,
         swapped=swapped,
     )
-    batch = batch_of(row, accelerator.device)
+    batch = make_batch(row, accelerator.device)
     only = SimpleNamespace(name=f"{row['pixels']} px", times=steps)
     fit_to_device(state, SimpleNamespace(shapes=[only], read=lambda _: batch), reporter)
     record_steps(state, reporter)

@@ -22,6 +22,18 @@ def test_one_process_is_what_accelerate_sees_without_a_launcher(monkeypatch):
     assert processes.start_accelerator().num_processes == 1
 
 
+@pytest.mark.parametrize("asked", [1, 2])
+def test_several_processes_that_accelerate_launch_does_not_start_are_an_error(asked, tmp_path):
+    # silent trap: `accelerate launch --cpu --num_processes 2` runs one process, which sees nothing of the other
+    script = tmp_path / "start.py"
+    script.write_text("from difftrain.machine.processes import start_accelerator\nstart_accelerator()\n")
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(asked))
+    done = subprocess.run([sys.executable, *launcher, str(script)], capture_output=True, text=True)
+    told = "accelerate launch was asked for several processes but started one, as it does with --cpu\nhint: start with"
+    assert (told in done.stderr) == (asked == 2)
+    assert bool(done.returncode) == (asked == 2)
+
+
 def test_one_process_needs_no_torch_to_go_first():
     script = (
         "import sys\n"

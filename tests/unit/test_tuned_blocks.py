@@ -96,6 +96,21 @@ def test_blocks_of_one_class_share_what_is_compiled():
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+# silent trap: after eight shapes torch.compile gives up, and every further bucket runs uncompiled
+@torch._dynamo.config.patch(recompile_limit=8)
+def test_each_of_many_image_sizes_is_compiled():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    parts = blocks(2)
+    TunedBlocks(parts, backend="aot_eager", recompute=False)
+    for tokens in range(10, 22):
+        hidden = torch.randn(2, tokens, 32)
+        for part in parts:
+            hidden = part(hidden, scale=0.5)
+    # two for each size: the first block's input needs no gradient
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * 12
+
+
 def test_a_compiled_block_does_not_recompute_attention(monkeypatch):
     seen = []
 

@@ -31,6 +31,7 @@ def start_accelerator() -> Accelerator:
 
     Raises:
         MachineError: If fewer processes came up than were started: each would train alone and overwrite the others.
+            Also if `accelerate launch` was asked for several and started one.
     """
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
@@ -44,7 +45,17 @@ def start_accelerator() -> Accelerator:
             f"{processes_started()} processes were started but accelerate sees {accelerator.num_processes}\n"
             "hint: start with `torchrun --nproc_per_node N -m difftrain ...`"
         )
+    if accelerator.num_processes == 1 and _several_were_asked_of_accelerate():
+        raise MachineError(
+            "accelerate launch was asked for several processes but started one, as it does with --cpu\n"
+            "hint: start with `torchrun --nproc_per_node N -m difftrain ...`"
+        )
     return accelerator
+
+
+def _several_were_asked_of_accelerate() -> bool:
+    """Whether the program was started by accelerate's launcher for one process with what only several need."""
+    return {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ
 
 
 @contextmanager
