@@ -9,7 +9,7 @@ import torch
 from wiring import Trials
 
 from conftest import EditPairs
-from difftrain.data.streaming.batch_shapes import ComingBatches
+from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.training import loop
 
 SIZES = [(64, 64), (96, 48)]
@@ -74,4 +74,4 @@ def test_shapes_beyond_the_limit_are_compiled_when_they_come_and_named(train):
     few = train(compile_shapes_limit=1)
     assert few.before < few.after
     assert "batches come in 2 shapes, and compile_shapes_limit is 1: only" in few.run.ended.err
-    assert few.run.ended.err.count("note: the first batch of ") == 1
+    assert few.run.ended.err.count("compile for batches of ") == 1

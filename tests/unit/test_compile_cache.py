@@ -10,8 +10,8 @@ import torch.compiler.config
 from difftrain.machine.compile_cache import TORCH, TRITON, compiled_kept_in, folder_of_compiled
 from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.attention.cudnn_attention import route_models_to_cudnn
-from difftrain.training import compiled_graphs
-from difftrain.training.compiled_graphs import Compiling, counters, tell_graphs_apart
+from difftrain.training import warm_up
+from difftrain.training.warm_up import Compiling, counters, tell_graphs_apart
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def compiled(found, made):
 
 def test_a_run_says_how_long_compiling_took_and_what_it_found(tmp_path, monkeypatch):
     clock = iter([0.0, 130.0, 200.0, 212.0])
-    monkeypatch.setattr(compiled_graphs.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(warm_up.time, "monotonic", lambda: next(clock))
     with compiled_kept_in(tmp_path):
         folder = tmp_path / "compiled/torch"
         first = Compiling.begin()

@@ -11,7 +11,6 @@
 - `choose_swapping`: decides which blocks wait in the host's memory
 - `record_steps`: decides whether steps are recorded as CUDA graphs
 - `outlined_run`: counts a model without its weights, for `difftrain plan`
-- `compiled_graphs`: which compiled graphs are used again
 - `warm_up`: compiles for each shape of batches
 - `make_room`: lets a step that runs out of memory be taken again
 - `loop`: steps, checkpoints, validations

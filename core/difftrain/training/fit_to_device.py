@@ -9,18 +9,16 @@ from functools import partial
 import torch
 
 from difftrain.contracts import ModelFamily, Quantizer
-from difftrain.data.streaming.batch_shapes import ComingBatches
+from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.errors import ConfigError, ModelError
 from difftrain.model.attention.choose_kernel import fastest_attention
 from difftrain.model.gpu_memory import available
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.planning.forecast.modes import ROOM, STEPS_WORTH_COMPILING
-from difftrain.steps.step import loss_at
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.choose_swapping import swap_what_does_not_fit
-from difftrain.training.compiled_graphs import Compiling, tell_graphs_apart
 from difftrain.training.make_room import let_steps_make_room
-from difftrain.training.warm_up import compile_for, shapes_to_compile
+from difftrain.training.warm_up import Compiling, compile_for, shapes_to_compile, tell_graphs_apart, trial_step
 from difftrain.types import Batch, Reporter
 
 TRIED_BLOCKS = 4
@@ -66,12 +64,14 @@ def fit_to_device(state: TrainingState, coming: ComingBatches | None, reporter: 
             blocks.unwatched = state.swapped or ()
             swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
         _check_compiled(state, blocks, reporter)
+    elif device.type == "cuda":
+        swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
     if config.gradient_checkpointing == "auto" and device.type == "cuda":
         _keep_what_fits(state, blocks, batch, reporter)
         let_steps_make_room(state, blocks, reporter)
     if compiling is None or not blocks.compiled:  # it may have turned out wrong
         return None
-    compile_for(compiled[1:], coming, partial(_peak, state), reporter, before=1)
+    compile_for(state, coming, compiled[1:], reporter, before=1)
     reporter.say(compiling.summary(len(compiled)))
     return [shape.name for shape in compiled]
 
@@ -183,13 +183,7 @@ def _peak(state: TrainingState, batch: Batch) -> float:
     device = state.accelerator.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    state.denoiser.train()
-    sigma = torch.full((len(batch.latents),), 0.5)
-    noise = torch.zeros_like(batch.latents)
-    drawing = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with torch.random.fork_rng(drawing), state.accelerator.no_sync(state.denoiser):
-        torch.autograd.backward(loss_at(state, state.bare_denoiser, batch, sigma, noise).sum())
-    state.optimizer.zero_grad()
+    trial_step(state, batch)
     if device.type != "cuda":
         return 0.0
     peak = float(torch.cuda.max_memory_allocated(device))
