@@ -1,5 +1,6 @@
 """The model is compiled for every batch shape before the first step, and the training does not notice."""
 
+import os
 import re
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import torch
 from wiring import Trials
 
 from conftest import EditPairs
-from difftrain.data.streaming.batch_shapes import ComingBatches
+from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.training import loop
 
 SIZES = [(64, 64), (96, 48)]
@@ -35,9 +36,12 @@ def train(tmp_path_factory):
 
             def counted(*arguments):
                 seen.before = graphs() if seen.before is None else seen.before
+                seen.kept_in = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+                seen.told_apart_by = torch.compiler.config.cache_key_tag
                 return take_step(*arguments)
 
             patch.setattr(loop, "take_step", counted)
+            patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
             seen.run = trials(dynamo_backend="aot_eager", output_dir=folder / f"run-{len(trials.done)}", **options)
         seen.after = graphs()
         return seen
@@ -55,6 +59,9 @@ def test_every_shape_is_compiled_before_the_first_step_and_nothing_else_changes(
     assert [number for number, _, _ in named] == ["1", "2"]
     assert len({name for _, name, _ in named}) == 2
     assert named[-1][1] == "2 x 64x64 + 1 reference 64x64"
+    assert "compiling for 2 batch shapes took " in warm.run.ended.err
+    assert warm.kept_in == str(warm.run.folder / "cache/compiled/torch")
+    assert warm.told_apart_by.startswith("attention: ")
     monkeypatch.setattr(ComingBatches, "shapes", ())
     cold = train()
     assert cold.before < cold.after
@@ -67,4 +74,4 @@ def test_shapes_beyond_the_limit_are_compiled_when_they_come_and_named(train):
     few = train(compile_shapes_limit=1)
     assert few.before < few.after
     assert "batches come in 2 shapes, and compile_shapes_limit is 1: only" in few.run.ended.err
-    assert few.run.ended.err.count("note: the first batch of ") == 1
+    assert few.run.ended.err.count("compile for batches of ") == 1

@@ -166,6 +166,30 @@ def test_with_several_processes_no_step_is_taken_again(monkeypatch):
     assert said[0].startswith("note: a step that runs out of memory ends this run, because it has several processes")
 
 
+def test_recordings_are_dropped_and_wait_until_the_step_is_done(monkeypatch):
+    calm = Run(monkeypatch)
+    calm.take(1)
+    run = Run(monkeypatch)
+    told = []
+
+    def accumulate(*given):
+        told.append("accumulate")
+        raise torch.OutOfMemoryError
+
+    recorded = SimpleNamespace(
+        accumulate=accumulate, drop=lambda: not told.append("drop"), clear_gradients=run.state.optimizer.zero_grad
+    )
+    monkeypatch.setattr(step, "draw_noise", lambda *given: (None, None))
+    monkeypatch.setattr(step, "_prepared", lambda *given: None)
+    run.state.recorded = recorded
+    run.take(1)
+    # once with the memory of the recordings; then without recording, because other blocks keep their activations
+    assert told == ["accumulate", "drop", "accumulate", "drop"]
+    assert run.state.recorded is recorded
+    assert run.state.times_room_made == 1
+    assert torch.equal(run.weights, calm.weights)
+
+
 def test_the_step_after_the_one_taken_again_gets_its_own_data(monkeypatch):
     run = Run(monkeypatch)
     run.memory.room, run.memory.from_micro_batch = 6, 1

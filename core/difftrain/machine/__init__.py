@@ -2,6 +2,7 @@
 
 - `processes`: several processes of one run
 - `interrupts`: on a signal, finish the step, save, exit
+- `compile_cache`: where compiled code is kept between runs
 - `disk`: checks for room on disk
 - `folders`: checks that a folder can be written
 - `open_file`: opens files and images; every failure is an OSError

@@ -23,6 +23,10 @@ TOLERANCE = 0.25
 part."""
 
 
+KEEPS_ATTENTION = "difftrain keeps the output of attention, 1"
+"""To be changed whenever other operations are kept."""
+
+
 @dataclass(frozen=True)
 class _Call:
     """One call of a block, as the training makes it."""
@@ -130,6 +134,8 @@ def _compiled(kind: type[nn.Module], backend: str) -> _Forwards:
     logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     forward: Forward = kind.forward
     contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
+    # names what it does, for torch's cache of compiled graphs, which cannot look into functions
+    contexts.cache_hash = KEEPS_ATTENTION  # type: ignore[attr-defined]
 
     def recomputing(block: nn.Module, *given: Any, **named: Any) -> Any:
         return checkpoint(forward, block, *given, use_reentrant=False, context_fn=contexts, **named)

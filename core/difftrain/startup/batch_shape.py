@@ -10,7 +10,7 @@ from difftrain.config.schema import RunConfig
 from difftrain.contracts import ModelFlavour
 from difftrain.data.buckets import assign_bucket
 from difftrain.data.samples.prepare_samples import pair_samples
-from difftrain.data.streaming.batch_shapes import coming_shapes
+from difftrain.data.streaming.coming_batches import coming_shapes
 from difftrain.data.streaming.epoch import encoded_area, largest_area
 from difftrain.errors import DataError
 from difftrain.planning.run_plan import RunPlan

@@ -77,17 +77,27 @@ def _accumulate_in_room(state: TrainingState, micro_batches: Iterator[MicroBatch
     micro-batches draw the same numbers again.
     """
     taken: list[MicroBatch] = []
-    while True:
-        try:
-            return _accumulate(state, chain(tuple(taken), _remembered(micro_batches, taken)))
-        except torch.OutOfMemoryError:
-            if not (state.drop_recordings() or state.make_room()):
-                raise
-        # only here: the error held on to the tensors of its forward
-        state.clear_gradients()
-        gc.collect()
-        if state.accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
+    recorded, may_drop = None, True
+    try:
+        while True:
+            try:
+                return _accumulate(state, chain(tuple(taken), _remembered(micro_batches, taken)))
+            except torch.OutOfMemoryError:
+                dropped = may_drop and state.drop_recordings()
+                if not (dropped or state.make_room()):
+                    raise
+            # only here: the error held on to the tensors of its forward
+            state.clear_gradients()
+            if not dropped:  # recorded as blocks kept more; and what may have to be compiled now cannot be recorded
+                state.times_room_made += 1
+                state.drop_recordings()
+                recorded, state.recorded = recorded or state.recorded, None
+            may_drop = False  # once in a step, or it might never end
+            gc.collect()
+            if state.accelerator.device.type == "cuda":
+                torch.cuda.empty_cache()
+    finally:
+        state.recorded = recorded or state.recorded
 
 
 def _remembered(micro_batches: Iterator[MicroBatch], taken: list[MicroBatch]) -> Iterator[MicroBatch]:

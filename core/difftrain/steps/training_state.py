@@ -57,6 +57,7 @@ class TrainingState:
     """True while the optimizer writes: if the run ends then, only some of the weights are new."""
     make_room: Callable[[], bool] = lambda: False
     """Called when a step has run out of memory: lets the next try keep less; False if there is nothing to give up."""
+    times_room_made: int = 0
     last_good_batch: MicroBatch | None = None
     """A batch that gave a finite loss in the last good step."""
 

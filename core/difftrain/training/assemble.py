@@ -14,7 +14,7 @@ from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
 from difftrain.data.caching.sample_caches import encode_images, encode_texts
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
-from difftrain.data.streaming.batch_shapes import ComingBatches
+from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.data.streaming.epoch import EpochRules, draw_visit
 from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.stream import BatchStream

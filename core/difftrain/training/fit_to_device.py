@@ -9,17 +9,16 @@ from functools import partial
 import torch
 
 from difftrain.contracts import ModelFamily, Quantizer
-from difftrain.data.streaming.batch_shapes import ComingBatches
+from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.errors import ConfigError, ModelError
 from difftrain.model.attention.choose_kernel import fastest_attention
 from difftrain.model.gpu_memory import available
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.planning.forecast.modes import ROOM, STEPS_WORTH_COMPILING
-from difftrain.steps.step import loss_at
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.choose_swapping import swap_what_does_not_fit
 from difftrain.training.make_room import let_steps_make_room
-from difftrain.training.warm_up import compile_for, shapes_to_compile
+from difftrain.training.warm_up import Compiling, compile_for, shapes_to_compile, tell_graphs_apart, trial_step
 from difftrain.types import Batch, Reporter
 
 TRIED_BLOCKS = 4
@@ -40,48 +39,64 @@ def fit_to_device(state: TrainingState, coming: ComingBatches | None, reporter: 
         ModelError: If compiled blocks have wrong gradients, and the config insists on them.
         torch.OutOfMemoryError: If the largest batch does not fit even with all activations recomputed.
     """
-    plan, device = state.plan, state.accelerator.device
-    looks_ahead = device.type == "cuda" or plan.config.dynamo_backend not in ("auto", "no")
+    config, device = state.plan.config, state.accelerator.device
+    looks_ahead = device.type == "cuda" or config.dynamo_backend not in ("auto", "no")
     shapes = coming.shapes if coming and looks_ahead else ()
     backend = _backend(state, len(shapes) or 1, reporter)
-    recompute = plan.config.gradient_checkpointing
-    if recompute == "auto" and device.type != "cuda":
-        recompute = False
     batch = coming.read(shapes[0]) if coming and shapes and (device.type == "cuda" or backend) else None
-    if batch is not None and device.type == "cuda" and plan.config.attention_mechanism == "auto":
-        calls = plan.family.attention_shapes(batch, state.bare_denoiser)
+    if batch is not None and device.type == "cuda" and config.attention_mechanism == "auto":
+        calls = state.plan.family.attention_shapes(batch, state.bare_denoiser)
         reporter.say(fastest_attention(calls, device, state.compute_dtype))
-    interval = plan.config.gradient_checkpointing_interval or 1 if recompute is True else 1
-    if backend is None and recompute != "auto" and interval == 1:
-        if recompute:
-            plan.family.enable_checkpointing(state.bare_denoiser)
+    blocks = _tuned_blocks(state, backend)
+    if blocks is None:
         if batch is not None and device.type == "cuda":
             swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
         return None
-    found = plan.family.blocks(state.bare_denoiser)
-    if interval > 1 and not found:
-        raise ConfigError(
-            f"gradient_checkpointing_interval {interval}: model family {plan.family.name!r} names no blocks to choose "
-            'from\nhint: set "gradient_checkpointing_interval": 1, which recomputes as the model does it'
-        )
-    blocks = TunedBlocks(found, backend=backend, recompute=bool(recompute), interval=interval)
     state.compiled = blocks.compiled
     if batch is None or coming is None:
         return [] if blocks.compiled else None
-    compiled = shapes_to_compile(shapes, plan.config.compile_shapes_limit, reporter) if blocks.compiled else []
-    if blocks.compiled:
+    compiled = shapes_to_compile(shapes, config.compile_shapes_limit, reporter) if blocks.compiled else []
+    compiling = Compiling.begin() if blocks.compiled else None
+    if compiling:
+        tell_graphs_apart(state.compute_dtype)
         with reporter.phase(f"compile 1 of {len(compiled)}: {compiled[0].name}"):
             blocks.watched = True
             blocks.unwatched = state.swapped or ()
             swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
         _check_compiled(state, blocks, reporter)
-    if recompute == "auto":
+    elif device.type == "cuda":
+        swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
+    if config.gradient_checkpointing == "auto" and device.type == "cuda":
         _keep_what_fits(state, blocks, batch, reporter)
         let_steps_make_room(state, blocks, reporter)
-    if not blocks.compiled:
+    if compiling is None or not blocks.compiled:  # it may have turned out wrong
         return None
-    compile_for(compiled[1:], coming, partial(_peak, state), reporter, before=1)
+    compile_for(state, coming, compiled[1:], reporter, before=1)
+    reporter.say(compiling.summary(len(compiled)))
     return [shape.name for shape in compiled]
+
+
+def _tuned_blocks(state: TrainingState, backend: str | None) -> TunedBlocks | None:
+    """Return the model's blocks as the config wants them; None if it is left to the model to recompute all or nothing.
+
+    Raises:
+        ConfigError: If some of the blocks should be recomputed, and the family names none.
+    """
+    family, recompute = state.plan.family, state.plan.config.gradient_checkpointing
+    if recompute == "auto" and state.accelerator.device.type != "cuda":
+        recompute = False
+    interval = (state.plan.config.gradient_checkpointing_interval or 1) if recompute is True else 1
+    if backend is None and recompute != "auto" and interval == 1:
+        if recompute:
+            family.enable_checkpointing(state.bare_denoiser)
+        return None
+    blocks = family.blocks(state.bare_denoiser)
+    if interval > 1 and not blocks:
+        raise ConfigError(
+            f"gradient_checkpointing_interval {interval}: model family {family.name!r} names no blocks to choose "
+            'from\nhint: set "gradient_checkpointing_interval": 1, which recomputes as the model does it'
+        )
+    return TunedBlocks(blocks, backend=backend, recompute=bool(recompute), interval=interval)
 
 
 def _check_compiled(state: TrainingState, blocks: TunedBlocks, reporter: Reporter) -> None:
@@ -168,13 +183,7 @@ def _peak(state: TrainingState, batch: Batch) -> float:
     device = state.accelerator.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    state.denoiser.train()
-    sigma = torch.full((len(batch.latents),), 0.5)
-    noise = torch.zeros_like(batch.latents)
-    drawing = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with torch.random.fork_rng(drawing), state.accelerator.no_sync(state.denoiser):
-        torch.autograd.backward(loss_at(state, state.bare_denoiser, batch, sigma, noise).sum())
-    state.optimizer.zero_grad()
+    trial_step(state, batch)
     if device.type != "cuda":
         return 0.0
     peak = float(torch.cuda.max_memory_allocated(device))

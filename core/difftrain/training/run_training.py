@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from difftrain.machine.compile_cache import compiled_kept_in
 from difftrain.machine.disk import describe_needs
 from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.output.console import make_reporter
@@ -44,7 +45,7 @@ def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> 
     try:
         for note in plan.notes:
             reporter.say(f"note: {note}")
-        with interrupts:
+        with interrupts, compiled_kept_in(plan.config.cache_dir):
             prepared = prepare_run(plan, reporter, fast=fast)
             _say_prepared(prepared, reporter)
             with reporter.phase("start torch"):

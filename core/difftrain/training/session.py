@@ -38,7 +38,7 @@ from difftrain.training.fit_to_device import fit_to_device
 from difftrain.training.loop import train
 from difftrain.training.record_steps import record_steps
 from difftrain.training.settle_precision import settle_precision
-from difftrain.training.warm_up import announce_compiling
+from difftrain.training.warm_up import compile_when_new
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations
@@ -82,7 +82,7 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
                 record_steps(state, reporter)
             if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
-            micro_batches = announce_compiling(iter(assembled.stream), compiled, reporter)
+            micro_batches = compile_when_new(state, iter(assembled.stream), compiled, reporter)
             with bar:
                 stopped_by = train(state, micro_batches, saver, validations, observers, interrupts)
             if stopped_by is None:

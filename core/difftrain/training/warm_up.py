@@ -5,14 +5,56 @@ Compiled blocks fit one shape each: torch.compile could make code for all of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-from difftrain.data.streaming.batch_shapes import BatchShape, ComingBatches
+import torch
+import torch.compiler.config
+from torch._dynamo.utils import counters
+
+from difftrain.data.streaming.coming_batches import ComingBatches, ComingShape
 from difftrain.data.streaming.stream import MicroBatch
+from difftrain.machine.compile_cache import folder_of_compiled
+from difftrain.model.attention.choose_kernel import kernels_in_force
+from difftrain.output.console import duration
+from difftrain.steps.step import loss_at
+from difftrain.steps.training_state import TrainingState
 from difftrain.types import Batch, Reporter
 
 
-def shapes_to_compile(shapes: Sequence[BatchShape], limit: int, reporter: Reporter) -> list[BatchShape]:
+def trial_step(state: TrainingState, batch: Batch) -> None:
+    """Compute a forward and backward as in training; gradients, weights and coming draws stay as they are."""
+    state.denoiser.train()
+    sigma = torch.full((len(batch.latents),), 0.5)
+    noise = torch.zeros_like(batch.latents)
+    device = state.accelerator.device
+    drawing = [torch.cuda.current_device()] if device.type == "cuda" else []
+    gradients = [parameter.grad for parameter in state.trained]
+    for parameter in state.trained:
+        parameter.grad = None
+    try:
+        with torch.random.fork_rng(drawing), state.accelerator.no_sync(state.denoiser):
+            torch.autograd.backward(loss_at(state, state.bare_denoiser, batch, sigma, noise).sum())
+    finally:
+        for parameter, gradient in zip(state.trained, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def tell_graphs_apart(dtype: torch.dtype) -> None:
+    """Let torch.compile use only graphs again that were made with the same attention kernels and number format.
+
+    Its cache knows a graph by the call of the attention, not by the kernel that torch takes for it: without this a run
+    with the kernel ``math`` gets ``flash`` from the cache (torch 2.13).
+    """
+    users = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
+    torch.compiler.config.cache_key_tag = f"{users} {kernels_in_force()} {dtype}".strip()
+
+
+def shapes_to_compile(shapes: Sequence[ComingShape], limit: int, reporter: Reporter) -> list[ComingShape]:
     """Return the largest shape and those that come most often, largest first; say it if some are left out."""
     if len(shapes) <= limit:
         return list(shapes)
@@ -25,17 +67,11 @@ def shapes_to_compile(shapes: Sequence[BatchShape], limit: int, reporter: Report
 
 
 def compile_for(
-    shapes: Sequence[BatchShape],
-    coming: ComingBatches,
-    trial_step: Callable[[Batch], object],
-    reporter: Reporter,
-    *,
-    before: int,
+    state: TrainingState, coming: ComingBatches, shapes: Sequence[ComingShape], reporter: Reporter, *, before: int
 ) -> None:
-    """Compute a step for each shape, which compiles what it needs.
+    """Compute a trial step for each shape, which compiles what it needs.
 
     Args:
-        trial_step: One forward and backward that changes nothing.
         before: Shapes that are compiled already, for the count that is shown.
     """
     if not shapes:
@@ -43,21 +79,64 @@ def compile_for(
     with reporter.phase("compile for the other batch shapes", total=len(shapes)) as phase:
         for number, shape in enumerate(shapes, before + 1):
             phase.begin(f"compile {number} of {before + len(shapes)}: {shape.name}")
-            trial_step(coming.read(shape))
+            trial_step(state, coming.read(shape))
             phase.advance()
 
 
-def announce_compiling(
-    micro_batches: Iterator[MicroBatch], compiled: Sequence[str] | None, reporter: Reporter
+def compile_when_new(
+    state: TrainingState, micro_batches: Iterator[MicroBatch], compiled: Sequence[str] | None, reporter: Reporter
 ) -> Iterator[MicroBatch]:
-    """Yield the micro-batches; say it before the first one of each shape that is not compiled yet.
+    """Yield the micro-batches; compile before the first one of each shape that blocks are not compiled for.
+
+    Not within the step, which may be recorded: nothing can be compiled then. When blocks begin to keep less, all shapes
+    are new again.
 
     Args:
-        compiled: Names of the shapes that are; None if none has to be.
+        compiled: Names of the shapes that they are; None if they are not compiled at all.
     """
-    known = {"", *(compiled or ())}  # a stream may name no shapes
+    known = {(name, 0) for name in compiled or ()}
     for micro in micro_batches:
-        if compiled is not None and micro.shape not in known:
-            known.add(micro.shape)
-            reporter.say(f"note: the first batch of {micro.shape}; compiling for it takes about a minute")
+        place = micro.shape, state.times_room_made
+        if compiled is not None and micro.shape and place not in known:  # a stream may name no shapes
+            known.add(place)
+            with reporter.phase(f"compile for batches of {micro.shape}"), suppress(torch.OutOfMemoryError):
+                trial_step(state, micro.batch)  # running out of memory is the step's to handle
         yield micro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiling:
+    """What torch had compiled when this compiling began."""
+
+    began: float
+    """In seconds, of a clock that only runs forward."""
+    found: int
+    """Graphs from the cache, so far in this process."""
+    made: int
+    folder: Path | None
+    """Where graphs are kept; None if they are not."""
+    is_new: bool
+    """Whether nothing was in that folder."""
+
+    @classmethod
+    def begin(cls) -> Compiling:
+        folder, seen = folder_of_compiled(), counters["inductor"]
+        return cls(
+            began=time.monotonic(),
+            found=seen["fxgraph_cache_hit"],
+            made=seen["fxgraph_cache_miss"],
+            folder=folder,
+            is_new=folder is not None and not any(folder.iterdir()),
+        )
+
+    def summary(self, shapes: int) -> str:
+        """Return what to tell the user when the blocks are compiled for so many batch shapes."""
+        seen = counters["inductor"]
+        found, made = seen["fxgraph_cache_hit"] - self.found, seen["fxgraph_cache_miss"] - self.made
+        what = "1 batch shape" if shapes == 1 else f"{shapes} batch shapes"
+        text = f"compiling for {what} took {duration(time.monotonic() - self.began)}"
+        if self.folder is None or not found + made:
+            return text
+        if self.is_new:
+            return f"{text}; the next run finds the code in {self.folder}"
+        return f"{text}; {found} of {found + made} graphs were in {self.folder}"

@@ -2,7 +2,7 @@
 
 - `epoch`: the samples of one epoch, in batches; pure
 - `rounds`: deals batches to steps and processes; pure
-- `batch_shapes`: the shapes that batches of a run will have
+- `coming_batches`: the shapes that batches of a run will have
 - `sample_extras`: extra tensors that losses and families ask of each sample
 - `batch_reader`: reads the cached tensors of visits
 - `stream`: micro-batches, read ahead

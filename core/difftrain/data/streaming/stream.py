@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from difftrain.data.streaming.batch_reader import BatchReader
-from difftrain.data.streaming.batch_shapes import shape_name
+from difftrain.data.streaming.coming_batches import shape_name
 from difftrain.data.streaming.epoch import Visit
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.types import Batch
@@ -63,8 +63,8 @@ class MicroBatch:
     """The position after this micro-batch of every process."""
     ends_step: bool
     shape: str = ""
-    """The sizes of its images, for messages, see :func:`difftrain.data.streaming.batch_shapes.shape_name`; a stream may
-    leave it empty."""
+    """Sizes and number of its images, for messages, as :func:`difftrain.data.streaming.coming_batches.shape_name` gives
+    them; a stream may leave it empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,6 +70,17 @@ def fastest_attention(shapes: Sequence[AttentionShape], device: torch.device, dt
     return f"attention: {best.kernel}, the fastest for {shape.queries} tokens, forward and backward ({times}){faults}"
 
 
+def kernels_in_force() -> str:
+    """Return a text that tells apart what attention calls of models may get in this process."""
+    from torch.backends import cuda
+    from torch.nn import functional
+
+    routed = functional.scaled_dot_product_attention.__module__.startswith("difftrain.")
+    torchs = ("cudnn", "flash", "mem_efficient", "math")
+    allowed = [name for name in torchs if getattr(cuda, f"{name}_sdp_enabled")()]
+    return f"attention: {'difftrain cudnn, ' if routed else ''}{', '.join(allowed)}"
+
+
 def _prefer(kernel: str, device: torch.device) -> None:
     """Set a kernel without forbidding the others: the encoders' shapes and masks may need them."""
     if kernel == "cudnn":

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchShape:
+class ComingShape:
     """A shape that batches have."""
 
     visits: tuple[Visit, ...]
@@ -46,11 +46,11 @@ class ComingBatches:
         self._steps = steps
 
     @cached_property
-    def shapes(self) -> Sequence[BatchShape]:
+    def shapes(self) -> Sequence[ComingShape]:
         """All shapes, largest first; none if the run has no samples."""
         return coming_shapes(self._rounds, self._steps)
 
-    def read(self, shape: BatchShape) -> Batch:
+    def read(self, shape: ComingShape) -> Batch:
         """Return a batch of that shape.
 
         Raises:
@@ -76,13 +76,13 @@ def _size(image: PlacedImage) -> str:
     return f"{width}x{height}"
 
 
-def coming_shapes(rounds: Rounds, steps: int) -> list[BatchShape]:
+def coming_shapes(rounds: Rounds, steps: int) -> list[ComingShape]:
     """Return the shapes of the batches of the next steps, largest first.
 
     Looks at whole epochs until one has no shape that is new. Where draws change the epochs, rare shapes may be missing,
     but not the largest.
     """
-    shapes: dict[Hashable, BatchShape] = {}
+    shapes: dict[Hashable, ComingShape] = {}
     left = steps * rounds.micro_batches * rounds.processes
     ends = count(rounds.start.epoch) if rounds.epochs is None else range(rounds.start.epoch, rounds.epochs)
     varies = epochs_vary(rounds.samples, rounds.rules)
@@ -90,7 +90,7 @@ def coming_shapes(rounds: Rounds, steps: int) -> list[BatchShape]:
         known, batches = len(shapes), rounds.batches_of(epoch)[:left]
         for visits in batches:
             key = _key(visits, rounds)
-            before = shapes.get(key) or BatchShape(visits=visits, times=0)
+            before = shapes.get(key) or ComingShape(visits=visits, times=0)
             shapes[key] = replace(before, times=before.times + 1)
         left -= len(batches)
         begun_before = epoch == rounds.start.epoch and rounds.start.samples > 0
@@ -107,10 +107,10 @@ def _key(visits: Sequence[Visit], rounds: Rounds) -> Hashable:
     return visits[0].shape_key, batch_key, len(visits)
 
 
-def _largest(rounds: Rounds) -> BatchShape:
+def _largest(rounds: Rounds) -> ComingShape:
     """Return the largest shape that any draw may give."""
     sample: Sample = max(rounds.samples, key=largest_area)
     choice = max(sample.choices, key=lambda choice: sum(map(encoded_area, choice.references)))
     caption = (choice.captions or sample.captions)[0]
     visit = Visit(sample=sample, references=choice.references, caption=caption, number=0)
-    return BatchShape(visits=(visit,) * rounds.rules.batch_size, times=0)
+    return ComingShape(visits=(visit,) * rounds.rules.batch_size, times=0)

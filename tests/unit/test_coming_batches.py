@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 from test_epoch import placed, rules, sample
 
-from difftrain.data.streaming.batch_shapes import ComingBatches, coming_shapes, shape_name
+from difftrain.data.streaming.coming_batches import ComingBatches, coming_shapes, shape_name
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.types import ReferenceChoice
 
