@@ -36,8 +36,8 @@ from difftrain.steps.optimizer_state import settings_of
 from difftrain.steps.step import remember_rates, take_step
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
-from difftrain.training.fit_to_device import fit_to_device
-from difftrain.training.record_steps import record_steps
+from difftrain.training.fitting.fit_to_device import fit_to_device
+from difftrain.training.fitting.record_steps import record_steps
 from difftrain.types import Batch, ModelLocation
 from difftrain_flux.family import FluxFamily
 

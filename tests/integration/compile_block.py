@@ -16,7 +16,7 @@ from difftrain.model.attention import cudnn_attention
 from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.precision.eight_bit_linear import Int8Linear
 from difftrain.model.tuned_blocks import TunedBlocks
-from difftrain.training.warm_up import counters, tell_graphs_apart
+from difftrain.training.fitting.warm_up import counters, tell_graphs_apart
 
 
 class Block(nn.Module):

@@ -10,8 +10,8 @@ import torch.compiler.config
 from difftrain.machine.compile_cache import TORCH, TRITON, compiled_kept_in, folder_of_compiled
 from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.attention.cudnn_attention import route_models_to_cudnn
-from difftrain.training import warm_up
-from difftrain.training.warm_up import Compiling, counters, tell_graphs_apart
+from difftrain.training.fitting import warm_up
+from difftrain.training.fitting.warm_up import Compiling, counters, tell_graphs_apart
 
 
 @pytest.fixture(autouse=True)

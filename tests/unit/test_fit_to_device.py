@@ -11,7 +11,7 @@ from difftrain.model.attention import choose_kernel, kernel_trial
 from difftrain.model.attention.kernel_trial import Trial
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul
 from difftrain.model.precision.quanto import QuantoInt8
-from difftrain.training import fit_to_device
+from difftrain.training.fitting import fit_to_device
 from difftrain.types import AttentionShape
 
 GIB = 2**30

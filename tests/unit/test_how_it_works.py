@@ -289,7 +289,7 @@ def test_cache_keys_have_the_parts_that_the_page_states():
 
 def test_the_run_of_the_page_is_fitted_to_its_device_as_stated():
     from difftrain.plugins.discovery import load_plugins
-    from difftrain.training.fit_to_device import STEPS_WORTH_COMPILING
+    from difftrain.training.fitting.fit_to_device import STEPS_WORTH_COMPILING
 
     section = " ".join(SECTIONS["9. The model and its adapter"].split())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

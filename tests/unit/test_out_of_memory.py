@@ -15,7 +15,7 @@ from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.steps import step
 from difftrain.steps.optimizers import AdamWBf16
 from difftrain.steps.schedules import Constant
-from difftrain.training.make_room import let_steps_make_room
+from difftrain.training.fitting.make_room import let_steps_make_room
 from difftrain.types import Batch
 
 BLOCKS = 8

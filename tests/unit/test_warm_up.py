@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from difftrain.training import warm_up
-from difftrain.training.warm_up import compile_for, compile_when_new, shapes_to_compile
+from difftrain.training.fitting import warm_up
+from difftrain.training.fitting.warm_up import compile_for, compile_when_new, shapes_to_compile
 
 
 class Said(list):

@@ -10,7 +10,7 @@ from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.model.load_denoiser import load_denoiser
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
-from difftrain.training.choose_swapping import swapped_at_first
+from difftrain.training.fitting.choose_swapping import swapped_at_first
 from difftrain.types import ModelLocation, Reporter
 
 

@@ -34,11 +34,11 @@ from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.prepare_run import PreparedRun
 from difftrain.training.agreement import check_agreement
 from difftrain.training.assemble import AssembledRun, assemble
-from difftrain.training.fit_to_device import fit_to_device
+from difftrain.training.fitting.fit_to_device import fit_to_device
+from difftrain.training.fitting.record_steps import record_steps
+from difftrain.training.fitting.warm_up import compile_when_new
 from difftrain.training.loop import train
-from difftrain.training.record_steps import record_steps
 from difftrain.training.settle_precision import settle_precision
-from difftrain.training.warm_up import compile_when_new
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations

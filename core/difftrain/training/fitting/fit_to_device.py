@@ -16,9 +16,9 @@ from difftrain.model.gpu_memory import available
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.planning.forecast.modes import ROOM, STEPS_WORTH_COMPILING
 from difftrain.steps.training_state import TrainingState
-from difftrain.training.choose_swapping import swap_what_does_not_fit
-from difftrain.training.make_room import let_steps_make_room
-from difftrain.training.warm_up import Compiling, compile_for, shapes_to_compile, tell_graphs_apart, trial_step
+from difftrain.training.fitting.choose_swapping import swap_what_does_not_fit
+from difftrain.training.fitting.make_room import let_steps_make_room
+from difftrain.training.fitting.warm_up import Compiling, compile_for, shapes_to_compile, tell_graphs_apart, trial_step
 from difftrain.types import Batch, Reporter
 
 TRIED_BLOCKS = 4
