@@ -81,10 +81,20 @@ class RecordedSteps:
         recorded = self._by_shape.get(shape)
         if recorded is None:
             recorded = self._by_shape[shape] = self._recorded(loss_of, given)
+        self._put_gradients_in_place()
         _copy(given, recorded.given)
         recorded.weight.fill_(weight)
         recorded.recording.replay()
         return recorded.losses.clone()
+
+    def _put_gradients_in_place(self) -> None:
+        """Let every gradient be where recordings add to it, whoever has set it to None or to another tensor."""
+        for parameter, place in self._gradients.items():
+            if parameter.grad is None:
+                place.zero_()
+            elif parameter.grad is not place:
+                place.copy_(parameter.grad)
+            parameter.grad = place
 
     def clear_gradients(self) -> None:
         """Set the gradients to zero where they are: recordings add to these places."""
