@@ -131,7 +131,7 @@ def ready(
         swapped=swapped,
     )
     batch = make_batch(row, accelerator.device)
-    only = SimpleNamespace(name=f"{row['pixels']} px", times=steps)
+    only = SimpleNamespace(name=f"{row.get('pixels', 1024)} px", times=steps)
     fit_to_device(state, SimpleNamespace(shapes=[only], read=lambda _: batch), reporter)
     record_steps(state, reporter)
     state.denoiser.train()
