@@ -25,8 +25,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        whole = ctx.layer.whole(gradient.dtype, ctx.shape, *ctx.saved_tensors)
-        return gradient @ whole, None, None, None, *(None for _ in ctx.saved_tensors)
+        stored = ctx.saved_tensors  # once: gradient checkpointing refuses to give them again
+        whole = ctx.layer.whole(gradient.dtype, ctx.shape, *stored)
+        return gradient @ whole, None, None, None, *(None for _ in stored)
 
 
 class WeightOnlyLinear(nn.Linear):
