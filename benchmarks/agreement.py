@@ -53,42 +53,49 @@ class Mode:
     """Whether it is measured without being asked for."""
 
 
-def eight_bit(precision: str, cosine: float, **options: str) -> Mode:
-    return Mode(options={"base_model_precision": precision, **options}, compiled=True, cosine=cosine, loss=0.02)
-
-
-def stored(precision: str, cosine: float, *, usual: bool = True) -> Mode:
-    options = {"base_model_precision": precision, **UNCOMPILED}
-    return Mode(options=options, compiled=False, cosine=cosine, loss=0.02, usual=usual)
+def quantised(precision: str, cosine: float, *, usual: bool = True, **options: str) -> Mode:
+    compiled = "quanto" not in precision  # torch.compile does not take its weights
+    given = {"base_model_precision": precision, **({} if compiled else UNCOMPILED), **options}
+    return Mode(options=given, compiled=compiled, cosine=cosine, loss=0.02, usual=usual)
 
 
 MODES = {
     REFERENCE: Mode(
         options={**UNCOMPILED, "attention_mechanism": "flash"}, compiled=False, cosine=1.0, loss=0.0
     ),
-    "fp8-matmul": eight_bit("fp8-matmul", 0.98),
-    "int8-matmul": eight_bit("int8-matmul", 0.99),
-    "int8-matmul, rotated": eight_bit("int8-matmul", 0.99, int8_rotation="true"),
+    "fp8-matmul": quantised("fp8-matmul", 0.98),
+    "int8-matmul": quantised("int8-matmul", 0.99),
+    "int8-matmul, rotated": quantised("int8-matmul", 0.99, int8_rotation="true"),
     "bf16, compiled": Mode(options={}, compiled=True, cosine=0.999, loss=0.01),
-    "int8-quanto": stored("int8-quanto", 0.99),
-    "int8-torchao": stored("int8-torchao", 0.99),
-    "nf4-bnb": stored("nf4-bnb", 0.9),
-    "fp8-quanto": stored("fp8-quanto", 0.98, usual=False),
+    "int8-quanto": quantised("int8-quanto", 0.99),
+    "int8-torchao": quantised("int8-torchao", 0.99),
+    "nf4-bnb": quantised("nf4-bnb", 0.9),
+    "fp8-torchao": quantised("fp8-torchao", 0.98, usual=False),
+    "fp8-quanto": quantised("fp8-quanto", 0.98, usual=False),
     "float32": Mode(
         options={**UNCOMPILED, "mixed_precision": "no"}, compiled=False, cosine=0.999, loss=0.01, usual=False
     ),
 }  # fmt: skip
 
 
-def obstacle(mode: Mode) -> str | None:
+def obstacle(options: Mapping[str, str]) -> str | None:
     """Why this machine or this version of difftrain cannot run a mode."""
     from difftrain.plugins.discovery import load_plugins
 
-    precision = mode.options.get("base_model_precision")
+    precision = options.get("base_model_precision")
     if precision is None:
         return None
     found = load_plugins(files=(), disabled=()).registry.all("quantizer").get(precision)
     return f"difftrain has no {precision}" if found is None else found().check()
+
+
+def runnable(modes: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the modes, given as options by name, that can run here; say why others cannot."""
+    reasons = {name: obstacle(options) for name, options in modes.items()}
+    for name, reason in reasons.items():
+        if reason:
+            print(f"{name} is left out: {reason}", flush=True)
+    return [name for name, reason in reasons.items() if reason is None]
 
 
 @dataclass
@@ -246,10 +253,7 @@ def main(given: list[str] | None = None) -> int:
     arguments = parsed(given)
     asked = arguments.modes or [name for name, mode in MODES.items() if mode.usual]
     names = [REFERENCE, *(name for name in asked if name != REFERENCE)]
-    for name, reason in [(name, obstacle(MODES[name])) for name in names]:
-        if reason:
-            print(f"{name} is left out: {reason}", flush=True)
-            names.remove(name)
+    names = runnable({name: MODES[name].options for name in names})
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         failed = run_all(names, folder, arguments)

@@ -40,6 +40,8 @@ class Likeness:
     worst_module: str
     weights: int
     """How many weights were compared."""
+    norm: float
+    """Of the exact ones."""
 
 
 def likeness(ours: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Likeness:
@@ -64,6 +66,7 @@ def likeness(ours: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Likenes
         ratio=math.sqrt(together[1] / together[2]),
         worst=cosines[worst],
         worst_module=worst,
+        norm=math.sqrt(together[2]),
         weights=sum(true.numel() for true in exact.values() if true.abs().max() > 0),
     )
 

@@ -43,14 +43,18 @@ def gradients(state: TrainingState, batches: Sequence[Batch]) -> tuple[float, di
 
     Also for the loss alone: without gradients compiled blocks would be compiled once more.
     """
+    state.clear_gradients()
     total = 0.0
     for number, (batch, sigma) in enumerate(zip(batches, SIGMAS, strict=True)):
         noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(1000 + number))
         loss = loss_at(state, state.denoiser, batch, torch.tensor([sigma]), noise).mean() / len(batches)
         state.accelerator.backward(loss)
         total += loss.item()
-    found = {name: weight.grad.detach().float().cpu() for name, weight in state.named_trained}
-    state.optimizer.zero_grad()
+    found = {}
+    for name, weight in state.named_trained:
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        found[name] = gradient.detach().float().cpu()
+    state.clear_gradients()
     return total, found
 
 
@@ -94,7 +98,7 @@ def main(text: str) -> None:
     row = json.loads(text)
     started, model = time.monotonic(), family(row)
     folder, name = Path(row["folder"]), row["name"]
-    given = {"cap_gib": None, "learning_rate": row["learning_rate"], "options": row["options"]}
+    given = {"cap_gib": None, "pixels": row["pixels"], "learning_rate": row["learning_rate"], "options": row["options"]}
     batches: list[Batch] = []
 
     def make_batch(_row: dict[str, object], device: torch.device) -> Batch:
@@ -121,6 +125,7 @@ def main(text: str) -> None:
     facts = {
         "fixed_loss": [before, after],
         "compiled": state.compiled,
+        "recorded": state.recorded is not None,
         "prepared": round(prepared, 1),
         "s_per_step": round(statistics.median(done["seconds"][2:] or done["seconds"]), 4),
         "peak_gib": round(peak, 1),

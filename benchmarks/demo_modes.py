@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 
+from agreement import runnable
+
 REFERENCE = "float32"
 TOLERANCE = 0.1
 """dB."""
@@ -37,6 +39,8 @@ MODES: Mapping[str, Mapping[str, str]] = {
     "int8-matmul, rotated, compiled": {
         **BF16, **COMPILED, "base_model_precision": "int8-matmul", "int8_rotation": "true"
     },
+    "int8-torchao, compiled": {**BF16, **COMPILED, "base_model_precision": "int8-torchao"},
+    "nf4-bnb, compiled": {**BF16, **COMPILED, "base_model_precision": "nf4-bnb"},
     "int8-quanto": {**BF16, **UNCOMPILED, "base_model_precision": "int8-quanto"},
 }  # fmt: skip
 SMALL = {
@@ -62,7 +66,7 @@ def run(name: str, seed: int, work: Path, options: Mapping[str, str]) -> dict[st
         "psnr_before": validations[0]["psnr"],
         "psnr_reference": validations[-1].get("psnr_reference"),
         "fixed_loss": [line["fixed_loss"] for line in validations],
-        "compiled": "compile the model's blocks" in done.stderr,
+        "compiled": "compile 1 of" in done.stderr,
         "said": [line for line in done.stderr.splitlines() if line.startswith(("attention:", "the model is not comp"))],
     }
 
@@ -130,7 +134,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(given)
-    names = [REFERENCE, *(name for name in arguments.modes if name != REFERENCE)]
+    asked = [REFERENCE, *(name for name in arguments.modes if name != REFERENCE)]
+    names = runnable({name: MODES[name] for name in asked})
     small = SMALL if arguments.small else {}
     print(large_enough(small.get("pretrained_model_name_or_path", "tiny")), flush=True)
     with tempfile.TemporaryDirectory() as text, ThreadPoolExecutor(arguments.at_once) as pool:

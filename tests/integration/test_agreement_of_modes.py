@@ -66,6 +66,7 @@ def test_gradients_are_compared_at_three_places(measured):
     assert set(found) == {"start", "random", "end"}
     # at the start only B has gradients
     assert found["start"]["weights"] < found["random"]["weights"] == found["end"]["weights"]
+    assert len({likeness["norm"] for likeness in found.values()}) == 3
     for likeness in found.values():
         assert 0.99 < likeness["worst"] <= likeness["cosine"] < 1
         assert likeness["ratio"] == pytest.approx(1, abs=0.02)
@@ -88,6 +89,7 @@ def test_likeness_is_over_all_weights_and_names_the_worst_module(figures):
     assert found.cosine == pytest.approx(10 / math.sqrt(11 * 10))
     assert found.ratio == pytest.approx(math.sqrt(11 / 10))
     assert found.weights == 4
+    assert found.norm == pytest.approx(math.sqrt(10))
 
 
 def test_a_module_without_a_number_or_without_a_gradient_is_the_worst(figures):

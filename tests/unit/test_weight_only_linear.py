@@ -197,3 +197,10 @@ def test_a_missing_package_is_said_with_the_command_that_gets_it(monkeypatch, ki
     assert "or newer, and 0.9.1 is installed" in kind().check()
     monkeypatch.setattr(optional_package, "version", lambda package: "1.0.0")
     assert kind().check() is None
+
+
+def test_a_layer_is_recomputed_as_gradient_checkpointing_does_it(quantizer):
+    layer, given = converted(quantizer), inputs()
+    (plain,) = torch.autograd.grad(layer(given).sum(), given)
+    (recomputed,) = torch.autograd.grad(checkpoint(layer, given, use_reentrant=False).sum(), given)
+    assert torch.equal(recomputed, plain)
