@@ -77,7 +77,12 @@ def compare(row: dict[str, Any]) -> Compared:
     name = row["precision"]
     quantizer = None if name == NO_QUANTIZER else load_plugins().registry.find("quantizer", name)
     mode = mode_of(
-        quantizer, compute="bfloat16", compiled=row["compiled"], kept=row["kept"], attention=row["attention"]
+        quantizer,
+        compute="bfloat16",
+        compiled=row["compiled"],
+        kept=row["kept"],
+        attention=row["attention"],
+        recorded=row.get("recorded", False),
     )
     assert mode is not None, f"{name} says what its weights take"
     found = forecast(work, mode, trained, find_card(row["card"]))

@@ -89,8 +89,8 @@ TWO_BLOCKS = ModelWork(
 )
 
 
-def mode(quantizer=None, *, compiled=False, kept=0, attention="cudnn"):
-    return mode_of(quantizer, compute="bfloat16", compiled=compiled, kept=kept, attention=attention)
+def mode(quantizer=None, *, compiled=False, kept=0, attention="cudnn", recorded=False):
+    return mode_of(quantizer, compute="bfloat16", compiled=compiled, kept=kept, attention=attention, recorded=recorded)
 
 
 def test_peak_memory_is_the_sum_of_its_parts():

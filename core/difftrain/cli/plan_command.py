@@ -108,6 +108,7 @@ def _written(model: ModelPlan, shape: LargestBatch, work: ModelWork, card: Card)
         compiled=backend != "no" and (backend != "auto" or _pays_to_compile(shape, blocks)),
         kept=blocks if config.gradient_checkpointing is False else 0,
         attention="cudnn" if config.attention_mechanism in ("auto", "cudnn") else "flash",
+        recorded=config.cuda_graphs is not False,
     )
 
 

@@ -29,6 +29,8 @@ class Mode:
     unpacks: bool
     """Whether the weights are turned into the forward's number format for each product."""
     compiled: bool
+    recorded: bool
+    """Whether steps are recorded as CUDA graphs: the host then starts one operation."""
     kept: int
     """How many blocks keep their activations; the others recompute them."""
     attention: str
@@ -40,16 +42,24 @@ class Mode:
 
 
 def mode_of(
-    quantizer: type[Quantizer] | None, *, compute: str, compiled: bool, kept: int, attention: str = "cudnn"
+    quantizer: type[Quantizer] | None,
+    *,
+    compute: str,
+    compiled: bool,
+    kept: int,
+    attention: str = "cudnn",
+    recorded: bool = True,
 ) -> Mode | None:
     """Return the mode of a quantizer; None if it does not say what its weights take.
 
     Args:
         compiled: Whether blocks are compiled if the quantizer's layers can be.
+        recorded: Whether steps are recorded as CUDA graphs if blocks are compiled.
     """
     full = 2.0 if compute == "bfloat16" else 4.0
     if quantizer is not None and quantizer.weight_bytes is None:
         return None
+    compiled = compiled and (quantizer is None or quantizer.can_compile)
     eight_bits = quantizer is not None and quantizer.products != "full"
     return Mode(
         precision=quantizer.name if quantizer else NO_QUANTIZER,
@@ -57,7 +67,8 @@ def mode_of(
         compute=compute,
         products=quantizer.products if quantizer is not None and eight_bits else compute,
         unpacks=quantizer is not None and not eight_bits,
-        compiled=compiled and (quantizer is None or quantizer.can_compile),
+        compiled=compiled,
+        recorded=recorded and compiled,
         kept=kept,
         attention=attention,
     )
