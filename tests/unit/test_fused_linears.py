@@ -18,7 +18,7 @@ from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
 from difftrain.model.tuned_blocks import TunedBlocks
 
-WIDTH, TEXT = 64, 32
+WIDTH, TEXT = 64, 128
 IMAGE_SIDE, TEXT_SIDE = ("to_q", "to_k", "to_v"), ("add_q", "add_v")
 QUANTIZERS = {
     "fp8-matmul": Fp8Matmul,
@@ -229,7 +229,7 @@ def test_layers_of_different_forms_stay_apart():
     [
         (("0.attn.to_q", "1.attn.to_k"), "one parent"),
         (("0.attn.to_q", "0.attn.to_q"), "each once"),
-        (("0.attn.to_q", "0.attn.add_q"), r"\[32, 64\] features"),
+        (("0.attn.to_q", "0.attn.add_q"), r"\[64, 128\] features"),
         (("0.attn", "0.out"), "a Attention, no linear layer"),
     ],
 )
