@@ -142,8 +142,8 @@ def test_validation_images_are_the_same(train):
     [
         (
             {"base_model_precision": "int8-quanto"},
-            "fuse_qkv_projections: weights of base_model_precision 'int8-quanto' cannot be fused; those of int8-torchao, "
-            "fp8-torchao, fp8-matmul, int8-matmul can, or set fuse_qkv_projections to false",
+            "fuse_qkv_projections: weights of base_model_precision 'int8-quanto' cannot be fused; those of "
+            "int8-torchao, fp8-torchao, fp8-matmul, int8-matmul can, or set fuse_qkv_projections to false",
         ),
         ({"base_model_precision": "fp8-quanto"}, "or set fuse_qkv_projections to false"),
         ({"base_model_precision": "int4-quanto"}, "those of nf4-bnb can, or set fuse_qkv_projections to false"),
@@ -184,8 +184,6 @@ def test_a_precision_that_auto_chose_may_leave_layers_apart(tmp_path, monkeypatc
     plan = replace(plan, config=plan.config.model_copy(update={"fuse_qkv_projections": True}))
     location = plan.family.locate("tiny-random", plan.flavour)
     reporter = ConsoleReporter(Console(file=(said := io.StringIO()), width=200))
-    denoiser = load_adapted(
-        plan, location, device=torch.device("cpu"), adapter_dtype=torch.float32, reporter=reporter
-    )
+    denoiser = load_adapted(plan, location, device=torch.device("cpu"), adapter_dtype=torch.float32, reporter=reporter)
     assert not any(isinstance(part, FusedLinear) for part in denoiser.modules())
     assert "weights of int8-quanto cannot be fused; fuse_qkv_projections has no effect" in said.getvalue()

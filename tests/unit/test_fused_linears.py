@@ -57,7 +57,9 @@ class Block(nn.Module):
 
 
 def groups(count=3):
-    return [tuple(f"{index}.attn.{name}" for name in side) for index in range(count) for side in (IMAGE_SIDE, TEXT_SIDE)]
+    return [
+        tuple(f"{index}.attn.{name}" for name in side) for index in range(count) for side in (IMAGE_SIDE, TEXT_SIDE)
+    ]
 
 
 def model(*, fused, quantizer=None, adapted=True, lora=None):

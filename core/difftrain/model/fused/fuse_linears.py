@@ -1,7 +1,7 @@
 """Puts frozen linear layers with a common input together, so that each group runs as one product.
 
-To be called before an adapter is attached. The layers keep their names, so an adapter wraps each of them as ever: it has
-the same weights, initial values and files as without.
+To be called before an adapter is attached. The layers keep their names, so an adapter wraps each of them as ever: it
+has the same weights, initial values and files as without.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def _alike(layers: Sequence[nn.Module], group: Sequence[str]) -> bool:
     """Whether the layers are stored in one form; a quantizer may leave some as they are."""
     for name, layer in zip(group, layers, strict=True):
         if not isinstance(layer, nn.Linear) or isinstance(layer, LinearPart):
-            raise PluginError(f"shared_input_linears() names {name}, which is a {type(layer).__name__}, no linear layer")
+            raise PluginError(
+                f"shared_input_linears() names {name}, which is a {type(layer).__name__}, no linear layer"
+            )
     widths = {layer.in_features for layer in layers if isinstance(layer, nn.Linear)}
     if len(widths) != 1:
         raise PluginError(
