@@ -70,6 +70,8 @@ MODES = {
     "int8-quanto": quantised("int8-quanto", 0.99),
     "int8-torchao": quantised("int8-torchao", 0.99),
     "nf4-bnb": quantised("nf4-bnb", 0.9),
+    "fp8-matmul, fused qkv": quantised("fp8-matmul", 0.98, usual=False, fuse_qkv_projections="true"),
+    "int8-matmul, fused qkv": quantised("int8-matmul", 0.99, usual=False, fuse_qkv_projections="true"),
     "fp8-torchao": quantised("fp8-torchao", 0.98, usual=False),
     "fp8-quanto": quantised("fp8-quanto", 0.98, usual=False),
     "float32": Mode(

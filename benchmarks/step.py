@@ -23,7 +23,11 @@ ROWS = {
     "stock int8-quanto, recomputing": {"stock": True},
     "int8-quanto, recomputing": {"options": {"base_model_precision": "int8-quanto"}},
     "bf16, exact": {"options": FAST},
+    "bf16, exact, fused qkv": {"options": {"fuse_qkv_projections": "true", **FAST}},
     "fp8-matmul": {"options": {"base_model_precision": "fp8-matmul", **FAST}},
+    "fp8-matmul, fused qkv": {
+        "options": {"base_model_precision": "fp8-matmul", "fuse_qkv_projections": "true", **FAST}
+    },
     "fp8-matmul, 24 GiB": {"cap_gib": 24, "options": {"base_model_precision": "fp8-matmul", **FILLING}},
     "fp8-matmul, recomputing": {"options": {"base_model_precision": "fp8-matmul"}},
     "fp8-matmul, all linears": {

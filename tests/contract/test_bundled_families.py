@@ -24,6 +24,16 @@ def test_blocks_are_those_that_the_transformer_repeats():
     assert len(family.blocks(denoiser)) == 4
 
 
+def test_layers_that_do_not_share_their_input_are_found():
+    class Wrong(FluxFamily):
+        def shared_input_linears(self, denoiser):
+            return [("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj")]
+
+    family, flavour = Wrong(), Dev()
+    with pytest.raises(AssertionError, match=r"to_q_add_q_proj is computed 2 times in 1 calls of its parent"):
+        check_family(family, flavour, family.locate("tiny-random", flavour))
+
+
 @pytest.mark.parametrize("change", [{"keys": 1}, {"masked": True}, {"head_dim": 8}])
 def test_attention_shapes_that_no_forward_has_are_found(change):
     class Wrong(FluxFamily):

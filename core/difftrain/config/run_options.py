@@ -55,6 +55,9 @@ class ModelOptions(Options):
     dynamo_backend: Literal["auto", "no", "inductor", "aot_eager"] = "auto"
     """Compile the model's blocks with torch.compile; auto does so on GPUs if the run is long enough to gain by it.
     aot_eager only traces them, to find faults."""
+    fuse_qkv_projections: bool = False
+    """Compute queries, keys and values of each attention as one product of the frozen weights. The adapter, its files
+    and its checkpoints are the same as without."""
     blocks_to_swap: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Blocks of the model whose frozen weights wait in the host's memory and come to the GPU when needed; auto takes as
     many as do not fit. Costs time if the copies take longer than the computation between them."""

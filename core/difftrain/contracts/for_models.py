@@ -243,6 +243,17 @@ class ModelFamily(TypedByInput[Input], ABC):
         The denoiser is loaded by then, and its linear modules may be quantised.
         """
 
+    def shared_input_linears(self, denoiser: nn.Module) -> Sequence[Sequence[str]]:
+        """Groups of linear modules whose inputs are one tensor: queries, keys and values of one attention.
+
+        ``fuse_qkv_projections`` computes each group as one product. Families that do not override this refuse the
+        option. :func:`difftrain.testing.check_family` tests that the groups share.
+
+        Returns:
+            Full names. Modules of a group have one parent, whose forward finds them as its attributes and sets none.
+        """
+        return ()
+
     def fixed(self) -> dict[str, object]:
         """Options, by name, that a resumed run must keep because they decide which modules are trained."""
         return {}

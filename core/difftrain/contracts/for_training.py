@@ -24,6 +24,10 @@ class Adapter(Options, ABC):
     """Whether the forward does the same operations for all inputs of one shape, looks at no value on the CPU and
     draws only from torch's generator of the GPU: a training step can then be recorded once and replayed."""
 
+    takes_products: ClassVar[bool] = False
+    """Whether the module that takes a target's place passes the keyword arguments of its call on to the target:
+    ``fuse_qkv_projections`` computes the target's output beforehand and gives it as ``product``."""
+
     def fixed(self) -> dict[str, object]:
         """Return the options, by name, that a resumed run must keep because the trained weights depend on them."""
         return self.model_dump(mode="json")
@@ -137,6 +141,9 @@ class Quantizer(Options, ABC):
     name: ClassVar[str]
     can_compile: ClassVar[bool] = False
     """Whether torch.compile takes the layers of :meth:`convert`, with and without recomputed activations."""
+    can_fuse: ClassVar[bool] = False
+    """Whether layers of :meth:`convert` become one with the outputs of all, exactly, if each of their parameters and
+    buffers is put together along its first dimension: for ``fuse_qkv_projections``."""
     weight_bytes: ClassVar[float | None] = None
     """Bytes of one converted weight, with its share of the scales, for `difftrain plan`; None leaves it out there."""
     products: ClassVar[Literal["full", "fp8", "int8"]] = "full"

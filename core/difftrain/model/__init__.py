@@ -10,6 +10,7 @@
 - `load_denoiser`: loads the denoiser tensor by tensor
 - `precision`: number formats of the frozen weights
 - `counting`: counts what a forward does and keeps, without weights
+- `fused`: frozen layers that share their input
 - `lora`: LoRA, through peft
 - `attention`: attention kernels
 - `tuned_blocks`: blocks that are compiled, and that keep or recompute activations

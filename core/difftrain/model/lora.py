@@ -31,6 +31,7 @@ class Lora(Adapter):
 
     name: ClassVar[str] = "standard"
     replayable: ClassVar[bool] = True
+    takes_products: ClassVar[bool] = True  # peft passes keywords on
 
     lora_rank: int = Field(16, ge=1)
     """Inner size of the adapter; a larger one learns more and takes more memory."""

@@ -23,6 +23,9 @@ from difftrain.planning.auto_precision import AUTO_PRECISIONS
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import EXTENSIONS, Registry
 
+_SIMILAR_BYTES = 0.1
+"""Formats whose weights differ by less need about as much memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
@@ -60,6 +63,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     family, flavour = chosen.family(), chosen.flavour()
     adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
     text_quantizers = chosen.text_quantizers(family)
+    chosen.check_fusing(family, adapter, quantizer)
     check_model(run, flavour, plugins, problems)
     problems.raise_all()
     return ModelPlan(
@@ -177,6 +181,36 @@ class Chooser:
                 'fp8-matmul and int8-matmul can, or set blocks_to_swap to "auto"'
             )
         return found
+
+    def check_fusing(
+        self,
+        family: contracts.ModelFamily | None,
+        adapter: contracts.Adapter | None,
+        quantizer: contracts.Quantizer | None,
+    ) -> None:
+        """Record what does not go together with ``fuse_qkv_projections``."""
+        if not self.config.fuse_qkv_projections:
+            return
+        unfused = "or set fuse_qkv_projections to false"
+        if family and type(family).shared_input_linears is contracts.ModelFamily.shared_input_linears:
+            self.problems.add(
+                f"fuse_qkv_projections: model_family {family.name!r} names no layers that share their input; "
+                "set fuse_qkv_projections to false"
+            )
+        if adapter and not adapter.takes_products:
+            able = sorted(name for name, found in self.registry.all("adapter").items() if found.takes_products)
+            self.problems.add(
+                f"fuse_qkv_projections: adapters of lora_type {adapter.name!r} do not take products that are computed "
+                f"together; use lora_type {' or '.join(able)}, {unfused}"
+            )
+        if quantizer and not quantizer.can_fuse:
+            size = quantizer.weight_bytes or 1.0
+            able = {name: found for name, found in self.registry.all("quantizer").items() if found.can_fuse}
+            near = [name for name, found in able.items() if abs((found.weight_bytes or 1.0) - size) < _SIMILAR_BYTES]
+            self.problems.add(
+                f"fuse_qkv_projections: weights of base_model_precision {quantizer.name!r} cannot be fused; those of "
+                f"{', '.join(near or able)} can, {unfused}"
+            )
 
     def text_quantizers(self, family: contracts.ModelFamily | None) -> tuple[contracts.Quantizer | None, ...]:
         """The quantizers of the family's text encoders; empty if there are none, and after a problem."""

@@ -9,6 +9,7 @@ does; `TinyFamily` is a model that needs no file and trains in milliseconds; `ma
 - `generator_check`: tests the contract of generators
 - `family_check`: tests the contract of model families
 - `attention_check`: watches the attention shapes of a forward
+- `sharing_check`: tests which layers share their input
 - `tiny_family`: a family that needs no file
 - `tiny_denoiser`: its denoiser; in its own module because it needs torch
 """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from difftrain.contracts import ImageEncoder, ModelFamily, ModelFlavour, NoiseProcess, Quantizer, TextEncoder
 from difftrain.testing.attention_check import watched_attention
 from difftrain.testing.example_images import draw_image
+from difftrain.testing.sharing_check import check_sharing
 from difftrain.types import Batch, ModelLocation, NoisyBatch, TextEmbeds, ValidationRequest
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     _check_outline(family, flavour, place, latents, texts)
     noisy = _check_noise(family.noise_process(place), latents)
     _check_forward(family, flavour, denoiser, latents, noisy, texts)
+    plain = Batch(latents=latents, references=[], text=family.collate_text(texts))
+    check_sharing(family, load_denoiser(family, place), lambda model: _predict(family, flavour, model, noisy, plain))
 
     sampler = family.make_sampler(place, flavour, denoiser, image_encoder, cpu, torch.float32)
     size = (4 * family.pixel_multiple, 6 * family.pixel_multiple)
@@ -74,7 +77,7 @@ def check_family(family: ModelFamily, flavour: ModelFlavour, location: ModelLoca
     image = sampler(request)
     assert (image.size, image.mode) == (size, "RGB"), f"asked for RGB of {size}, got {image.mode} {image.size}"
     assert sampler(request).tobytes() == image.tobytes(), "one seed gives two different validation images"
-    _check_checkpointing(family, place, Batch(latents=latents, references=[], text=family.collate_text(texts)), noisy)
+    _check_checkpointing(family, place, plain, noisy)
 
 
 def _check_text(texts: list[TextEmbeds]) -> list[TextEmbeds]:

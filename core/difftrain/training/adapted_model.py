@@ -7,6 +7,7 @@ from torch import nn
 
 from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.block_swapping import SwappedBlocks
+from difftrain.model.fused.fuse_linears import fuse_linears
 from difftrain.model.load_denoiser import load_denoiser
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
@@ -49,6 +50,8 @@ def load_adapted(
         reporter=reporter,
         on_host=waiting,
     )
+    if plan.config.fuse_qkv_projections:
+        reporter.say(_fuse(plan, denoiser))
     targets = plan.family.adapter_targets(denoiser)
     torch.manual_seed(plan.config.seed)
     plan.adapter.attach(denoiser, targets, adapter_dtype)
@@ -57,3 +60,12 @@ def load_adapted(
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     reporter.say(f"adapter {plan.adapter.name}: {len(targets)} modules, {count:,} trained weights")
     return denoiser
+
+
+def _fuse(plan: ModelPlan, denoiser: nn.Module) -> str:
+    """Fuse the layers that share their input, and return what to say about it."""
+    if plan.quantizer is not None and not plan.quantizer.can_fuse:  # only base_model_precision auto comes here with it
+        return f"note: weights of {plan.quantizer.name} cannot be fused; fuse_qkv_projections has no effect"
+    groups = plan.family.shared_input_linears(denoiser)
+    count = fuse_linears(denoiser, groups)
+    return f"fuse_qkv_projections: {count} of {len(groups)} groups of layers run as one product each"

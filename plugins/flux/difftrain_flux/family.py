@@ -32,7 +32,7 @@ from difftrain_flux.model_files.denoiser import denoiser_weights
 from difftrain_flux.model_files.entry_bytes import latents_bytes, text_bytes
 from difftrain_flux.model_files.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
 from difftrain_flux.model_files.locate import locate, locate_with_denoiser, part_identity
-from difftrain_flux.targets import Target, select_targets
+from difftrain_flux.targets import Target, attention_inputs, select_targets
 from difftrain_flux.text_length import text_length
 
 if TYPE_CHECKING:
@@ -158,6 +158,11 @@ class FluxFamily(ModelFamily["FluxInput"]):
         from difftrain_flux.forward import unwrap
 
         return select_targets((name for name, _ in unwrap(denoiser).named_modules()), self.flux_lora_target)
+
+    def shared_input_linears(self, denoiser: nn.Module) -> list[tuple[str, ...]]:
+        from difftrain_flux.forward import unwrap
+
+        return attention_inputs(name for name, _ in unwrap(denoiser).named_modules())
 
     def fixed(self) -> dict[str, object]:
         return {"flux_lora_target": self.flux_lora_target}

@@ -1,4 +1,4 @@
-"""The linear modules that an adapter wraps, by the name of a target set. Pure, no torch."""
+"""Linear modules by name: those that an adapter wraps, and those that share their input. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "tiny": (r"single_transformer_blocks\.(7|20)\.proj_out",),
     "nano": (r"single_transformer_blocks\.7\.proj_out",),
 }
+
+SHARING = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
+"""Layers of an attention with one input each: of the image, or of both in single blocks; and of the text."""
+
+
+def attention_inputs(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of modules in each attention that share their input.
+
+    Args:
+        names: Full names of all modules.
+    """
+    known = dict.fromkeys(names)
+    attentions = [name for name in known if name.endswith(".attn")]
+    groups = [tuple(f"{name}.{layer}" for layer in layers) for name in attentions for layers in SHARING]
+    return [group for group in groups if all(name in known for name in group)]
 
 
 def select_targets(names: Iterable[str], target: Target) -> list[str]:

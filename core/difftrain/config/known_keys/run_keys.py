@@ -29,7 +29,6 @@ RUN_TABLES = KnownKeys(
         "refiner_training": (),
         "tokenizer_max_length": (),
         "quantize_activations": (),
-        "fuse_qkv_projections": (),
         "enable_group_offload": (),
         "enable_model_cpu_offload": (),
         "ramtorch": (),

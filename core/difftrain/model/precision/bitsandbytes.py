@@ -20,6 +20,7 @@ class BitsAndBytesNf4(Quantizer):
 
     name: ClassVar[str] = "nf4-bnb"
     can_compile: ClassVar[bool] = True
+    can_fuse: ClassVar[bool] = True
     weight_bytes: ClassVar[float | None] = 0.5 + 4 / 64
 
     def check(self) -> str | None:

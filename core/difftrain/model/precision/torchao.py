@@ -18,6 +18,7 @@ class _TorchAo(Quantizer):
 
     name: ClassVar[str] = ""
     can_compile: ClassVar[bool] = True
+    can_fuse: ClassVar[bool] = True
     weight_bytes: ClassVar[float | None] = 1.0
 
     def check(self) -> str | None:
