@@ -205,11 +205,11 @@ class Chooser:
             )
         if quantizer and not quantizer.can_fuse:
             size = quantizer.weight_bytes or 1.0
-            able = {name: found for name, found in self.registry.all("quantizer").items() if found.can_fuse}
-            near = [name for name, found in able.items() if abs((found.weight_bytes or 1.0) - size) < _SIMILAR_BYTES]
+            fusing = {name: found for name, found in self.registry.all("quantizer").items() if found.can_fuse}
+            near = [name for name, found in fusing.items() if abs((found.weight_bytes or 1.0) - size) < _SIMILAR_BYTES]
             self.problems.add(
                 f"fuse_qkv_projections: weights of base_model_precision {quantizer.name!r} cannot be fused; those of "
-                f"{', '.join(near or able)} can, {unfused}"
+                f"{', '.join(near or fusing)} can, {unfused}"
             )
 
     def text_quantizers(self, family: contracts.ModelFamily | None) -> tuple[contracts.Quantizer | None, ...]:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 PLACES = "fused_places"
@@ -35,7 +36,8 @@ class FusedLinear(nn.Module):
         """Return the outputs of each part, [..., size]: views of one tensor."""
         output: Tensor = self.whole(input)
         # not slices: autograd puts the gradients of a split together in one pass, and adds those of slices up
-        return output.split(self.sizes, dim=-1)
+        parts: tuple[Tensor, ...] = torch.split(output, list(self.sizes), dim=-1)
+        return parts
 
     def rows(self, stored: Tensor, index: int) -> Tensor:
         """Return one part's share of a tensor whose first dimension stands for the outputs, as a view."""
@@ -72,7 +74,7 @@ class LinearPart(nn.Linear):
         Args:
             product: The output, if it is known already; without it the product of all parts is computed for this one.
         """
-        return self._fused[0](input)[self._index] if product is None else product  # type: ignore[no-any-return]
+        return self._fused[0](input)[self._index] if product is None else product
 
 
 class _Call:
@@ -103,7 +105,7 @@ def sharing(kind: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *given: Any, **named: Any) -> Any:
-        return kind.forward(_Call(self), *given, **named)  # type: ignore[arg-type]  # it looks like one
+        return kind.forward(_Call(self), *given, **named)
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 

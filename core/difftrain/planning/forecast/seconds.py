@@ -54,8 +54,8 @@ Source: 512 + 512 px, fp8, 0.243 s, of which 0.144 s on the card.
 GAPS = 1.03
 """Time of a step in which the card waits, even if the host is faster. Source: 0.681 s, of which 0.658 on the card."""
 TAILS = 6e-6
-"""Seconds of a recorded step for each operation of the uncompiled forward: kernels begin and end with little of the card
-at work. Source: 512 + 512 px, fp8, recorded as a CUDA graph, 0.157 s."""
+"""Seconds of a recorded step for each operation of the uncompiled forward: kernels begin and end with little of the
+card at work. Source: 512 + 512 px, fp8, recorded as a CUDA graph, 0.157 s."""
 
 
 def step_seconds(work: ModelWork, mode: Mode, card: Card) -> float:
