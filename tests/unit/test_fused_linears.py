@@ -132,6 +132,32 @@ def test_adapters_have_the_same_names_and_first_weights():
     assert all(torch.equal(fused[name], tensor) for name, tensor in plain.items())
 
 
+class Beside(nn.Module):
+    """An adapter without peft: a small full matrix beside the layer that it wraps."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.added = nn.Parameter(torch.randn(inner.out_features, inner.in_features) / 100)
+
+    def forward(self, input, **given):
+        return self.inner(input, **given) + functional.linear(input, self.added)
+
+
+def test_any_adapter_that_passes_keywords_on_will_do(monkeypatch):
+    calls = Counter()
+    monkeypatch.setattr(FusedLinear, "forward", counted(FusedLinear.forward, calls))
+    found = []
+    for fused in (False, True):
+        blocks = model(fused=fused, adapted=False)
+        torch.manual_seed(1)
+        for name in groups()[0][1:] + groups()[3]:  # not all layers of a group
+            blocks.set_submodule(name, Beside(blocks.get_submodule(name)))
+        found.append(outputs_and_gradients(blocks))
+    assert difference(found[1], found[0]) < 1e-5
+    assert list(calls.values()) == [1] * 6
+
+
 def test_dropout_draws_the_same_for_each_layer():
     lora = Lora(lora_rank=4, lora_dropout=0.5)
     plain, fused = (outputs_and_gradients(moved(model(fused=fused, lora=lora)).train()) for fused in (False, True))
