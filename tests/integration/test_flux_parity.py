@@ -358,7 +358,10 @@ def test_loaded_weights_are_those_of_from_pretrained(location, family, dtype, st
 
 
 def test_loading_every_part_prints_nothing(tmp_path):
+    # remarks that optional packages make as they are imported are silenced by the command, see test_quiet_runs
     code = (
+        "import logging; names = ('torchao', 'bitsandbytes', 'diffusers.quantizers', 'torch.utils._pytree');"
+        "[logging.getLogger(name).setLevel(logging.ERROR) for name in names];"
         "import torch; from difftrain.testing import load_denoiser; from difftrain_flux.family import FluxFamily;"
         "from difftrain_flux_kontext.flavour import Kontext;"
         "family, flavour, cpu, kind = FluxFamily(), Kontext(), torch.device('cpu'), torch.float32;"
