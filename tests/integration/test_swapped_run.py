@@ -1,9 +1,13 @@
 """A run whose blocks wait in the host's memory trains what any run trains."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from conftest import read_metrics
+from difftrain.errors import ConfigError
 from difftrain.model.block_swapping import SwappedBlocks
+from difftrain.training import assemble
 
 
 def losses(command, edit_pairs, output, *arguments):
@@ -52,3 +56,10 @@ def test_weights_that_cannot_be_swapped_are_refused_before_anything_is_read(comm
     assert ended.status == 2
     assert "blocks_to_swap 1: weights of int8-quanto cannot wait in the host's memory" in ended.err
     assert not edit_pairs.output.exists()
+
+
+def test_several_processes_do_not_ignore_the_option(monkeypatch):
+    plan = SimpleNamespace(config=SimpleNamespace(blocks_to_swap=3))
+    monkeypatch.setattr(assemble, "trained_dtype", lambda plan: "float32")
+    with pytest.raises(ConfigError, match="blocks_to_swap 3: blocks are not swapped in a run of several processes"):
+        assemble._load_state(plan, None, SimpleNamespace(device=None, num_processes=2), None)

@@ -144,8 +144,10 @@ def test_eight_bit_files_give_the_scaled_numbers(state, tmp_path, layout, end):
 
 def test_a_scale_may_have_one_dimension(state, tmp_path):
     given = in_fp8(original(state), ".weight_scale")
-    given = {name: tensor.reshape(1) if name.endswith("_scale") else tensor for name, tensor in given.items()}
-    load(locate(save(given, tmp_path / "fp8.safetensors")))
+    flat = {name: tensor.reshape(1) if name.endswith("_scale") else tensor for name, tensor in given.items()}
+    scalar = load(locate(save(given, tmp_path / "scalar.safetensors")))
+    loaded = load(locate(save(flat, tmp_path / "flat.safetensors")))
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in scalar.items())
 
 
 # the rest of the model

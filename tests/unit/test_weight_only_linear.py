@@ -30,7 +30,7 @@ def quantizer(request):
 
 def linear(dtype=torch.bfloat16, bias=True):
     torch.manual_seed(0)
-    return nn.Linear(96, 80, bias=bias, dtype=dtype).requires_grad_(False)
+    return nn.Linear(128, 80, bias=bias, dtype=dtype).requires_grad_(False)
 
 
 def converted(quantizer: Quantizer, dtype=torch.bfloat16, bias=True) -> WeightOnlyLinear:
@@ -41,11 +41,11 @@ def converted(quantizer: Quantizer, dtype=torch.bfloat16, bias=True) -> WeightOn
 
 def inputs(dtype=torch.bfloat16):
     torch.manual_seed(1)
-    return torch.randn(2, 7, 96, dtype=dtype, requires_grad=True)
+    return torch.randn(2, 7, 128, dtype=dtype, requires_grad=True)
 
 
 def weight_of(layer):
-    return layer.whole(torch.float32, (80, 96), layer.weight, layer.scale)
+    return layer.whole(torch.float32, (80, 128), layer.weight, layer.scale)
 
 
 def test_the_weights_are_the_librarys_own(quantizer):
@@ -61,11 +61,11 @@ def test_the_weights_are_the_librarys_own(quantizer):
     else:
         from bitsandbytes.nn import LinearNF4
 
-        theirs = LinearNF4(96, 80, compute_dtype=torch.float32, compress_statistics=False)
+        theirs = LinearNF4(128, 80, compute_dtype=torch.float32, compress_statistics=False)
         theirs.load_state_dict(linear(torch.float32).state_dict())
         theirs = theirs.to("cpu")
         with torch.no_grad():
-            weight = theirs(torch.eye(96)[None])[0].t() - theirs.bias[:, None]
+            weight = theirs(torch.eye(128)[None])[0].t() - theirs.bias[:, None]
     torch.testing.assert_close(weight_of(ours), weight, rtol=1e-5, atol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_output_and_gradient_are_those_of_the_stored_weight(quantizer, dtype, bi
     output = layer(given)
     assert output.dtype == dtype
     (ours,) = torch.autograd.grad(output, given, torch.ones_like(output))
-    weight = layer.whole(dtype, (80, 96), layer.weight, layer.scale)
+    weight = layer.whole(dtype, (80, 128), layer.weight, layer.scale)
     stored = functional.linear(given, weight, layer.bias)
     (theirs,) = torch.autograd.grad(stored, given, torch.ones_like(stored))
     torch.testing.assert_close(output, stored)
@@ -135,7 +135,7 @@ def test_weights_are_frozen_and_small(quantizer):
     layer = converted(quantizer)
     assert not any(parameter.requires_grad for parameter in layer.parameters())
     stored = layer.weight.nbytes + layer.scale.nbytes
-    assert stored <= (0.57 if isinstance(quantizer, BitsAndBytesNf4) else 1.05) * 96 * 80
+    assert stored <= (0.57 if isinstance(quantizer, BitsAndBytesNf4) else 1.05) * 128 * 80
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -204,3 +204,10 @@ def test_a_layer_is_recomputed_as_gradient_checkpointing_does_it(quantizer):
     (plain,) = torch.autograd.grad(layer(given).sum(), given)
     (recomputed,) = torch.autograd.grad(checkpoint(layer, given, use_reentrant=False).sum(), given)
     assert torch.equal(recomputed, plain)
+
+
+def test_nf4_leaves_layers_whose_rows_end_within_a_block():
+    # bitsandbytes 0.50.2 makes wrong weights of them on a CPU, without an error
+    pytest.importorskip("bitsandbytes")
+    odd = nn.Linear(96, 64)
+    assert BitsAndBytesNf4().convert("odd", odd, CPU) is odd

@@ -126,6 +126,11 @@ def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))
     swapped = SwappedBlocks(device) if accelerator.num_processes == 1 else None
+    if swapped is None and plan.config.blocks_to_swap not in ("auto", 0):
+        raise ConfigError(
+            f"blocks_to_swap {plan.config.blocks_to_swap}: blocks are not swapped in a run of several processes, and "
+            f'this one has {accelerator.num_processes}\nhint: set blocks_to_swap to "auto", or run one process'
+        )
     bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter, swapped=swapped)
     trained = [named for named in bare.named_parameters() if named[1].requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)

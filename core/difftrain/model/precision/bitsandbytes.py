@@ -33,6 +33,8 @@ class BitsAndBytesNf4(Quantizer):
 
         from difftrain.model.precision.weight_only_linear import Nf4StoredLinear
 
+        if module.in_features % Nf4StoredLinear.BLOCK:
+            return module  # its rows end within a scale's weights, and the CPU kernel then makes wrong ones
         linear = module.to(device)
         codes, state = quantize_4bit(linear.weight.detach(), blocksize=Nf4StoredLinear.BLOCK, quant_type="nf4")
         return (
