@@ -62,4 +62,4 @@ def test_several_processes_do_not_ignore_the_option(monkeypatch):
     plan = SimpleNamespace(config=SimpleNamespace(blocks_to_swap=3))
     monkeypatch.setattr(assemble, "trained_dtype", lambda plan: "float32")
     with pytest.raises(ConfigError, match="blocks_to_swap 3: blocks are not swapped in a run of several processes"):
-        assemble._load_state(plan, None, SimpleNamespace(device=None, num_processes=2), None)
+        assemble.load_state(plan, None, SimpleNamespace(device=None, num_processes=2), None)

@@ -20,11 +20,9 @@ from difftrain.config.schema import RunConfig
 from difftrain.errors import PluginError
 from difftrain.model.flavour_match import check_name
 from difftrain.planning.auto_precision import AUTO_PRECISIONS
+from difftrain.planning.combinations import clashes_of_adapter, clashes_of_family, clashes_of_precision
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import EXTENSIONS, Registry
-
-_SIMILAR_BYTES = 0.1
-"""Formats whose weights differ by less need about as much memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     family, flavour = chosen.family(), chosen.flavour()
     adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
     text_quantizers = chosen.text_quantizers(family)
-    chosen.check_fusing(family, adapter, quantizer)
+    chosen.check_combinations(family, adapter, quantizer)
     check_model(run, flavour, plugins, problems)
     problems.raise_all()
     return ModelPlan(
@@ -167,50 +165,22 @@ class Chooser:
 
     def quantizer(self) -> Any:
         """The quantizer of the denoiser; None for ``no_change``, for ``auto`` and after a problem."""
-        found = self._of_precision("base_model_precision")
-        backend = self.config.dynamo_backend
-        if found is not None and not found.can_compile and backend not in ("auto", "no"):
-            self.problems.add(
-                f"dynamo_backend {backend!r}: torch.compile does not take weights of {found.name}; fp8-matmul and "
-                'int8-matmul need as little memory and can be compiled, or set dynamo_backend to "no"'
-            )
-        swapped = self.config.blocks_to_swap
-        if found is not None and not found.can_compile and swapped not in ("auto", 0):
-            self.problems.add(
-                f"blocks_to_swap {swapped}: weights of {found.name} cannot wait in the host's memory; those of "
-                'fp8-matmul and int8-matmul can, or set blocks_to_swap to "auto"'
-            )
-        return found
+        return self._of_precision("base_model_precision")
 
-    def check_fusing(
+    def check_combinations(
         self,
         family: contracts.ModelFamily | None,
         adapter: contracts.Adapter | None,
         quantizer: contracts.Quantizer | None,
     ) -> None:
-        """Record what does not go together with ``fuse_qkv_projections``."""
-        if not self.config.fuse_qkv_projections:
-            return
-        unfused = "or set fuse_qkv_projections to false"
-        if family and type(family).shared_input_linears is contracts.ModelFamily.shared_input_linears:
-            self.problems.add(
-                f"fuse_qkv_projections: model_family {family.name!r} names no layers that share their input; "
-                "set fuse_qkv_projections to false"
-            )
-        if adapter and not adapter.takes_products:
-            able = sorted(name for name, found in self.registry.all("adapter").items() if found.takes_products)
-            self.problems.add(
-                f"fuse_qkv_projections: adapters of lora_type {adapter.name!r} do not take products that are computed "
-                f"together; use lora_type {' or '.join(able)}, {unfused}"
-            )
-        if quantizer and not quantizer.can_fuse:
-            size = quantizer.weight_bytes or 1.0
-            fusing = {name: found for name, found in self.registry.all("quantizer").items() if found.can_fuse}
-            near = [name for name, found in fusing.items() if abs((found.weight_bytes or 1.0) - size) < _SIMILAR_BYTES]
-            self.problems.add(
-                f"fuse_qkv_projections: weights of base_model_precision {quantizer.name!r} cannot be fused; those of "
-                f"{', '.join(near or fusing)} can, {unfused}"
-            )
+        """Record what the run asks for that does not go together; parts that had problems are left out."""
+        known: Any = self.registry.all
+        clashes: list[str] = []
+        clashes += clashes_of_family(self.config, family) if family else ()
+        clashes += clashes_of_adapter(self.config, adapter, known("adapter")) if adapter else ()
+        clashes += clashes_of_precision(self.config, quantizer, known("quantizer")) if quantizer else ()
+        for text in clashes:
+            self.problems.add(text)
 
     def text_quantizers(self, family: contracts.ModelFamily | None) -> tuple[contracts.Quantizer | None, ...]:
         """The quantizers of the family's text encoders; empty if there are none, and after a problem."""

@@ -82,7 +82,7 @@ def build_plan(
     optimizer = chosen.optimizer()
     schedule = chosen.named("schedule", config.lr_scheduler)
     quantizer, text_quantizers = chosen.quantizer(), chosen.text_quantizers(family)
-    chosen.check_fusing(family, adapter, quantizer)
+    chosen.check_combinations(family, adapter, quantizer)
     timestep_sampler = chosen.timestep_sampler(family)
     loss = chosen.named("loss", config.loss_type)
     observers = chosen.observers()

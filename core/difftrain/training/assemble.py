@@ -74,7 +74,7 @@ def assemble(
         _fill_caches(plan, prepared, encoders, reporter)
     encoders.release()
 
-    state = _load_state(plan, prepared.location, accelerator, reporter)
+    state = load_state(plan, prepared.location, accelerator, reporter)
     _check_can_validate(state)
     if checkpoint and saved:
         load_checkpoint(state, checkpoint, saved)
@@ -121,7 +121,7 @@ def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Rep
         )
 
 
-def _load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter) -> TrainingState:
+def load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter) -> TrainingState:
     """Return the denoiser with adapter and optimizer, on the run's device; nothing is trained yet."""
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,7 @@ from difftrain.contracts import Quantizer
 from difftrain.machine.processes import greatest
 from difftrain.model.gpu_memory import available
 from difftrain.planning.auto_precision import AUTO_PRECISIONS, easy_share
+from difftrain.planning.combinations import clashes_of_precision
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import compute_dtype
 from difftrain.types import ModelLocation, Reporter
@@ -96,9 +97,12 @@ def _works(plan: RunPlan, name: str, location: ModelLocation, device: torch.devi
 
 
 def _lack(plan: RunPlan, name: str) -> str | None:
-    """Return why a quantizer does not work here."""
+    """Return why a quantizer does not work here, or not with what else the config asks for."""
+    known: Any = plan.plugins.registry.all("quantizer")
     quantizer = _quantizer(plan, name)
-    return quantizer.check() if quantizer is not None else "it is not installed"
+    if quantizer is None:
+        return "it is not installed"
+    return quantizer.check() or next(iter(clashes_of_precision(plan.config, quantizer, known)), None)
 
 
 def _quantizer(plan: RunPlan, name: str) -> Quantizer | None:

@@ -11,6 +11,7 @@ from torch import nn
 from difftrain.errors import ConfigError
 from difftrain.model.block_swapping import memory_of, spread
 from difftrain.model.gpu_memory import available
+from difftrain.planning.combinations import can_swap
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
 from difftrain.steps.training_state import TrainingState
@@ -34,7 +35,9 @@ def swapped_at_first(plan: ModelPlan, denoiser: nn.Module, device: torch.device)
     wanted = plan.config.blocks_to_swap
     count = len(plan.family.blocks(denoiser))
     if wanted == "auto":
-        too_many = _too_many(plan, denoiser, device) if count and device.type == "cuda" and can_swap(plan) else 0
+        too_many = (
+            _too_many(plan, denoiser, device) if count and device.type == "cuda" and can_swap(plan.quantizer) else 0
+        )
         return spread(min(too_many, count - 1), range(count)) if too_many else []
     if wanted >= max(1, count):
         raise ConfigError(
@@ -66,7 +69,7 @@ def swap_what_does_not_fit(
     """
     device, plan, swapped = state.accelerator.device, state.plan, state.swapped
     blocks = plan.family.blocks(state.bare_denoiser)
-    may_swap = swapped is not None and plan.config.blocks_to_swap == "auto" and can_swap(plan)
+    may_swap = swapped is not None and plan.config.blocks_to_swap == "auto" and can_swap(plan.quantizer)
     while device.type == "cuda" and swapped is not None and may_swap:
         left = [index for index in range(len(blocks)) if index not in swapped][1:]
         try:
@@ -88,11 +91,6 @@ def swap_what_does_not_fit(
             f"{len(swapped.indices)} of {len(blocks)} blocks wait in the host's memory "
             f"({swapped.host_bytes / 2**30:.1f} GiB) and come to the GPU when they are needed"
         )
-
-
-def can_swap(plan: ModelPlan) -> bool:
-    """Whether the weights are plain tensors, whose memory can be swapped."""
-    return plan.quantizer is None or plan.quantizer.can_compile
 
 
 def _bytes(plan: ModelPlan, denoiser: nn.Module, *, blocks_only: bool = False) -> float:
