@@ -74,6 +74,14 @@ def test_weights_that_fit_easily_stay_as_they_are(settle, free, options, name):
     assert settle(free=free, **options)[0] == name
 
 
+@pytest.mark.parametrize("option", [{"blocks_to_swap": 3}, {"dynamo_backend": "inductor"}], ids=str)
+def test_only_formats_that_do_what_else_is_asked_are_taken(settle, option):
+    assert settle((8, 6), **option)[0] == "int8-matmul"
+    name, text = settle((7, 5), **option)
+    assert name == "no_change"
+    assert "no other works here" in text
+
+
 def test_the_cpu_trains_unchanged_weights(settle):
     assert settle(device=CPU) == (
         "no_change",

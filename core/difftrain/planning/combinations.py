@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from difftrain import contracts
 from difftrain.config.schema import RunConfig
@@ -29,7 +28,7 @@ def clashes_of_precision(config: RunConfig, quantizer: contracts.Quantizer, know
     if config.dynamo_backend not in ("auto", "no") and not quantizer.can_compile:
         found.append(
             f"dynamo_backend {config.dynamo_backend!r}: torch.compile does not take {weights}; "
-            f'{_those(quantizer, known, _can_compile)} it takes, or set dynamo_backend to "no"'
+            f'{_those(quantizer, known, can_compile)} it takes, or set dynamo_backend to "no"'
         )
     if config.blocks_to_swap not in ("auto", 0) and not can_swap(quantizer):
         found.append(
@@ -38,7 +37,7 @@ def clashes_of_precision(config: RunConfig, quantizer: contracts.Quantizer, know
         )
     if config.fuse_qkv_projections and not quantizer.can_fuse:
         found.append(
-            f"fuse_qkv_projections: {weights} cannot be fused; {_those(quantizer, known, _can_fuse)} can, or set "
+            f"fuse_qkv_projections: {weights} cannot be fused; {_those(quantizer, known, can_fuse)} can, or set "
             "fuse_qkv_projections to false"
         )
     return found
@@ -73,20 +72,29 @@ def can_swap(quantizer: contracts.Quantizer | type[contracts.Quantizer] | None) 
     return quantizer is None or quantizer.can_compile
 
 
-def _can_compile(quantizer: type[contracts.Quantizer]) -> bool:
+def can_compile(quantizer: type[contracts.Quantizer]) -> bool:
+    """Whether torch.compile takes the weights."""
     return quantizer.can_compile
 
 
-def _can_fuse(quantizer: type[contracts.Quantizer]) -> bool:
+def can_fuse(quantizer: type[contracts.Quantizer]) -> bool:
+    """Whether layers that share their input can become one."""
     return quantizer.can_fuse
 
 
-def _those(quantizer: contracts.Quantizer, known: Quantizers, able: Callable[[Any], bool]) -> str:
-    """Return the precisions that can what this one cannot, in words: those whose weights need most nearly as much."""
-    able_ones = [one for one in known.values() if able(one) and one.weight_bytes]
-    if not able_ones:
-        return "those of no_change"
+def nearest(
+    quantizer: type[contracts.Quantizer], known: Quantizers, able: Callable[[type[contracts.Quantizer]], bool]
+) -> list[str]:
+    """Return the names of the precisions that can what this one cannot and whose weights need most nearly as much."""
     size = quantizer.weight_bytes or 1.0
-    distances = {one.name: abs(math.log((one.weight_bytes or 1.0) / size)) for one in able_ones}
-    limit = max(min(distances.values()), math.log(_SIMILAR))
-    return f"those of {', '.join(name for name, distance in distances.items() if distance <= limit)}"
+    distances = {
+        name: abs(math.log(found.weight_bytes / size))
+        for name, found in known.items()
+        if able(found) and found.weight_bytes
+    }
+    limit = max(min(distances.values(), default=0.0), math.log(_SIMILAR))
+    return [name for name, distance in distances.items() if distance <= limit] or ["no_change"]
+
+
+def _those(quantizer: contracts.Quantizer, known: Quantizers, able: Callable[[type[contracts.Quantizer]], bool]) -> str:
+    return f"those of {', '.join(nearest(type(quantizer), known, able))}"
