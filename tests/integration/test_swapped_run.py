@@ -54,7 +54,8 @@ def test_weights_that_cannot_be_swapped_are_refused_before_anything_is_read(comm
         "--base_model_precision", "int8-quanto",
     )  # fmt: skip
     assert ended.status == 2
-    assert "blocks_to_swap 1: weights of base_model_precision 'int8-quanto' cannot wait in the host's memory" in ended.err
+    said = "blocks_to_swap 1: weights of base_model_precision 'int8-quanto' cannot wait in the host's memory"
+    assert said in ended.err
     assert not edit_pairs.output.exists()
 
 

@@ -353,7 +353,8 @@ def test_weights_that_torch_cannot_compile_are_one_error(train):
         *changed(train.arguments, dynamo_backend="inductor", base_model_precision="int8-quanto", output_dir="quanto"),
     )
     assert ended.status == 2
-    assert "dynamo_backend 'inductor': torch.compile does not take weights of base_model_precision 'int8-quanto'" in ended.err
+    said = "dynamo_backend 'inductor': torch.compile does not take weights of base_model_precision 'int8-quanto'"
+    assert said in ended.err
     assert "fp8-matmul, int8-matmul it takes" in ended.err
     assert "scan" not in ended.err  # it is found in the config alone
 
