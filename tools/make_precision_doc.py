@@ -95,9 +95,10 @@ def _adapters(plugins: LoadedPlugins) -> str:
     known = plugins.registry.all("adapter")
     config = plan_model(None, {"model_family": "flux", "fuse_qkv_projections": "true"}, plugins=plugins).config
     fused = [name for name, found in known.items() if not clashes_of_adapter(config, config.build(found), known)]
+    fusing = ", ".join(f"`{name}`" for name in fused)
     unbuilt = ", ".join(f"`{name}`" for name in NOT_BUILT_VALUES["lora_type"])
     return (
-        f"Adapters that go together with fused layers: {', '.join(f'`{name}`' for name in fused)}; a plugin's, if it declares\n"
+        f"Adapters that go together with fused layers: {fusing}; a plugin's, if it declares\n"
         f"`takes_products` ([plugins.md](plugins.md)). `lora_type` {unbuilt}, which LoKr comes with, is not supported "
         "yet."
     )

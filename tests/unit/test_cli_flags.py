@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from config_runs import PLUGINS, pair, run_values
+from config_runs import PLUGINS, error_of, pair, run_values
 
 from difftrain.cli.demo_flag import opening
 from difftrain.cli.flags import read_command_line
+from difftrain.config.schema import RunConfig
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "optimi", "optimum", "safetensors")
 
@@ -40,6 +41,19 @@ def test_a_flag_has_four_spellings(arguments):
 )
 def test_a_true_or_false_flag_may_stand_alone(arguments, value):
     assert given(*arguments)["gradient_checkpointing"] == value
+
+
+@pytest.mark.parametrize("spelling", ["--{} maybe", "--{}=maybe"])
+@pytest.mark.parametrize("key", [key for key, field in RunConfig.model_fields.items() if "bool" in str(field)])
+def test_a_wrong_word_after_a_true_or_false_flag_is_its_value(key, spelling):
+    said = error_of(run_values(**{key: ...}), **given(*spelling.format(key).split()))
+    assert said.startswith(f"flag --{key}: {key} must be ")
+    assert said.endswith(', got "maybe"')
+    assert "true or false" in said
+
+
+def test_a_command_after_a_flag_is_no_value(command):
+    assert command("--cuda_graphs", "check").err == "error: unexpected word 'check'; did you mean `difftrain check`?\n"
 
 
 @pytest.mark.parametrize("flags", [{}, {"model_family": "a", "model_flavour": "b", "output_dir": "c"}])

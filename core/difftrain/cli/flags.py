@@ -6,7 +6,7 @@ cyclopts parses; values stay texts here and are then checked like those of a fil
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -37,11 +37,14 @@ OWN_VALUES: Mapping[str, str] = {"config": "PATH", "card": "NAME"}
 """What the others take."""
 
 
-def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: KnownKeys) -> list[str]:
+def join_values(
+    arguments: Sequence[str], schema: type[RunConfig], tables: KnownKeys, commands: Collection[str] = ()
+) -> list[str]:
     """Return the command line with every true-or-false flag spelled ``--key=value``.
 
     ``--gradient_checkpointing``, ``--gradient_checkpointing false`` and ``--gradient_checkpointing=false`` are all in
-    use; so is a bare ``--key`` for keys that this version knows only by name.
+    use; so is a bare ``--key`` for keys that this version knows only by name. A word after such a flag is its value,
+    right or wrong, unless it is a command: words stand nowhere else.
     """
     joined: list[str] = []
     rest = list(arguments)
@@ -53,7 +56,8 @@ def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: Known
         if argument.startswith("--") and "=" not in argument and key not in OWN_FLAGS:
             field = schema.model_fields.get(key)
             if field is not None and _is_switch(field.annotation):
-                argument += "=" + (rest.pop(0) if follower.lower() in _values(field.annotation) else "true")
+                has_value = not follower.startswith("-") and follower not in commands
+                argument += "=" + (rest.pop(0) if has_value else "true")
             elif field is None and key in tables.flags() and alone:
                 argument += "=true"
         joined.append(argument)
@@ -63,12 +67,6 @@ def join_values(arguments: Sequence[str], schema: type[RunConfig], tables: Known
 def _is_switch(annotation: Any) -> bool:
     """Whether a value may be true or false, so that its flag alone means true."""
     return annotation is bool or bool in get_args(annotation)
-
-
-def _values(annotation: Any) -> tuple[str, ...]:
-    """Return the texts that may follow the flag of a switch as its value."""
-    others = [str(value) for part in get_args(annotation) for value in get_args(part)]
-    return ("true", "false", *others)
 
 
 def signature(schema: type[RunConfig], tables: KnownKeys) -> inspect.Signature:
@@ -121,7 +119,7 @@ def read_command_line(
             app.default(reader)
         app.command(reader, name=name)
     try:
-        command, given = app(join_values(arguments, schema, tables), exit_on_error=False, print_error=False)
+        command, given = app(join_values(arguments, schema, tables, commands), exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         raise ConfigError(_said(error, flags, tables, commands)) from error
     return command, {

@@ -10,5 +10,6 @@
 - `agreement`: checks that all processes see the same
 - `fitting`: fits the run to its device before the first step
 - `outlined_run`: counts a model without its weights, for `difftrain plan`
+- `out_of_memory`: what a run says that ends because memory ran out
 - `loop`: steps, checkpoints, validations
 """

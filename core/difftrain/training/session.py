@@ -38,6 +38,7 @@ from difftrain.training.fitting.fit_to_device import fit_to_device
 from difftrain.training.fitting.record_steps import record_steps
 from difftrain.training.fitting.warm_up import compile_when_new
 from difftrain.training.loop import train
+from difftrain.training.out_of_memory import out_of_memory
 from difftrain.training.settle_precision import settle_precision
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
@@ -92,7 +93,7 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
             status = "interrupted"
             raise
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise MachineError(_out_of_memory(assembled, error)) from error
+            raise MachineError(out_of_memory(plan, state.step + 1, error)) from error
         finally:
             assembled.stream.close()
             observers.run_end(state.step, status)
@@ -126,22 +127,6 @@ def _start_of(assembled: AssembledRun) -> RunStart:
         output_dir=config.output_dir,
         total_steps=assembled.state.total_steps,
         first_step=assembled.state.step,
-    )
-
-
-def _out_of_memory(assembled: AssembledRun, error: Exception) -> str:
-    config = assembled.state.plan.config
-    advice = [
-        "" if config.gradient_checkpointing is True else "set gradient_checkpointing = true",
-        "" if config.train_batch_size == 1 else f"lower train_batch_size, now {config.train_batch_size}",
-        "" if assembled.state.plan.quantizer else "set base_model_precision, for example int8-matmul",
-        "lower resolution",
-        "lower lora_rank",
-    ]
-    reason = f": {str(error).splitlines()[0]}" if str(error) else ""
-    return (
-        f"out of memory in step {assembled.state.step + 1}{reason}\nhint: "
-        f"{', or '.join(part for part in advice if part)}"
     )
 
 
