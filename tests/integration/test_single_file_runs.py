@@ -148,6 +148,14 @@ def test_a_folder_alone_with_the_transformer_trains_and_draws(command, tmp_path,
     assert list((tmp_path / "output").rglob("*.png"))
 
 
+def test_a_folder_with_one_file_trains(command, tmp_path, arguments, state):
+    (tmp_path / "folder").mkdir()
+    save(original(state), tmp_path / "folder" / "flux1-kontext-dev.safetensors")
+    ended = command(*arguments(), NAMED, tmp_path / "folder")
+    assert ended.status == 0, ended.err
+    assert len(losses(tmp_path / "output")) == 2
+
+
 def test_another_denoiser_is_another_model_for_what_validations_measured(tmp_path, arguments, state):
     from difftrain.planning.model_plan import plan_model
     from difftrain.startup.encoded_form import model_identity

@@ -217,14 +217,6 @@ def test_a_transformer_on_the_hub_may_be_alone_in_its_repository(state, tmp_path
     assert asked[-1][:2] == ("someone/transformer", "0123abc")
 
 
-def test_a_hub_repository_with_neither_layout_is_reported(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    with pytest.raises(ModelError, match=r"'someone/model' has no transformer/config\.json or config\.json"):
-        locate("someone/model")
-
-
 def test_of_a_hub_companion_only_the_config_is_downloaded(state, tmp_path, monkeypatch):
     import huggingface_hub
 

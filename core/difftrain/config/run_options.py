@@ -30,7 +30,8 @@ class ModelOptions(Options):
     """Hub id or local folder of the weights; default: the flavour's hub id."""
     pretrained_transformer_model_name_or_path: str | None = None
     """Take the denoiser from here, and only the other parts from pretrained_model_name_or_path: a hub id, a local
-    folder, or one safetensors file in bf16, fp16 or fp8, as made for ComfyUI too."""
+    folder, or one safetensors file in bf16, fp16 or fp8, as made for ComfyUI too. The first two may hold such a file
+    and no other."""
     allow_other_weights: bool = False
     """Train even if the weights are another flavour's than model_flavour; otherwise that is an error."""
     base_model_precision: str = "no_change"

@@ -34,16 +34,17 @@ def find_snapshot(
         flavour: Its licence page is shown to the user if these are its weights.
         small_files: Names of the files needed to tell what the model is.
         offline: What a user without network can do instead, as the end of the hint: ", or to 'tiny'".
-        marks: Files that show that the repository is in diffusers layout; it must have one of them.
+        marks: Files that show that the repository is in diffusers layout; it must have one of them. If there are none,
+            any repository will do.
 
     Raises:
         ModelError: If the repository is gated, unknown or unreachable and not cached.
     """
     from huggingface_hub import snapshot_download
 
-    with _explained(hub_id, flavour.licence_url if hub_id == flavour.hub_id else None, offline):
+    with explained(hub_id, flavour.licence_url if hub_id == flavour.hub_id else None, offline):
         snapshot = Path(snapshot_download(hub_id, allow_patterns=list(small_files)))
-    if not any((snapshot / mark).is_file() for mark in marks):
+    if marks and not any((snapshot / mark).is_file() for mark in marks):
         raise ModelError(
             f"hub model {hub_id!r} has no {' or '.join(marks)}, so it is not in diffusers layout\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}"
@@ -69,7 +70,7 @@ def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: st
     """
     from huggingface_hub import snapshot_download
 
-    with _explained(location.name, None, offline):
+    with explained(location.name, None, offline):
         folder = snapshot_download(
             location.name,
             revision=location.revision,
@@ -80,7 +81,7 @@ def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: st
 
 
 @contextmanager
-def _explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[None]:
+def explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[None]:
     """Turn every refusal of the hub into one message that says what to do."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of whichever httpx it uses
         GatedRepoError,

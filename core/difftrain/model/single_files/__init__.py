@@ -2,5 +2,6 @@
 
 - `safetensors_header`: what a file holds
 - `file_kinds`: what a file is, by the names in it
+- `only_file`: the one file of a folder or hub repository
 - `weight_file`: a denoiser's weights in one file, also in 8 bits
 """

@@ -6,6 +6,7 @@ Light: torch is imported when tensors are read.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from difftrain import (
     ModelLocation,
     check_complete,
     fetch_files,
+    fetch_only_file,
     file_fingerprint,
     find_snapshot,
     fingerprint,
+    only_file,
     read_json,
     read_weights,
 )
@@ -60,13 +63,17 @@ def locate_file(name: str, path: Path, companion: ModelLocation) -> ModelLocatio
     )
 
 
-def locate_folder(name: str, path: Path) -> ModelLocation:
-    """Return the location of a denoiser in a folder: a whole model, or its transformer alone.
+def locate_folder(name: str, path: Path, companion: ModelLocation) -> ModelLocation:
+    """Return the location of a denoiser in a folder: a whole model, its transformer alone, or one file with it.
 
     Raises:
-        ModelError: If it is another model, or not complete.
+        ModelError: If it is another model, not complete, or one of several files.
     """
     try:
+        files = [] if _has_layout(path) else [file.name for file in path.glob("*.safetensors")]
+        if files:
+            only = only_file(files, f"model folder {path}", "name the one to train with its path")
+            return locate_file(name, path / only, companion)
         folder = transformer_in(path)
         check_complete(folder.parent, (folder.name,), (folder.name,), {folder.name: NEEDED[TRANSFORMER]})
         identity = fingerprint(folder.parent, (folder.name,))
@@ -79,15 +86,21 @@ def locate_folder(name: str, path: Path) -> ModelLocation:
     return ModelLocation(name=name, identity=identity, path=path, facts=known.facts, origins=known.origins)
 
 
-def locate_on_hub(hub_id: str, flavour: ModelFlavour) -> ModelLocation:
-    """Return the location of a denoiser on the hub: a whole model, or its transformer alone.
+def locate_on_hub(hub_id: str, flavour: ModelFlavour, companion: ModelLocation) -> ModelLocation:
+    """Return the location of a denoiser on the hub: a whole model, its transformer alone, or one file with it.
+
+    Such a file is downloaded at once: only its header says what it is.
 
     Raises:
-        ModelError: If it is another model, or cannot be reached.
+        ModelError: If it is another model, one of several files, or cannot be reached.
     """
     check_hub_id(hub_id)
-    marks = (TRANSFORMER_CONFIG, CONFIG)
-    snapshot = find_snapshot(hub_id, flavour, (*marks, INDEX, MODEL_CARD), offline=OFFLINE, marks=marks)
+    small = (TRANSFORMER_CONFIG, CONFIG, INDEX, MODEL_CARD)
+    snapshot = find_snapshot(hub_id, flavour, small, offline=OFFLINE, marks=())
+    if not _has_layout(snapshot):
+        own = locate_file(hub_id, fetch_only_file(hub_id, snapshot, flavour, offline=OFFLINE), companion)
+        said = identify(f"hub model {hub_id!r}", {}, {}, read_card(snapshot)).origins
+        return replace(own, origins=tuple(dict.fromkeys((*said, *own.origins))))
     known = _identify(f"hub model {hub_id!r}", snapshot, read_json(transformer_in(snapshot) / CONFIG))
     return ModelLocation(
         name=hub_id,
@@ -97,6 +110,11 @@ def locate_on_hub(hub_id: str, flavour: ModelFlavour) -> ModelLocation:
         facts=known.facts,
         origins=known.origins,
     )
+
+
+def _has_layout(folder: Path) -> bool:
+    """Whether a folder has a transformer's config, its own or a whole model's, so that it is in diffusers layout."""
+    return (folder / CONFIG).is_file() or (folder / TRANSFORMER_CONFIG).is_file()
 
 
 def transformer_in(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from difftrain_flux.built_in import (
 )
 from difftrain_flux.model_files import folder
 from difftrain_flux.model_files.denoiser import locate_file, locate_folder, locate_on_hub
-from difftrain_flux.model_files.identify import SMALL_FILES, check_hub_id
+from difftrain_flux.model_files.identify import INDEX, SMALL_FILES, check_hub_id
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -45,20 +45,20 @@ def locate(model: str | None, flavour: ModelFlavour, components: Sequence[str] =
         return ModelLocation(name=name, identity=TINY_RANDOM_IDENTITY, path=tiny_random_folder())
     path = TINY_FOLDER if name == TINY else Path(os.path.expanduser(name))  # noqa: PTH111  # these raise nothing,
     if os.path.isdir(path):  # noqa: PTH112  # unlike Path's: a name may be too long for a disk
-        return _in_folder(name, path, components)
+        return _in_folder(name, path, components, flavour)
     if os.path.isfile(path):  # noqa: PTH113
-        raise ModelError(
-            f"model {name!r} is a single file, but the text encoders, the VAE and the scheduler are needed too\n"
-            f'hint: write it as "pretrained_transformer_model_name_or_path"; "pretrained_model_name_or_path" is then '
-            f"the hub id or folder of the other parts ({flavour.hub_id} if left out)"
-        )
+        raise ModelError(_only_a_denoiser(f"model {name!r} is a single file", flavour))
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         raise ModelError(
             f"model {name!r} is not a folder, not a hub id (owner/name) and not built in ({', '.join(BUILT_IN)})\n"
             f"hint: the {flavour.name} weights are {flavour.hub_id}; write that, or a local diffusers folder"
         )
     check_hub_id(name)
-    snapshot = find_snapshot(name, flavour, SMALL_FILES, offline=OFFLINE)
+    snapshot = find_snapshot(name, flavour, SMALL_FILES, offline=OFFLINE, marks=())
+    if not (snapshot / INDEX).is_file():
+        raise ModelError(
+            _only_a_denoiser(f"hub model {name!r} has no {INDEX}, so it is not in diffusers layout", flavour)
+        )
     known = folder.identify_snapshot(name, snapshot)
     return ModelLocation(
         name=name,
@@ -74,7 +74,8 @@ def locate_with_denoiser(model: str | None, denoiser: str, flavour: ModelFlavour
     """Find the denoiser in another place than the other parts; see :func:`locate` for the other parts.
 
     Args:
-        denoiser: A safetensors file, a folder with a whole model or a transformer alone, a hub id, or a built-in name.
+        denoiser: A safetensors file; a folder or hub id with a whole model, a transformer alone or a single file; or a
+            built-in name.
 
     Raises:
         ModelError: As :func:`locate`; and if the denoiser is another model, or does not fit the companion's config.
@@ -86,9 +87,9 @@ def locate_with_denoiser(model: str | None, denoiser: str, flavour: ModelFlavour
     elif os.path.isfile(path):  # noqa: PTH113
         own = locate_file(denoiser, path.resolve(), companion)
     elif os.path.isdir(path):  # noqa: PTH112
-        own = locate_folder(denoiser, path.resolve())
+        own = locate_folder(denoiser, path.resolve(), companion)
     elif HUB_ID.fullmatch(denoiser) and not denoiser.startswith("."):
-        own = locate_on_hub(denoiser, flavour)
+        own = locate_on_hub(denoiser, flavour, companion)
     else:
         raise ModelError(
             f"pretrained_transformer_model_name_or_path: {denoiser!r} is not a file, not a folder, not a hub id "
@@ -99,8 +100,19 @@ def locate_with_denoiser(model: str | None, denoiser: str, flavour: ModelFlavour
     return replace(companion, denoiser=own)
 
 
-def _in_folder(name: str, path: Path, components: Sequence[str]) -> ModelLocation:
+def _only_a_denoiser(problem: str, flavour: ModelFlavour) -> str:
+    return (
+        f"{problem}, but the text encoders, the VAE and the scheduler are needed too\n"
+        f'hint: write it as "pretrained_transformer_model_name_or_path"; "pretrained_model_name_or_path" is then '
+        f"the hub id or folder of the other parts ({flavour.hub_id} if left out)"
+    )
+
+
+def _in_folder(name: str, path: Path, components: Sequence[str], flavour: ModelFlavour) -> ModelLocation:
     try:
+        parts = [*components, INDEX]
+        if next(path.glob("*.safetensors"), None) and not any((path / part).exists() for part in parts):
+            raise ModelError(_only_a_denoiser(f"model folder {path} has only single files", flavour))
         known = folder.identify_folder(path, components)
         identity = fingerprint(path, components)
     except OSError as error:
