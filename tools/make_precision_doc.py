@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from difftrain.config.known_keys import NOT_BUILT_VALUES
+from difftrain.config.known_keys import NO_PRECISIONS, NOT_BUILT_VALUES
 from difftrain.contracts import Quantizer
 from difftrain.planning.combinations import (
     can_compile,
@@ -56,8 +56,8 @@ def precision_document(plugins: LoadedPlugins) -> str:
     known = plugins.registry.all("quantizer")
     parts = [INTRODUCTION, _table(_FORMAT_HEAD, map(_format_row, known.values())), COMBINATIONS]
     parts += [_table(_PAIR_HEAD, _pair_rows(plugins)), _adapters(plugins), TRIED]
-    unbuilt = ", ".join(f"`{name}`" for name in NOT_BUILT_VALUES["base_model_precision"])
-    return "\n\n".join([*parts, f"Not supported: {unbuilt}."]) + "\n"
+    missing = [f"- `{name}`: {why}" for name, why in NO_PRECISIONS.items()]
+    return "\n\n".join([*parts, "## What cannot be built", "\n".join(missing)]) + "\n"
 
 
 _FORMAT_HEAD = ("precision", "12 G weights", "products in", "card", "what it is")

@@ -11,9 +11,9 @@ from difftrain import contracts
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.files.sources import LocalSource
 from difftrain.model.lora import Lora
-from difftrain.model.precision.bitsandbytes import BitsAndBytesNf4
+from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
-from difftrain.model.precision.quanto import QuantoFp8, QuantoInt4, QuantoInt8
+from difftrain.model.precision.quanto import QuantoFp8, QuantoFp8Uz, QuantoInt2, QuantoInt4, QuantoInt8
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
 from difftrain.output.metrics_file import MetricsFile
 from difftrain.plugins.hookspecs import hookimpl
@@ -40,7 +40,10 @@ def difftrain_schedules() -> Iterable[type[contracts.Schedule]]:
 
 @hookimpl
 def difftrain_quantizers() -> Iterable[type[contracts.Quantizer]]:
-    return (QuantoInt8, QuantoFp8, QuantoInt4, TorchAoInt8, TorchAoFp8, BitsAndBytesNf4, Fp8Matmul, Int8Matmul)
+    return (
+        QuantoInt8, QuantoFp8, QuantoFp8Uz, QuantoInt4, QuantoInt2, TorchAoInt8, TorchAoFp8, BitsAndBytesNf4,
+        BitsAndBytesFp4, Fp8Matmul, Int8Matmul,
+    )  # fmt: skip
 
 
 @hookimpl

@@ -146,7 +146,10 @@ def test_validation_images_are_the_same(train):
             "int8-torchao, fp8-torchao, fp8-matmul, int8-matmul can, or set fuse_qkv_projections to false",
         ),
         ({"base_model_precision": "fp8-quanto"}, "or set fuse_qkv_projections to false"),
-        ({"base_model_precision": "int4-quanto"}, "those of nf4-bnb can, or set fuse_qkv_projections to false"),
+        (
+            {"base_model_precision": "int4-quanto"},
+            "those of nf4-bnb, fp4-bnb can, or set fuse_qkv",
+        ),
         (
             {"plugins": "./own_adapter.py", "lora_type": "own"},
             "fuse_qkv_projections: adapters of lora_type 'own' do not take products that are computed together; use "

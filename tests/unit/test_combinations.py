@@ -176,7 +176,7 @@ def check_refused(problems, precision, adapter, cell):
     ("precision", "nearest"),
     [
         ("int8-quanto", "those of int8-torchao, fp8-torchao, fp8-matmul, int8-matmul "),
-        ("int4-quanto", "those of nf4-bnb "),
+        ("int4-quanto", "those of nf4-bnb, fp4-bnb "),
     ],
 )
 def test_the_nearest_precisions_need_about_as_much_memory(precision, nearest):

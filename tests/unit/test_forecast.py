@@ -10,7 +10,7 @@ import pytest
 
 from difftrain.errors import ConfigError
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
-from difftrain.model.precision.quanto import QuantoInt8
+from difftrain.model.precision.quanto import QuantoInt2, QuantoInt4, QuantoInt8
 from difftrain.planning.forecast.cards import CARDS, GIB, card_of_device, find_card
 from difftrain.planning.forecast.choose import best
 from difftrain.planning.forecast.memory import TrainedBytes, fits, most_kept, peak_bytes
@@ -69,6 +69,11 @@ def test_as_many_blocks_keep_their_activations_as_fit(full_size):
     more = one.mode.keeping(one.mode.kept + 1)
     assert not fits(peak_bytes(full_size, more, TRAINED), one.card)
     assert step_seconds(full_size, more, one.card) < one.seconds
+
+
+def test_two_bits_are_never_recommended():
+    modes = modes_for((QuantoInt2, QuantoInt4), (9, 0), compute="bfloat16", compiled=True)
+    assert [mode.precision for mode in modes] == ["no_change", "int4-quanto"]
 
 
 def test_where_nothing_fits_the_smallest_setting_is_shown():

@@ -45,7 +45,7 @@ def test_a_precision_for_an_encoder_that_the_family_lacks_is_an_error_with_their
 def test_an_unknown_precision_of_an_encoder_names_its_key_and_the_nearest():
     said = error_of(run_values(text_encoder_2_precision="int8-quant"))
     assert said.startswith(
-        "text_encoder_2_precision: unknown quantizer 'int8-quant'; did you mean 'int8-quanto'? known: fp8-matmul, "
+        "text_encoder_2_precision: unknown quantizer 'int8-quant'; did you mean 'int8-quanto'? known: fp4-bnb, "
     )
     assert "auto" in error_of(run_values(text_encoder_2_precision="auto"))  # only of the denoiser
 
@@ -56,6 +56,13 @@ def test_a_name_that_may_mean_several_formats_is_an_error_that_lists_them(key, n
     said = error_of(run_values(**{key: name}))
     first = "int8" if name == "int8" else "fp8"
     assert said.startswith(f"{key} {name!r} may be {first}-matmul, {first}-torchao or {first}-quanto; name one of them")
+
+
+@pytest.mark.parametrize("key", ["base_model_precision", "text_encoder_2_precision"])
+def test_a_precision_that_cannot_be_built_is_an_error_that_says_why_and_names_others(key):
+    assert error_of(run_values(**{key: "fp8-bnb"})) == (
+        f"{key} 'fp8-bnb': bitsandbytes stores no weights as 8-bit floats; fp8-matmul, fp8-torchao and fp8-quanto do"
+    )
 
 
 def test_a_precision_changes_the_cache_of_captions_only_where_it_is_asked_for(monkeypatch):

@@ -12,13 +12,18 @@ from torch.utils.checkpoint import checkpoint
 from difftrain.contracts import Quantizer
 from difftrain.model.lora import Lora
 from difftrain.model.precision import optional_package
-from difftrain.model.precision.bitsandbytes import BitsAndBytesNf4
+from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
 from difftrain.model.precision.weight_only_linear import WeightOnlyLinear
 
 CPU = torch.device("cpu")
-PACKAGES = {TorchAoInt8: "torchao", TorchAoFp8: "torchao", BitsAndBytesNf4: "bitsandbytes"}
-ERRORS = {TorchAoInt8: 0.01, TorchAoFp8: 0.04, BitsAndBytesNf4: 0.13}
+PACKAGES = {
+    TorchAoInt8: "torchao",
+    TorchAoFp8: "torchao",
+    BitsAndBytesNf4: "bitsandbytes",
+    BitsAndBytesFp4: "bitsandbytes",
+}
+ERRORS = {TorchAoInt8: 0.01, TorchAoFp8: 0.04, BitsAndBytesNf4: 0.13, BitsAndBytesFp4: 0.16}
 """Of the output beside the exact one."""
 
 
@@ -59,9 +64,11 @@ def test_the_weights_are_the_librarys_own(quantizer):
         )
         weight = theirs.weight.dequantize()
     else:
-        from bitsandbytes.nn import LinearNF4
+        from bitsandbytes.nn import LinearFP4, LinearNF4
 
-        theirs = LinearNF4(128, 80, compute_dtype=torch.float32, compress_statistics=False)
+        theirs = {"nf4-bnb": LinearNF4, "fp4-bnb": LinearFP4}[quantizer.name](
+            128, 80, compute_dtype=torch.float32, compress_statistics=False
+        )
         theirs.load_state_dict(linear(torch.float32).state_dict())
         theirs = theirs.to("cpu")
         with torch.no_grad():
@@ -135,7 +142,7 @@ def test_weights_are_frozen_and_small(quantizer):
     layer = converted(quantizer)
     assert not any(parameter.requires_grad for parameter in layer.parameters())
     stored = layer.weight.nbytes + layer.scale.nbytes
-    assert stored <= (0.57 if isinstance(quantizer, BitsAndBytesNf4) else 1.05) * 128 * 80
+    assert stored <= (0.57 if quantizer.name.endswith("-bnb") else 1.05) * 128 * 80
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -11,7 +11,13 @@ from pydantic import ValidationError
 
 from difftrain import contracts
 from difftrain.config.config_files import DEFAULT_PATH, FlagValue, find_run_file, load_run, plugin_switches
-from difftrain.config.known_keys import NOT_BUILT_VALUES, PRECISION_KEYS, PRECISION_WORDS, UNCLEAR_PRECISIONS
+from difftrain.config.known_keys import (
+    NO_PRECISIONS,
+    NOT_BUILT_VALUES,
+    PRECISION_KEYS,
+    PRECISION_WORDS,
+    UNCLEAR_PRECISIONS,
+)
 from difftrain.config.messages import explain
 from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
@@ -204,6 +210,9 @@ class Chooser:
                 f"{key} {name!r} may be {', '.join(others)} or {last}; name one of them: {others[0]} multiplies in 8 "
                 "bits too, which is faster, the others only store the weights in 8 bits"
             )
+            return None
+        if name in NO_PRECISIONS and name not in self.registry.all("quantizer"):
+            self.problems.add(f"{key} {name!r}: {NO_PRECISIONS[name]}")
             return None
         found = self.named("quantizer", name, key=key)
         missing = found.check() if found is not None else None

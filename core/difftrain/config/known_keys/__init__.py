@@ -21,6 +21,7 @@ from difftrain.config.known_keys.key_tables import (
     means_no_name,
 )
 from difftrain.config.known_keys.known_values import (
+    NO_PRECISIONS,
     NOT_BUILT_VALUES,
     OTHER_NAMES,
     PRECISION_KEYS,
@@ -33,6 +34,7 @@ __all__ = [
     "DATASET_TABLES",
     "KEYS_OF_TYPE",
     "NOT_BUILT_VALUES",
+    "NO_PRECISIONS",
     "OTHER_NAMES",
     "PRECISION_KEYS",
     "PRECISION_WORDS",

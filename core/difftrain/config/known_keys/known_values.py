@@ -14,6 +14,10 @@ _PRECISIONS = {
     "bf16": "no_change",
     "nf4": "nf4-bnb",
     "bnb-nf4": "nf4-bnb",
+    "fp4": "fp4-bnb",
+    "bnb-fp4": "fp4-bnb",
+    "qint2": "int2-quanto",
+    "qfloat8_e4m3fnuz": "fp8uz-quanto",
     "qint8": "int8-quanto",
     "qint4": "int4-quanto",
     "qfloat8": "fp8-quanto",
@@ -25,6 +29,10 @@ UNCLEAR_PRECISIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("fp8", "float8", "fp8_e4m3fn", "float8_e4m3fn"), _IN_FP8),
 }
 """Other programs' names of number formats that several quantizers here have; the user must choose."""
+NO_PRECISIONS: Mapping[str, str] = {
+    "fp8-bnb": f"bitsandbytes stores no weights as 8-bit floats; {', '.join(_IN_FP8[:-1])} and {_IN_FP8[-1]} do",
+}
+"""Other programs' names of precisions that cannot be built, and why."""
 
 OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
     "loss_type": {"l2": "mse"},
@@ -44,7 +52,6 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
     "lora_type": ("lycoris",),
-    **dict.fromkeys(PRECISION_KEYS, ("int2-quanto", "fp8uz-quanto", "fp4-bnb", "fp8-bnb")),
     "mixed_precision": ("fp16", "fp8"),
     "attention_mechanism": (
         "xformers",

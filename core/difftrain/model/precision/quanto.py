@@ -51,12 +51,16 @@ class QuantoFp8(_Quanto):
     _weights: ClassVar[str] = "qfloat8_e4m3fn"
 
 
-class QuantoInt4(_Quanto):
-    """Weights as int4 with a scale per group of 128: half the memory of int8, and less exact."""
+class QuantoFp8Uz(_Quanto):
+    """Weights as float8_e4m3fnuz with a scale per row: the 8-bit floats of older AMD cards."""
 
-    name: ClassVar[str] = "int4-quanto"
-    weight_bytes: ClassVar[float | None] = 0.53
-    _weights: ClassVar[str] = "qint4"
+    name: ClassVar[str] = "fp8uz-quanto"
+    weight_bytes: ClassVar[float | None] = 1.0
+    _weights: ClassVar[str] = "qfloat8_e4m3fnuz"
+
+
+class _PackedQuanto(_Quanto):
+    """Several weights in a byte."""
 
     def check(self) -> str | None:
         missing = super().check()
@@ -66,3 +70,19 @@ class QuantoInt4(_Quanto):
                 "install both, or use int8-quanto"
             )
         return missing
+
+
+class QuantoInt4(_PackedQuanto):
+    """Weights as int4 with a scale per group of 128: half the memory of int8, and less exact."""
+
+    name: ClassVar[str] = "int4-quanto"
+    weight_bytes: ClassVar[float | None] = 0.53
+    _weights: ClassVar[str] = "qint4"
+
+
+class QuantoInt2(_PackedQuanto):
+    """Weights as int2, four values, with a scale per group of 128: a quarter of int8's memory, and a coarse model."""
+
+    name: ClassVar[str] = "int2-quanto"
+    weight_bytes: ClassVar[float | None] = 0.28
+    _weights: ClassVar[str] = "qint2"

@@ -87,19 +87,33 @@ class Fp8StoredLinear(WeightOnlyLinear):
         return (codes.view(torch.float8_e4m3fn).float() * scale).to(dtype).view(shape)
 
 
-class Nf4StoredLinear(WeightOnlyLinear):
-    """Two nf4 codes a byte in bitsandbytes' order, and the largest magnitude of each block of 64 weights, a row each.
+class FourBitStoredLinear(WeightOnlyLinear):
+    """Two codes a byte in bitsandbytes' order, and the largest magnitude of each block of 64 weights, a row each.
 
     Source: Dettmers et al., QLoRA, arXiv:2305.14314, section 3.
     """
 
     BLOCK: ClassVar[int] = 64
+    CODES: ClassVar[str]
+    """bitsandbytes' name of the format."""
 
-    @staticmethod
-    def whole(dtype: torch.dtype, shape: Shape, codes: Tensor, scale: Tensor) -> Tensor:
+    @classmethod
+    def whole(cls, dtype: torch.dtype, shape: Shape, codes: Tensor, scale: Tensor) -> Tensor:
         import bitsandbytes  # noqa: F401 - registers the operation
 
         weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
-            codes.view(torch.uint8), scale, Nf4StoredLinear.BLOCK, "nf4", list(shape), dtype
+            codes.view(torch.uint8), scale, cls.BLOCK, cls.CODES, list(shape), dtype
         )
         return weight
+
+
+class Nf4StoredLinear(FourBitStoredLinear):
+    """Codes spaced for normally distributed weights."""
+
+    CODES: ClassVar[str] = "nf4"
+
+
+class Fp4StoredLinear(FourBitStoredLinear):
+    """Floating point codes: a sign, two bits of exponent, one of fraction."""
+
+    CODES: ClassVar[str] = "fp4"

@@ -12,6 +12,8 @@ ROOM = 0.92
 STEPS_WORTH_COMPILING = 100
 """For each shape of batches: compiling for one takes about a minute, and saves half a second or more of a step."""
 NO_QUANTIZER = "no_change"
+FEWEST_BYTES = 0.4
+"""Of a weight in a mode that is recommended: two bits change a layer's outputs by a third."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +79,10 @@ def mode_of(
 def modes_for(
     quantizers: Sequence[type[Quantizer]], capability: tuple[int, int], *, compute: str, compiled: bool
 ) -> list[Mode]:
-    """Return the modes that a card can run, the most exact first, with nothing kept."""
-    usable = [one for one in quantizers if capability >= one.needs_capability]
+    """Return the modes that a card can run and that may be recommended, the most exact first, with nothing kept."""
+    usable = [
+        one for one in quantizers
+        if capability >= one.needs_capability and (one.weight_bytes or FEWEST_BYTES) >= FEWEST_BYTES
+    ]  # fmt: skip
     found = [mode_of(one, compute=compute, compiled=compiled, kept=0) for one in (None, *usable)]
     return [mode for mode in found if mode is not None]
