@@ -5,7 +5,7 @@ usage: python benchmarks/one_step.py '{"pixels": 1024, "options": {"base_model_p
 Keys of the row: pixels (edge of target and references), references (1), batch (1), steps (8), cap_gib (none), stock
 (false: true times stock diffusers, peft and optimum-quanto instead), options (run options of difftrain).
 
-The step is the trainer's own (`take_step`) after the trainer's own preparation (`load_denoiser`, `fit_to_device`). Only
+The step is the trainer's own (`take_step`) after the trainer's own preparation (`load_state`, `fit_to_device`). Only
 data and weights are made up: the weights come tensor by tensor, so what they need on the host is seen too.
 """
 
@@ -29,13 +29,11 @@ from difftrain.config.problems import Problems
 from difftrain.data.streaming.rounds import Position
 from difftrain.data.streaming.stream import MicroBatch
 from difftrain.machine.processes import start_accelerator
-from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.output.console import ConsoleReporter
 from difftrain.planning.model_plan import Chooser, plan_model
-from difftrain.steps.optimizer_state import settings_of
-from difftrain.steps.step import remember_rates, take_step
+from difftrain.steps.step import take_step
 from difftrain.steps.training_state import TrainingState
-from difftrain.training.adapted_model import load_adapted
+from difftrain.training.assemble import load_state
 from difftrain.training.fitting.fit_to_device import fit_to_device
 from difftrain.training.fitting.record_steps import record_steps
 from difftrain.types import Batch, ModelLocation
@@ -95,6 +93,7 @@ def ready(
     """
     steps = 10_000  # long enough for what only pays in a long run
     flags = {"model_family": "flux", "model_flavour": "kontext", "max_train_steps": str(steps), **row["options"]}
+    flags["learning_rate"] = row.get("learning_rate", 1e-4)
     model = plan_model(None, {key: str(value) for key, value in flags.items()})
     chosen = Chooser(config=model.config, registry=model.plugins.registry, problems=(problems := Problems()))
     config, given = model.config, {field.name: getattr(model, field.name) for field in fields(model)}
@@ -112,24 +111,8 @@ def ready(
     if row["cap_gib"]:
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         torch.cuda.set_per_process_memory_fraction(row["cap_gib"] / total)
-    device = accelerator.device
-    swapped = SwappedBlocks(device)
-    bare = load_adapted(plan, location, device=device, adapter_dtype=torch.bfloat16, reporter=reporter, swapped=swapped)
-    trained = [named for named in bare.named_parameters() if named[1].requires_grad]
-    optimizer = plan.optimizer.build(trained, float(row.get("learning_rate", 1e-4)))
-    remember_rates(optimizer)
-    denoiser, optimizer = accelerator.prepare(bare, optimizer)
-    state = TrainingState(
-        plan=plan,
-        accelerator=accelerator,
-        denoiser=denoiser,
-        bare_denoiser=bare,
-        noise_process=plan.family.noise_process(location),
-        optimizer=optimizer,
-        built_with=settings_of(optimizer),
-        total_steps=steps,
-        swapped=swapped,
-    )
+    state = load_state(plan, location, accelerator, reporter)
+    state.total_steps = steps
     batch = make_batch(row, accelerator.device)
     only = SimpleNamespace(name=f"{row.get('pixels', 1024)} px", times=steps)
     fit_to_device(state, SimpleNamespace(shapes=[only], read=lambda _: batch), reporter)
