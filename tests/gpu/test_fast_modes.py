@@ -9,8 +9,9 @@ from difftrain.errors import MachineError
 from difftrain.model.attention.choose_kernel import choose_attention, fastest_attention
 from difftrain.model.attention.cudnn_attention import cudnn_attention
 from difftrain.model.attention.kernel_trial import try_kernels
-from difftrain.model.precision.bitsandbytes import BitsAndBytesNf4
+from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_linear import Fp8Linear, Int8Linear, RotatedInt8Linear
+from difftrain.model.precision.quanto import QuantoFp8Uz, QuantoInt2
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
 from difftrain.types import AttentionShape
 
@@ -79,7 +80,12 @@ def test_eight_bit_layers_pass_gradients_on(kind, tolerance, compiled, autocast)
 
 @pytest.mark.parametrize(
     ("quantizer", "package", "tolerance"),
-    [(TorchAoInt8(), "torchao", 0.02), (TorchAoFp8(), "torchao", 0.05), (BitsAndBytesNf4(), "bitsandbytes", 0.13)],
+    [
+        (TorchAoInt8(), "torchao", 0.02),
+        (TorchAoFp8(), "torchao", 0.05),
+        (BitsAndBytesNf4(), "bitsandbytes", 0.13),
+        (BitsAndBytesFp4(), "bitsandbytes", 0.16),
+    ],
 )
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("on", ["cuda", "cpu"])
@@ -104,5 +110,22 @@ def test_stored_weights_pass_gradients_on(quantizer, package, tolerance, compile
     assert output.dtype == torch.bfloat16
     (ours,) = torch.autograd.grad(output, inputs, gradient)
     (theirs,) = torch.autograd.grad(exact, inputs, gradient)
+    assert relative(output, exact) < tolerance
+    assert relative(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize(("quantizer", "tolerance"), [(QuantoFp8Uz(), 0.05), (QuantoInt2(), 0.4)])
+def test_formats_of_quanto_pass_gradients_on(quantizer, tolerance):
+    if (missing := quantizer.check()) is not None:
+        pytest.skip(missing)
+    torch.manual_seed(0)
+    linear = nn.Linear(512, 256, device="cuda", dtype=torch.bfloat16).requires_grad_(False)
+    inputs = torch.randn(128, 512, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.randn(128, 256, device="cuda", dtype=torch.bfloat16)
+    exact = linear(inputs)
+    (theirs,) = torch.autograd.grad(exact, inputs, gradient)
+    with torch.autocast("cuda", torch.bfloat16):
+        output = quantizer.convert("layer", linear, CUDA)(inputs)
+    (ours,) = torch.autograd.grad(output, inputs, gradient)
     assert relative(output, exact) < tolerance
     assert relative(ours, theirs) < tolerance

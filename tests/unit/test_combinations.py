@@ -70,7 +70,7 @@ def _traced_only():
 def planned(precision, adapter, cell):
     flags = {
         "model_family": "blocks", "mixed_precision": "no", "lora_rank": 4, "base_model_precision": precision,
-        "lora_type": adapter, **cell,
+        "lora_type": adapter, "attention_mechanism": "math", **cell,
     }  # fmt: skip
     used = {key: str(value) for key, value in flags.items() if key != "lora_rank" or adapter == "standard"}
     return plan_model(None, used, plugins=PLUGINS)
@@ -96,7 +96,7 @@ def trained(precision, adapter, *cell):
     state.denoiser.train()
     for name, weight in state.named_trained:
         if ".lora_B." in name:  # zero at first, and then A gets no gradient
-            torch.nn.init.normal_(weight, std=0.05, generator=draws)
+            weight.data.copy_(torch.randn(weight.shape, generator=draws) / 20)
     loss = loss_at(state, state.denoiser, batch, torch.full((1,), 0.5), noise).sum()
     loss.backward()
     return Trained(
