@@ -4,13 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from config_runs import PLUGINS
 from torch import nn
 
 from difftrain.errors import ConfigError, ModelError
 from difftrain.model.attention import choose_kernel, kernel_trial
 from difftrain.model.attention.kernel_trial import Trial
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul
-from difftrain.model.precision.quanto import QuantoInt8
+from difftrain.model.precision.quanto import QuantoInt4, QuantoInt8
 from difftrain.training.fitting import fit_to_device
 from difftrain.types import AttentionShape
 
@@ -38,7 +39,7 @@ def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **opt
     vars(config).update(options)
     family = SimpleNamespace(name="invented", blocks=lambda denoiser: [nn.Identity() for _ in range(blocks)])
     return SimpleNamespace(
-        plan=SimpleNamespace(config=config, family=family, quantizer=quantizer),
+        plan=SimpleNamespace(config=config, family=family, quantizer=quantizer, plugins=PLUGINS),
         accelerator=SimpleNamespace(device=device),
         bare_denoiser=nn.Identity(),
         trained=[torch.zeros(trained)],
@@ -59,7 +60,8 @@ def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **opt
         ({"dynamo_backend": "no"}, None, ""),
         ({"steps": 99}, None, "that takes a minute, and 99 steps are left"),
         ({"blocks": 0}, None, "model family 'invented' names no blocks"),
-        ({"quantizer": QuantoInt8()}, None, "torch.compile does not take weights of int8-quanto"),
+        ({"quantizer": QuantoInt8()}, None, "does not take weights of int8-quanto; those of int8-torchao, fp8"),
+        ({"quantizer": QuantoInt4()}, None, "does not take weights of int4-quanto; those of nf4-bnb, fp4-bnb it takes"),
         ({"quantizer": Fp8Matmul()}, "inductor", ""),
         ({"device": CPU, "dynamo_backend": "aot_eager", "steps": 1}, "aot_eager", ""),
     ],
@@ -89,7 +91,7 @@ def test_without_triton_nothing_is_compiled(monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_an_error_where_the_config_asks_for_it():
-    with pytest.raises(ConfigError, match=r"dynamo_backend inductor: .* int8-quanto; fp8-matmul and int8-matmul"):
+    with pytest.raises(ConfigError, match=r"dynamo_backend inductor: .* int8-quanto; those of int8-torchao, "):
         fit_to_device._backend(state(dynamo_backend="inductor", quantizer=QuantoInt8()), 1, Said())
 
 

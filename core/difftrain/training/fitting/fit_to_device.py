@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
-from difftrain.contracts import ModelFamily, Quantizer
 from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.errors import ConfigError, ModelError
 from difftrain.model.attention.choose_kernel import fastest_attention
 from difftrain.model.gpu_memory import available
 from difftrain.model.tuned_blocks import TunedBlocks
+from difftrain.planning.combinations import can_compile, nearest
 from difftrain.planning.forecast.modes import ROOM, STEPS_WORTH_COMPILING
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.fitting.choose_swapping import swap_what_does_not_fit
@@ -122,7 +123,7 @@ def _backend(state: TrainingState, shapes: int, reporter: Reporter) -> str | Non
     wanted: str = plan.config.dynamo_backend
     if wanted == "no" or (wanted == "auto" and device.type != "cuda"):
         return None
-    obstacle = _obstacle(plan.family, plan.quantizer, state)
+    obstacle = _obstacle(state)
     if wanted != "auto":
         if obstacle:
             raise ConfigError(f'dynamo_backend {wanted}: {obstacle}\nhint: or set dynamo_backend to "auto" or "no"')
@@ -139,12 +140,12 @@ def _backend(state: TrainingState, shapes: int, reporter: Reporter) -> str | Non
     return "inductor"
 
 
-def _obstacle(family: ModelFamily, quantizer: Quantizer | None, state: TrainingState) -> str | None:
+def _obstacle(state: TrainingState) -> str | None:
+    quantizer, family = state.plan.quantizer, state.plan.family
     if quantizer is not None and not quantizer.can_compile:
-        return (
-            f"torch.compile does not take weights of {quantizer.name}; fp8-matmul and int8-matmul "
-            "need as little memory and can be compiled"
-        )
+        known: Any = state.plan.plugins.registry.all("quantizer")
+        able = ", ".join(nearest(type(quantizer), known, can_compile))
+        return f"torch.compile does not take weights of {quantizer.name}; those of {able} it takes"
     if not family.blocks(state.bare_denoiser):
         return f"model family {family.name!r} names no blocks"
     return None
