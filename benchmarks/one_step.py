@@ -38,6 +38,7 @@ from difftrain.training.fitting.fit_to_device import fit_to_device
 from difftrain.training.fitting.record_steps import record_steps
 from difftrain.types import Batch, ModelLocation
 from difftrain_flux.family import FluxFamily
+from difftrain_flux.transformer.attention import use_fast_rotation
 
 TEXT_TOKENS = 512
 FLOP_PER_TOKEN = 57 * 12 * 3072**2 * 4
@@ -53,7 +54,9 @@ class RandomFlux(FluxFamily):
         from diffusers import FluxTransformer2DModel
 
         with init_empty_weights():
-            return FluxTransformer2DModel(guidance_embeds=True)
+            transformer = FluxTransformer2DModel(guidance_embeds=True)
+        use_fast_rotation(transformer)
+        return transformer
 
     def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:
         generator = torch.Generator().manual_seed(0)

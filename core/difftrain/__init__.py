@@ -46,6 +46,7 @@ from difftrain.model.hub import fetch_components, fetch_files, find_snapshot
 from difftrain.model.pipeline_sampler import PipelineSampler
 from difftrain.model.quiet_loading import loading, without_bars
 from difftrain.model.shards import read_weights
+from difftrain.model.shared_input import outputs_of
 from difftrain.model.single_files.only_file import fetch_only_file, only_file
 from difftrain.model.single_files.weight_file import WeightFile, open_weight_file
 from difftrain.plugins.hookspecs import hookimpl
@@ -139,6 +140,7 @@ __all__ = [
     "loading",
     "only_file",
     "open_weight_file",
+    "outputs_of",
     "read_json",
     "read_weights",
     "without_bars",

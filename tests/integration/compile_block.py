@@ -14,6 +14,7 @@ from torch.nn import functional
 from difftrain.machine.compile_cache import compiled_kept_in, folder_of_compiled
 from difftrain.model.attention import cudnn_attention
 from difftrain.model.attention.choose_kernel import choose_attention
+from difftrain.model.attention.own_kernels import route_models_to, torchs_own_attention
 from difftrain.model.precision.eight_bit_linear import Int8Linear
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.training.fitting.warm_up import counters, tell_graphs_apart
@@ -33,7 +34,7 @@ class Block(nn.Module):
 
 def attention_on_the_cpu():
     """Let the op of cuDNN's kernel compute on the CPU what it computes on a GPU."""
-    exact = cudnn_attention.torchs_own_attention
+    exact = torchs_own_attention
 
     @cudnn_attention._attention.register_kernel("cpu")
     def forward(query, key, value):
@@ -56,7 +57,7 @@ def main(cache, attention, activations, precision):
     choose_attention("auto" if attention == "cudnn" else attention, torch.device("cpu"))
     if attention == "cudnn":
         attention_on_the_cpu()
-        cudnn_attention.route_models_to_cudnn(True)
+        route_models_to("cudnn")
     tell_graphs_apart(torch.float32)
     torch.manual_seed(0)
     linear = nn.Linear(8, 8).requires_grad_(False)

@@ -9,7 +9,7 @@ import torch.compiler.config
 
 from difftrain.machine.compile_cache import TORCH, TRITON, compiled_kept_in, folder_of_compiled
 from difftrain.model.attention.choose_kernel import choose_attention
-from difftrain.model.attention.cudnn_attention import route_models_to_cudnn
+from difftrain.model.attention.own_kernels import route_models_to
 from difftrain.training.fitting import warm_up
 from difftrain.training.fitting.warm_up import Compiling, counters, tell_graphs_apart
 
@@ -78,9 +78,9 @@ def test_every_choice_of_attention_and_number_format_has_graphs_of_its_own(monke
         choose_attention(mechanism, cpu)
         tag()
     choose_attention("auto", cpu)
-    route_models_to_cudnn(True)
+    route_models_to("cudnn")
     tag()
-    route_models_to_cudnn(False)
+    route_models_to(None)
     torch.backends.cuda.enable_flash_sdp(False)  # as the kernel "efficient" is preferred
     tag()
     tag(torch.float32)

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from difftrain.model.attention import cudnn_attention as module
 from difftrain.model.attention.choose_kernel import choose_attention
+from difftrain.model.attention.own_kernels import route_models_to, torchs_own_attention
 
 SHAPE = (1, 2, 16, 8)
 
@@ -30,7 +31,7 @@ def kernels(monkeypatch):
 
     def forward(query, key, value, *_others):
         dense.append([each.is_contiguous() for each in (query, key, value)])
-        output = module.torchs_own_attention(query, key, value)
+        output = torchs_own_attention(query, key, value)
         # cuDNN gives rows of heads; not dense as a tensor of heads
         output = output.transpose(1, 2).contiguous().transpose(1, 2)
         log_sum = (query @ key.mT / query.shape[-1] ** 0.5).logsumexp(-1, keepdim=True)
@@ -95,11 +96,11 @@ def test_a_compiled_graph_names_the_kernel_that_it_calls(kernels):
     def called(on):
         targets.clear()
         torch._dynamo.reset()
-        module.route_models_to_cudnn(on)
+        route_models_to("cudnn" if on else None)
         try:
             output = torch.compile(model, backend=backend)(*heads()[1])
         finally:
-            module.route_models_to_cudnn(False)
+            route_models_to(None)
         return [str(target) for target in targets], output
 
     own, ours = called(True)

@@ -8,8 +8,9 @@ from config_runs import PLUGINS
 from torch import nn
 
 from difftrain.errors import ConfigError, ModelError
-from difftrain.model.attention import choose_kernel, kernel_trial
+from difftrain.model.attention import choose_kernel, cudnn_attention, kernel_trial
 from difftrain.model.attention.kernel_trial import Trial
+from difftrain.model.attention.own_kernels import OwnKernel
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul
 from difftrain.model.precision.quanto import QuantoInt4, QuantoInt8
 from difftrain.training.fitting import fit_to_device
@@ -210,11 +211,28 @@ def test_a_kernel_with_a_wrong_result_has_a_fault(monkeypatch):
     gradient = torch.randn(1, 2, 16, 8)
     exact = kernel_trial._exact(tensors, gradient)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    attention = kernel_trial.cudnn_attention.torchs_own_attention
-    monkeypatch.setattr(kernel_trial.cudnn_attention, "takes", lambda tensor: True)
-    monkeypatch.setattr(kernel_trial.cudnn_attention, "cudnn_attention", attention)
+    attention = kernel_trial.torchs_own_attention
+    monkeypatch.setattr(cudnn_attention, "takes", lambda tensor: True)
+    monkeypatch.setattr(cudnn_attention, "cudnn_attention", attention)
     assert kernel_trial._try("cudnn", tensors, gradient, exact).fault is None
-    monkeypatch.setattr(kernel_trial.cudnn_attention, "cudnn_attention", lambda *given: 1.1 * attention(*given))
+    monkeypatch.setattr(cudnn_attention, "cudnn_attention", lambda *given: 1.1 * attention(*given))
     assert kernel_trial._try("cudnn", tensors, gradient, exact).fault.startswith("its result is off by 0.1")
-    monkeypatch.setattr(kernel_trial.cudnn_attention, "cudnn_attention", lambda *given: attention(*given) * torch.nan)
+    monkeypatch.setattr(cudnn_attention, "cudnn_attention", lambda *given: attention(*given) * torch.nan)
     assert kernel_trial._try("cudnn", tensors, gradient, exact).fault == "its result is off by nan"
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "flash-attn-4"])
+def test_kernels_are_timed_with_inputs_as_a_compiled_block_writes_them(monkeypatch, kernel):
+    seen = []
+
+    def attention(query, key, value):
+        seen.append([each.is_contiguous() for each in (query, key, value)])
+        return kernel_trial.torchs_own_attention(query, key, value)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    own = OwnKernel(run=attention, takes=lambda tensor: True, dense_heads=kernel_trial.OWN_KERNELS[kernel].dense_heads)
+    monkeypatch.setattr(kernel_trial, "OWN_KERNELS", {kernel: own})
+    tensors = tuple(torch.randn(1, 16, 2, 8).transpose(1, 2) for _ in range(3))
+    gradient = torch.randn(1, 2, 16, 8)
+    assert kernel_trial._try(kernel, tensors, gradient, kernel_trial._exact(tensors, gradient)).fault is None
+    assert seen == [[kernel == "cudnn"] * 3] * (1 + kernel_trial.REPEATS)

@@ -51,8 +51,9 @@ class ModelOptions(Options):
     """What to train: lora is adapter weights beside the frozen model."""
     lora_type: str = "standard"
     """Kind of adapter."""
-    attention_mechanism: Literal["auto", "cudnn", "flash", "efficient", "math"] = "auto"
-    """Attention kernel; auto times them on the GPU with the run's largest batch and takes the fastest that is right."""
+    attention_mechanism: Literal["auto", "cudnn", "flash", "flash-attn-4", "efficient", "math"] = "auto"
+    """Attention kernel; auto times them on the GPU with the run's largest batch and takes the fastest that is right.
+    flash-attn-4 needs the package of that name, and a card like the H100 or later."""
     dynamo_backend: Literal["auto", "no", "inductor", "aot_eager"] = "auto"
     """Compile the model's blocks with torch.compile; auto does so on GPUs if the run is long enough to gain by it.
     aot_eager only traces them, to find faults."""

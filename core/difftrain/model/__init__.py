@@ -11,8 +11,10 @@
 - `precision`: number formats of the frozen weights
 - `counting`: counts what a forward does and keeps, without weights
 - `fused`: frozen layers that share their input
+- `shared_input`: linear layers called together
 - `lora`: LoRA, through peft
 - `attention`: attention kernels
+- `compiled`: what makes compiled blocks faster
 - `tuned_blocks`: blocks that are compiled, and that keep or recompute activations
 - `block_swapping`: blocks whose weights wait in the host's memory
 - `gpu_memory`: how much of a GPU's memory a process can have

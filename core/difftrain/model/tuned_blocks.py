@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from difftrain.model.attention.cudnn_attention import is_attention
+from difftrain.model.attention.own_kernels import is_attention
+from difftrain.model.compiled.compiled_gelu import use_compiled_gelu
+from difftrain.model.compiled.row_kernels import read_rows_once
 
 Forward = Callable[..., Any]
 VARIANTS = 256
@@ -72,6 +74,10 @@ class TunedBlocks:
         kinds = {type(block) for block in blocks}
         self._plain = {kind: _as_written(kind) for kind in kinds}
         self._fast = self._plain if backend is None else {kind: _compiled(kind, backend) for kind in kinds}
+        if backend is not None:
+            read_rows_once()
+            for block in blocks:
+                use_compiled_gelu(block)
         for index, block in enumerate(blocks):
             block.forward = partial(self._run, index, block)
 

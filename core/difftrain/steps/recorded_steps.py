@@ -96,6 +96,13 @@ class RecordedSteps:
                 place.copy_(parameter.grad)
             parameter.grad = place
 
+    def _place(self, parameter: nn.Parameter) -> Tensor:
+        """Return the tensor that recordings add its gradient to; made while recording, it would lie in their memory."""
+        known = self._gradients.get(parameter)
+        if known is None:
+            known = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return known
+
     def clear_gradients(self) -> None:
         """Set the gradients to zero where they are: recordings add to these places."""
         for parameter in self._trained:
@@ -115,18 +122,21 @@ class RecordedSteps:
         kept = mapped(given, torch.clone)
         device = next(tensor.device for tensor in tensors_of(kept))
         weight = torch.ones((), device=device)
-        touched: set[nn.Parameter] = set()
-        handles = [
-            one.register_post_accumulate_grad_hook(touched.add)  # type: ignore[no-untyped-call]
-            for one in self._trained
-        ]
-        without = [parameter for parameter in self._trained if parameter.grad is None]
-        for parameter in without:  # made while recording, they would lie in the recordings' memory
-            parameter.grad = torch.zeros_like(parameter)
+        before = {parameter: parameter.grad for parameter in self._trained}
+        places = {parameter: self._place(parameter) for parameter in self._trained}
+        touched: list[nn.Parameter] = []
 
         def accumulate() -> Tensor:
+            held = [parameter.grad for parameter in self._trained]
+            for parameter in self._trained:
+                parameter.grad = None
             losses = loss_of(kept)
             torch.autograd.backward(losses.sum() * weight)
+            touched[:] = [parameter for parameter in self._trained if parameter.grad is not None]
+            # all at once: autograd would launch one kernel for each weight
+            torch._foreach_add_([places[parameter] for parameter in touched], list(map(_gradient, touched)))
+            for parameter, gradient in zip(self._trained, held, strict=True):
+                parameter.grad = gradient
             return losses.detach()
 
         try:
@@ -134,15 +144,12 @@ class RecordedSteps:
             recording, losses = self._record(accumulate, earlier)
         except RuntimeError as error:  # how CUDA refuses an operation, or memory that it lacks
             self.drop()
-            for parameter in without:
-                parameter.grad = None
             raise CannotRecord(str(error).splitlines()[0]) from error
         finally:
-            for handle in handles:
-                handle.remove()
-        self._gradients |= {parameter: _gradient(parameter) for parameter in touched}
-        for parameter in self._trained:  # a weight that took no part has no gradient, not one of zeros
-            parameter.grad = self._gradients.get(parameter)
+            for parameter, gradient in before.items():
+                parameter.grad = gradient
+        # a weight that took no part keeps no gradient, not one of zeros
+        self._gradients |= {parameter: places[parameter] for parameter in touched}
         return _Recorded(given=kept, weight=weight, recording=recording, losses=losses)
 
 

@@ -1,6 +1,6 @@
 """FLUX.1 as the core sees it: options, and which module does each part. Light: torch is imported when used.
 
-The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `transformer.py`, `targets.py`, `forward.py`,
+The methods are in the order of a run: `locate.py`, `text.py`, `vae.py`, `transformer/`, `targets.py`, `forward.py`,
 `sampling.py`.
 """
 
@@ -147,7 +147,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
         return load_image_encoder(location, device, dtype, tiling=tiling, slicing=slicing)
 
     def empty_denoiser(self, location: ModelLocation) -> FluxTransformer2DModel:
-        from difftrain_flux.transformer import empty_transformer
+        from difftrain_flux.transformer.empty_transformer import empty_transformer
 
         return empty_transformer(location)
 

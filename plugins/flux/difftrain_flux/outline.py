@@ -18,7 +18,7 @@ from difftrain_flux.model_files.entry_bytes import CELL, CHANNELS
 from difftrain_flux.model_files.locate import locate, locate_with_denoiser
 from difftrain_flux.model_files.single_file import recognise
 from difftrain_flux.text_length import text_length
-from difftrain_flux.transformer import empty_transformer
+from difftrain_flux.transformer.empty_transformer import empty_transformer
 
 
 def outline(model: str | None, flavour: ModelFlavour, denoiser: str | None = None) -> ModelOutline:

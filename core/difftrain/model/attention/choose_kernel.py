@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 TORCHS_KERNELS = ("flash", "efficient", "math")
 """Kernels that torch itself chooses from."""
-ON_GPUS_ONLY = ("cudnn", "efficient")
+OUR_KERNELS = ("cudnn", "flash-attn-4")
+"""Kernels behind an op of our own."""
+ON_GPUS_ONLY = (*OUR_KERNELS, "efficient")
 
 
 def choose_attention(mechanism: str, device: torch.device) -> None:
@@ -38,9 +40,19 @@ def choose_attention(mechanism: str, device: torch.device) -> None:
     cuda.enable_mem_efficient_sdp("efficient" in allowed)
     cuda.enable_math_sdp("math" in allowed)
     if device.type == "cuda":
-        from difftrain.model.attention.cudnn_attention import route_models_to_cudnn
+        from difftrain.model.attention.own_kernels import route_models_to
 
-        route_models_to_cudnn(mechanism == "cudnn")
+        _check_flash4(mechanism, device)
+        route_models_to(mechanism if mechanism in OUR_KERNELS else None)
+
+
+def _check_flash4(mechanism: str, device: torch.device) -> None:
+    if mechanism != "flash-attn-4":
+        return
+    from difftrain.model.attention.flash4_attention import obstacle
+
+    if problem := obstacle(device):
+        raise MachineError(f'attention_mechanism {mechanism}: {problem}\nhint: or set attention_mechanism to "auto"')
 
 
 def fastest_attention(shapes: Sequence[AttentionShape], device: torch.device, dtype: torch.dtype) -> str:
@@ -73,17 +85,18 @@ def fastest_attention(shapes: Sequence[AttentionShape], device: torch.device, dt
 def kernels_in_force() -> str:
     """Return a text that tells apart what attention calls of models may get in this process."""
     from torch.backends import cuda
-    from torch.nn import functional
 
-    routed = functional.scaled_dot_product_attention.__module__.startswith("difftrain.")
+    from difftrain.model.attention.own_kernels import routed_to
+
+    ours = f"difftrain {kernel}, " if (kernel := routed_to()) else ""
     torchs = ("cudnn", "flash", "mem_efficient", "math")
     allowed = [name for name in torchs if getattr(cuda, f"{name}_sdp_enabled")()]
-    return f"attention: {'difftrain cudnn, ' if routed else ''}{', '.join(allowed)}"
+    return f"attention: {ours}{', '.join(allowed)}"
 
 
 def _prefer(kernel: str, device: torch.device) -> None:
     """Set a kernel without forbidding the others: the encoders' shapes and masks may need them."""
-    if kernel == "cudnn":
+    if kernel in OUR_KERNELS:
         choose_attention(kernel, device)
         return
     choose_attention("auto", device)

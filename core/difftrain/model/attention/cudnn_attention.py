@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.utils.flop_counter
 from torch import Tensor
-from torch.nn import functional
 
 LARGEST_HEAD = 128
 """Features per head that the kernel takes on every card."""
@@ -74,43 +73,10 @@ def _flops(query_shape: tuple[int, ...], key_shape: tuple[int, ...], *_others: o
     return 4 * batch * heads * queries * key_shape[2] * head_dim
 
 
-_FORWARDS = (
-    torch.ops.difftrain.cudnn_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-)
-
-
-def is_attention(operation: object) -> bool:
-    """Whether an operation that a traced forward is made of is an attention kernel."""
-    return operation in _FORWARDS
-
-
 def cudnn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(head_dim)) v; each is [B, heads, S, head_dim], bfloat16 or float16, on a GPU."""
     output: Tensor = _attention(query.contiguous(), key.contiguous(), value.contiguous())[0]
     return output
-
-
-torchs_own_attention = functional.scaled_dot_product_attention
-
-
-def _attention_of_models(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Stand in for torch's function in models that call it: plain calls go to cuDNN, all others to torch."""
-    is_plain = attn_mask is None and dropout_p == 0.0 and not is_causal and scale is None and not enable_gqa
-    if is_plain and takes(query) and takes(key) and takes(value):
-        return cudnn_attention(query, key, value)
-    return torchs_own_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
 def takes(tensor: Tensor) -> bool:
@@ -122,11 +88,3 @@ def takes(tensor: Tensor) -> bool:
         and tensor.shape[-1] <= LARGEST_HEAD
         and tensor.shape[-1] % 8 == 0
     )
-
-
-def route_models_to_cudnn(on: bool) -> None:
-    """Let models that call torch's ``scaled_dot_product_attention`` get cuDNN's kernel, in this whole process.
-
-    Models look the function up in its module each time they call it; there is no other place that all of them share.
-    """
-    functional.scaled_dot_product_attention = _attention_of_models if on else torchs_own_attention

@@ -22,6 +22,10 @@ def empty_transformer(location: ModelLocation) -> FluxTransformer2DModel:
     folder = config_folder(location)
     from diffusers import FluxTransformer2DModel
 
+    from difftrain_flux.transformer.attention import use_fast_rotation
+
     with loading(folder), init_empty_weights():
         config = FluxTransformer2DModel.load_config(folder)
-        return FluxTransformer2DModel.from_config(config)
+        transformer = FluxTransformer2DModel.from_config(config)
+    use_fast_rotation(transformer)
+    return transformer

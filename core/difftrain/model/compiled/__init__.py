@@ -1,0 +1,5 @@
+"""What makes compiled blocks faster.
+
+- `row_kernels`: torch.compile's kernels over whole rows read each row once
+- `compiled_gelu`: GELU without the slow tanh
+"""
