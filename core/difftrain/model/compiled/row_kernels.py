@@ -1,8 +1,8 @@
 """Lets torch.compile's kernels that reduce rows keep a whole row in registers, where it would read rows twice.
 
 Quantising a row needs its largest value before its first code can be written. By default torch's inductor does so up to
-1,024 numbers, and reads longer rows a second time, with all that leads to them computed again. For rows of a 12-billion-weight transformer
-(3,072 to 15,360 numbers) one pass is up to twice as fast on an H100 (docs/log.md).
+1,024 numbers, and reads longer rows a second time, with all that leads to them computed again. For the rows of a large
+transformer (3,072 to 15,360 numbers) one pass is up to twice as fast on an H100 (docs/log.md).
 """
 
 from __future__ import annotations
