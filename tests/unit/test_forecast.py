@@ -15,7 +15,7 @@ from difftrain.planning.forecast.cards import CARDS, GIB, card_of_device, find_c
 from difftrain.planning.forecast.choose import best
 from difftrain.planning.forecast.memory import TrainedBytes, fits, most_kept, peak_bytes
 from difftrain.planning.forecast.modes import mode_of, modes_for
-from difftrain.planning.forecast.seconds import step_seconds
+from difftrain.planning.forecast.seconds import ATTENTION, step_seconds
 from difftrain.types import ModelWork, Work
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plan_check.py"
@@ -114,6 +114,12 @@ def test_uncompiled_recomputing_costs_a_whole_forward():
     assert none - half == pytest.approx(half - kept)
     only_attention = step_seconds(TWO_BLOCKS, mode(kept=2, attention="flash"), card)
     assert only_attention > kept
+
+
+def test_faster_attention_makes_a_faster_step(full_size):
+    modes = [mode_of(None, compute="bfloat16", compiled=True, kept=57, attention=kernel) for kernel in ATTENTION]
+    seconds = {mode.attention: step_seconds(full_size, mode, find_card("H100")) for mode in modes}
+    assert seconds["flash-attn-4"] < seconds["cudnn"] < seconds["flash"]
 
 
 def test_quantised_weights_of_quanto_are_unpacked_and_never_compiled():

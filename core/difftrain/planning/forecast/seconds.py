@@ -15,10 +15,11 @@ PRODUCTS = {"float32": 0.8, "bfloat16": 0.68, "int8": 0.34, "fp8": 0.74}
 Source: docs/log.md, 2026-11-26: 8-bit products take 154 ms of an fp8 step; the others follow from 0.823 s (bf16) and
 0.866 s (int8) of the same model. float32 is not measured.
 """
-ATTENTION = {"cudnn": (0.60, 0.52), "flash": (0.35, 0.305)}
+ATTENTION = {"cudnn": (0.60, 0.52), "flash": (0.35, 0.305), "flash-attn-4": (0.655, 0.597)}
 """Share of the peak rate of bfloat16 that attention reaches, forward and backward.
 
-Source: one H100, 24 heads x 128, 8,704 tokens: cuDNN 594 and 512 TFLOP/s, flash 345 and 303.
+Source: one H100, 24 heads x 128, 8,704 tokens: cuDNN 594 and 512 TFLOP/s, flash 345 and 303,
+FlashAttention-4 648 and 590.
 """
 ATTENTION_FLOAT32 = (0.4, 0.3)
 """The same in float32, of float32's rate; not measured."""
@@ -30,8 +31,8 @@ BACKWARD = 1.2
 """Bytes that the backward pass of those operations moves for one of the forward's. Source: the same."""
 COMPILED_MOVES = 0.20
 """Share of those bytes that is left when blocks are compiled. Source: 1.368 and 0.823 s, uncompiled and compiled."""
-QUANTISED_BYTES = 2.0
-"""Bytes moved for each number that an 8-bit product takes in or gives out, compiled. Source: 100 ms of an fp8 step."""
+QUANTISED_BYTES = 1.5
+"""Bytes moved for each number that an 8-bit product takes in or gives out, compiled. Source: 0.646 s (fp8, recorded) beside 0.808 (bf16)."""
 QUANTISED_UNCOMPILED = 17.0
 """The same, operation by operation. Source: 1.42 s for an uncompiled fp8 step."""
 UNPACKED_BYTES = 12.6
