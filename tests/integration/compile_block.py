@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from difftrain.machine.compile_cache import compiled_kept_in, folder_of_compiled
@@ -17,7 +18,7 @@ from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.attention.own_kernels import route_models_to, torchs_own_attention
 from difftrain.model.precision.eight_bit_linear import Int8Linear
 from difftrain.model.tuned_blocks import TunedBlocks
-from difftrain.training.fitting.warm_up import counters, tell_graphs_apart
+from difftrain.training.fitting.warm_up import tell_graphs_apart
 
 
 class Block(nn.Module):
