@@ -1,6 +1,7 @@
-"""Compiles a block with torch's inductor for the CPU and prints how its caches were used, as JSON.
+"""Compiles blocks with torch's inductor for the CPU and prints how its caches were used for each, as JSON.
 
-usage: python compile_block.py CACHE_DIR auto|flash|math|cudnn keep|recompute plain|int8
+usage: python compile_block.py CACHE_DIR KIND...
+KIND is auto|flash|math|cudnn, keep|recompute and plain|int8, joined by hyphens; cudnn must come last.
 """
 
 import json
@@ -54,7 +55,9 @@ def attention_on_the_cpu():
     cudnn_attention.takes = lambda tensor: True
 
 
-def main(cache, attention, activations, precision):
+def compile_block(cache, attention, activations, precision):
+    torch._dynamo.reset()
+    counters.clear()
     choose_attention("auto" if attention == "cudnn" else attention, torch.device("cpu"))
     if attention == "cudnn":
         attention_on_the_cpu()
@@ -69,8 +72,9 @@ def main(cache, attention, activations, precision):
         block(torch.randn(1, 64, 8)).square().mean().backward()
     used = {name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss", "bypass")}
     traced = {name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("hit", "miss", "bypass")}
-    print(json.dumps({"graphs": used, "traced": traced, "gradient": block.scale.grad.tolist()}))
+    return {"graphs": used, "traced": traced, "gradient": block.scale.grad.tolist()}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    cache, *kinds = sys.argv[1:]
+    print(json.dumps({kind: compile_block(cache, *kind.split("-")) for kind in kinds}))
