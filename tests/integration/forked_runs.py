@@ -1,0 +1,95 @@
+"""Runs in processes of their own that need not import torch: they are forked from one that has done so and no more.
+
+Such a process has arguments, environment, folder, standard error and signals of its own. Tests of what happens while a
+program starts or exits begin a real one instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from long_runs import PATIENCE
+
+FORKING = multiprocessing.get_context("forkserver")
+"""The process to fork from is started when the first run is, and ends with this one."""
+FORKING.set_forkserver_preload(
+    [
+        "diffusers.loaders",
+        "diffusers.models.autoencoders.autoencoder_kl",
+        "diffusers.models.transformers.transformer_flux",
+        "optimi",
+        "transformers.models.t5.modeling_t5",
+        "difftrain.cli.main",
+        "difftrain.training.session",
+        "difftrain_flux_kontext.plugin",
+    ]
+)
+DIFFTRAIN = "difftrain.cli.main:main"
+
+
+class ForkedRun:
+    """One process; behaves like a Popen with ``stderr=PIPE, text=True``."""
+
+    def __init__(
+        self, folder: Path, arguments: Sequence[object], program: str = DIFFTRAIN, **environment: object
+    ) -> None:
+        """Start it in a folder.
+
+        Args:
+            program: Module and function, as entry points name them; it reads ``sys.argv``.
+            environment: More variables, or other values of them.
+        """
+        self._said = tempfile.NamedTemporaryFile("r", errors="replace")  # noqa: SIM115
+        variables = {**os.environ, **{key: str(value) for key, value in environment.items()}}
+        words = [str(argument) for argument in arguments]
+        given = (program, words, str(folder), variables, self._said.name)
+        self._process = FORKING.Process(target=_become, args=given)
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def communicate(self, timeout: float = PATIENCE) -> tuple[None, str]:
+        self._process.join(timeout)
+        if self.returncode is None:
+            self._process.kill()
+            raise TimeoutError(Path(self._said.name).read_text())
+        return None, Path(self._said.name).read_text(errors="replace")
+
+
+def two_ranks(folder: Path, arguments: Sequence[object], program: str = DIFFTRAIN) -> tuple[list[int | None], str]:
+    """Run two processes of one run, as torchrun starts them; return their exit statuses, and what they say together."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    runs = [ForkedRun(folder, arguments, program, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(2)]
+    said = "".join(run.communicate()[1] for run in runs)
+    return [run.returncode for run in runs], said
+
+
+def _become(program: str, words: list[str], folder: str, environment: Mapping[str, str], said: str) -> None:
+    """Be the program, in the new process."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    nowhere, file = os.open(os.devnull, os.O_RDWR), os.open(said, os.O_WRONLY | os.O_APPEND)
+    for stream, number in ((nowhere, 0), (nowhere, 1), (file, 2)):
+        os.dup2(stream, number)
+    sys.stdin = open(0)  # noqa: SIM115
+    sys.argv = ["difftrain", *words]
+    module, function = program.split(":")
+    getattr(importlib.import_module(module), function)()
