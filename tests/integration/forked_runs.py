@@ -1,6 +1,6 @@
 """Runs in processes of their own that need not import torch: they are forked from one that has done so and no more.
 
-Such a process has arguments, environment, folder, standard error and signals of its own. Tests of what happens while a
+Such a process has arguments, environment, folder, output and signals of its own. Tests of what happens while a
 program starts or exits begin a real one instead.
 """
 
@@ -35,7 +35,7 @@ DIFFTRAIN = "difftrain.cli.main:main"
 
 
 class ForkedRun:
-    """One process; behaves like a Popen with ``stderr=PIPE, text=True``."""
+    """One process; behaves like a Popen with ``stdout=PIPE, stderr=PIPE, text=True``."""
 
     def __init__(
         self, folder: Path, arguments: Sequence[object], program: str = DIFFTRAIN, **environment: object
@@ -46,12 +46,19 @@ class ForkedRun:
             program: Module and function, as entry points name them; it reads ``sys.argv``.
             environment: More variables, or other values of them.
         """
-        self._said = tempfile.NamedTemporaryFile("r", errors="replace")  # noqa: SIM115
+        self._written = tempfile.TemporaryDirectory()
+        self._files = [Path(self._written.name, name) for name in ("out", "err")]
+        for file in self._files:
+            file.touch()
         variables = {**os.environ, **{key: str(value) for key, value in environment.items()}}
         words = [str(argument) for argument in arguments]
-        given = (program, words, str(folder), variables, self._said.name)
+        given = (program, words, str(folder), variables, [str(file) for file in self._files])
         self._process = FORKING.Process(target=_become, args=given)
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -63,12 +70,13 @@ class ForkedRun:
     def send_signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
-    def communicate(self, timeout: float = PATIENCE) -> tuple[None, str]:
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
         self._process.join(timeout)
         if self.returncode is None:
             self._process.kill()
-            raise TimeoutError(Path(self._said.name).read_text())
-        return None, Path(self._said.name).read_text(errors="replace")
+            raise TimeoutError(self._files[1].read_text())
+        out, err = (file.read_text(errors="replace") for file in self._files)
+        return out, err
 
 
 def two_ranks(folder: Path, arguments: Sequence[object], program: str = DIFFTRAIN) -> tuple[list[int | None], str]:
@@ -81,14 +89,13 @@ def two_ranks(folder: Path, arguments: Sequence[object], program: str = DIFFTRAI
     return [run.returncode for run in runs], said
 
 
-def _become(program: str, words: list[str], folder: str, environment: Mapping[str, str], said: str) -> None:
+def _become(program: str, words: list[str], folder: str, environment: Mapping[str, str], written: list[str]) -> None:
     """Be the program, in the new process."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    nowhere, file = os.open(os.devnull, os.O_RDWR), os.open(said, os.O_WRONLY | os.O_APPEND)
-    for stream, number in ((nowhere, 0), (nowhere, 1), (file, 2)):
-        os.dup2(stream, number)
+    for number, file in enumerate([os.devnull, *written]):
+        os.dup2(os.open(file, os.O_RDWR | os.O_APPEND), number)
     sys.stdin = open(0)  # noqa: SIM115
     sys.argv = ["difftrain", *words]
     module, function = program.split(":")
