@@ -1,6 +1,10 @@
 """The run options of the core. Plugins add theirs: see :func:`difftrain.config.schema.merge_options`.
 
 One class per group of ``--help``; :class:`RunConfig` has all of them. No option here names a model.
+
+- `model_group`: the model
+- `training_groups`: the training and its optimizer
+- `data_groups`: the data, and what is drawn and measured of it
 """
 
 from __future__ import annotations
