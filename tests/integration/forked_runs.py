@@ -6,6 +6,7 @@ program starts or exits begin a real one instead.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import multiprocessing
 import os
@@ -55,6 +56,7 @@ class ForkedRun:
         given = (program, words, str(folder), variables, [str(file) for file in self._files])
         self._process = FORKING.Process(target=_become, args=given)
         self._process.start()
+        atexit.register(self.kill)  # a failed test may leave it, and multiprocessing would wait for it at the exit
 
     @property
     def pid(self) -> int:
@@ -67,14 +69,18 @@ class ForkedRun:
     def poll(self) -> int | None:
         return self.returncode
 
+    def kill(self) -> None:
+        if self.returncode is None:
+            self._process.kill()
+
     def send_signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
     def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
         self._process.join(timeout)
         if self.returncode is None:
-            self._process.kill()
-            raise TimeoutError(self._files[1].read_text())
+            self.kill()
+            raise TimeoutError(self._files[1].read_text(errors="replace"))
         out, err = (file.read_text(errors="replace") for file in self._files)
         return out, err
 
@@ -85,7 +91,11 @@ def two_ranks(folder: Path, arguments: Sequence[object], program: str = DIFFTRAI
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     runs = [ForkedRun(folder, arguments, program, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(2)]
-    said = "".join(run.communicate()[1] for run in runs)
+    try:
+        said = "".join(run.communicate()[1] for run in runs)
+    finally:
+        for run in runs:  # one that waits for another that has ended
+            run.kill()
     return [run.returncode for run in runs], said
 
 
