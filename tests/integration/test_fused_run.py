@@ -100,8 +100,14 @@ def test_it_goes_together_with_other_options(train, options):
     check_same(train(**PLAIN, **options, fuse_qkv_projections="true"), train(**PLAIN, **others), 1e-4)
 
 
-@pytest.mark.parametrize("compiled", [{}, {"dynamo_backend": "aot_eager", "gradient_checkpointing": "true"}], ids=str)
-@pytest.mark.parametrize("precision", ["fp8-matmul", "int8-matmul", *PACKAGES])
+COMPILED = {"dynamo_backend": "aot_eager", "gradient_checkpointing": "true"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled"),
+    [("fp8-matmul", {}), ("int8-matmul", COMPILED), *((name, {}) for name in PACKAGES)],
+    ids=str,
+)
 def test_it_goes_together_with_precisions(train, precision, compiled):
     pytest.importorskip(PACKAGES.get(precision, "torch"))
     options = {**PLAIN, "base_model_precision": precision}
