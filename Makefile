@@ -35,9 +35,10 @@ demo: $(BASE)
 
 install: $(BASE)
 
-# Two processes with one thread each: the models are tiny, threads would only wait for each other.
+# Two processes with one thread each: the models are tiny, threads would only wait for each other. A file's tests stay
+# together, since they share runs; the long files of integration tests come first, in the order of their names.
 test: $(DEV)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not learning' $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not learning' $(ARGS)
 
 # One process with two threads: the trainings are shared by the tests.
 test-learning: $(DEV)

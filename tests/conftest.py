@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -35,6 +36,27 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     import torch
 
     return None if torch.cuda.is_available() else True
+
+
+class ModulesLeftAlone:
+    """Keeps imported modules out of the collections of garbage.
+
+    Each run collects once, to free its text encoders. torch, diffusers and the tests themselves are a million objects,
+    and looking at all of them takes longer than a tiny model's steps.
+    """
+
+    def __init__(self) -> None:
+        self._modules = 0
+
+    def pytest_runtest_setup(self) -> None:
+        if len(sys.modules) > self._modules + 50:
+            self._modules = len(sys.modules)
+            gc.collect()
+            gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(ModulesLeftAlone())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,7 @@
-"""Compiles a block with torch's inductor for the CPU and prints how its caches were used, as JSON.
+"""Compiles blocks with torch's inductor for the CPU and prints how its caches were used for each, as JSON.
 
-usage: python compile_block.py CACHE_DIR auto|flash|math|cudnn keep|recompute plain|int8
+usage: python compile_block.py CACHE_DIR KIND...
+KIND is auto|flash|math|cudnn, keep|recompute and plain|int8, joined by hyphens; cudnn must come last.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from difftrain.machine.compile_cache import compiled_kept_in, folder_of_compiled
@@ -17,7 +19,7 @@ from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.attention.own_kernels import route_models_to, torchs_own_attention
 from difftrain.model.precision.eight_bit_linear import Int8Linear
 from difftrain.model.tuned_blocks import TunedBlocks
-from difftrain.training.fitting.warm_up import counters, tell_graphs_apart
+from difftrain.training.fitting.warm_up import tell_graphs_apart
 
 
 class Block(nn.Module):
@@ -53,7 +55,9 @@ def attention_on_the_cpu():
     cudnn_attention.takes = lambda tensor: True
 
 
-def main(cache, attention, activations, precision):
+def compile_block(cache, attention, activations, precision):
+    torch._dynamo.reset()
+    counters.clear()
     choose_attention("auto" if attention == "cudnn" else attention, torch.device("cpu"))
     if attention == "cudnn":
         attention_on_the_cpu()
@@ -68,8 +72,9 @@ def main(cache, attention, activations, precision):
         block(torch.randn(1, 64, 8)).square().mean().backward()
     used = {name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss", "bypass")}
     traced = {name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("hit", "miss", "bypass")}
-    print(json.dumps({"graphs": used, "traced": traced, "gradient": block.scale.grad.tolist()}))
+    return {"graphs": used, "traced": traced, "gradient": block.scale.grad.tolist()}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    cache, *kinds = sys.argv[1:]
+    print(json.dumps({kind: compile_block(cache, *kind.split("-")) for kind in kinds}))

@@ -1,4 +1,4 @@
-"""``difftrain`` with the adapter's weights sharded over its processes; started by torchrun.
+"""``difftrain`` with the adapter's weights sharded over its processes, for a process that does nothing else.
 
 Stands for what sharded training will do: everything but the two functions here is the project's own.
 """
@@ -27,7 +27,7 @@ def leave_as_it_is(self, model, **options):
     return model
 
 
-if __name__ == "__main__":
+def main():
     Lora.attach = attach_sharded
     Accelerator.prepare_model = leave_as_it_is
     sys.exit(run(sys.argv[1:]))

@@ -13,6 +13,21 @@ from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.training import loop
 
 SIZES = [(64, 64), (96, 48)]
+SMALL_FAMILY = """
+from difftrain import hookimpl
+from difftrain.testing import TinyEditFlavour, TinyFamily
+
+
+@hookimpl
+def difftrain_model_families():
+    return (TinyFamily,)
+
+
+@hookimpl
+def difftrain_model_flavours():
+    return (TinyEditFlavour,)
+"""
+"""One block of one layer: a graph of it is compiled in a tenth of a second."""
 
 
 def graphs() -> int:
@@ -24,8 +39,10 @@ def train(tmp_path_factory):
     """Train four steps on four pairs of two sizes, in batches of two, with dropout: two shapes."""
     folder = tmp_path_factory.mktemp("warm_up")
     pairs = EditPairs(folder)
+    (folder / "small.py").write_text(SMALL_FAMILY)
+    model = ("--plugins", "./small.py", "--model", "tiny-test", "--flavour", "edit", *pairs.fast)
     data = ("--data_backend_config", pairs(count=4, edit_sizes=SIZES), "--train_batch_size", 2)
-    trials = Trials(folder, (*pairs.kontext, *data, "--max_train_steps", 4, "--lora_dropout", 0.5))
+    trials = Trials(folder, (*model, *data, "--max_train_steps", 4, "--lora_dropout", 0.5))
 
     def start(**options):
         torch._dynamo.reset()

@@ -62,7 +62,8 @@ def test_a_run_under_nohup_outlives_its_terminal(run):
 
 def test_an_output_that_nobody_reads_any_more_saves_and_ends_with_141(run):
     folder, arguments, output = run
-    arguments = changed(arguments, max_train_steps=100_000)
+    (folder / "often.py").write_text("from difftrain.output import console\n\nconsole.LINE_SECONDS = 0.1\n")
+    arguments = changed(arguments, max_train_steps=100_000, plugins="./often.py")
     process = subprocess.Popen(
         [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=subprocess.PIPE, text=True
     )

@@ -1,11 +1,9 @@
-"""The packages of docs/examples pass their own tests, each in a process that has it installed."""
+"""The packages of docs/examples pass their own tests, each in a process that has it installed and no other."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from forked_runs import ForkedRun
 
 from example_packages import EXAMPLES, environment_with
 
@@ -15,13 +13,8 @@ from example_packages import EXAMPLES, environment_with
     ["difftrain-csv-tracker", "difftrain-instruct-pix2pix", "difftrain-qwen-image-edit", "difftrain-tar"],
 )
 def test_the_tests_of_an_example_pass(example, tmp_path):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(EXAMPLES / example)]
-    result = subprocess.run(
-        [*command, str(EXAMPLES / example / "tests")],
-        cwd=tmp_path,
-        env=environment_with(example, tmp_path / "installed"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    flags = ("-q", "-p", "no:cacheprovider", "--rootdir", EXAMPLES / example)
+    environment = environment_with(example, tmp_path / "installed")
+    run = ForkedRun(tmp_path, (*flags, EXAMPLES / example / "tests"), "pytest:console_main", **environment)
+    out, err = run.communicate()
+    assert run.returncode == 0, out + err

@@ -6,6 +6,7 @@ import stat
 
 import pytest
 from ending_plugins import observe
+from forked_runs import ForkedRun
 from long_runs import ADAPTER, changed, checkpoints, killed, steps_of, wait_until
 
 from conftest import run_in
@@ -16,8 +17,8 @@ def arguments(edit_pairs):
     return (*edit_pairs.kontext, "--data_backend_config", edit_pairs())
 
 
-def test_a_second_run_in_the_same_folder_is_refused_and_disturbs_nothing(command, real_command, edit_pairs, arguments):
-    process = real_command(*arguments, "--max_train_steps", 100_000)
+def test_a_second_run_in_the_same_folder_is_refused_and_disturbs_nothing(command, edit_pairs, arguments):
+    process = ForkedRun(edit_pairs.folder, (*arguments, "--max_train_steps", 100_000))
     wait_until(process, lambda: (edit_pairs.output / "metrics.jsonl").exists() and len(steps_of(edit_pairs.output)) > 1)
     try:
         second = command(*arguments, "--max_train_steps", 1, "--resume_from_checkpoint", "none")

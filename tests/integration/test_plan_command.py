@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from forked_runs import ForkedRun
 
 from difftrain.planning.forecast.cards import CARDS, GIB, find_card
 
@@ -19,15 +20,15 @@ def everything_below(folder):
 
 
 @pytest.fixture
-def alone(real_command, tmp_path):
+def alone(tmp_path):
     """Run the command as a process with a home of its own; return what it printed, and check that it wrote nothing."""
 
-    def run(*arguments):
+    def run(*arguments, start=ForkedRun):
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
         before = everything_below(tmp_path)
         folders = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TMPDIR")}
-        process = real_command("plan", *arguments, CUDA_VISIBLE_DEVICES="", PYTHONDONTWRITEBYTECODE="1", **folders)
+        process = start(tmp_path, ("plan", *arguments), CUDA_VISIBLE_DEVICES="", PYTHONDONTWRITEBYTECODE="1", **folders)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert everything_below(tmp_path) == before
@@ -67,8 +68,9 @@ def test_auto_is_planned_as_each_card_will_take_it(alone):
     assert taken["H100"] == "no_change"
 
 
-def test_the_full_size_model_is_planned_without_its_files_and_without_data(alone):
-    found = json.loads(alone(*FULL_SIZE, "--base_model_precision", "int8-quanto", "--json", "--card", "4090"))
+def test_the_full_size_model_is_planned_without_its_files_and_without_data(alone, real_command):
+    arguments = (*FULL_SIZE, "--base_model_precision", "int8-quanto", "--json", "--card", "4090")
+    found = json.loads(alone(*arguments, start=lambda _, words, **environment: real_command(*words, **environment)))
     assert found["trained_weights"] == 26_148_864
     assert found["batch"]["target"] == [1024, 1024]
     assert "config/multidatabackend.json does not exist" in found["batch"]["source"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_runs import two_ranks
 from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
 
 from conftest import EditPairs, read_metrics, run_in
@@ -184,9 +185,9 @@ ARRIVING_PLUGIN = """
 import os
 import shutil
 
-from difftrain.data.samples import prepare_samples
+from difftrain.startup import prepare_run
 
-original = prepare_samples.prepare_samples
+original = prepare_run.prepare_samples
 
 
 def prepared_later(*arguments, **options):
@@ -197,16 +198,15 @@ def prepared_later(*arguments, **options):
 
 
 if os.environ.get("RANK") == "1":
-    prepare_samples.prepare_samples = prepared_later
+    prepare_run.prepare_samples = prepared_later
 """
 
 
 def test_a_file_that_arrives_between_the_scans_of_two_processes_is_one_error_before_the_first_step(edit_pairs):
     (edit_pairs.folder / "arriving.py").write_text(ARRIVING_PLUGIN)
     arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 4)
-    process = torchrun(edit_pairs.folder, (*arguments, "--plugins", "./arriving.py"))
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode != 0
+    statuses, said = two_ranks(edit_pairs.folder, (*arguments, "--plugins", "./arriving.py"))
+    assert 0 not in statuses
     assert said.count("error:") == 1
     assert "error: the 2 processes of this run do not see the same: dataset 'edits': 4 samples, repeats 0" in said
     assert "in process 0, 5 samples, repeats 0" in said

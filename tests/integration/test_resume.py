@@ -6,6 +6,7 @@ import shutil
 import time
 
 import pytest
+from forked_runs import ForkedRun
 from long_runs import ADAPTER, changed, checkpoints, killed, losses, steps_of, wait_until
 
 from conftest import EditPairs, read_metrics, run_in
@@ -22,14 +23,14 @@ VALIDATION = {
 }  # fmt: skip
 
 
-def test_killed_and_resumed_run_gives_the_bytes_of_an_uninterrupted_one(command, real_command, edit_pairs):
+def test_killed_and_resumed_run_gives_the_bytes_of_an_uninterrupted_one(command, edit_pairs):
     datasets = edit_pairs(count=7, reference_sets=2)
     arguments = (*edit_pairs.kontext, "--data_backend_config", datasets, *DEMANDING)
     whole = command(*arguments, "--output_dir", "whole")
     assert whole.status == 0, whole.err
 
     # images are drawn in this one and not in the other: they must change nothing
-    process = real_command(*changed(arguments, **VALIDATION))
+    process = ForkedRun(edit_pairs.folder, changed(arguments, **VALIDATION))
     wait_until(process, lambda: (edit_pairs.output / "checkpoint-7").is_dir())
     assert killed(process)
     assert not (edit_pairs.output / "checkpoint-20").exists()
@@ -44,13 +45,13 @@ def test_killed_and_resumed_run_gives_the_bytes_of_an_uninterrupted_one(command,
     assert losses(edit_pairs.output) == losses(edit_pairs.folder / "whole")
 
 
-def test_checkpoints_of_a_run_killed_at_any_moment_load(command, real_command, edit_pairs):
+def test_checkpoints_of_a_run_killed_at_any_moment_load(command, edit_pairs):
     arguments = (*edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--checkpoint_step_interval", 1)
     assert command(*arguments, "--max_train_steps", 1).status == 0
     draw = random.Random()
     for _ in range(2):
         before = len(checkpoints(edit_pairs.output))
-        process = real_command(*arguments, "--max_train_steps", 100_000)
+        process = ForkedRun(edit_pairs.folder, (*arguments, "--max_train_steps", 100_000))
         wait_until(process, lambda before=before: len(checkpoints(edit_pairs.output)) > before)
         time.sleep(draw.uniform(0, 0.5))
         assert killed(process)

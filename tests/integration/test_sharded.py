@@ -1,18 +1,13 @@
 """Sharded weights are saved whole and resumed sharded: two processes, with and without sharding, and one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from long_runs import ADAPTER, PATIENCE, changed, checkpoints
+from forked_runs import DIFFTRAIN, two_ranks
+from long_runs import ADAPTER, changed, checkpoints
 from safetensors.torch import load_file
 
 from conftest import EditPairs, run_in
 
-SHARDED = Path(__file__).with_name("sharded_run.py")
 ADAMW = """
 import torch
 
@@ -34,18 +29,9 @@ def difftrain_optimizers():
 
 def two_processes(folder, arguments, *, sharded, works=True):
     """What the processes say; they must train, or with ``works=False`` end early."""
-    program = [str(SHARDED)] if sharded else ["-m", "difftrain"]
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = subprocess.run(
-        [*launcher, *program, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert (done.returncode == 0) is works, done.stderr
-    return done.stderr
+    statuses, said = two_ranks(folder, arguments, "sharded_run:main" if sharded else DIFFTRAIN)
+    assert (statuses == [0, 0]) is works, said
+    return said
 
 
 @pytest.fixture(scope="module")

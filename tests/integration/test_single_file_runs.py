@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from forked_runs import ForkedRun
 from model_runs import DEV, KONTEXT
 
 from conftest import read_metrics, run_in
@@ -42,11 +43,11 @@ def bars(output):
     return [re.sub(r"[\d.]+ s\b|\d+/s\b", "", line) for line in output.splitlines() if "load model" in line]
 
 
-def test_a_single_file_trains_as_the_folder_does(real_command, tmp_path, arguments, state):
+def test_a_single_file_trains_as_the_folder_does(tmp_path, arguments, state):
     path = save(prefixed(original(state)), tmp_path / "flux1-kontext-dev.safetensors")
     ended = {}
     for output, more in (("folder", ()), ("file", (NAMED, path))):
-        run = real_command(*arguments(), "--output_dir", output, *more)
+        run = ForkedRun(tmp_path, (*arguments(), "--output_dir", output, *more))
         out, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
         ended[output] = out + err

@@ -13,8 +13,8 @@ from difftrain.training import assemble
 def losses(command, edit_pairs, output, *arguments):
     given = dict(zip(edit_pairs.kontext[::2], edit_pairs.kontext[1::2], strict=True))
     given |= {
-        "--data_backend_config": edit_pairs(), "--max_train_steps": 3, "--validation_steps": 3, "--num_eval_images": 1,
-        "--output_dir": output,
+        "--data_backend_config": edit_pairs(), "--max_train_steps": 3, "--output_dir": output, "--validation_steps": 3,
+        "--num_eval_images": 1, "--validation_num_inference_steps": 1, "--validation_resolution": 64,
     }  # fmt: skip
     given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
     ended = command(*(part for pair in given.items() for part in pair))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from conftest import new_image, read_metrics, run_in
 
 USERS_FILES = Path(__file__).parents[1] / "unit" / "users_files"
-QUICK_IMAGES = ("--num_eval_images", 1, "--validation_num_inference_steps", 2)
+QUICK_IMAGES = ("--num_eval_images", 1, "--validation_num_inference_steps", 1)
 """Options that the files do not set, chosen so that drawing takes a second."""
 ADAPTED_MODULES = 22
 """Attention layers of the small random model's two double and two single blocks: 2 * 8 + 2 * 3."""

@@ -337,8 +337,7 @@ def test_int8_rotation_reaches_the_layers(train):
     assert layers == {"RotatedInt8Linear"}
 
 
-@pytest.mark.parametrize("precision", ["no_change", "int8-matmul"])
-@pytest.mark.parametrize("checkpointing", ["true", "false"])
+@pytest.mark.parametrize(("precision", "checkpointing"), [("no_change", "true"), ("int8-matmul", "false")])
 def test_compiled_blocks_train_the_same_weights(train, precision, checkpointing):
     options = {"base_model_precision": precision, "gradient_checkpointing": checkpointing}
     plain, traced = train(**options), train(**options, dynamo_backend="aot_eager")

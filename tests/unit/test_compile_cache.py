@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.compiler.config
+from torch._dynamo.utils import counters
 
 from difftrain.machine.compile_cache import TORCH, TRITON, compiled_kept_in, folder_of_compiled
 from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.attention.own_kernels import route_models_to
 from difftrain.training.fitting import warm_up
-from difftrain.training.fitting.warm_up import Compiling, counters, tell_graphs_apart
+from difftrain.training.fitting.warm_up import Compiling, tell_graphs_apart
 
 
 @pytest.fixture(autouse=True)

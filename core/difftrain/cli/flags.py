@@ -69,19 +69,25 @@ def _is_switch(annotation: Any) -> bool:
     return annotation is bool or bool in get_args(annotation)
 
 
-def signature(schema: type[RunConfig], tables: KnownKeys) -> inspect.Signature:
-    """Return a signature with every run option and the command line's own flags, for cyclopts."""
+def signature(schema: type[RunConfig], tables: KnownKeys, arguments: Sequence[str]) -> inspect.Signature:
+    """Return a signature with the command line's own flags and the run options that it mentions, for cyclopts.
+
+    cyclopts takes a quarter of a second to look at all options; a command line names a few of them.
+    """
+    mentioned = {plain_key(argument.partition("=")[0]).lower() for argument in arguments}
     other_names: dict[str, list[str]] = {}
     for other, key in tables.renamed.items():
         other_names.setdefault(key, []).append(other)
     parameters = [_parameter(key, str) for key in OWN_FLAGS if key not in SWITCHES]
     parameters += [_parameter(key, bool, names=["-h"] if key == "help" else []) for key in SWITCHES]
     for key, field in schema.model_fields.items():
+        if mentioned.isdisjoint((key, *other_names.get(key, ()))):
+            continue
         many = get_origin(field.annotation) is tuple
         names = [f"--{other}" for other in other_names.get(key, [])]
         parameters.append(_parameter(key, list[str] if many else str, names=names))
     known = {*schema.model_fields, *OWN_FLAGS}
-    parameters += [_parameter(key, str) for key in tables.flags() if key not in known]
+    parameters += [_parameter(key, str) for key in tables.flags() if key in mentioned and key not in known]
     return inspect.Signature(parameters)
 
 
@@ -111,7 +117,7 @@ def read_command_line(
     import cyclopts
 
     app = cyclopts.App(name="difftrain", help_flags=[], version_flags=[], result_action="return_value")
-    flags = signature(schema, tables)
+    flags = signature(schema, tables, arguments)
     default = next(iter(commands))
     for name, command in commands.items():
         reader = _reader(command, flags)
@@ -121,7 +127,7 @@ def read_command_line(
     try:
         command, given = app(join_values(arguments, schema, tables, commands), exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        raise ConfigError(_said(error, flags, tables, commands)) from error
+        raise ConfigError(_said(error, schema, tables, commands)) from error
     return command, {
         key: _items(value) if isinstance(value, list) else value for key, value in given.items() if value is not None
     }
@@ -141,14 +147,14 @@ def _reader(command: Callable[..., int], flags: inspect.Signature) -> Callable[.
 
 
 def _said(
-    error: cyclopts.CycloptsError, flags: inspect.Signature, tables: KnownKeys, commands: Mapping[str, object]
+    error: cyclopts.CycloptsError, schema: type[RunConfig], tables: KnownKeys, commands: Mapping[str, object]
 ) -> str:
     """Return the problem in our words, with a suggestion."""
     import cyclopts
 
     if isinstance(error, cyclopts.UnknownOptionError) and error.token.keyword:
         flag = error.token.keyword
-        guess = nearest(plain_key(flag), [*flags.parameters, *tables.renamed])
+        guess = nearest(plain_key(flag), [*OWN_FLAGS, *schema.model_fields, *tables.flags(), *tables.renamed])
         return f"unknown flag {flag}" + (f"; did you mean --{guess}?" if guess else "; see `difftrain --help`")
     if isinstance(error, cyclopts.UnusedCliTokensError):
         word = (error.unused_tokens or ["?"])[0]

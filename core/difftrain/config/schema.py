@@ -39,8 +39,12 @@ def merge_options(schema: type[SchemaT], classes: Iterable[type[Options]]) -> ty
                 owners[name] = (cls, field)
             if name not in schema.model_fields and (name not in added or not field.is_required()):
                 added[name] = _optional(field)
+    # all fields have their descriptions: looking for docstrings in the source takes longer than the rest
+    described = {"use_attribute_docstrings": False}
     # pydantic's stubs cannot express that the base gives the type of the result
-    merged: type[SchemaT] = create_model(schema.__name__, __base__=schema, __module__=schema.__module__, **added)
+    merged: type[SchemaT] = create_model(
+        schema.__name__, __base__=schema, __module__=schema.__module__, __cls_kwargs__=described, **added
+    )
     return merged
 
 

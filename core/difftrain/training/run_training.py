@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from difftrain.machine.compile_cache import compiled_kept_in
 from difftrain.machine.disk import describe_needs
+from difftrain.machine.garbage import paused_garbage_collection
 from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.output.console import make_reporter
 from difftrain.planning.run_plan import RunPlan
@@ -48,7 +49,7 @@ def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> 
         with interrupts, compiled_kept_in(plan.config.cache_dir):
             prepared = prepare_run(plan, reporter, fast=fast)
             _say_prepared(prepared, reporter)
-            with reporter.phase("start torch"):
+            with reporter.phase("start torch"), paused_garbage_collection():
                 from difftrain.training import session
             stopped_by = session.train_prepared(plan, prepared, interrupts, reporter)
     except Interrupted as interrupt:

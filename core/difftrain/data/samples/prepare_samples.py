@@ -5,10 +5,8 @@ Start with :func:`prepare_samples`.
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +27,7 @@ from difftrain.data.scanning.scan import Scan, scan
 from difftrain.errors import DataError, MachineError
 from difftrain.machine.disk import Need
 from difftrain.machine.folders import check_folder
+from difftrain.machine.garbage import paused_garbage_collection
 from difftrain.types import Reporter, Sample
 
 
@@ -116,7 +115,7 @@ def prepare_samples(
     """
     _check_folders(plan)
     findings = Findings()
-    with _paused_garbage_collection(), ImageIndex(plan.index_path) as index:
+    with paused_garbage_collection(), ImageIndex(plan.index_path) as index:
         scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
         if before_making is not None:
             needs = (room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
@@ -145,7 +144,7 @@ def pair_samples(plan: DataPlan, *, reporter: Reporter) -> PairedData:
     Raises:
         DataError: If any data cannot be used; one message lists all problems of all datasets.
     """
-    with _paused_garbage_collection(), ImageIndex(plan.index_path, read_only=True) as index:
+    with paused_garbage_collection(), ImageIndex(plan.index_path, read_only=True) as index:
         _, _, samples, held_out = _pair_all(plan, index, reporter, Findings())
     return PairedData(samples=tuple(samples), held_out=tuple(held_out), made=())
 
@@ -194,18 +193,6 @@ def _check_folders(plan: DataPlan) -> None:
             problems.append(str(error))
     if problems:
         raise MachineError(*problems)
-
-
-@contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
-    """Pause garbage collection, which doubles the speed: it would walk hundreds of thousands of records each time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings) -> dict[str, Scan]:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.compiler.config
-from torch._dynamo.utils import counters
 
 from difftrain.data.streaming.coming_batches import ComingBatches, ComingShape
 from difftrain.data.streaming.stream import MicroBatch
@@ -120,7 +119,7 @@ class Compiling:
 
     @classmethod
     def begin(cls) -> Compiling:
-        folder, seen = folder_of_compiled(), counters["inductor"]
+        folder, seen = folder_of_compiled(), _graphs_so_far()
         return cls(
             began=time.monotonic(),
             found=seen["fxgraph_cache_hit"],
@@ -131,7 +130,7 @@ class Compiling:
 
     def summary(self, shapes: int) -> str:
         """Return what to tell the user when the blocks are compiled for so many batch shapes."""
-        seen = counters["inductor"]
+        seen = _graphs_so_far()
         found, made = seen["fxgraph_cache_hit"] - self.found, seen["fxgraph_cache_miss"] - self.made
         what = "1 batch shape" if shapes == 1 else f"{shapes} batch shapes"
         text = f"compiling for {what} took {duration(time.monotonic() - self.began)}"
@@ -140,3 +139,11 @@ class Compiling:
         if self.is_new:
             return f"{text}; the next run finds the code in {self.folder}"
         return f"{text}; {found} of {found + made} graphs were in {self.folder}"
+
+
+def _graphs_so_far() -> Mapping[str, int]:
+    """Return torch's counts of compiled graphs in this process."""
+    # a run that compiles nothing need not wait a second for the compiler
+    from torch._dynamo.utils import counters
+
+    return counters["inductor"]

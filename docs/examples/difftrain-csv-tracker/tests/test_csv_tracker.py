@@ -33,7 +33,7 @@ def test_the_command_tells_it_of_a_run(tmp_path):
     ended = run_command(
         tmp_path, "--demo", model="flux", flavour="kontext", max_train_steps=1, num_eval_images=1,
         validation_num_inference_steps=1, validation_num_seeds=1, validation_on_startup=False,
-        csv_tracker_file="numbers.csv",
+        csv_tracker_file="numbers.csv", pretrained_model_name_or_path="tiny-random", validation_resolution=64,
     )  # fmt: skip
     assert ended.status == 0, ended.err
     assert "numbers.csv" in ended.files
