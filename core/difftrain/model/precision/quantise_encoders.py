@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -47,7 +48,17 @@ def _quantise(model: nn.Module, quantizer: Quantizer, quantize_on: torch.device,
     for name, part in model.named_modules(remove_duplicate=False):
         if isinstance(part, nn.Linear) and not isinstance(part, used_otherwise):
             places.setdefault(part, []).append(name)
-    for linear, names in places.items():
+    _move_the_rest(model, places, device)
+    waiting = deque(places.items())
+    del places, part  # converting moves a layer to the GPU: it must not stay there beside its quantised form
+    while waiting:
+        linear, names = waiting.popleft()
         converted = quantizer.convert(names[0], linear, quantize_on).to(device).requires_grad_(False)
         for name in names:
             model.set_submodule(name, converted)
+
+
+def _move_the_rest(model: nn.Module, linears: Iterable[nn.Linear], device: torch.device) -> None:
+    """Move all but these layers: one small tensor would keep the whole file in memory that it was mapped from."""
+    later = {id(tensor) for linear in linears for tensor in linear.parameters()}
+    model._apply(lambda tensor: tensor if id(tensor) in later else tensor.to(device))
