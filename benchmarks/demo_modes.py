@@ -1,9 +1,9 @@
 """The demo in every mode: how far its PSNR on held-out photographs is from that of float32.
 
-usage: python benchmarks/demo_modes.py [--modes NAME ...] [--seeds 42 ...] [--json FILE]
+usage: python benchmarks/demo_modes.py [--modes NAME ...] [--seeds 42 ...] [--minutes 30] [--json FILE]
 
 Runs `difftrain --model flux --flavour kontext --demo` for each mode, some at once, and reads what the validation of the
-last step measured. All runs draw the same samples, noise levels and noise. Also says how many of the model's layers are
+last step measured; each is told as it ends. All runs draw the same samples, noise levels and noise. Also says how many of the model's layers are
 large enough for 8-bit products: an agreement of layers that stayed as they were would mean nothing. `--small` stops
 after a few steps on one image, for a test on a CPU.
 """
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,13 +51,32 @@ SMALL = {
 }  # fmt: skip
 
 
-def run(name: str, seed: int, work: Path, options: Mapping[str, str]) -> dict[str, object]:
-    """Run the demo in one mode; return what its metrics say, or what it printed if it failed."""
+def run(name: str, seed: int, work: Path, options: Mapping[str, str], *, until: float) -> dict[str, object]:
+    """Run the demo in one mode and tell how it ended; return its figures, or why there are none.
+
+    Args:
+        until: When it is stopped, in seconds of the monotonic clock.
+    """
+    started = time.monotonic()
+    if started >= until:
+        return {"failed": "not begun in time"}
+    try:
+        found = measure(name, seed, work, options, until - started)
+    except subprocess.TimeoutExpired as stopped:
+        found = {"failed": f"not done after {stopped.timeout:.0f} s"}
+    figure = "failed" if "failed" in found else f"{found['psnr']:.3f} dB"
+    print(f"{name}, seed {seed}: {figure}, {time.monotonic() - started:.0f} s", flush=True)
+    return found
+
+
+def measure(name: str, seed: int, work: Path, options: Mapping[str, str], seconds: float) -> dict[str, object]:
+    """Return what the metrics of a run say, or what it printed if it failed."""
     output = work / f"{name}-{seed}"
     given = {"output_dir": str(output), "cache_dir": str(output / "cache"), "seed": str(seed), **options}
     command = [sys.executable, "-m", "difftrain", "--model", "flux", "--flavour", "kontext", "--demo"]
     command += [f"--{key}={value}" for key, value in given.items()]
-    done = subprocess.run(command, capture_output=True, text=True, env={"HF_HUB_OFFLINE": "1", **os.environ})
+    environment = {"HF_HUB_OFFLINE": "1", **os.environ}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds)
     if done.returncode:
         return {"failed": done.stderr[-2000:]}
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -131,6 +151,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="of the runs; the PSNR is their mean")
     parser.add_argument("--at_once", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=30.0, help="runs that have not ended by then are stopped")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(given)
@@ -138,9 +159,10 @@ def main(given: Sequence[str] | None = None) -> int:
     names = runnable({name: MODES[name] for name in asked})
     small = SMALL if arguments.small else {}
     print(large_enough(small.get("pretrained_model_name_or_path", "tiny")), flush=True)
+    until = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as text, ThreadPoolExecutor(arguments.at_once) as pool:
         futures = {
-            (name, seed): pool.submit(run, name, seed, Path(text), {**MODES[name], **small})
+            (name, seed): pool.submit(run, name, seed, Path(text), {**MODES[name], **small}, until=until)
             for name in names
             for seed in arguments.seeds
         }

@@ -161,6 +161,18 @@ def test_the_demo_is_scored_in_each_mode_against_float32(tmp_path):
     assert found["float32"]["psnr_reference"] == found["int8-matmul"]["psnr_reference"] > 15
     assert 0 < abs(found["float32"]["psnr"] - found["int8-matmul"]["psnr"]) < 1
     assert "40 of 40 linear layers of its blocks have 8-bit weights" in done.stdout
+    assert f"int8-matmul, seed 42: {found['int8-matmul']['psnr']:.3f} dB, " in done.stdout
+
+
+def test_modes_of_the_demo_that_take_too_long_are_stopped_and_named(tmp_path):
+    done = script(
+        "demo_modes.py", "--small", "--minutes", 0.01, "--at_once", 1, "--modes", "bf16",
+        "--json", tmp_path / "found.json",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "float32, seed 42: failed, 1 s" in done.stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found == {"float32": {"failed": "not done after 1 s"}, "bf16": {"failed": "not begun in time"}}
 
 
 def test_a_mode_far_from_float32_is_named(modules, capsys):
