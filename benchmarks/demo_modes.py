@@ -3,9 +3,9 @@
 usage: python benchmarks/demo_modes.py [--modes NAME ...] [--seeds 42 ...] [--minutes 30] [--json FILE]
 
 Runs `difftrain --model flux --flavour kontext --demo` for each mode, some at once, and reads what the validation of the
-last step measured; each is told as it ends. All runs draw the same samples, noise levels and noise. Also says how many of the model's layers are
-large enough for 8-bit products: an agreement of layers that stayed as they were would mean nothing. `--small` stops
-after a few steps on one image, for a test on a CPU.
+last step measured; each is told as it ends. All runs draw the same samples, noise levels and noise. Also says how many
+of the model's layers are large enough for 8-bit products: an agreement of layers that stayed as they were would mean
+nothing. `--small` stops after a few steps on one image, for a test on a CPU.
 """
 
 from __future__ import annotations
