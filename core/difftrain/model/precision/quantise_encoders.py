@@ -61,4 +61,4 @@ def _quantise(model: nn.Module, quantizer: Quantizer, quantize_on: torch.device,
 def _move_the_rest(model: nn.Module, linears: Iterable[nn.Linear], device: torch.device) -> None:
     """Move all but these layers: one small tensor would keep the whole file in memory that it was mapped from."""
     later = {id(tensor) for linear in linears for tensor in linear.parameters()}
-    model._apply(lambda tensor: tensor if id(tensor) in later else tensor.to(device))
+    model._apply(lambda tensor: tensor if id(tensor) in later else tensor.to(device))  # type: ignore[no-untyped-call]
