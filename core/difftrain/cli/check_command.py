@@ -61,11 +61,10 @@ def _removed(prepared: PreparedRun) -> list[str]:
 
 def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, int]:
     """Return batches and steps on one device; batches vary between epochs where the random draws change shapes."""
-    from difftrain.data.streaming.epoch import plan_epoch
     from difftrain.startup.run_length import rounds_of, steps_left, total_steps
 
     rounds = rounds_of(plan, data.samples)
-    batches = len(plan_epoch(data.samples, 0, rounds.rules))
+    batches = len(rounds.batches_of(0))
     return {
         "batches_per_epoch": batches,
         "steps_per_epoch": -(-batches // plan.config.gradient_accumulation_steps),

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import builtins
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from difftrain.config.known_keys import is_unset
 from difftrain.config.options import Options
 from difftrain.config.run_options import OptionsT, pick_options
+
+
+KEYS_OF_TRAINING = (
+    "repeats",
+    "probability",
+    "train_batch_size",
+    "start_step",
+    "end_step",
+    "start_epoch",
+    "end_epoch",
+    "ignore_epochs",
+    "is_regularisation_data",
+    "timestep_sampling_offset",
+)
+"""Keys that say how a set is trained on: without effect on reference sets and held-out ones."""
 
 
 class DatasetConfig(Options):
@@ -60,8 +75,24 @@ class DatasetConfig(Options):
     """0 visits each sample once per epoch, n visits it n + 1 times."""
     probability: float = Field(1.0, gt=0, le=1)
     """Share of the samples used in an epoch."""
+    train_batch_size: int | None = Field(None, ge=1)
+    """Samples of this set in a batch, at most; sets of one batch size share batches. Default: the run's."""
     max_num_samples: int | None = Field(None, ge=1)
     """Use only this many samples, the same ones in every run with the same seed."""
+    start_step: int = Field(1, ge=1)
+    """First training step that uses the set; a set that begins within an epoch is shown completely in what is left."""
+    end_step: int | None = Field(None, ge=1)
+    """Last training step that uses the set; default: the last of the run."""
+    start_epoch: int = Field(1, ge=1)
+    """First epoch that uses the set; with start_step too, both must be reached."""
+    end_epoch: int | None = Field(None, ge=1)
+    """Last epoch that uses the set; default: the last of the run."""
+    ignore_epochs: bool = False
+    """Epochs do not wait for this set: it starts over when it is through, and is cut off when the others are."""
+    is_regularisation_data: bool = False
+    """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do."""
+    timestep_sampling_offset: float = 0.0
+    """Moves the set's noise levels: added to their logit, before the shift. 1 is noisier, -1 is cleaner, 0 is off."""
     caption_strategy: str | None = None
     """Where captions come from; default: the data source if it gives any, else the run's. Null on a reference set uses
     the target set's."""
@@ -91,6 +122,22 @@ class DatasetConfig(Options):
                     named = block if isinstance(block, str) else "superresolution"
                     raise ValueError(f'block {position} must be an object, such as {{"type": "{named}"}}')
         return value
+
+    @field_validator("start_step", "start_epoch", "end_step", "end_epoch", "train_batch_size", mode="before")
+    @classmethod
+    def _zero_is_not_set(cls, value: object, info: ValidationInfo) -> object:
+        # other programs write 0 for "from the start" and "no end"
+        if value is None or (value == 0 and not isinstance(value, bool)):
+            return 1 if str(info.field_name).startswith("start") else None
+        return value
+
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> Self:
+        for unit in ("step", "epoch"):
+            first, last = getattr(self, f"start_{unit}"), getattr(self, f"end_{unit}")
+            if last is not None and last < first:
+                raise ValueError(f"end_{unit} {last} is before start_{unit} {first}, so the set would never be used")
+        return self
 
     @field_validator("text_embeds", "source_dataset_id", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from difftrain.config.options import Options
+from difftrain.errors import PluginError
 from difftrain.types import Batch, NoisyBatch, Sample
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class Adapter(Options, ABC):
         Raises:
             ConfigError: If a target names no module.
         """
+
+    def switched_off(self, denoiser: nn.Module) -> AbstractContextManager[None]:
+        """Inside this context the model predicts as without the adapter; needed by ``is_regularisation_data``.
+
+        Gradients that trained weights have must stay. An adapter that does not override it refuses such sets.
+        """
+        raise PluginError(f"lora_type {self.name!r} cannot be switched off for a while")
 
     @abstractmethod
     def state(self, denoiser: nn.Module) -> dict[str, Tensor]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 
+SEED_BITS = 63
+"""Seeds are whole numbers below ``2**SEED_BITS``."""
+
 
 def derive_seed(*parts: int | str) -> int:
     """Return a seed in [0, 2**63) from the parts, equal in every process and Python version (unlike ``hash``)."""
     text = "|".join(f"{len(str(part))}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> (64 - SEED_BITS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -70,6 +71,19 @@ class Lora(Adapter):
             parameter.requires_grad_(trained)
             if trained:
                 parameter.data = parameter.data.to(dtype)
+
+    @contextmanager
+    def switched_off(self, denoiser: nn.Module) -> Iterator[None]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        try:
+            for layer in layers:
+                layer.enable_adapters(False)
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
         return {

@@ -181,6 +181,8 @@ def batch_loss(state: TrainingState, batch: Batch, generator: torch.Generator) -
 def draw_noise(state: TrainingState, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return noise levels, [B], and noise shaped as the latents, on the CPU: every device gets the same."""
     sigma = state.plan.timestep_sampler.sample(len(batch.latents), generator)
+    if batch.noise_offsets is not None:
+        sigma = torch.sigmoid(torch.logit(sigma) + batch.noise_offsets)
     sigma = shift_sigma(sigma, state.plan.family.sigma_shift(batch.latents))
     return sigma, torch.randn(batch.latents.shape, generator=generator)
 
@@ -219,9 +221,19 @@ def predict(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tens
         return state.plan.family.predict(denoiser, model_input)
 
 
+@torch.no_grad()
+def _predict_without_adapter(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tensor:
+    """Return what the model predicted before it was trained, float32: the target of regularisation sets."""
+    with state.plan.adapter.switched_off(state.bare_denoiser):
+        return predict(state, denoiser, model_input).float()
+
+
 def _loss_of(state: TrainingState, denoiser: nn.Module, given: _Prepared) -> Tensor:
     prediction = predict(state, denoiser, given.model_input)
-    losses = state.plan.loss.compute(prediction, given.noisy, given.batch)
+    noisy = given.noisy
+    if given.batch.regularises:
+        noisy = replace(noisy, target=_predict_without_adapter(state, denoiser, given.model_input))
+    losses = state.plan.loss.compute(prediction, noisy, given.batch)
     if losses.shape != (len(prediction),):
         raise PluginError(
             f"loss {state.plan.loss.name!r} returned the shape {tuple(losses.shape)} for a batch of {len(prediction)}\n"

@@ -15,8 +15,9 @@ from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dty
 from difftrain.data.caching.sample_caches import encode_images, encode_texts
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.coming_batches import ComingBatches
-from difftrain.data.streaming.epoch import EpochRules, draw_visit
+from difftrain.data.streaming.epoch import draw_visit
 from difftrain.data.streaming.sample_extras import SampleExtras
+from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.errors import ConfigError
 from difftrain.machine.processes import first_process_first
@@ -86,10 +87,11 @@ def assemble(
     reader = BatchReader(
         prepared.caches, plan.family, reencoder, seed=config.seed, sample_latents=sample_latents, extras=extras
     )
-    opened = open_stream(plan, prepared.data.samples, reader, accelerator, state.position if checkpoint else None)
+    saved_position = (state.position, state.step) if checkpoint else None
+    opened = open_stream(plan, prepared.data.samples, reader, accelerator, saved_position)
     state.position, state.data = opened.position, opened.facts
     state.total_steps = total_steps(plan, opened.steps_left, state.step)
-    fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
+    fixed_rules = EpochRules(seed=config.seed, batch_size=1)
     validator = Validator(
         scenes=list(prepared.scenes),
         fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in prepared.measured],

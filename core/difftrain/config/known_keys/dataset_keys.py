@@ -8,24 +8,19 @@ from difftrain.config.known_keys.idle_keys import NO_EFFECT as NO_EFFECT_RUN
 from difftrain.config.known_keys.key_tables import KnownKeys, because
 
 DATASET_TABLES = KnownKeys(
-    renamed={"disable": "disabled", "instance_data_root": "instance_data_dir"},
+    renamed={
+        "disable": "disabled",
+        "instance_data_root": "instance_data_dir",
+        "is_regularization_data": "is_regularisation_data",
+    },
     switches={"only_instance_prompt": ("caption_strategy", "instanceprompt")},
     not_built={
         "dataset_name": (),
         "huggingface": (),
         "parquet": (),
-        "train_batch_size": (),
         "vae_cache_clear_each_epoch": (),
         "vae_cache_ondemand": (),
         "vae_cache_disable": (),
-        "is_regularisation_data": (),
-        "is_regularization_data": (),
-        "timestep_sampling_offset": (),
-        "start_step": (),
-        "end_step": (),
-        "start_epoch": (1,),
-        "end_epoch": (),
-        "ignore_epochs": (),
         "caption_shuffle": ({"enable": False},),
         "caption_filter_list": (),
         "disable_multiline_split": (),

@@ -97,6 +97,8 @@ class BatchReader:
             text=self._family.collate_text(list(embeds)),
             keys=keys,
             extras=stack_extras(list(extras), keys) if self._extras else {},
+            noise_offsets=torch.tensor(offsets) if any(offsets := [visit.noise_offset for visit in visits]) else None,
+            regularises=visits[0].regularises,
         )
 
     def _draw(self, moments: dict[str, Tensor], visit: Visit) -> Tensor:
