@@ -86,6 +86,7 @@ def build_plan(
     timestep_sampler = chosen.timestep_sampler(family)
     loss = chosen.named("loss", config.loss_type)
     observers = chosen.observers()
+    chosen.check_switching_off(adapter, datasets or ())
     data = plan_datasets(config, datasets, plugins.registry, problems) if datasets is not None else None
     _check_buckets(config, family, problems)
     check_model(config, flavour, plugins, problems)
@@ -125,6 +126,21 @@ class _TrainingChooser(Chooser):
         if found is None:
             return None
         return optimizer_options(self.config, found, self.problems)
+
+    def check_switching_off(self, adapter: contracts.Adapter | None, datasets: Sequence[DatasetConfig]) -> None:
+        """Record regularisation sets that the adapter cannot train on."""
+        names = [entry.id for entry in datasets if entry.is_regularisation_data]
+        if not names or adapter is None or type(adapter).switched_off is not contracts.Adapter.switched_off:
+            return
+        able = sorted(
+            name
+            for name, found in self.registry.all("adapter").items()
+            if found.switched_off is not contracts.Adapter.switched_off
+        )
+        self.problems.add(
+            f"dataset {', '.join(map(repr, names))}: is_regularisation_data needs the model without its adapter, and "
+            f"adapters of lora_type {adapter.name!r} cannot be switched off; use lora_type {' or '.join(able)}"
+        )
 
     def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
         """Return the sampler that the run names, or the family's usual one."""

@@ -26,6 +26,7 @@ from difftrain.model.flavour_match import Recognised
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import open_caches, room_needed
 from difftrain.startup.find_model import find_model
+from difftrain.startup.run_length import check_schedule
 from difftrain.types import ModelLocation, PlacedImage, Reporter, Sample
 from difftrain.validation.scenes import Scene, choose_scenes, spread
 
@@ -120,6 +121,7 @@ def _remaining_work(
     measured = spread(validated, FIXED_LOSS_SAMPLES)  # images are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     encoded = [*paired.samples, *measured]
+    check_schedule(plan, paired.samples)
     check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
     if plan.flavour.needs_reference:
         check_has_references([*paired.samples, *paired.held_out], flavour=plan.flavour.name)

@@ -40,6 +40,7 @@ from difftrain.training.fitting.warm_up import compile_when_new
 from difftrain.training.loop import train
 from difftrain.training.out_of_memory import out_of_memory
 from difftrain.training.settle_precision import settle_precision
+from difftrain.training.tell_data import say_changes
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations
@@ -83,7 +84,8 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
                 record_steps(state, reporter)
             if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
-            micro_batches = compile_when_new(state, iter(assembled.stream), compiled, reporter)
+            told = say_changes(iter(assembled.stream), state.step, reporter)
+            micro_batches = compile_when_new(state, told, compiled, reporter)
             with bar:
                 stopped_by = train(state, micro_batches, saver, validations, observers, interrupts)
             if stopped_by is None:

@@ -7,6 +7,7 @@
 - `generator_entries`: `conditioning` blocks
 - `held_out`: which target sets are held out
 - `reference_rules`: checks that the model and the sampling mode can use the references
+- `training_schedule`: checks which sets are trained on when
 - `text_entries`: text_embeds entries
 - `written_folders`: folders that runs write, which hold no data
 """

@@ -22,6 +22,7 @@ from difftrain.data.entries.held_out import choose_held_out
 from difftrain.data.entries.reference_rules import check_references, choose_row_sets, chosen_flavour
 from difftrain.data.entries.size_rules import size_rules
 from difftrain.data.entries.text_entries import text_folder_of
+from difftrain.data.entries.training_schedule import check_training
 from difftrain.data.entries.written_folders import planned_folders
 from difftrain.errors import PluginError
 from difftrain.plugins.registry import EXTENSIONS, Registry
@@ -55,6 +56,7 @@ def plan_datasets(
     text_folder = text_folder_of(config, datasets, problems)
     check_folders(plans, text_folder, problems)
     check_references(config, images, rows, registry, problems)
+    check_training(config, images, held_out.ids, problems)
     if len(problems) > before:
         return None
     flavour = chosen_flavour(config, registry)

@@ -1,0 +1,45 @@
+"""Tells the user how the data of a run is used: how full batches are, and which datasets take part when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from difftrain.data.streaming.epoch import fill_share
+from difftrain.data.streaming.rounds import Rounds
+from difftrain.data.streaming.stream import MicroBatch
+from difftrain.startup.run_length import describe_schedule
+from difftrain.types import Reporter
+
+
+def say_batches(rounds: Rounds, reporter: Reporter) -> None:
+    """Say how full the batches of the coming epoch are, and when each dataset takes part, if that changes."""
+    batches = rounds.batches_of(rounds.start.epoch)
+    if batches:
+        reporter.say(describe_fill(fill_share(batches, rounds.rules), len(batches)))
+    if rounds.is_scheduled:
+        reporter.say(f"datasets take part: {describe_schedule(rounds)}")
+
+
+def describe_fill(share: float, count: int) -> str:
+    """Return what to say about the batches of an epoch: ``40 batches an epoch, 92 % full``."""
+    return f"{count} {'batch' if count == 1 else 'batches'} an epoch, {100 * share:.0f} % full"
+
+
+def say_changes(micro_batches: Iterator[MicroBatch], step: int, reporter: Reporter) -> Iterator[MicroBatch]:
+    """Yield the micro-batches; say it when datasets begin or cease to take part.
+
+    Args:
+        step: Optimizer steps done before the first of them.
+    """
+    before: frozenset[str] | None = None
+    for micro in micro_batches:
+        if before is not None and micro.active != before:
+            changes = [
+                f"{', '.join(map(repr, sorted(names)))} {verb}"
+                for verb, names in (("begins", micro.active - before), ("ends", before - micro.active))
+                if names
+            ]
+            reporter.say(f"from step {step + 1} on (epoch {micro.position.epoch + 1}): {'; '.join(changes)}")
+        before = micro.active
+        yield micro
+        step += micro.ends_step
