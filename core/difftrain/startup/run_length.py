@@ -113,10 +113,10 @@ def check_schedule(plan: RunPlan, samples: Sequence[Sample]) -> None:
         steps, last = steps + 1, step[-1].position
     epochs_left = plan.config.num_train_epochs is not None and (last.epoch if last else -1) + 1 < plan.config.num_train_epochs
     if (total and steps < total) or epochs_left:
-        epoch = last.epoch + 1 if last else 1
+        reached = f"after step {steps} (epoch {last.epoch + 1})" if last else "in step 1"
         asked = f"max_train_steps is {total}" if total else f"num_train_epochs is {plan.config.num_train_epochs}"
         raise DataError(
-            f"no dataset takes part in step {steps + 1} (epoch {epoch}), but {asked}: {describe_schedule(rounds)}\n"
+            f"no dataset takes part {reached}, but {asked}: {describe_schedule(rounds)}\n"
             "hint: raise or remove end_step or end_epoch of a dataset, lower a start_step, or train for fewer steps"
         )
 
