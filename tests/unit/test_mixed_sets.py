@@ -18,9 +18,7 @@ NAMES = ("a", "b", "c")
 
 def samples_of(**counts):
     """Return samples of several sets, in three shapes."""
-    return [
-        sample(index, SIZES[index % 3], dataset=name) for name, count in counts.items() for index in range(count)
-    ]
+    return [sample(index, SIZES[index % 3], dataset=name) for name, count in counts.items() for index in range(count)]
 
 
 def rounds(counts, sets, *, batch_size=2, evenly=False, **changes):
@@ -216,9 +214,7 @@ def test_all_shapes_of_a_scheduled_run_are_known_before(mixture, micro_batches):
     counts, sets = mixture
     sets = {**sets, "c": SetRules(start_step=2)}
     run = rounds(counts, sets, micro_batches=micro_batches)
-    trained = Counter(
-        shape_name(batch) for step in islice(run.steps(), 12) for part in step for batch in part.batches
-    )
+    trained = Counter(shape_name(batch) for step in islice(run.steps(), 12) for part in step for batch in part.batches)
     known = Counter()
     for shape in coming_shapes(run, 12):
         known[shape.name] += shape.times

@@ -12,7 +12,6 @@ from difftrain.config.known_keys import is_unset
 from difftrain.config.options import Options
 from difftrain.config.run_options import OptionsT, pick_options
 
-
 KEYS_OF_TRAINING = (
     "repeats",
     "probability",
@@ -62,14 +61,18 @@ class DatasetConfig(Options):
     """Width over height; narrower images are left out and counted."""
     maximum_aspect_ratio: float | None = Field(None, gt=0)
     """Width over height; wider images are left out and counted."""
+    max_upscale_threshold: float | None = Field(None, ge=0)
+    """Images that would be enlarged by more than this share are left out and counted: 0.2 is a fifth, 0 is not at
+    all."""
     crop: bool = False
     """Crop images to crop_aspect; false cuts only the few pixels that overhang the bucket, evenly on both sides."""
     crop_style: Literal["center", "corner", "random"] = "center"
     """Position of the crop."""
-    crop_aspect: Literal["square", "preserve", "closest"] = "square"
-    """Aspect of the crop: square, the image's own, or the closest of crop_aspect_buckets."""
+    crop_aspect: Literal["square", "preserve", "closest", "random"] = "square"
+    """Aspect of the crop: square, the image's own, the closest of crop_aspect_buckets, or any of them at random."""
     crop_aspect_buckets: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
-    """Aspects (width over height) for crop_aspect = closest."""
+    """Aspects (width over height) for crop_aspect = closest or random; random without any takes seven from 9:16 to
+    16:9."""
 
     repeats: int = Field(0, ge=0, le=100_000)
     """0 visits each sample once per epoch, n visits it n + 1 times."""
@@ -96,6 +99,12 @@ class DatasetConfig(Options):
     caption_strategy: str | None = None
     """Where captions come from; default: the data source if it gives any, else the run's. Null on a reference set uses
     the target set's."""
+
+    caption_shuffle: dict[str, Any] = {}
+    """Add captions with the tags in another order; see the keys below."""
+    caption_filter_list: tuple[str, ...] = ()
+    """What to take out of captions: regular expressions, or s/find/replacement/; or one text or JSON file of them. On a
+    text_embeds entry: for all sets whose text it holds."""
 
     conditioning_data: tuple[str, ...] = ()
     """On a target set: id or list of ids of its reference sets."""
@@ -144,7 +153,14 @@ class DatasetConfig(Options):
     def _no_id(cls, value: object) -> object:
         return None if is_unset(value) else value
 
-    @field_validator("conditioning_data", "conditioning", mode="before")
+    @field_validator("caption_shuffle", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: object) -> object:
+        if is_unset(value) or value is False:
+            return {}
+        return {"enable": True} if value is True else value
+
+    @field_validator("conditioning_data", "conditioning", "caption_filter_list", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         if is_unset(value) or value is False:

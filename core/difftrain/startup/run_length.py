@@ -111,7 +111,9 @@ def check_schedule(plan: RunPlan, samples: Sequence[Sample]) -> None:
     steps, last = 0, None
     for step in islice(rounds.steps(), total):
         steps, last = steps + 1, step[-1].position
-    epochs_left = plan.config.num_train_epochs is not None and (last.epoch if last else -1) + 1 < plan.config.num_train_epochs
+    epochs_left = (
+        plan.config.num_train_epochs is not None and (last.epoch if last else -1) + 1 < plan.config.num_train_epochs
+    )
     if (total and steps < total) or epochs_left:
         reached = f"after step {steps} (epoch {last.epoch + 1})" if last else "in step 1"
         asked = f"max_train_steps is {total}" if total else f"num_train_epochs is {plan.config.num_train_epochs}"

@@ -75,7 +75,6 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "dataset_type": ("image_embeds", "conditioning_image_embeds", "video", "audio"),
     "type": ("huggingface", "parquet", "csv", "aws", "memory", "webshart"),
     "crop_style": ("face",),
-    "crop_aspect": ("random",),
     "caption_strategy": ("huggingface", "parquet", "jsonl", "csv", "webshart"),
     "conditioning_type": ("mask", "segmentation", "controlnet"),
 }

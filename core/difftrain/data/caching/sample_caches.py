@@ -35,6 +35,8 @@ class TextItem:
 
     caption: str
     references: tuple[PlacedImage, ...] = ()
+    folder: Path | None = None
+    """Where it is cached; None is the run's folder of text embeddings."""
 
 
 class SampleCaches:
@@ -51,7 +53,10 @@ class SampleCaches:
         self._image_identity = image_identity
         self._text_identity = text_identity
         self._views = TextViews(text_view) if text_view is not None else None
-        self._text = TensorCache(plan.text_folder)
+        self._texts: dict[Path | None, TensorCache] = {None: TensorCache(plan.text_folder)}
+        self._text_folders = {dataset.id: dataset.text_folder for dataset in plan.datasets}
+        for folder in plan.text_folders[1:]:
+            self._texts[folder] = TensorCache(folder)
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
             cache = TensorCache(dataset.latents_folder)
@@ -65,7 +70,11 @@ class SampleCaches:
 
     def text(self, item: TextItem) -> tuple[TensorCache, str]:
         """Return cache and key of a caption's embeddings."""
-        return self._text, cache_key(self._text_identity, item.caption, *self.seen(item))
+        return self._texts[item.folder], cache_key(self._text_identity, item.caption, *self.seen(item))
+
+    def item(self, caption: str, references: tuple[PlacedImage, ...] = (), *, dataset_id: str) -> TextItem:
+        """Return a caption of a target set, as it is cached for that set."""
+        return TextItem(caption=caption, references=references, folder=self._text_folders[dataset_id])
 
     def seen(self, item: TextItem) -> list[str]:
         """Return the identities of the references that the text encoder sees with a caption; empty if it sees none."""
@@ -88,24 +97,26 @@ class SampleCaches:
             caption_dropout: Whether a visit may lose its caption.
             reference_dropout: Whether a visit may lose its references.
         """
-        yield TextItem(caption="")
+        yield from (TextItem(caption="", folder=folder) for folder in self._texts)
         for sample in samples:
             for choice in sample.choices:
                 captions = sample.captions if choice.captions is None else choice.captions
                 beside = choice.references if self._views else ()
                 for references in (beside, ()) if beside and reference_dropout else (beside,):
                     for caption in (*captions, "") if caption_dropout else captions:
-                        yield TextItem(caption=caption, references=references)
+                        yield self.item(caption, references, dataset_id=sample.dataset_id)
 
     @property
     def folders(self) -> set[Path]:
-        return {cache.folder for cache in (self._text, *self._latents.values())}
+        return {cache.folder for cache in (*self._texts.values(), *self._latents.values())}
 
     @property
     def removed(self) -> list[str]:
         """Keys of corrupt entries that were removed."""
         return [
-            key for cache in {id(c): c for c in (self._text, *self._latents.values())}.values() for key in cache.removed
+            key
+            for cache in {id(c): c for c in (*self._texts.values(), *self._latents.values())}.values()
+            for key in cache.removed
         ]
 
 
@@ -155,11 +166,11 @@ def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: 
 
 def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
     """Return the captions that are not cached, each once; ``phase`` counts all that were looked up."""
-    known: dict[str, TextItem | None] = {}
+    known: dict[tuple[Path | None, str], TextItem | None] = {}
     for item in items:
         cache, key = caches.text(item)
-        if key not in known:
-            known[key] = None if cache.holds(key) else item
+        if (item.folder, key) not in known:
+            known[item.folder, key] = None if cache.holds(key) else item
             if phase is not None:
                 phase.advance(item=item.caption[:60])
     return [item for item in known.values() if item is not None]

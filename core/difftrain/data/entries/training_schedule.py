@@ -56,7 +56,7 @@ def _check_gaps(config: RunConfig, trained: Sequence[DatasetConfig], problems: P
         covered = max(covered, entry.end_step)
     if covered == 0 or (config.max_train_steps is not None and config.max_train_steps <= covered):
         return
-    last = max((entry for entry in trained if entry.end_step is not None), key=lambda one: (one.end_step == covered))
+    last = max((entry for entry in trained if entry.end_step is not None), key=lambda one: one.end_step == covered)
     total = f", but max_train_steps is {config.max_train_steps}" if config.max_train_steps else ""
     problems.add(
         f"no set takes part in step {covered + 1}{total}: dataset {last.id!r} ends with end_step {covered}\n"

@@ -168,9 +168,7 @@ def _spans(samples: Sequence[Sample], rules: EpochRules) -> dict[str, float]:
     return {name: float(size * (rules.of(name).repeats + 1)) for name, size in sizes.items()}
 
 
-def _places(
-    sample: Sample, epoch: int, rules: EpochRules, span: float, end: float
-) -> Iterator[tuple[float, int, int]]:
+def _places(sample: Sample, epoch: int, rules: EpochRules, span: float, end: float) -> Iterator[tuple[float, int, int]]:
     """Yield place in the epoch, number and repeat of each visit of a sample.
 
     A set that the epoch does not wait for starts again when it is through, and is cut off at the end.

@@ -123,7 +123,7 @@ class Rounds:
         return -(-rounds // self.micro_batches)
 
     def batches_of(self, epoch: int) -> list[tuple[Visit, ...]]:
-        """Return the batches of an epoch that are left after the start, in order, with the datasets of the next step."""
+        """Return the batches of an epoch that are left after the start, in order, with the next step's datasets."""
         active = self.rules.active(self.names, step=self.step + 1, epoch=epoch)
         return plan_epoch(self.samples, epoch, self.rules, frozenset(self.taken_of(epoch)), active)
 

@@ -85,7 +85,9 @@ class EpochRules:
             step: Counts from 1.
             epoch: Counts from 0.
         """
-        return frozenset(name for name in dataset_ids if self.of(name).in_steps(step) and self.of(name).in_epochs(epoch))
+        return frozenset(
+            name for name in dataset_ids if self.of(name).in_steps(step) and self.of(name).in_epochs(epoch)
+        )
 
     def go_on(self, dataset_ids: Iterable[str], *, step: int, epoch: int) -> bool:
         """Return whether a step can find samples in this epoch or in a later one."""
