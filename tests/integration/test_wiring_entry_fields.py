@@ -77,3 +77,47 @@ def shapes_of(run):
     for fed in run.fed:
         shapes.setdefault(fed.batch.keys[0], set()).add(fed.batch.latents.shape[-2:])
     return shapes
+
+
+NEW_CROPS = {"crop": True, "crop_style": "random", "vae_cache_clear_each_epoch": True}
+
+
+def cached(run, name):
+    return {path.name for path in (run.folder / name).rglob("*.safetensors")}
+
+
+def test_each_epoch_has_new_crops_and_the_cache_forgets_the_old_ones(train):
+    run = train.with_edits({"num_train_epochs": 3, "vae_cache_sample": "mean"}, **NEW_CROPS, cache_dir_vae="new-crops")
+    latents = {}
+    for fed in run.fed:
+        latents.setdefault(fed.batch.keys[0], set()).add(fed.batch.latents.sum().item())
+    assert sum(map(len, latents.values())) > 16  # of 24; some crops of so small images are the same
+    assert len(cached(run, "new-crops")) == 8
+    fixed = {**NEW_CROPS, "vae_cache_clear_each_epoch": False}
+    kept = train.with_edits({"num_train_epochs": 3, "vae_cache_sample": "mean"}, **fixed)
+    assert len({fed.batch.latents.sum().item() for fed in kept.fed}) == 8
+
+
+def test_new_crops_resume_exactly(train):
+    options = {"num_train_epochs": None, "max_train_steps": 22}
+    fields = {**NEW_CROPS, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1, 2]}
+    whole = train.with_edits(options, **fields)
+    first = train.with_edits({**options, "max_train_steps": 13}, **fields)
+    resumed = train.with_edits({**options, "resume_from_checkpoint": first.output / "checkpoint-13"}, **fields)
+    shown = [fed.batch.latents for fed in [*first.fed, *resumed.fed]]
+    assert len(shown) == len(whole.fed)
+    assert all(one.equal(fed.batch.latents) for one, fed in zip(shown, whole.fed, strict=True))
+    assert "encode images" not in resumed.ended.err  # the crops of the second epoch are there
+
+
+def test_references_follow_the_new_crops_of_their_targets(train):
+    references = {
+        "id": "refs", "instance_data_dir": "edits", "conditioning_type": "reference_strict", "resolution": 64,
+        "caption_strategy": None,
+    }  # fmt: skip
+    edits = {**EDITS, **NEW_CROPS, "conditioning_data": "refs", "allow_identical_references": True}
+    run = train.with_datasets(edits, references, num_train_epochs=3, vae_cache_sample="mean")
+    for fed in run.fed:
+        # the same pictures: their latents are equal whatever the crop
+        assert fed.batch.latents.equal(fed.batch.references[0])
+    assert len({fed.batch.latents.sum().item() for fed in run.fed}) > 16

@@ -23,6 +23,7 @@ KEYS_OF_TRAINING = (
     "ignore_epochs",
     "is_regularisation_data",
     "timestep_sampling_offset",
+    "vae_cache_clear_each_epoch",
 )
 """Keys that say how a set is trained on: without effect on reference sets and held-out ones."""
 
@@ -42,6 +43,9 @@ class DatasetConfig(Options):
 
     cache_dir_vae: Path | None = None
     """Folder of the latents; default: vae/ID in the run's cache_dir."""
+    vae_cache_clear_each_epoch: bool = False
+    """Draw the crops of crop_style or crop_aspect = random again in each epoch, and clear the latents of the old ones;
+    new ones are encoded when a batch first needs them. References follow as their conditioning_type says."""
     cache_dir: Path | None = None
     """Folder of the prompt embeds, on a text_embeds entry."""
     default: bool = False

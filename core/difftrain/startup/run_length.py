@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from difftrain.config.schema import DatasetConfig
+from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
 from difftrain.errors import DataError
@@ -27,6 +28,7 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
         evenly=config.data_backend_sampling == "uniform",
         caption_dropout=config.caption_dropout_probability,
         reference_dropout=config.reference_dropout_probability,
+        placed=crops if (crops := NewCrops(plan.data)) else None,
         batch_key=plan.family.batch_key,
     )
 

@@ -1,9 +1,10 @@
-"""Tells the user how the data of a run is used: how full batches are, and which datasets take part when."""
+"""Between the stream and the steps: tells how full batches are and which datasets take part, and clears old crops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from difftrain.data.caching.old_crops import OldCrops
 from difftrain.data.streaming.epoch import fill_share
 from difftrain.data.streaming.rounds import Rounds
 from difftrain.data.streaming.stream import MicroBatch
@@ -23,6 +24,21 @@ def say_batches(rounds: Rounds, reporter: Reporter) -> None:
 def describe_fill(share: float, count: int) -> str:
     """Return what to say about the batches of an epoch: ``40 batches an epoch, 92 % full``."""
     return f"{count} {'batch' if count == 1 else 'batches'} an epoch, {100 * share:.0f} % full"
+
+
+def clear_old_crops(
+    micro_batches: Iterator[MicroBatch], old: OldCrops, epoch: int, reporter: Reporter
+) -> Iterator[MicroBatch]:
+    """Yield the micro-batches; when an epoch begins, clear the crops of the one before.
+
+    Args:
+        epoch: The epoch before the first of them, whose crops are there; counts from 0.
+    """
+    for micro in micro_batches:
+        if micro.position.epoch != epoch:
+            epoch = micro.position.epoch
+            old.clear(epoch, reporter)
+        yield micro
 
 
 def say_changes(micro_batches: Iterator[MicroBatch], step: int, reporter: Reporter) -> Iterator[MicroBatch]:

@@ -2,5 +2,6 @@
 
 - `tensor_cache`: one file of tensors per key, complete or absent
 - `sample_caches`: finds the entries that samples need, and fills them
+- `old_crops`: clears crops that no epoch shows any more
 - `text_views`: references as a text encoder sees them
 """

@@ -71,6 +71,11 @@ class DatasetPlan:
         return {key: value for options in asked for key, value in options.model_dump(mode="json").items()}
 
     @property
+    def draws_each_epoch(self) -> bool:
+        """Whether each epoch has new crops of the target set's images, and the cache forgets the old ones."""
+        return self.config.vae_cache_clear_each_epoch and self.rules.draws and not self.held_out
+
+    @property
     def is_reference(self) -> bool:
         return self.pairing is not None
 

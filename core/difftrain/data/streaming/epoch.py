@@ -62,6 +62,7 @@ def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Vi
     change the draws of the others.
     """
     number = visit_number(sample, repeat, epoch, rules)
+    sample = rules.placed(sample, epoch) if rules.placed else sample
     rng = random.Random(number)
     choice = sample.choices[rng.randrange(len(sample.choices))]
     captions = sample.captions if choice.captions is None else choice.captions
@@ -128,7 +129,7 @@ def fill_share(batches: Sequence[Sequence[Visit]], rules: EpochRules) -> float:
 def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
     """Return whether epochs may differ in their number of batches, because draws or schedules change them."""
     own = [rules.of(name) for name in {sample.dataset_id for sample in samples}]
-    if rules.reference_dropout > 0 or any(one.probability < 1 or one.is_scheduled for one in own):
+    if rules.placed or rules.reference_dropout > 0 or any(one.probability < 1 or one.is_scheduled for one in own):
         return True
     # an epoch leaves out more or fewer of a set that it does not wait for
     if rules.evenly and any(one.ignores_epochs for one in own):

@@ -67,6 +67,8 @@ class EpochRules:
     spread over the whole epoch."""
     caption_dropout: float = 0.0
     reference_dropout: float = 0.0
+    placed: Callable[[Sample, int], Sample] | None = None
+    """Gives a sample the crops of an epoch; None if each keeps its own."""
     batch_key: Callable[[Sample], Hashable] | None = None
     """The family's batch key; None lets all samples of one shape share batches."""
 
