@@ -11,12 +11,22 @@ from difftrain.data.streaming.stream import MicroBatch
 from difftrain.startup.run_length import describe_schedule
 from difftrain.types import Reporter
 
+SPARSE = 0.7
+"""Batches less full than this are worth a hint."""
+
 
 def say_batches(rounds: Rounds, reporter: Reporter) -> None:
     """Say how full the batches of the coming epoch are, and when each dataset takes part, if that changes."""
     batches = rounds.batches_of(rounds.start.epoch)
     if batches:
-        reporter.say(describe_fill(fill_share(batches, rounds.rules), len(batches)))
+        share = fill_share(batches, rounds.rules)
+        reporter.say(describe_fill(share, len(batches)))
+        shapes = len({batch[0].shape_key for batch in batches})
+        if share < SPARSE and shapes > 1:
+            reporter.say(
+                f"hint: a batch holds samples of one shape, and the sizes of targets and references make {shapes} "
+                "shapes; crop_aspect closest with a few crop_aspect_buckets, or references of fewer sizes, fill them"
+            )
     if rounds.is_scheduled:
         reporter.say(f"datasets take part: {describe_schedule(rounds)}")
 
