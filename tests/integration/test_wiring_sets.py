@@ -144,3 +144,30 @@ def test_a_schedule_that_fits_is_no_error(train):
         train, {**EDITS, "end_epoch": 1}, {**MORE, "start_step": 9}, num_train_epochs=None, max_train_steps=30
     )
     assert status == 0, text
+
+
+def test_slider_strength_is_the_adapters_strength_for_the_sets_samples(train):
+    options = {"max_train_steps": 5, "num_train_epochs": None, "learning_rate": 1e-2, "lora_rank": 2}
+    seen = {}
+    for strength in (1, -1, 0.5):
+        slider = {**MORE, "start_step": 5, "slider_strength": strength}
+        run = train.with_datasets({**EDITS, "end_step": 4}, slider, **options)
+        seen[strength] = run
+        assert run.fed[-1].batch.strength == strength
+    usual, opposite, half = (seen[strength] for strength in (1, -1, 0.5))
+    assert torch.equal(usual.weights[4], opposite.weights[4])
+    predictions = [run.fed[-1].prediction for run in (usual, opposite, half)]
+    # the adapter is small: its effect is about linear in the strength
+    effect, turned, halved = predictions[0] - predictions[1], predictions[0] - predictions[2], 0.25
+    torch.testing.assert_close(turned, halved * effect, rtol=0.1, atol=0.1 * effect.abs().max().item())
+    assert effect.abs().max() > 1e-4
+
+
+def test_the_strength_holds_for_recomputed_activations_too(train):
+    options = {"max_train_steps": 5, "num_train_epochs": None, "learning_rate": 1e-2}
+    sets = {**EDITS, "end_step": 4}, {**MORE, "start_step": 5, "slider_strength": -1}
+    kept = train.with_datasets(*sets, **options)
+    recomputed = train.with_datasets(*sets, **options, gradient_checkpointing="true")
+    assert kept.results[-1].grad_norm == pytest.approx(recomputed.results[-1].grad_norm, rel=1e-4)
+    turned = train.with_datasets(sets[0], {**MORE, "start_step": 5}, **options)
+    assert turned.results[-1].grad_norm != pytest.approx(kept.results[-1].grad_norm, rel=1e-3)

@@ -77,3 +77,11 @@ def test_captions_may_be_turned_off_as_a_text():
     datasets = pair()
     datasets[1]["caption_strategy"] = "none"
     assert plan(datasets=datasets).data.by_id("refs").captions is None
+
+
+def test_a_cloud_store_says_that_a_plugin_is_needed_and_what_to_do_without():
+    entry = target_set(type="aws", instance_data_dir=..., aws_bucket_name="photos", aws_region_name="eu")
+    message = error_of(datasets=[entry])
+    assert "type 'aws': cloud stores come with a plugin that has a data source named 'aws'" in message
+    assert "hint: install one, or mount or copy the bucket and set type = local" in message
+    assert "not supported yet" not in message

@@ -23,6 +23,7 @@ KEYS_OF_TRAINING = (
     "ignore_epochs",
     "is_regularisation_data",
     "timestep_sampling_offset",
+    "slider_strength",
     "vae_cache_clear_each_epoch",
 )
 """Keys that say how a set is trained on: without effect on reference sets and held-out ones."""
@@ -98,6 +99,9 @@ class DatasetConfig(Options):
     """Epochs do not wait for this set: it starts over when it is through, and is cut off when the others are."""
     is_regularisation_data: bool = False
     """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do."""
+    slider_strength: float | None = None
+    """Train these samples with the adapter at this strength, for adapters that are used as sliders: 1 is usual, -1 is
+    the opposite way. Batches hold one strength."""
     timestep_sampling_offset: float = 0.0
     """Moves the set's noise levels: added to their logit, before the shift. 1 is noisier, -1 is cleaner, 0 is off."""
     caption_strategy: str | None = None
@@ -142,6 +146,13 @@ class DatasetConfig(Options):
         # other programs write 0 for "from the start" and "no end"
         if value is None or (value == 0 and not isinstance(value, bool)):
             return 1 if str(info.field_name).startswith("start") else None
+        return value
+
+    @field_validator("slider_strength")
+    @classmethod
+    def _acts(cls, value: float | None) -> float | None:
+        if value == 0:
+            raise ValueError("must not be 0, at which nothing is trained; leave it out for the usual strength, 1")
         return value
 
     @model_validator(mode="after")

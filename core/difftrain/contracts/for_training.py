@@ -41,12 +41,15 @@ class Adapter(Options, ABC):
             ConfigError: If a target names no module.
         """
 
-    def switched_off(self, denoiser: nn.Module) -> AbstractContextManager[None]:
-        """Inside this context the model predicts as without the adapter; needed by ``is_regularisation_data``.
+    def at_strength(self, denoiser: nn.Module, strength: float) -> AbstractContextManager[None]:
+        """Inside this context the adapter acts with a factor: for ``is_regularisation_data`` and sliders.
 
-        Gradients that trained weights have must stay. An adapter that does not override it refuses such sets.
+        An adapter that does not override it refuses such sets. Gradients that trained weights have must stay.
+
+        Args:
+            strength: 1 is as usual, and with 0 the model must predict exactly as without the adapter.
         """
-        raise PluginError(f"lora_type {self.name!r} cannot be switched off for a while")
+        raise PluginError(f"adapters of lora_type {self.name!r} have no strength that can be changed for a while")
 
     @abstractmethod
     def state(self, denoiser: nn.Module) -> dict[str, Tensor]:

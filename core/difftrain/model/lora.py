@@ -73,17 +73,23 @@ class Lora(Adapter):
                 parameter.data = parameter.data.to(dtype)
 
     @contextmanager
-    def switched_off(self, denoiser: nn.Module) -> Iterator[None]:
-        from peft.tuners.tuners_utils import BaseTunerLayer
+    def at_strength(self, denoiser: nn.Module, strength: float) -> Iterator[None]:
+        from peft.tuners.lora import LoraLayer
 
-        layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+        before = [dict(layer.scaling) for layer in layers]
         try:
-            for layer in layers:
-                layer.enable_adapters(False)
+            for layer, scaling in zip(layers, before, strict=True):
+                if strength == 0:
+                    layer.enable_adapters(False)  # without rounding, and without the work
+                else:
+                    layer.scaling.update({name: scale * strength for name, scale in scaling.items()})
             yield
         finally:
-            for layer in layers:
-                layer.enable_adapters(True)
+            for layer, scaling in zip(layers, before, strict=True):
+                layer.scaling.update(scaling)
+                if strength == 0:
+                    layer.enable_adapters(True)
 
     def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
         return {

@@ -41,6 +41,7 @@ def set_rules(entry: DatasetConfig) -> SetRules:
         batch_size=entry.train_batch_size,
         regularises=entry.is_regularisation_data,
         noise_offset=entry.timestep_sampling_offset,
+        strength=1.0 if entry.slider_strength is None else entry.slider_strength,
         start_step=entry.start_step,
         end_step=entry.end_step,
         start_epoch=entry.start_epoch,

@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -136,6 +136,18 @@ def seed_draws(state: TrainingState, number: int) -> torch.Generator:
 
 def _add_gradients(state: TrainingState, micro: MicroBatch, generator: torch.Generator) -> Tensor:
     """Add a micro-batch's gradients to those of its step; return the loss of each sample, [B], detached."""
+    with adapter_as_asked(state, micro.batch):  # also in the backward pass, which may recompute the forward
+        return _add_gradients_as_asked(state, micro, generator)
+
+
+def adapter_as_asked(state: TrainingState, batch: Batch) -> AbstractContextManager[None]:
+    """Inside this context the adapter has the strength that a batch is trained at."""
+    if batch.strength == 1:
+        return nullcontext()
+    return state.plan.adapter.at_strength(state.bare_denoiser, batch.strength)
+
+
+def _add_gradients_as_asked(state: TrainingState, micro: MicroBatch, generator: torch.Generator) -> Tensor:
     if state.recorded is not None:
         batch = replace(micro.batch, keys=())  # all else decides which recording fits
         given = _prepared(state, batch, *draw_noise(state, batch, generator))
@@ -224,7 +236,7 @@ def predict(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tens
 @torch.no_grad()
 def _predict_without_adapter(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tensor:
     """Return what the model predicted before it was trained, float32: the target of regularisation sets."""
-    with state.plan.adapter.switched_off(state.bare_denoiser):
+    with state.plan.adapter.at_strength(state.bare_denoiser, 0):
         return predict(state, denoiser, model_input).float()
 
 

@@ -32,6 +32,8 @@ class Batch:
     """[B], float32: added to the logits of the noise levels before the shift; None is 0."""
     regularises: bool = False
     """Whether the target is the prediction of the model without its adapter."""
+    strength: float = 1.0
+    """Factor on the adapter's effect while the batch is trained on."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
@@ -48,6 +50,7 @@ class Batch:
             extras={name: tensor.to(device=device, non_blocking=True) for name, tensor in self.extras.items()},
             noise_offsets=None,  # the noise levels are drawn by now
             regularises=self.regularises,
+            strength=self.strength,
         )
 
 

@@ -24,8 +24,6 @@ DATASET_TABLES = KnownKeys(
         "instance_prompt": (),
         "metadata_backend": ("discovery", "json"),
         "reference_resolution": (),
-        "image_embeds": (),
-        "conditioning_image_embeds": (),
         "conditioning_config": (),
         "aws_bucket_name": (),
         "csv_file": (),
@@ -37,7 +35,6 @@ DATASET_TABLES = KnownKeys(
         "auto_load": (),
         "video": (),
         "audio": (),
-        "slider_strength": (),
     },
     no_effect={
         **{
@@ -59,7 +56,7 @@ DATASET_TABLES = KnownKeys(
         **because("cache entries are named by content", cache_file_suffix=None, hash_filenames=(False, True)),
         **because("missing text is encoded at start-up", text_cache_ondemand=False, text_cache_disable=False),
         **because(
-            "type aws is not supported yet",
+            "they belong to type aws, which a plugin must provide",
             aws_region_name=None,
             aws_endpoint_url=None,
             aws_data_prefix="",
@@ -68,6 +65,8 @@ DATASET_TABLES = KnownKeys(
         ),
         **because(
             "there are no image embeddings beside latents",
+            image_embeds=None,
+            conditioning_image_embeds=None,
             cache_dir_conditioning_image_embeds=None,
             conditioning_image_embed_batch_size=None,
         ),

@@ -101,6 +101,7 @@ class BatchReader:
             extras=stack_extras(list(extras), keys) if self._extras else {},
             noise_offsets=torch.tensor(offsets) if any(offsets := [visit.noise_offset for visit in visits]) else None,
             regularises=visits[0].regularises,
+            strength=visits[0].strength,
         )
 
     def _draw(self, moments: dict[str, Tensor], visit: Visit) -> Tensor:

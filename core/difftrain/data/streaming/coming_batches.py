@@ -65,6 +65,7 @@ def shape_name(visits: Sequence[Visit]) -> str:
     several = f"{len(visits)} x " if len(visits) > 1 else ""
     references = [_size(image) for image in first.references]
     kind = ", regularising" if first.regularises else ""
+    kind += f", at strength {first.strength:g}" if first.strength != 1 else ""
     if not references:
         return f"{several}{_size(first.sample.target)}{kind}"
     plural = "" if len(references) == 1 else "s"
@@ -127,6 +128,13 @@ def _largest(rounds: Rounds) -> ComingShape:
     sample = max(rounds.samples, key=lambda one: largest_area(one) * rounds.rules.batch_size_of(one.dataset_id))
     choice = max(sample.choices, key=lambda choice: sum(map(encoded_area, choice.references)))
     caption = (choice.captions or sample.captions)[0]
-    regularises = rounds.rules.of(sample.dataset_id).regularises
-    visit = Visit(sample=sample, references=choice.references, caption=caption, number=0, regularises=regularises)
+    own = rounds.rules.of(sample.dataset_id)
+    visit = Visit(
+        sample=sample,
+        references=choice.references,
+        caption=caption,
+        number=0,
+        regularises=own.regularises,
+        strength=own.strength,
+    )
     return ComingShape(visits=(visit,) * rounds.rules.batch_size_of(sample.dataset_id), times=0)

@@ -31,6 +31,8 @@ class Visit:
     """Whether its target is the prediction of the model without the adapter."""
     noise_offset: float = 0.0
     """Added to the logit of its noise level."""
+    strength: float = 1.0
+    """Factor on the adapter's effect."""
 
     @property
     def name(self) -> str:
@@ -38,9 +40,9 @@ class Visit:
 
     @property
     def shape_key(self) -> Hashable:
-        """Visits with equal keys can be stacked: the target's bucket and every reference's, and the kind of target."""
+        """Visits with equal keys can be stacked: the buckets, the kind of target and the strength."""
         references = tuple(image.geometry.bucket for image in self.references)
-        return self.sample.target.geometry.bucket, references, self.regularises
+        return self.sample.target.geometry.bucket, references, self.regularises, self.strength
 
 
 def encoded_area(image: PlacedImage) -> int:
@@ -77,6 +79,7 @@ def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Vi
         number=number,
         regularises=own.regularises,
         noise_offset=own.noise_offset,
+        strength=own.strength,
     )
 
 

@@ -22,6 +22,8 @@ class SetRules:
     """Whether the samples are trained towards the prediction of the model without its adapter."""
     noise_offset: float = 0.0
     """Added to the logit of each noise level before the shift."""
+    strength: float = 1.0
+    """Factor on the adapter's effect while the samples are trained on."""
     start_step: int = 1
     """First optimizer step that uses the set; steps count from 1."""
     end_step: int | None = None
