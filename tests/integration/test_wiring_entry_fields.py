@@ -46,6 +46,7 @@ def test_a_set_keeps_its_text_in_the_cache_that_it_names(train):
     run = train.with_datasets({**EDITS, "text_embeds": "own"}, *texts, **options)
     count = {name: len(list((train.folder / f"{name}-texts").rglob("*.safetensors"))) for name in ("usual", "own")}
     assert count == {"own": 9, "usual": 1}  # the empty text is in both
+    assert "encode captions 10:" in run.ended.err  # all of them before the first step
     usual = train.with_datasets(EDITS, **options)
     assert [fed.input.prompt_embeds.sum().item() for fed in run.fed] == [
         fed.input.prompt_embeds.sum().item() for fed in usual.fed

@@ -51,8 +51,8 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
 
 BY_PLUGIN: Mapping[str, Mapping[str, str]] = {
     "type": {
-        "aws": "cloud stores come with a plugin that has a data source named 'aws' (docs/plugins.md, DataSource), and none "
-        "is installed\nhint: install one, or mount or copy the bucket and set type = local with instance_data_dir"
+        "aws": "cloud stores come with a plugin that has a data source named 'aws' (docs/plugins.md, DataSource), and "
+        "none is installed\nhint: install one, or mount or copy the bucket and set type = local with instance_data_dir"
     },
 }
 """By key and value, what is left to plugins, and what to do without one."""
