@@ -97,7 +97,7 @@ class SampleCaches:
             caption_dropout: Whether a visit may lose its caption.
             reference_dropout: Whether a visit may lose its references.
         """
-        yield from (TextItem(caption="", folder=folder) for folder in self._texts)
+        yield TextItem(caption="")
         for sample in samples:
             for choice in sample.choices:
                 captions = sample.captions if choice.captions is None else choice.captions

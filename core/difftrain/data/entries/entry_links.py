@@ -62,8 +62,8 @@ def check_names(entry: DatasetConfig, by_id: Mapping[str, DatasetConfig], proble
 def check_folders(plans: Sequence[DatasetPlan], texts: TextEntries, problems: Problems) -> None:
     """No two sets share a cache folder: clearing one would clear both, and the cause is a copied entry."""
     users: dict[str, list[str]] = {_absolute(texts.default_folder): ["the text embeddings"]}
-    for name, folder in texts.folders.items():
-        users.setdefault(_absolute(folder), []).append(f"the text embeddings of {name!r}")
+    for name, text_folder in texts.folders.items():
+        users.setdefault(_absolute(text_folder), []).append(f"the text embeddings of {name!r}")
     for plan in plans:
         users.setdefault(_absolute(plan.latents_folder), []).append(f"dataset {plan.id!r}")
     for folder, sharing in users.items():
