@@ -5,7 +5,7 @@ import json
 import pytest
 from config_runs import error_of, pair, plan, target_set
 
-from difftrain.data.files.caption_edits import CaptionEdits, CaptionShuffle
+from difftrain.data.caption_edits import CaptionEdits, CaptionShuffle
 from difftrain.errors import DataError
 
 

@@ -109,7 +109,7 @@ class DatasetConfig(Options):
     the target set's."""
 
     caption_shuffle: dict[str, Any] = {}
-    """Add captions with the tags in another order; see the keys below."""
+    """Add captions with the tags in another order; {"count": 3}, see its keys below."""
     caption_filter_list: tuple[str, ...] = ()
     """What to take out of captions: regular expressions, or s/find/replacement/; or one text or JSON file of them. On a
     text_embeds entry: for all sets whose text it holds."""

@@ -127,7 +127,9 @@ def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter
 
 
 def _old_crops(plan: RunPlan, prepared: PreparedRun) -> OldCrops:
-    return OldCrops(prepared.data.samples, NewCrops(plan.data), prepared.caches, kept=prepared.measured)
+    crops = NewCrops(plan.data)
+    concerned = [sample for sample in prepared.data.samples if crops.concern(sample)]
+    return OldCrops(concerned, crops, prepared.caches, kept=prepared.measured)
 
 
 def _start_of(assembled: AssembledRun) -> RunStart:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from difftrain.data.caching.sample_caches import SampleCaches, every_image
-from difftrain.data.samples.new_crops import NewCrops
 from difftrain.types import PlacedImage, Reporter, Sample
 
 
@@ -13,16 +12,22 @@ class OldCrops:
     """Entries of the last epoch's crops, to be removed when the next epoch has begun."""
 
     def __init__(
-        self, samples: Iterable[Sample], crops: NewCrops, caches: SampleCaches, *, kept: Iterable[Sample]
+        self,
+        samples: Sequence[Sample],
+        placed: Callable[[Sample, int], Sample],
+        caches: SampleCaches,
+        *,
+        kept: Iterable[Sample],
     ) -> None:
         """Know the samples with new crops.
 
         Args:
-            samples: The training samples as the first epoch shows them.
+            samples: Those that have new crops, as the first epoch shows them.
+            placed: Gives a sample the crops of an epoch.
             kept: Samples whose entries stay, because validations read them.
         """
-        self._samples: Sequence[Sample] = [sample for sample in samples if crops.concern(sample)]
-        self._crops = crops
+        self._samples = samples
+        self._placed = placed
         self._caches = caches
         self._kept = set(map(self._place, every_image(kept)))
 
@@ -34,8 +39,8 @@ class OldCrops:
         """
         if epoch == 0 or not self._samples:
             return 0
-        now = set(map(self._place, every_image(self._crops(sample, epoch) for sample in self._samples)))
-        before = dict.fromkeys(every_image(self._crops(sample, epoch - 1) for sample in self._samples))
+        now = set(map(self._place, every_image(self._placed(sample, epoch) for sample in self._samples)))
+        before = dict.fromkeys(every_image(self._placed(sample, epoch - 1) for sample in self._samples))
         removed = 0
         with reporter.phase(f"clear crops of epoch {epoch}", len(before)) as phase:
             for image in before:

@@ -7,7 +7,7 @@ from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.config.section import parse_options
 from difftrain.config.user_values import plain_key
-from difftrain.data.files.caption_edits import CaptionEdits, CaptionShuffle, is_filter_file, read_filter
+from difftrain.data.caption_edits import CaptionEdits, CaptionShuffle, is_filter_file, read_filter
 
 
 def plan_caption_edits(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftrain.contracts import CaptionSource, ConditioningGenerator, DataSource, Pairing
-from difftrain.data.files.caption_edits import UNEDITED, CaptionEdits
+from difftrain.data.caption_edits import UNEDITED, CaptionEdits
 from difftrain.types import GeometryRules
 
 if TYPE_CHECKING:
