@@ -89,8 +89,8 @@ def assemble(
     reader = BatchReader(
         prepared.caches, plan.family, reencoder, seed=config.seed, sample_latents=sample_latents, extras=extras
     )
-    saved_position = (state.position, state.step) if checkpoint else None
-    opened = open_stream(plan, prepared.data.samples, reader, accelerator, saved_position)
+    continued = state.position if checkpoint else None
+    opened = open_stream(plan, prepared.data.samples, reader, accelerator, continued, state.step)
     if opened.rounds:
         say_batches(opened.rounds, reporter)
     state.position, state.data = opened.position, opened.facts
