@@ -171,3 +171,13 @@ def test_the_strength_holds_for_recomputed_activations_too(train):
     assert kept.results[-1].grad_norm == pytest.approx(recomputed.results[-1].grad_norm, rel=1e-4)
     turned = train.with_datasets(sets[0], {**MORE, "start_step": 5}, **options)
     assert turned.results[-1].grad_norm != pytest.approx(kept.results[-1].grad_norm, rel=1e-3)
+
+
+def test_compiled_blocks_see_regularisation_and_strength(train):
+    guard = {**MORE, "is_regularisation_data": True, "start_step": 3}
+    slider = {**MORE, "id": "slider", "slider_strength": -1, "start_step": 4}
+    options = {"max_train_steps": 12, "num_train_epochs": None, "learning_rate": 1e-2}
+    plain = train.with_datasets(EDITS, guard, slider, **options)
+    compiled = train.with_datasets(EDITS, guard, slider, **options, dynamo_backend="aot_eager")
+    assert {True, False} == {fed.batch.regularises for fed in plain.fed}
+    assert [one.loss for one in compiled.results] == pytest.approx([one.loss for one in plain.results], rel=1e-3)
