@@ -12,6 +12,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from difftrain.data.seeding import SEED_BITS, derive_seed
 from difftrain.data.streaming.set_rules import EpochRules
@@ -63,7 +64,11 @@ def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Vi
     The draws depend on the sample's name, not on its place in a list, so adding a file to a dataset does not
     change the draws of the others.
     """
-    number = visit_number(sample, repeat, epoch, rules)
+    return numbered_visit(sample, visit_number(sample, repeat, epoch, rules), epoch, rules)
+
+
+def numbered_visit(sample: Sample, number: int, epoch: int, rules: EpochRules) -> Visit:
+    """Draw the visit with that :func:`visit_number`."""
     sample = rules.placed(sample, epoch) if rules.placed else sample
     rng = random.Random(number)
     choice = sample.choices[rng.randrange(len(sample.choices))]
@@ -152,13 +157,13 @@ def _visits(
     waited_for = [span for name, span in spans.items() if not rules.of(name).ignores_epochs]
     end = max(waited_for or spans.values(), default=0.0)
     remaining = [
-        (place, number, sample, repeat)
+        (place, number, sample)
         for sample in taking_part
-        for place, number, repeat in _places(sample, epoch, rules, spans[sample.dataset_id], end)
+        for place, number in _places(sample, epoch, rules, spans[sample.dataset_id], end)
         if number not in taken
     ]
-    remaining.sort(key=lambda one: one[:2])
-    return [draw_visit(sample, repeat, epoch, rules) for _, _, sample, repeat in remaining]
+    remaining.sort(key=itemgetter(0, 1))
+    return [numbered_visit(sample, number, epoch, rules) for _, number, sample in remaining]
 
 
 def _spans(samples: Sequence[Sample], rules: EpochRules) -> dict[str, float]:
@@ -172,8 +177,8 @@ def _spans(samples: Sequence[Sample], rules: EpochRules) -> dict[str, float]:
     return {name: float(size * (rules.of(name).repeats + 1)) for name, size in sizes.items()}
 
 
-def _places(sample: Sample, epoch: int, rules: EpochRules, span: float, end: float) -> Iterator[tuple[float, int, int]]:
-    """Yield place in the epoch, number and repeat of each visit of a sample.
+def _places(sample: Sample, epoch: int, rules: EpochRules, span: float, end: float) -> Iterator[tuple[float, int]]:
+    """Yield place in the epoch and number of each visit of a sample.
 
     A set that the epoch does not wait for starts again when it is through, and is cut off at the end.
     """
@@ -185,7 +190,7 @@ def _places(sample: Sample, epoch: int, rules: EpochRules, span: float, end: flo
         if own.ignores_epochs and place >= end:
             continue
         if own.probability >= 1 or _draw(number, rules) < own.probability:
-            yield place, number, repeat
+            yield place, number
 
 
 def _draw(number: int, rules: EpochRules) -> float:
