@@ -205,7 +205,7 @@ def measure(work: Path, part: str) -> dict[str, float]:
         texts = missing_texts(texts_of(caches, samples), caches, reporter)
         images = missing_images(every_image(samples), caches, reporter)
         seconds, cpu = time.perf_counter() - started, time.process_time() - used
-        assert not texts and not images, "every entry is there"
+        assert (texts, images) == ([], []), "every entry is there"
     elif part == "plan":
         rules = EpochRules(seed=1, batch_size=4, repeats={}, caption_dropout=0.1)
         started, used = time.perf_counter(), time.process_time()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, TextEncoder
+from difftrain.data.caching.cache_listing import absent_keys
 from difftrain.data.caching.tensor_cache import TensorCache, cache_key
 from difftrain.data.caching.text_views import TextViews
 from difftrain.data.entries.data_plan import DataPlan
@@ -51,7 +52,7 @@ class SampleCaches:
         self._image_identity = image_identity
         self._text_identity = text_identity
         self._views = TextViews(text_view) if text_view is not None else None
-        self._text = TensorCache(plan.text_folder)
+        self.text_cache = TensorCache(plan.text_folder)
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
             cache = TensorCache(dataset.latents_folder)
@@ -65,7 +66,7 @@ class SampleCaches:
 
     def text(self, item: TextItem) -> tuple[TensorCache, str]:
         """Return cache and key of a caption's embeddings."""
-        return self._text, cache_key(self._text_identity, item.caption, *self.seen(item))
+        return self.text_cache, cache_key(self._text_identity, item.caption, *self.seen(item))
 
     def seen(self, item: TextItem) -> list[str]:
         """Return the identities of the references that the text encoder sees with a caption; empty if it sees none."""
@@ -99,13 +100,13 @@ class SampleCaches:
 
     @property
     def folders(self) -> set[Path]:
-        return {cache.folder for cache in (self._text, *self._latents.values())}
+        return {cache.folder for cache in (self.text_cache, *self._latents.values())}
 
     @property
     def removed(self) -> list[str]:
         """Keys of corrupt entries that were removed."""
         return [
-            key for cache in {id(c): c for c in (self._text, *self._latents.values())}.values() for key in cache.removed
+            key for cache in {id(c): c for c in (self.text_cache, *self._latents.values())}.values() for key in cache.removed
         ]
 
 
@@ -155,14 +156,11 @@ def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: 
 
 def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
     """Return the captions that are not cached, each once; ``phase`` counts all that were looked up."""
-    known: dict[str, TextItem | None] = {}
+    by_key: dict[str, TextItem] = {}
     for item in items:
-        cache, key = caches.text(item)
-        if key not in known:
-            known[key] = None if cache.holds(key) else item
-            if phase is not None:
-                phase.advance(item=item.caption[:60])
-    return [item for item in known.values() if item is not None]
+        by_key.setdefault(caches.text(item)[1], item)
+    absent = absent_keys(caches.text_cache, by_key, phase)
+    return [item for key, item in by_key.items() if key in absent]
 
 
 def embed_texts(items: Sequence[TextItem], caches: SampleCaches, encoder: TextEncoder) -> list[TextEmbeds]:
@@ -199,15 +197,16 @@ def missing_images(
     images: Iterable[PlacedImage], caches: SampleCaches, phase: Phase | None = None
 ) -> list[PlacedImage]:
     """Return the images that are not cached, each once; ``phase`` counts all that were looked up."""
-    known: dict[tuple[str, str], PlacedImage | None] = {}
+    first: dict[tuple[str, str], PlacedImage] = {}
+    by_folder: dict[str, tuple[TensorCache, list[str]]] = {}
     for image in images:
         cache, key = caches.latents(image)
-        place = (str(cache.folder), key)
-        if place not in known:
-            known[place] = None if cache.holds(key) else image
-            if phase is not None:
-                phase.advance(item=image.record.key)
-    return [image for image in known.values() if image is not None]
+        place = cache.name, key
+        if place not in first:
+            first[place] = image
+            by_folder.setdefault(cache.name, (cache, []))[1].append(key)
+    absent = {name: absent_keys(cache, keys, phase) for name, (cache, keys) in by_folder.items()}
+    return [image for (name, key), image in first.items() if key in absent[name]]
 
 
 def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
