@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open_with_pillow
+from difftrain.data.files.plain_headers import plain_size
 from difftrain.machine.open_file import open_image, stamp_of
 from difftrain.machine.retries import with_retries
-from difftrain.types import SourceImage
+from difftrain.types import Size, SourceImage
 
 
 class FileFacts(NamedTuple):
@@ -62,7 +63,7 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
     problem = None
     decode = decode or not _ends_whole(data)
     try:
-        (width, height), is_animated = header_facts(io.BytesIO(data))
+        (width, height), is_animated = _header_facts(data)
         if decode:
             with open_with_pillow(io.BytesIO(data)) as opened:
                 opened.load()
@@ -78,6 +79,12 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
         decoded=decode,
         is_animated=is_animated,
     )
+
+
+def _header_facts(data: bytes) -> tuple[Size, bool]:
+    """Return the result of :func:`~difftrain.data.files.pixels.header_facts`, of ordinary files without Pillow."""
+    size = plain_size(data)
+    return (size, False) if size is not None else header_facts(io.BytesIO(data))
 
 
 def _content(image: SourceImage) -> bytes:
