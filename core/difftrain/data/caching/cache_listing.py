@@ -15,7 +15,9 @@ _WORTH_LISTING = 8
 _UNKNOWN = -1
 
 
-def absent_keys(cache: TensorCache, keys: Collection[str], phase: Phase | None = None) -> set[str]:
+def absent_keys(
+    cache: TensorCache, keys: Collection[str], phase: Phase | None = None, *, needed: Collection[str] = ()
+) -> set[str]:
     """Return the keys without a complete entry; remove entries that prove corrupt.
 
     The first file of each size is judged by its header, as :meth:`TensorCache.holds` does, and others of that size are
@@ -26,6 +28,7 @@ def absent_keys(cache: TensorCache, keys: Collection[str], phase: Phase | None =
         cache: Where to look.
         keys: Each once.
         phase: Counts the keys.
+        needed: Names that a complete entry has.
 
     Raises:
         DataError: If a file cannot be examined; it is kept.
@@ -38,7 +41,7 @@ def absent_keys(cache: TensorCache, keys: Collection[str], phase: Phase | None =
             size = _UNKNOWN if sizes is None else sizes.get(f"{key}.safetensors")
             if size in whole_sizes:
                 continue
-            if size is None or not cache.holds(key):
+            if size is None or not cache.holds(key, needed=needed):
                 absent.add(key)
             elif size != _UNKNOWN:
                 whole_sizes.add(size)

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-LATENTS = ("mean", "std")
-"""Names of the tensors in an image's entry."""
+TARGET_LATENTS = ("mean", "std")
+"""Names of the tensors in the entry of an image that is drawn from its posterior."""
+REFERENCE_LATENTS = ("mean",)
+"""Names of the tensors in the entry of an image that only conditions others: half the disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,16 +55,22 @@ class SampleCaches:
         self._text_identity = text_identity
         self._views = TextViews(text_view) if text_view is not None else None
         self.text_cache = TensorCache(plan.text_folder)
+        self._only_references = {dataset.id for dataset in plan.datasets if dataset.is_reference}
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
             cache = TensorCache(dataset.latents_folder)
             self._latents[dataset.id] = cache
             self._latents.update({generator.id: cache for generator in dataset.generators})
+            self._only_references.update(generator.id for generator in dataset.generators)
 
     def latents(self, image: PlacedImage) -> tuple[TensorCache, str]:
         """Return cache and key of an image's latents."""
         key = cache_key(image.record.content_hash, image.geometry.identity, self._image_identity)
         return self._latents[image.record.dataset_id], key
+
+    def latents_needed(self, image: PlacedImage) -> tuple[str, ...]:
+        """Return the names of the tensors that an image's entry has to have; one of an older version has more."""
+        return REFERENCE_LATENTS if image.record.dataset_id in self._only_references else TARGET_LATENTS
 
     def text(self, item: TextItem) -> tuple[TensorCache, str]:
         """Return cache and key of a caption's embeddings."""
@@ -188,7 +196,8 @@ def encode_images(
             mean, std = encoder.encode(pixels)
             for index, image in enumerate(group):
                 cache, key = caches.latents(image)
-                cache.write(key, {"mean": mean[index].clone(), "std": std[index].clone()})
+                made = {"mean": mean[index].clone(), "std": std[index].clone()}
+                cache.write(key, {name: made[name] for name in caches.latents_needed(image)})
             phase.advance(len(group), item=group[-1].record.image.place)
     return len(missing)
 
@@ -198,15 +207,19 @@ def missing_images(
 ) -> list[PlacedImage]:
     """Return the images that are not cached, each once; ``phase`` counts all that were looked up."""
     first: dict[tuple[str, str], PlacedImage] = {}
-    by_folder: dict[str, tuple[TensorCache, list[str]]] = {}
+    asked: dict[tuple[str, tuple[str, ...]], tuple[TensorCache, list[str]]] = {}
     for image in images:
         cache, key = caches.latents(image)
         place = cache.name, key
         if place not in first:
             first[place] = image
-            by_folder.setdefault(cache.name, (cache, []))[1].append(key)
-    absent = {name: absent_keys(cache, keys, phase) for name, (cache, keys) in by_folder.items()}
-    return [image for (name, key), image in first.items() if key in absent[name]]
+            asked.setdefault((cache.name, caches.latents_needed(image)), (cache, []))[1].append(key)
+    absent = {
+        (name, key)
+        for (name, needed), (cache, keys) in asked.items()
+        for key in absent_keys(cache, keys, phase, needed=needed)
+    }
+    return [image for place, image in first.items() if place in absent]
 
 
 def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
