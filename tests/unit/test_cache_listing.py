@@ -31,7 +31,9 @@ def test_an_empty_cache_has_nothing(tmp_path):
 def test_few_files_are_opened(cache, monkeypatch):
     opened = []
     holds = TensorCache.holds
-    monkeypatch.setattr(TensorCache, "holds", lambda self, key, **names: opened.append(key) or holds(self, key, **names))
+    monkeypatch.setattr(
+        TensorCache, "holds", lambda self, key, **names: opened.append(key) or holds(self, key, **names)
+    )
     absent_keys(cache, KEYS)
     assert len(opened) == 1  # all entries have one size
 

@@ -114,7 +114,9 @@ class SampleCaches:
     def removed(self) -> list[str]:
         """Keys of corrupt entries that were removed."""
         return [
-            key for cache in {id(c): c for c in (self.text_cache, *self._latents.values())}.values() for key in cache.removed
+            key
+            for cache in {id(c): c for c in (self.text_cache, *self._latents.values())}.values()
+            for key in cache.removed
         ]
 
 

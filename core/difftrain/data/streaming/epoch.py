@@ -65,9 +65,7 @@ def largest_area(sample: Sample) -> int:
     return encoded_area(sample.target) + max(references, default=0)
 
 
-def draw_visit(
-    sample: Sample, repeat: int, epoch: int, rules: EpochRules, rng: random.Random | None = None
-) -> Visit:
+def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules, rng: random.Random | None = None) -> Visit:
     """Draw references, caption and dropouts of one visit.
 
     The draws depend on the sample's name, not on its place in a list, so adding a file to a dataset does not
@@ -80,7 +78,7 @@ def draw_visit(
     number = visit_number(sample, repeat, epoch, rules)
     if rng is None:
         rng = random.Random(number)
-    else:
+    elif _has_draws(sample, rules):  # seeding takes half of the time
         rng.seed(number)
     choice = sample.choices[rng.randrange(len(sample.choices))]
     captions = sample.captions if choice.captions is None else choice.captions
@@ -93,6 +91,14 @@ def draw_visit(
         caption="" if without_caption else caption,
         number=number,
     )
+
+
+def _has_draws(sample: Sample, rules: EpochRules) -> bool:
+    """Return whether visits of a sample may differ."""
+    if rules.caption_dropout > 0 or rules.reference_dropout > 0 or len(sample.choices) > 1:
+        return True
+    captions = sample.choices[0].captions
+    return len(sample.captions if captions is None else captions) > 1
 
 
 def visit_number(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> int:
