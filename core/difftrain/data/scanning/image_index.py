@@ -198,7 +198,7 @@ def _image_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
     if _checksum(values) != checksum:
         raise DamagedRow("a row does not fit its checksum")
     place, stamp, sha256, width, height, error, decoded, animated = values
-    return _decoded(place), FileFacts(stamp, sha256, width, height, error, decoded == 1, 0, animated == 1)  # noqa: FBT003
+    return _decoded(place), FileFacts(stamp, sha256, width, height, error, decoded == 1, 0, animated == 1)
 
 
 def _encoded(place: str) -> bytes:
