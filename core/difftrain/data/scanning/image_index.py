@@ -171,10 +171,10 @@ class ImageIndex:
         def select(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
             known: dict[str, tuple[str, str]] = {}
             statement = "SELECT * FROM captions WHERE source = ? AND"
-            for *values, checksum in _rows_of(connection, statement, (identity,), places):
-                if _checksum(values) != checksum:
+            for row in _rows_of(connection, statement, (identity,), places):
+                if _checksum(row[:-1]) != row[-1]:
                     raise DamagedRow("a row does not fit its checksum")
-                known[_decoded(values[0])] = (values[2], values[3])
+                known[_decoded(row[0])] = (row[2], row[3])
             return known
 
         return self._file.do(select)
@@ -188,16 +188,15 @@ def _image_row(place: str, facts: FileFacts) -> tuple[Any, ...]:
     return (*values, _checksum(values))
 
 
-def _image_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
+def _image_facts(row: tuple[Any, ...]) -> tuple[str, FileFacts]:
     """Return place and facts of a row.
 
     Raises:
         DamagedRow: If the row is not as it was written.
     """
-    *values, checksum = row
-    if _checksum(values) != checksum:
+    if _checksum(row[:-1]) != row[-1]:
         raise DamagedRow("a row does not fit its checksum")
-    place, stamp, sha256, width, height, error, decoded, animated = values
+    place, stamp, sha256, width, height, error, decoded, animated, _ = row
     return _decoded(place), FileFacts(stamp, sha256, width, height, error, decoded == 1, 0, animated == 1)
 
 
@@ -210,9 +209,9 @@ def _decoded(place: bytes) -> str:
     return place.decode("utf-8", "surrogatepass")
 
 
-def _checksum(values: Sequence[Any]) -> int:
+def _checksum(values: tuple[Any, ...]) -> int:
     """Return a checksum that detects a row which the disk has changed without SQLite noticing."""
-    return zlib.crc32(repr(tuple(values)).encode("utf-8", "backslashreplace"))
+    return zlib.crc32(repr(values).encode("utf-8", "backslashreplace"))
 
 
 def _captions(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | DataError | None:
@@ -224,7 +223,7 @@ def _captions(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | Da
 
 def _rows_of(
     connection: sqlite3.Connection, statement: str, values: tuple[str, ...], places: Sequence[str]
-) -> Iterator[Sequence[Any]]:
+) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of these places, and perhaps of others between them.
 
     Args:
