@@ -111,7 +111,7 @@ class ImageRecord:
     """Pixels, after EXIF rotation."""
     height: int
     content_hash: str
-    """sha256 of the image file's bytes; for a generated image, of the recipe's identity."""
+    """Hex blake3 of the image file's bytes; for a generated image, sha256 of the recipe's identity."""
     captions: tuple[str, ...] | None = None
     """One is drawn per visit. None means no caption; an empty text is an empty caption."""
     recipe: Recipe | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from blake3 import blake3
 
 from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open_with_pillow
 from difftrain.data.files.plain_headers import plain_size
@@ -20,7 +21,8 @@ class FileFacts(NamedTuple):
 
     stamp: str
     """The result of :meth:`~difftrain.types.SourceImage.stamp` before the bytes were read."""
-    sha256: str
+    content_hash: str
+    """Hex blake3 of the bytes, 64 digits; a quarter of sha256's time, which was most of a first scan."""
     width: int
     """Pixels, after EXIF rotation; 0 if unreadable."""
     height: int
@@ -72,7 +74,7 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
         problem = describe(error) if data else "an empty file"
     return FileFacts(
         stamp,
-        hashlib.sha256(data).hexdigest(),
+        blake3(data).hexdigest(),
         width,
         height,
         problem,

@@ -182,9 +182,9 @@ class ImageIndex:
 
 def _image_row(place: str, facts: FileFacts) -> tuple[Any, ...]:
     error = facts.error and facts.error.encode("utf-8", "backslashreplace").decode()
-    stamp, sha256, width, height = facts[:4]
+    stamp, content_hash, width, height = facts[:4]
     flags = int(facts.decoded), int(facts.is_animated)
-    values = (_encoded(place), stamp, sha256, width, height, error, *flags)
+    values = (_encoded(place), stamp, content_hash, width, height, error, *flags)
     return (*values, _checksum(values))
 
 
@@ -196,8 +196,8 @@ def _image_facts(row: tuple[Any, ...]) -> tuple[str, FileFacts]:
     """
     if _checksum(row[:-1]) != row[-1]:
         raise DamagedRow("a row does not fit its checksum")
-    place, stamp, sha256, width, height, error, decoded, animated, _ = row
-    return _decoded(place), FileFacts(stamp, sha256, width, height, error, decoded == 1, 0, animated == 1)
+    place, stamp, content_hash, width, height, error, decoded, animated, _ = row
+    return _decoded(place), FileFacts(stamp, content_hash, width, height, error, decoded == 1, 0, animated == 1)
 
 
 def _encoded(place: str) -> bytes:
