@@ -11,5 +11,6 @@ import hashlib
 
 def derive_seed(*parts: int | str) -> int:
     """Return a seed in [0, 2**63) from the parts, equal in every process and Python version (unlike ``hash``)."""
-    text = "|".join(f"{len(str(part))}:{part}" for part in parts)
+    texts = [part if isinstance(part, str) else str(part) for part in parts]
+    text = "|".join([f"{len(one)}:{one}" for one in texts])
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> 1

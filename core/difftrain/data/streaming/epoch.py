@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from difftrain.data.seeding import derive_seed
 from difftrain.types import PlacedImage, Sample
@@ -64,14 +65,21 @@ def largest_area(sample: Sample) -> int:
     return encoded_area(sample.target) + max(references, default=0)
 
 
-def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Visit:
+def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules, rng: random.Random | None = None) -> Visit:
     """Draw references, caption and dropouts of one visit.
 
     The draws depend on the sample's name, not on its place in a list, so adding a file to a dataset does not
     change the draws of the others.
+
+    Args:
+        repeat: 0 is a sample's first visit of an epoch; ``repeats`` adds more.
+        rng: A generator to use, whatever its state is: making one takes longer than all draws of a visit.
     """
     number = visit_number(sample, repeat, epoch, rules)
-    rng = random.Random(number)
+    if rng is None:
+        rng = random.Random(number)
+    elif _has_draws(sample, rules):  # seeding takes half of the time
+        rng.seed(number)
     choice = sample.choices[rng.randrange(len(sample.choices))]
     captions = sample.captions if choice.captions is None else choice.captions
     caption = captions[rng.randrange(len(captions))]
@@ -83,6 +91,14 @@ def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Vi
         caption="" if without_caption else caption,
         number=number,
     )
+
+
+def _has_draws(sample: Sample, rules: EpochRules) -> bool:
+    """Return whether visits of a sample may differ."""
+    if rules.caption_dropout > 0 or rules.reference_dropout > 0 or len(sample.choices) > 1:
+        return True
+    captions = sample.choices[0].captions
+    return len(sample.captions if captions is None else captions) > 1
 
 
 def visit_number(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> int:
@@ -131,13 +147,14 @@ def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
 
 def _visits(samples: Sequence[Sample], epoch: int, rules: EpochRules, taken: Container[int]) -> list[Visit]:
     """Return every remaining visit of an epoch, in order."""
+    rng = random.Random()
     visits = [
-        draw_visit(sample, repeat, epoch, rules)
+        draw_visit(sample, repeat, epoch, rules, rng)
         for sample in samples
         for repeat in range(rules.repeats.get(sample.dataset_id, 0) + 1)
         if not _left_out(sample, repeat, epoch, rules)
     ]
-    return sorted((visit for visit in visits if visit.number not in taken), key=lambda visit: visit.number)
+    return sorted((visit for visit in visits if visit.number not in taken), key=attrgetter("number"))
 
 
 def _left_out(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> bool:
