@@ -6,9 +6,11 @@ from torch import nn
 from torch.nn import functional
 
 from difftrain.errors import MachineError
-from difftrain.model.attention.choose_kernel import choose_attention, fastest_attention
+from difftrain.model.attention.choose_kernel import OUR_KERNELS, choose_attention, fastest_attention
 from difftrain.model.attention.cudnn_attention import cudnn_attention
+from difftrain.model.attention.flash4_attention import flash4_attention, obstacle
 from difftrain.model.attention.kernel_trial import try_kernels
+from difftrain.model.attention.own_kernels import OWN_KERNELS
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_linear import Fp8Linear, Int8Linear, RotatedInt8Linear
 from difftrain.model.precision.quanto import QuantoFp8Uz, QuantoInt2
@@ -24,12 +26,15 @@ def relative(value, exact):
     return ((value.float() - exact.float()).norm() / exact.float().norm()).item()
 
 
-def test_cudnn_attention_is_right_for_inputs_and_gradients_that_are_not_dense():
+@pytest.mark.parametrize("attention", [cudnn_attention, flash4_attention])
+def test_our_attention_is_right_for_inputs_and_gradients_that_are_not_dense(attention):
+    if attention is flash4_attention and (problem := obstacle(CUDA)):
+        pytest.skip(problem)
     torch.manual_seed(0)
     rows = [torch.randn(1, 700, 4, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     sparse = torch.randn(1, 700, 4, 256, device="cuda", dtype=torch.bfloat16)[..., ::2].permute(0, 2, 1, 3)
     heads = [row.permute(0, 2, 1, 3) for row in rows]
-    ours = torch.autograd.grad(cudnn_attention(*heads), rows, sparse)
+    ours = torch.autograd.grad(attention(*heads), rows, sparse)
     exact = [row.detach().float().requires_grad_() for row in rows]
     output = functional.scaled_dot_product_attention(*[row.permute(0, 2, 1, 3) for row in exact])
     for value, true in zip(ours, torch.autograd.grad(output, exact, sparse.float()), strict=True):
@@ -38,15 +43,37 @@ def test_cudnn_attention_is_right_for_inputs_and_gradients_that_are_not_dense():
 
 def test_the_fastest_attention_is_one_that_was_tried_and_is_used_by_models():
     trials = {trial.kernel: trial for trial in try_kernels(SHAPE, CUDA, torch.bfloat16)}
-    assert set(trials) == {"cudnn", "flash", "efficient"}
+    assert set(trials) - {"flash-attn-4"} == {"cudnn", "flash", "efficient"}
+    assert ("flash-attn-4" in trials) == (obstacle(CUDA) is None)
     assert all(trial.fault is None for trial in trials.values())
     text = fastest_attention([SHAPE], CUDA, torch.bfloat16)
     chosen = text.split()[1].rstrip(",")
     assert chosen in trials
     query = torch.randn(1, 8, 64, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     output = functional.scaled_dot_product_attention(query, query, query)
-    assert ("difftrain" in output.grad_fn.name()) == (chosen == "cudnn")
+    assert ("difftrain" in output.grad_fn.name()) == (chosen in OUR_KERNELS)
     choose_attention("auto", CUDA)
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "flash-attn-4"])
+def test_our_attention_can_be_recorded_as_a_cuda_graph(kernel):
+    if kernel == "flash-attn-4" and (problem := obstacle(CUDA)):
+        pytest.skip(problem)
+    attention = OWN_KERNELS[kernel].run
+    rows = [torch.randn(1, 700, 4, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+
+    def gradients():
+        output = attention(*[row.transpose(1, 2) for row in rows])
+        return torch.autograd.grad(output, rows, torch.ones_like(output))
+
+    exact = [each.clone() for each in gradients()]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ours = gradients()
+    graph.replay()
+    torch.cuda.synchronize()
+    for value, true in zip(ours, exact, strict=True):
+        assert relative(value, true) < 0.01
 
 
 def test_an_attention_kernel_of_gpus_is_refused_elsewhere():

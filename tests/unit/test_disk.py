@@ -64,9 +64,10 @@ def test_files_take_whole_blocks():
     assert files_bytes(3, 4097) == 3 * 8192
 
 
-def test_much_is_reported_and_little_is_not(tmp_path):
+def test_much_is_reported_with_what_is_free_and_little_is_not(tmp_path, free):
+    free(3 * GIB)
     assert describe_needs([need(tmp_path, GIB // 2), need(tmp_path, GIB // 2)]) is None
     assert describe_needs([need(tmp_path, GIB), need(tmp_path, GIB // 2, "text embeddings"), need(tmp_path, 0)]) == (
         f"1.5 GiB will be written to disk: latents of 'edits' 1.0 GiB in {tmp_path}, "
-        f"text embeddings 512 MiB in {tmp_path}"
+        f"text embeddings 512 MiB in {tmp_path}; 3.0 GiB is free"
     )

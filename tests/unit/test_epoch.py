@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difftrain.data.files.local_image import LocalImage
-from difftrain.data.streaming.epoch import largest_area, plan_epoch
+from difftrain.data.streaming.epoch import draw_visit, largest_area, plan_epoch
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
 from difftrain.types import Geometry, ImageRecord, PlacedImage, ReferenceChoice, Sample
 
@@ -53,6 +53,25 @@ def test_every_sample_is_shown_repeats_plus_one_times_in_batches_of_one_shape(si
     assert len(shown) == len(samples)
     assert all(len({visit.shape_key for visit in batch}) == 1 for batch in batches)
     assert all(1 <= len(batch) <= batch_size for batch in batches)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=20),
+    st.sampled_from([0.0, 0.4]),
+    st.sampled_from([0.0, 0.4]),
+)
+def test_every_visit_of_an_epoch_is_drawn_as_it_is_alone(counts, caption_dropout, reference_dropout):
+    samples = [
+        sample(
+            index,
+            captions=tuple(f"caption {number}" for number in range(captions)),
+            choices=tuple(ReferenceChoice(references=(placed(f"{index}-{one}", (64, 64)),)) for one in range(choices)),
+        )
+        for index, (captions, choices) in enumerate(counts)
+    ]
+    own = rules(caption_dropout=caption_dropout, reference_dropout=reference_dropout, repeats={"edits": 1})
+    alone = {(visit.number, visit) for one in samples for visit in (draw_visit(one, n, 3, own) for n in range(2))}
+    assert {(visit.number, visit) for batch in plan_epoch(samples, 3, own) for visit in batch} == alone
 
 
 def test_the_largest_area_counts_the_target_and_the_largest_references():

@@ -85,7 +85,7 @@ def overwritten(start, stop, byte):
 
 def bit_in_a_value(path):
     content = path.read_bytes()
-    place = content.index(b"long.png", 4096) + 60  # inside a sha256
+    place = content.index(b"long.png", 4096) + 60  # inside a content hash
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
 
 
@@ -170,6 +170,17 @@ def test_damaged_caption_is_read_again(tmp_path, path):
     with ImageIndex(path) as index:
         assert index.captions(TextfileCaptions(), [LocalImage.at(image)]) == ([("make it blue",)], {})
         assert len(index.notes) == 1
+
+
+def test_index_of_an_older_format_is_rebuilt_with_one_line(path, files):
+    look(path, files)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 4")  # with other content hashes
+    read, notes = look(path, files)
+    assert read == COUNT
+    assert len(notes) == 1
+    assert "format 4 of a version whose caches have other keys); it is rebuilt, and files are read again" in notes[0]
+    assert look(path, files) == (0, [])
 
 
 def test_index_of_a_newer_format_stays_as_it_is(path, files):

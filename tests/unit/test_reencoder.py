@@ -8,7 +8,14 @@ import pytest
 import torch
 from data_plans import SilentReporter, two_folders
 
-from difftrain.data.caching.sample_caches import SampleCaches, TextItem, encode_images, encode_texts, every_image
+from difftrain.data.caching.sample_caches import (
+    SampleCaches,
+    TextItem,
+    encode_images,
+    encode_texts,
+    every_image,
+    missing_images,
+)
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.epoch import draw_visit
@@ -157,6 +164,36 @@ def test_latents_without_a_deviation_are_made_again(project):
     cache.write(key, {"mean": torch.zeros(3)})
     project.reader.read(project.visits)
     assert set(cache.read(key)) == {"mean", "std"}
+
+
+def test_references_are_stored_without_a_deviation(project):
+    visit = project.visits[0]
+    for image, names in ((visit.sample.target, {"mean", "std"}), (visit.references[0], {"mean"})):
+        cache, key = project.caches.latents(image)
+        assert set(cache.read(key)) == names
+        cache.path(key).unlink()
+    project.reader.read(project.visits)  # makes them again
+    for image, names in ((visit.sample.target, {"mean", "std"}), (visit.references[0], {"mean"})):
+        cache, key = project.caches.latents(image)
+        assert set(cache.read(key)) == names
+
+
+def test_references_of_earlier_versions_with_a_deviation_are_read(project):
+    cache, key = project.caches.latents(project.visits[0].references[0])
+    mean = cache.read(key)["mean"]
+    cache.write(key, {"mean": mean, "std": torch.ones_like(mean)})
+    assert missing_images([project.visits[0].references[0]], project.caches) == []
+    batch = project.reader.read(project.visits[:1])
+    assert torch.equal(batch.references[0][0], mean)
+    assert EVENTS == []
+
+
+def test_an_entry_of_a_reference_is_not_enough_for_a_target(project):
+    target = project.visits[0].sample.target
+    cache, key = project.caches.latents(target)
+    cache.write(key, {"mean": torch.zeros(3)})
+    assert missing_images([target], project.caches) == [target]
+    assert cache.path(key).exists()
 
 
 def test_images_are_drawn_while_no_other_thread_may_move_the_image_encoder(project):

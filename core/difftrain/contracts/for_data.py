@@ -134,7 +134,7 @@ class CaptionSource(Options, ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def files(self, image: SourceImage) -> tuple[Path, ...]:
+    def files(self, image: SourceImage) -> tuple[str | Path, ...]:
         """Return the files whose change must change the captions, existing or not; may be empty."""
 
     @abstractmethod

@@ -14,6 +14,6 @@ SEED_BITS = 63
 
 def derive_seed(*parts: int | str) -> int:
     """Return a seed in [0, 2**63) from the parts, equal in every process and Python version (unlike ``hash``)."""
-    texts = map(str, parts)
-    text = "|".join([f"{len(part)}:{part}" for part in texts])
+    texts = [part if isinstance(part, str) else str(part) for part in parts]
+    text = "|".join([f"{len(one)}:{one}" for one in texts])
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> (64 - SEED_BITS)

@@ -61,13 +61,17 @@ def check_room(needs: Iterable[Need]) -> None:
 
 
 def describe_needs(needs: Iterable[Need]) -> str | None:
-    """Return one line on what will be written, if it is much; else None."""
+    """Return one line on what will be written and what is free, if it is much; else None."""
     large = [need for need in needs if need.bytes]
     total = sum(need.bytes for need in large)
     if total <= WORTH_TELLING:
         return None
     listed = ", ".join(f"{need.what} {describe_bytes(need.bytes)} in {need.folder}" for need in large)
-    return f"{describe_bytes(total)} will be written to disk: {listed}"
+    free = [shutil.disk_usage(_nearest(sharing[0].folder)).free for sharing in _by_file_system(large).values()]
+    return (
+        f"{describe_bytes(total)} will be written to disk: {listed}; "
+        f"{' and '.join(map(describe_bytes, free))} {'is' if len(free) == 1 else 'are'} free"
+    )
 
 
 def describe_bytes(count: int) -> str:

@@ -110,6 +110,8 @@ def room_needed(
     for image in images:
         folder = caches.latents(image)[0].folder
         size = family.latents_bytes(location, image.geometry.bucket, _value_bytes(image_dtype(config)))
+        if "std" not in caches.latents_needed(image):  # as large as the mean
+            size //= 2
         files[folder] += 1
         sizes[folder] += _entries_bytes(1, size)
     latents = (_need(f"latents of {owners[folder]!r}", folder, count, sizes[folder]) for folder, count in files.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
 
 from difftrain.types.sizes import Size
@@ -81,14 +82,20 @@ class SourceImage(ABC):
     @property
     def extension(self) -> str:
         """``.png``, as the key spells it; empty for a row's id, even one with a dot such as ``v1.5``."""
-        ending = self.key.rpartition(".")[2]
-        is_extension = 1 < len(ending) <= _LONGEST_EXTENSION and ending.isalnum() and ending[0].isalpha()
-        return f".{ending}" if is_extension and len(ending) < len(self.key) else ""
+        _, dot, ending = self.key.rpartition(".")
+        return _extension(ending) if dot else ""
 
     @property
     def stem(self) -> str:
         """The key without the extension."""
         return self.key[: len(self.key) - len(self.extension)]
+
+
+@lru_cache(maxsize=256)
+def _extension(ending: str) -> str:
+    """Return what stands behind a dot as an extension; empty if it is none. Cached, since millions share a few."""
+    is_one = 1 < len(ending) <= _LONGEST_EXTENSION and ending.isalnum() and ending[0].isalpha()
+    return f".{ending}" if is_one else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +111,7 @@ class ImageRecord:
     """Pixels, after EXIF rotation."""
     height: int
     content_hash: str
-    """sha256 of the image file's bytes; for a generated image, of the recipe's identity."""
+    """Hex blake3 of the image file's bytes; for a generated image, sha256 of the recipe's identity."""
     captions: tuple[str, ...] | None = None
     """One is drawn per visit. None means no caption; an empty text is an empty caption."""
     recipe: Recipe | None = None

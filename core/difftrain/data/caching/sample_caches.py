@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, TextEncoder
+from difftrain.data.caching.cache_listing import absent_keys
 from difftrain.data.caching.tensor_cache import TensorCache, cache_key
 from difftrain.data.caching.text_views import TextViews
 from difftrain.data.entries.data_plan import DataPlan
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-LATENTS = ("mean", "std")
-"""Names of the tensors in an image's entry."""
+TARGET_LATENTS = ("mean", "std")
+"""Names of the tensors in the entry of an image that is drawn from its posterior."""
+REFERENCE_LATENTS = ("mean",)
+"""Names of the tensors in the entry of an image that only conditions others: half the disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,20 +60,30 @@ class SampleCaches:
         self._text_folders = {dataset.id: dataset.text_folder for dataset in plan.datasets}
         for folder in plan.text_folders[1:]:
             self._texts[folder] = TensorCache(folder)
+        self._only_references = {dataset.id for dataset in plan.datasets if dataset.is_reference}
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
             cache = TensorCache(dataset.latents_folder)
             self._latents[dataset.id] = cache
             self._latents.update({generator.id: cache for generator in dataset.generators})
+            self._only_references.update(generator.id for generator in dataset.generators)
 
     def latents(self, image: PlacedImage) -> tuple[TensorCache, str]:
         """Return cache and key of an image's latents."""
         key = cache_key(image.record.content_hash, image.geometry.identity, self._image_identity)
         return self._latents[image.record.dataset_id], key
 
+    def latents_needed(self, image: PlacedImage) -> tuple[str, ...]:
+        """Return the names of the tensors that an image's entry has to have; one of an older version has more."""
+        return REFERENCE_LATENTS if image.record.dataset_id in self._only_references else TARGET_LATENTS
+
     def text(self, item: TextItem) -> tuple[TensorCache, str]:
         """Return cache and key of a caption's embeddings."""
         return self._texts[item.folder], cache_key(self._text_identity, item.caption, *self.seen(item))
+
+    def text_cache(self, folder: Path | None = None) -> TensorCache:
+        """Return the cache of the text embeddings in a folder; None is the run's."""
+        return self._texts[folder]
 
     def item(self, caption: str, references: tuple[PlacedImage, ...] = (), *, dataset_id: str) -> TextItem:
         """Return a caption of a target set, as it is cached for that set."""
@@ -166,14 +179,14 @@ def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: 
 
 def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
     """Return the captions that are not cached, each once; ``phase`` counts all that were looked up."""
-    known: dict[tuple[Path | None, str], TextItem | None] = {}
+    by_place: dict[tuple[Path | None, str], TextItem] = {}
     for item in items:
-        cache, key = caches.text(item)
-        if (item.folder, key) not in known:
-            known[item.folder, key] = None if cache.holds(key) else item
-            if phase is not None:
-                phase.advance(item=item.caption[:60])
-    return [item for item in known.values() if item is not None]
+        by_place.setdefault((item.folder, caches.text(item)[1]), item)
+    missing: set[tuple[Path | None, str]] = set()
+    for folder in dict.fromkeys(folder for folder, _ in by_place):
+        keys = [key for of, key in by_place if of == folder]
+        missing |= {(folder, key) for key in absent_keys(caches.text_cache(folder), keys, phase)}
+    return [item for place, item in by_place.items() if place in missing]
 
 
 def embed_texts(items: Sequence[TextItem], caches: SampleCaches, encoder: TextEncoder) -> list[TextEmbeds]:
@@ -201,7 +214,8 @@ def encode_images(
             mean, std = encoder.encode(pixels)
             for index, image in enumerate(group):
                 cache, key = caches.latents(image)
-                cache.write(key, {"mean": mean[index].clone(), "std": std[index].clone()})
+                made = {"mean": mean[index].clone(), "std": std[index].clone()}
+                cache.write(key, {name: made[name] for name in caches.latents_needed(image)})
             phase.advance(len(group), item=group[-1].record.image.place)
     return len(missing)
 
@@ -210,15 +224,20 @@ def missing_images(
     images: Iterable[PlacedImage], caches: SampleCaches, phase: Phase | None = None
 ) -> list[PlacedImage]:
     """Return the images that are not cached, each once; ``phase`` counts all that were looked up."""
-    known: dict[tuple[str, str], PlacedImage | None] = {}
+    first: dict[tuple[str, str], PlacedImage] = {}
+    asked: dict[tuple[str, tuple[str, ...]], tuple[TensorCache, list[str]]] = {}
     for image in images:
         cache, key = caches.latents(image)
-        place = (str(cache.folder), key)
-        if place not in known:
-            known[place] = None if cache.holds(key) else image
-            if phase is not None:
-                phase.advance(item=image.record.key)
-    return [image for image in known.values() if image is not None]
+        place = cache.name, key
+        if place not in first:
+            first[place] = image
+            asked.setdefault((cache.name, caches.latents_needed(image)), (cache, []))[1].append(key)
+    absent = {
+        (name, key)
+        for (name, needed), (cache, keys) in asked.items()
+        for key in absent_keys(cache, keys, phase, needed=needed)
+    }
+    return [image for place, image in first.items() if place in absent]
 
 
 def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:

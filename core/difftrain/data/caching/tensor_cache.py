@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,11 @@ CACHE_VERSION = 1
 
 def cache_key(*parts: str) -> str:
     """Return a hex digest of everything an entry depends on; lengths keep the parts apart."""
-    digest = hashlib.sha256(f"v{CACHE_VERSION}".encode())
+    texts = [f"v{CACHE_VERSION}".encode()]
     for part in parts:
         data = part.encode()
-        digest.update(f"|{len(data)}|".encode())
-        digest.update(data)
-    return digest.hexdigest()[:40]
+        texts += b"|%d|" % len(data), data
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:40]
 
 
 @dataclass
@@ -43,11 +43,19 @@ class TensorCache:
     removed: list[str] = field(default_factory=list)
     """Keys of corrupt entries that were removed; reported once."""
 
+    @cached_property
+    def name(self) -> str:
+        """The folder as text, which compares ten times as fast as a path."""
+        return str(self.folder)
+
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def holds(self, key: str) -> bool:
+    def holds(self, key: str, *, needed: Collection[str] = ()) -> bool:
         """Return whether a complete entry exists, judged by size and header; remove one that they prove corrupt.
+
+        Args:
+            needed: Names that a complete entry has; one without them is kept, since others may need no more.
 
         Raises:
             DataError: If the file cannot be examined; it is kept.
@@ -61,7 +69,7 @@ class TensorCache:
             raise DataError(refusal(f"cache entry {path} cannot be read", error)) from error
         if not looked_at.whole:
             self._remove(key, looked_at.file)
-        return looked_at.whole
+        return looked_at.whole and looked_at.names >= set(needed)
 
     def read(self, key: str, *, needed: Collection[str] = ()) -> dict[str, Tensor]:
         """Return the tensors of an entry.
@@ -172,6 +180,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 class _FileState:
     file: _File
     whole: bool
+    names: frozenset[str]
+    """Of the tensors that the header lists."""
 
 
 def _identity(status: os.stat_result) -> _File:
@@ -191,16 +201,18 @@ def _file_state(path: Path) -> _FileState:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else status.st_size
         header = file.read(length) if 8 + length <= status.st_size else b""
-    return _FileState(_identity(status), whole=_announced_size(header) == status.st_size - 8 - length)
+    ends = _announced_ends(header)
+    whole = max(ends.values(), default=None) == status.st_size - 8 - length
+    return _FileState(_identity(status), whole=whole, names=frozenset(ends))
 
 
-def _announced_size(header: bytes) -> int | None:
-    """Return the bytes of the tensors that a safetensors header lists; None if it is not valid or lists none."""
+def _announced_ends(header: bytes) -> dict[str, int]:
+    """Return where the tensors that a safetensors header lists end, by name; empty if it is not valid."""
     try:
-        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
-        return max(ends, default=None)
+        ends = {name: one["data_offsets"][1] for name, one in json.loads(header).items() if name != "__metadata__"}
+        return ends if all(isinstance(end, int) for end in ends.values()) else {}
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        return None
+        return {}
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -10,4 +10,5 @@
 - `near_captions`: files that were probably meant as captions
 - `utf8`: decodes text files
 - `pixels`: opens, resizes and crops images
+- `plain_headers`: sizes of ordinary files without Pillow
 """

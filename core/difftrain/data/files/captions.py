@@ -43,7 +43,7 @@ class TextfileCaptions(_PromptedCaptions):
     disable_multiline_split: bool = False
     """Take a file of several lines as one caption, instead of one caption a line."""
 
-    def files(self, image: SourceImage) -> tuple[Path, ...]:
+    def files(self, image: SourceImage) -> tuple[str | Path, ...]:
         return (_text_file(image),) if isinstance(image, LocalImage) else ()
 
     def captions(self, image: SourceImage) -> tuple[str, ...] | None:
@@ -61,7 +61,7 @@ class TextfileCaptions(_PromptedCaptions):
         return tuple(self._prompted(line) for line in lines if line) or (self._prompted(""),)
 
 
-def _read_text(file: Path) -> str | None:
+def _read_text(file: str) -> str | None:
     """Return a caption file's text; None if there is no such file.
 
     Raises:
@@ -91,8 +91,8 @@ def _read_text(file: Path) -> str | None:
     )
 
 
-def _text_file(image: LocalImage) -> Path:
-    return Path(image.file.rpartition(".")[0] + ".txt")
+def _text_file(image: LocalImage) -> str:
+    return image.file.rpartition(".")[0] + ".txt"
 
 
 class FilenameCaptions(_PromptedCaptions):

@@ -42,7 +42,7 @@ class LocalImage(SourceImage):
         return open_file(self.file)
 
 
-def file_stamp(name: str) -> str:
+def file_stamp(name: str | Path) -> str:
     """Return size and modification time of a file, as text.
 
     Raises:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from difftrain.data.files.image_formats import readable_formats
+from difftrain.data.files.plain_headers import ORIENTATION_TEXTS, png_chunks, png_may_turn
 from difftrain.errors import DataError, PluginError, printable
 from difftrain.machine.open_file import open_image
 from difftrain.types import Box, ImageRecord, PlacedImage, Recipe, Size, SourceImage
@@ -41,7 +42,7 @@ UNREADABLE = (
 
 _ORIENTATION = 0x0112
 _SWAPS_AXES = (5, 6, 7, 8)
-_ORIENTATION_SOURCES = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+_ORIENTATION_SOURCES = frozenset(keyword.decode() for keyword in ORIENTATION_TEXTS)
 """Places where Pillow looks for an orientation; most files have none of these."""
 
 
@@ -208,20 +209,24 @@ def _exif(image: Image.Image, stream: BinaryIO) -> Image.Exif:
     """Return EXIF data without decoding pixels.
 
     Pillow decodes a whole PNG to look for EXIF data after the pixels, though hardly any file has them there; so it
-    may do so only if a chunk there could hold some.
+    may do so only if a chunk there could hold an orientation.
     """
-    if image.format == "PNG" and _has_text_behind_pixels(stream):
+    if image.format == "PNG" and _may_turn_behind_pixels(stream):
         return image.getexif()
     return Image.Image.getexif(image) if _ORIENTATION_SOURCES & image.info.keys() else Image.Exif()
 
 
-def _has_text_behind_pixels(stream: BinaryIO) -> bool:
+def _may_turn_behind_pixels(stream: BinaryIO) -> bool:
     position = stream.tell()
     stream.seek(0)
     data = stream.read()
     stream.seek(position)
-    pixels = data.find(b"IDAT")
-    return any(data.find(chunk, pixels) >= 0 for chunk in (b"eXIf", b"zTXt", b"iTXt", b"tEXt"))
+    has_pixels = False
+    for kind, start, _ in png_chunks(data):
+        has_pixels |= kind == b"IDAT"
+        if has_pixels and png_may_turn(kind, data, start):
+            return True
+    return False
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from blake3 import blake3
+
 from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open_with_pillow
+from difftrain.data.files.plain_headers import plain_size
 from difftrain.machine.open_file import open_image, stamp_of
 from difftrain.machine.retries import with_retries
-from difftrain.types import SourceImage
+from difftrain.types import Size, SourceImage
 
 
 class FileFacts(NamedTuple):
@@ -19,7 +21,8 @@ class FileFacts(NamedTuple):
 
     stamp: str
     """The result of :meth:`~difftrain.types.SourceImage.stamp` before the bytes were read."""
-    sha256: str
+    content_hash: str
+    """Hex blake3 of the bytes, 64 digits; a quarter of sha256's time, which was most of a first scan."""
     width: int
     """Pixels, after EXIF rotation; 0 if unreadable."""
     height: int
@@ -62,7 +65,7 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
     problem = None
     decode = decode or not _ends_whole(data)
     try:
-        (width, height), is_animated = header_facts(io.BytesIO(data))
+        (width, height), is_animated = _header_facts(data)
         if decode:
             with open_with_pillow(io.BytesIO(data)) as opened:
                 opened.load()
@@ -71,13 +74,19 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
         problem = describe(error) if data else "an empty file"
     return FileFacts(
         stamp,
-        hashlib.sha256(data).hexdigest(),
+        blake3(data).hexdigest(),
         width,
         height,
         problem,
         decoded=decode,
         is_animated=is_animated,
     )
+
+
+def _header_facts(data: bytes) -> tuple[Size, bool]:
+    """Return the result of :func:`~difftrain.data.files.pixels.header_facts`, of ordinary files without Pillow."""
+    size = plain_size(data)
+    return (size, False) if size is not None else header_facts(io.BytesIO(data))
 
 
 def _content(image: SourceImage) -> bytes:

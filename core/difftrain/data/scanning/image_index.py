@@ -6,12 +6,15 @@ A row is valid for the bytes at an image's place as long as the stamp stays the 
 from __future__ import annotations
 
 import json
+import operator
 import os
 import sqlite3
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,6 +33,8 @@ _IMAGES_A_CHUNK = 10_000
 """Images remembered together, so that an interrupted scan continues from there."""
 _IMAGES_A_QUERY = 500
 _IMAGES_A_TASK = 64
+_SLOW_LOOK = 100e-6
+"""Seconds from which on a look at a file has waited for the disk; from memory it takes some 5 microseconds."""
 
 
 @dataclass
@@ -106,13 +111,12 @@ class ImageIndex:
         known = self._known_images(places)
         facts: dict[str, FileFacts] = {}
         stale: dict[str, tuple[SourceImage, str | None]] = {}
-        for part, stamps in _in_threads(pool, lambda part: [stamp_or_none(image) for image in part], images):
-            for image, stamp in zip(part, stamps, strict=True):
-                place = image.place
-                if _holds(known, place, stamp, decode=decode):
-                    facts[place] = known[place]
-                else:
-                    stale[place] = image, stamp
+        for image, place, stamp in zip(images, places, _look_at(pool, stamp_or_none, images), strict=True):
+            one = known.get(place)
+            if one is not None and one.stamp == stamp and (one.decoded or not decode):
+                facts[place] = one
+            else:
+                stale[place] = image, stamp
         phase.advance(sum(place in facts for place in places))
         for unread, read in _in_threads(pool, lambda part: read_all(part, decode=decode), list(stale.values())):
             facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
@@ -123,11 +127,7 @@ class ImageIndex:
 
     def _known_images(self, places: Sequence[str]) -> dict[str, FileFacts]:
         def select(connection: sqlite3.Connection) -> dict[str, FileFacts]:
-            known: dict[str, FileFacts] = {}
-            for part in _chunks(places, _IMAGES_A_QUERY):
-                query = f"SELECT * FROM images WHERE place IN ({','.join('?' * len(part))})"
-                known.update(map(_image_facts, connection.execute(query, [_encoded(place) for place in part])))
-            return known
+            return dict(map(_image_facts, _rows_of(connection, "SELECT * FROM images WHERE", (), places)))
 
         return self._file.do(select)
 
@@ -139,9 +139,7 @@ class ImageIndex:
         pool: ThreadPoolExecutor,
     ) -> list[tuple[str, ...] | None]:
         identity = f"{type(source).name}{source.identity()}"
-        stamps: list[str] = []
-        for _, some in _in_threads(pool, lambda part: [_stamp(source.files(image)) for image in part], images):
-            stamps += some
+        stamps = _look_at(pool, lambda image: _stamp(source.files(image)), images)
         known = self._known_captions(
             identity, [image.place for image, stamp in zip(images, stamps, strict=True) if stamp]
         )
@@ -172,13 +170,11 @@ class ImageIndex:
     def _known_captions(self, identity: str, places: Sequence[str]) -> dict[str, tuple[str, str]]:
         def select(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
             known: dict[str, tuple[str, str]] = {}
-            for part in _chunks(places, _IMAGES_A_QUERY):
-                marks = ",".join("?" * len(part))
-                query = f"SELECT * FROM captions WHERE source = ? AND place IN ({marks})"
-                for *values, checksum in connection.execute(query, (identity, *map(_encoded, part))):
-                    if _checksum(values) != checksum:
-                        raise DamagedRow("a row does not fit its checksum")
-                    known[_decoded(values[0])] = (values[2], values[3])
+            statement = "SELECT * FROM captions WHERE source = ? AND"
+            for row in _rows_of(connection, statement, (identity,), places):
+                if _checksum(row[:-1]) != row[-1]:
+                    raise DamagedRow("a row does not fit its checksum")
+                known[_decoded(row[0])] = (row[2], row[3])
             return known
 
         return self._file.do(select)
@@ -186,24 +182,22 @@ class ImageIndex:
 
 def _image_row(place: str, facts: FileFacts) -> tuple[Any, ...]:
     error = facts.error and facts.error.encode("utf-8", "backslashreplace").decode()
-    stamp, sha256, width, height = facts[:4]
+    stamp, content_hash, width, height = facts[:4]
     flags = int(facts.decoded), int(facts.is_animated)
-    values = (_encoded(place), stamp, sha256, width, height, error, *flags)
+    values = (_encoded(place), stamp, content_hash, width, height, error, *flags)
     return (*values, _checksum(values))
 
 
-def _image_facts(row: Sequence[Any]) -> tuple[str, FileFacts]:
+def _image_facts(row: tuple[Any, ...]) -> tuple[str, FileFacts]:
     """Return place and facts of a row.
 
     Raises:
         DamagedRow: If the row is not as it was written.
     """
-    *values, checksum = row
-    if _checksum(values) != checksum:
+    if _checksum(row[:-1]) != row[-1]:
         raise DamagedRow("a row does not fit its checksum")
-    place, stamp, sha256, width, height, error, decoded, animated = values
-    facts = FileFacts(stamp, sha256, width, height, error, decoded=bool(decoded), is_animated=bool(animated))
-    return _decoded(place), facts
+    place, stamp, content_hash, width, height, error, decoded, animated, _ = row
+    return _decoded(place), FileFacts(stamp, content_hash, width, height, error, decoded == 1, 0, animated == 1)
 
 
 def _encoded(place: str) -> bytes:
@@ -215,9 +209,9 @@ def _decoded(place: bytes) -> str:
     return place.decode("utf-8", "surrogatepass")
 
 
-def _checksum(values: Sequence[Any]) -> int:
+def _checksum(values: tuple[Any, ...]) -> int:
     """Return a checksum that detects a row which the disk has changed without SQLite noticing."""
-    return zlib.crc32(repr(tuple(values)).encode("utf-8", "backslashreplace"))
+    return zlib.crc32(repr(values).encode("utf-8", "backslashreplace"))
 
 
 def _captions(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | DataError | None:
@@ -227,8 +221,41 @@ def _captions(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | Da
         return error
 
 
-def _holds(known: Mapping[str, FileFacts], place: str, stamp: str | None, *, decode: bool) -> bool:
-    return place in known and known[place].stamp == stamp and (known[place].decoded or not decode)
+def _rows_of(
+    connection: sqlite3.Connection, statement: str, values: tuple[str, ...], places: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of these places, and perhaps of others between them.
+
+    Args:
+        statement: Ends where the condition on the place follows.
+        values: Of the marks in the statement.
+        places: One statement reads them all if they are sorted, as those of a folder are.
+    """
+    encoded = [_encoded(place) for place in places]
+    if len(encoded) > _IMAGES_A_QUERY and all(map(operator.le, encoded, islice(encoded, 1, None))):
+        yield from connection.execute(f"{statement} place BETWEEN ? AND ?", (*values, encoded[0], encoded[-1]))
+        return
+    for part in _chunks(encoded, _IMAGES_A_QUERY):
+        yield from connection.execute(f"{statement} place IN ({','.join('?' * len(part))})", (*values, *part))
+
+
+def _look_at(
+    pool: ThreadPoolExecutor, look: Callable[[SourceImage], _Result], images: Sequence[SourceImage]
+) -> list[_Result]:
+    """Return a look at every image's files; one after another as long as the disk answers at once, then in threads.
+
+    Threads hide the latency of a disk or network, but where there is none they only take turns.
+    """
+    found: list[_Result] = []
+    for part in _chunks(images, _IMAGES_A_TASK):
+        started = time.perf_counter()
+        found += map(look, part)
+        if time.perf_counter() - started > _SLOW_LOOK * len(part):
+            break
+    rest = images[len(found) :]
+    for _, some in _in_threads(pool, lambda part: list(map(look, part)), rest):
+        found += some
+    return found
 
 
 def _in_threads(
@@ -239,14 +266,14 @@ def _in_threads(
     return zip(parts, pool.map(work, parts), strict=True)
 
 
-def _stamp(files: Iterable[Path]) -> str:
+def _stamp(files: Iterable[str | Path]) -> str:
     """Return a text that changes whenever one of the files changes, appears or disappears; empty without files."""
     return "|".join(map(_stamp_or_absent, files))
 
 
-def _stamp_or_absent(file: Path) -> str:
+def _stamp_or_absent(file: str | Path) -> str:
     try:
-        return file_stamp(str(file))
+        return file_stamp(file)
     except OSError:
         return "absent"
 

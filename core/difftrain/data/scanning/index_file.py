@@ -18,13 +18,13 @@ from difftrain.machine.retries import refusal
 
 _Result = TypeVar("_Result")
 
-FORMAT = 4
+FORMAT = 5
 """Version of the tables, kept as the file's user_version."""
 BUSY_SECONDS = 60.0
 """Seconds that a run waits for another one that is writing; a write takes well below a second."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
-    place BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT, width INTEGER, height INTEGER, error TEXT, decoded INTEGER,
+    place BLOB PRIMARY KEY, stamp TEXT, content_hash TEXT, width INTEGER, height INTEGER, error TEXT, decoded INTEGER,
     is_animated INTEGER, checksum INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS captions (
@@ -115,7 +115,7 @@ class IndexFile:
                 self._stands_in = True
                 return _memory()
             if found not in (0, FORMAT):
-                raise sqlite3.DatabaseError(f"format {found} of an older version")
+                raise sqlite3.DatabaseError(f"format {found} of a version whose caches have other keys")
             # not a write-ahead log, which needs memory shared between machines
             connection.execute("PRAGMA journal_mode = DELETE")
             if found == 0:

@@ -106,7 +106,7 @@ def _record(
         image=image,
         width=facts.width,
         height=facts.height,
-        content_hash=facts.sha256,
+        content_hash=facts.content_hash,
         captions=captions,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, ModelFamily, TextEncoder
-from difftrain.data.caching.sample_caches import LATENTS, SampleCaches, TextItem, embed_texts, load_pixels
+from difftrain.data.caching.sample_caches import SampleCaches, TextItem, embed_texts, load_pixels
 from difftrain.data.caching.tensor_cache import AbsentEntry
 from difftrain.data.seeding import derive_seed
 from difftrain.data.streaming.epoch import Visit
@@ -115,15 +115,17 @@ class BatchReader:
 
     def _latents(self, image: PlacedImage) -> dict[str, Tensor]:
         cache, key = self._caches.latents(image)
+        needed = self._caches.latents_needed(image)
         try:
-            return cache.read(key, needed=LATENTS)
+            return cache.read(key, needed=needed)
         except AbsentEntry:
             pixels = load_pixels([image])
             with self._reencoder.in_use:
                 self._remade = True
                 mean, std = self._reencoder.image_encoder().encode(pixels)
-            cache.write(key, {"mean": mean[0], "std": std[0]})
-            return cache.read(key, needed=LATENTS)
+            made = {"mean": mean[0], "std": std[0]}
+            cache.write(key, {name: made[name] for name in needed})
+            return cache.read(key, needed=needed)
 
     def _text(self, item: TextItem) -> dict[str, Tensor]:
         cache, key = self._caches.text(item)

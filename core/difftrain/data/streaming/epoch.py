@@ -58,19 +58,28 @@ def largest_area(sample: Sample) -> int:
     return encoded_area(sample.target) + max(references, default=0)
 
 
-def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> Visit:
+def draw_visit(sample: Sample, repeat: int, epoch: int, rules: EpochRules, rng: random.Random | None = None) -> Visit:
     """Draw references, caption and dropouts of one visit.
 
     The draws depend on the sample's name, not on its place in a list, so adding a file to a dataset does not
     change the draws of the others.
+
+    Args:
+        repeat: 0 is a sample's first visit of an epoch; ``repeats`` adds more.
+        rng: A generator to use, whatever its state is: making one takes longer than all draws of a visit.
     """
-    return numbered_visit(sample, visit_number(sample, repeat, epoch, rules), epoch, rules)
+    return numbered_visit(sample, visit_number(sample, repeat, epoch, rules), epoch, rules, rng)
 
 
-def numbered_visit(sample: Sample, number: int, epoch: int, rules: EpochRules) -> Visit:
-    """Draw the visit with that :func:`visit_number`."""
+def numbered_visit(
+    sample: Sample, number: int, epoch: int, rules: EpochRules, rng: random.Random | None = None
+) -> Visit:
+    """Draw the visit with that :func:`visit_number`; see :func:`draw_visit`."""
     sample = rules.placed(sample, epoch) if rules.placed else sample
-    rng = random.Random(number)
+    if rng is None:
+        rng = random.Random(number)
+    elif _has_draws(sample, rules):  # seeding takes half of the time
+        rng.seed(number)
     choice = sample.choices[rng.randrange(len(sample.choices))]
     captions = sample.captions if choice.captions is None else choice.captions
     caption = captions[rng.randrange(len(captions))]
@@ -86,6 +95,14 @@ def numbered_visit(sample: Sample, number: int, epoch: int, rules: EpochRules) -
         noise_offset=own.noise_offset,
         strength=own.strength,
     )
+
+
+def _has_draws(sample: Sample, rules: EpochRules) -> bool:
+    """Return whether visits of a sample may differ."""
+    if rules.caption_dropout > 0 or rules.reference_dropout > 0 or len(sample.choices) > 1:
+        return True
+    captions = sample.choices[0].captions
+    return len(sample.captions if captions is None else captions) > 1
 
 
 def visit_number(sample: Sample, repeat: int, epoch: int, rules: EpochRules) -> int:
@@ -163,7 +180,8 @@ def _visits(
         if number not in taken
     ]
     remaining.sort(key=itemgetter(0, 1))
-    return [numbered_visit(sample, number, epoch, rules) for _, number, sample in remaining]
+    rng = random.Random()
+    return [numbered_visit(sample, number, epoch, rules, rng) for _, number, sample in remaining]
 
 
 def _spans(samples: Sequence[Sample], rules: EpochRules) -> dict[str, float]:
