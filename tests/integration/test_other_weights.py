@@ -278,10 +278,12 @@ def test_a_folder_of_the_hub_cache_is_pointed_to_its_snapshot(checked, model, tm
     assert f"name the snapshot in it: {name}" in checked("kontext", "models--someone--mine").err
 
 
-def test_a_folder_with_a_single_file_checkpoint_is_pointed_to_the_conversion(checked, tmp_path):
+def test_a_folder_with_a_single_file_checkpoint_is_pointed_to_the_option_for_it(checked, tmp_path):
     (tmp_path / "comfy").mkdir()
     (tmp_path / "comfy" / "flux1-kontext-dev.safetensors").write_bytes(b"")
-    assert "flux1-kontext-dev.safetensors is a single-file checkpoint" in checked("kontext", "comfy").err
+    said = checked("kontext", "comfy").err
+    assert "model folder comfy has only single files, but the text encoders, the VAE and the scheduler" in said
+    assert 'hint: write it as "pretrained_transformer_model_name_or_path"' in said
 
 
 def test_check_as_json_has_what_the_weights_are(checked, model):

