@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -96,7 +97,9 @@ def project(tmp_path):
     )
     reader = BatchReader(caches, run_plan.family, reencoder, seed=0, sample_latents=False)
     visits = [draw_visit(sample, 0, 0, EpochRules(seed=0, batch_size=1)) for sample in samples]
-    return SimpleNamespace(reader=reader, visits=visits, caches=caches, encoders=encoders, reencoder=reencoder)
+    return SimpleNamespace(
+        reader=reader, visits=visits, caches=caches, plan=plan, encoders=encoders, reencoder=reencoder
+    )
 
 
 def spoil(project, visit, *, latents=True, text=True):
@@ -144,6 +147,37 @@ def test_several_entries_of_a_batch_load_and_move_each_encoder_once(project):
     assert EVENTS.count("encode text") == 2
     for once in ("load text", "text gone", "load image", "image to meta", "image to cpu"):
         assert EVENTS.count(once) == 1, once
+
+
+def on_demand(project):
+    """Return a reader of the same samples, whose images are encoded on demand into folders that are still empty."""
+    datasets = (
+        replace(each, latents_on_demand=True, latents_folder=each.latents_folder / "other")
+        for each in project.plan.datasets
+    )
+    caches = SampleCaches(
+        replace(project.plan, datasets=tuple(datasets)), image_identity="i", text_identity="t", text_view=None
+    )
+    return BatchReader(caches, WatchedFamily(), project.reencoder, seed=0, sample_latents=False)
+
+
+def test_the_image_encoder_stays_while_batches_need_it_one_after_another(project):
+    reader = on_demand(project)
+    for visit in project.visits:
+        reader.read([visit])
+    assert EVENTS.count("encode image") == 4
+    assert EVENTS.count("image to meta") == 1
+    assert "image to cpu" not in EVENTS
+    reader.read(project.visits)  # needs nothing more
+    assert EVENTS[-1] == "image to cpu"
+    reader.read(project.visits)
+    assert EVENTS.count("image to cpu") == 1
+
+
+def test_latents_on_demand_equal_those_made_before(project):
+    before, after = project.reader.read(project.visits), on_demand(project).read(project.visits)
+    assert torch.equal(after.latents, before.latents)
+    assert torch.equal(after.references[0], before.references[0])
 
 
 def test_text_that_a_validation_asks_for_leaves_no_encoder_either(project):

@@ -46,6 +46,7 @@ def _examine(invocation: Invocation) -> dict[str, Any]:
         },
         **{key: value for key, value in prepared.data.summary().items() if key != "notes"},
         "to_encode": {"captions": len(prepared.texts), "images": len(prepared.images)},
+        "to_encode_on_demand": len(prepared.on_demand),
         "disk": [
             {"what": need.what, "folder": str(need.folder), "files": need.files, "bytes": need.bytes}
             for need in prepared.needs
@@ -95,6 +96,8 @@ def _summary(found: Mapping[str, Any]) -> str:
     if found["held_out_samples"]:
         lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")
     encoded = " and ".join(f"{count} {what}" for what, count in found["to_encode"].items() if count)
+    if on_demand := found["to_encode_on_demand"]:
+        encoded = " and ".join(filter(None, [encoded, f"{on_demand} images when batches need them"]))
     lines.append(f"to encode: {encoded}" if encoded else "caches: complete, nothing to encode")
     lines += [_describe_need(need) for need in found["disk"] if need["files"]]
     lines += [f"note: {note}" for note in found["notes"]]

@@ -44,6 +44,10 @@ class DatasetConfig(Options):
 
     cache_dir_vae: Path | None = None
     """Folder of the latents; default: vae/ID in the run's cache_dir."""
+    vae_cache_ondemand: bool | None = None
+    """Encode images of this set when a batch first needs them; default: the run's."""
+    vae_cache_disable: bool | None = None
+    """The same, and store no latents of this set; default: the run's."""
     vae_cache_clear_each_epoch: bool = False
     """Draw the crops of crop_style or crop_aspect = random again in each epoch, and clear the latents of the old ones;
     new ones are encoded when a batch first needs them. References follow as their conditioning_type says."""

@@ -30,6 +30,8 @@ class Need:
     """Total size of the files; 0 if unknown."""
     option: str
     """The option that moves them elsewhere."""
+    otherwise: str = ""
+    """How to do without them, as part of a hint."""
 
 
 def files_bytes(count: int, each: int) -> int:
@@ -54,7 +56,7 @@ def check_room(needs: Iterable[Need]) -> None:
             problems.append(
                 f"not enough room on the disk of {folder}: {describe_bytes(needed)} needed, "
                 f"{describe_bytes(free)} free ({listed})\n"
-                f"hint: free some space, or set {options} to a folder on another disk"
+                f"hint: free some space, or set {options} to a folder on another disk{_otherwise(sharing)}"
             )
     if problems:
         raise MachineError(*problems)
@@ -70,8 +72,12 @@ def describe_needs(needs: Iterable[Need]) -> str | None:
     free = [shutil.disk_usage(_nearest(sharing[0].folder)).free for sharing in _by_file_system(large).values()]
     return (
         f"{describe_bytes(total)} will be written to disk: {listed}; "
-        f"{' and '.join(map(describe_bytes, free))} {'is' if len(free) == 1 else 'are'} free"
+        f"{' and '.join(map(describe_bytes, free))} {'is' if len(free) == 1 else 'are'} free{_otherwise(large)}"
     )
+
+
+def _otherwise(needs: Iterable[Need]) -> str:
+    return "".join(dict.fromkeys(f"; {need.otherwise}" for need in needs if need.otherwise))
 
 
 def describe_bytes(count: int) -> str:

@@ -21,6 +21,8 @@ from difftrain.types import ModelLocation, PlacedImage, Size
 _IMAGE_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _HEADER = 256
 """Approximate bytes of a safetensors file in addition to its tensors."""
+WITHOUT_LATENTS = '"vae_cache_disable": true stores no latents and encodes images when batches need them'
+"""How to do without the room for latents."""
 
 
 def compute_dtype(config: RunConfig) -> str:
@@ -114,12 +116,15 @@ def room_needed(
             size //= 2
         files[folder] += 1
         sizes[folder] += _entries_bytes(1, size)
-    latents = (_need(f"latents of {owners[folder]!r}", folder, count, sizes[folder]) for folder, count in files.items())
+    latents = (
+        _need(f"latents of {owners[folder]!r}", folder, count, sizes[folder], otherwise=WITHOUT_LATENTS)
+        for folder, count in files.items()
+    )
     return [need for need in (*needs, *latents) if need.files]
 
 
-def _need(what: str, folder: Path, files: int, size: int) -> Need:
-    return Need(folder=folder, what=what, files=files, bytes=size, option="cache_dir")
+def _need(what: str, folder: Path, files: int, size: int, otherwise: str = "") -> Need:
+    return Need(folder=folder, what=what, files=files, bytes=size, option="cache_dir", otherwise=otherwise)
 
 
 def _entries_bytes(count: int, each: int) -> int:

@@ -50,7 +50,9 @@ class PreparedRun:
     texts: Sequence[TextItem]
     """Captions still to encode."""
     images: Sequence[PlacedImage]
-    """Images still to encode."""
+    """Images still to encode before the first step."""
+    on_demand: Sequence[PlacedImage]
+    """Images that are encoded when a batch first needs them."""
     needs: Sequence[Need]
     """Disk space that the run needs in addition to what exists."""
 
@@ -68,6 +70,7 @@ class _RemainingWork:
     measured: Sequence[Sample]
     texts: Sequence[TextItem]
     images: Sequence[PlacedImage]
+    on_demand: Sequence[PlacedImage]
     needs: Sequence[Need]
 
 
@@ -97,7 +100,7 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
     with first_process_first():
         data = prepare_samples(plan.data, reporter=reporter, before_making=note_remaining_work)
         (found,) = ahead
-        problems = [] if fast else _undecodable(plan.data, found.images, data, reporter)
+        problems = [] if fast else _undecodable(plan.data, [*found.images, *found.on_demand], data, reporter)
         problems += _unusable(found.scenes, reporter)
         if problems:
             raise DataError(*problems)
@@ -110,6 +113,7 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
         caches=caches,
         texts=found.texts,
         images=found.images,
+        on_demand=found.on_demand,
         needs=found.needs,
     )
 
@@ -133,10 +137,18 @@ def _remaining_work(
         check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
         texts = missing_texts(_texts(plan, caches, trained, measured, scenes), caches, phase)
-        images = missing_images(every_image(encoded), caches, phase)
-    needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=images)]
+        missing = missing_images(every_image(encoded), caches, phase)
+    stored = [image for image in missing if caches.stores(image)]
+    needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=stored)]
     needs += [need for need in paired.made if need.files]
-    return _RemainingWork(scenes=scenes, measured=measured, texts=texts, images=images, needs=needs)
+    return _RemainingWork(
+        scenes=scenes,
+        measured=measured,
+        texts=texts,
+        images=[image for image in missing if not caches.encodes_on_demand(image)],
+        on_demand=[image for image in missing if caches.encodes_on_demand(image)],
+        needs=needs,
+    )
 
 
 def _texts(

@@ -58,6 +58,8 @@ class TrainingState:
     make_room: Callable[[], bool] = lambda: False
     """Called when a step has run out of memory: lets the next try keep less; False if there is nothing to give up."""
     times_room_made: int = 0
+    room_to_encode: float = 0.0
+    """Bytes that encoding images beside a step takes."""
     last_good_batch: MicroBatch | None = None
     """A batch that gave a finite loss in the last good step."""
 

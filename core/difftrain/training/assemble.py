@@ -32,6 +32,7 @@ from difftrain.steps.sharding import is_sharded
 from difftrain.steps.step import remember_rates
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
+from difftrain.training.fitting.room_to_encode import room_to_encode
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream
 from difftrain.training.tell_data import say_batches
@@ -75,8 +76,10 @@ def assemble(
     with first_process_first():
         _fill_caches(plan, prepared, encoders, reporter)
     encoders.release()
+    encoding = room_to_encode(prepared.on_demand, encoders, accelerator.device, reporter)
 
     state = load_state(plan, prepared.location, accelerator, reporter)
+    state.room_to_encode = encoding
     _check_can_validate(state)
     _check_can_regularise(state)
     if checkpoint and saved:
@@ -197,7 +200,9 @@ def _fill_caches(plan: RunPlan, prepared: PreparedRun, encoders: Encoders, repor
     images = encode_images(prepared.images, caches, encoders.image, reporter=reporter, batch_size=batch_size)
     if caches.removed:
         reporter.say(f"{len(caches.removed)} damaged cache entries were removed and made again")
-    if not texts and not images:
+    if prepared.on_demand:
+        reporter.say(f"{len(prepared.on_demand)} images are encoded when a batch first needs them")
+    elif not texts and not images:
         reporter.say("caches: complete, nothing to encode")
 
 

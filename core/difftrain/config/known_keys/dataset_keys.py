@@ -18,8 +18,6 @@ DATASET_TABLES = KnownKeys(
         "dataset_name": (),
         "huggingface": (),
         "parquet": (),
-        "vae_cache_ondemand": (),
-        "vae_cache_disable": (),
         "prepend_instance_prompt": (),
         "instance_prompt": (),
         "metadata_backend": ("discovery", "json"),

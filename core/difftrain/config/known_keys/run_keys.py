@@ -64,8 +64,6 @@ RUN_TABLES = KnownKeys(
         "checkpoint_epoch_interval": (),
         "checkpointing_rolling_steps": (),
         # data
-        "vae_cache_ondemand": (),
-        "vae_cache_disable": (),
         "max_upscale_threshold": (),
         "maximum_image_size": (),
         "target_downsample_size": (),

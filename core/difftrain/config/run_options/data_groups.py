@@ -47,6 +47,10 @@ class DataOptions(Options):
     """Encode and decode in tiles, to save memory."""
     vae_enable_slicing: bool = False
     """Encode and decode one image at a time, to save memory."""
+    vae_cache_ondemand: bool = False
+    """Encode an image when a batch first needs it, in the background, and not all of them before the first step."""
+    vae_cache_disable: bool = False
+    """As vae_cache_ondemand, and store no latents: each visit of an image encodes it again, and needs no disk."""
     vae_cache_sample: Literal["sample", "mean"] = "sample"
     """Draw target latents again at each visit, or always take the mean."""
 

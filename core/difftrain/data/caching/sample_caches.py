@@ -61,17 +61,31 @@ class SampleCaches:
         for folder in plan.text_folders[1:]:
             self._texts[folder] = TensorCache(folder)
         self._only_references = {dataset.id for dataset in plan.datasets if dataset.is_reference}
+        self._unstored, self._on_demand = set[str](), set[str]()
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
             cache = TensorCache(dataset.latents_folder)
             self._latents[dataset.id] = cache
             self._latents.update({generator.id: cache for generator in dataset.generators})
             self._only_references.update(generator.id for generator in dataset.generators)
+            ids = (dataset.id, *(generator.id for generator in dataset.generators))
+            if not dataset.latents_stored:
+                self._unstored.update(ids)
+            if dataset.latents_on_demand or not dataset.latents_stored:
+                self._on_demand.update(ids)
 
     def latents(self, image: PlacedImage) -> tuple[TensorCache, str]:
         """Return cache and key of an image's latents."""
         key = cache_key(image.record.content_hash, image.geometry.identity, self._image_identity)
         return self._latents[image.record.dataset_id], key
+
+    def stores(self, image: PlacedImage) -> bool:
+        """Whether an image's latents are kept in its cache."""
+        return image.record.dataset_id not in self._unstored
+
+    def encodes_on_demand(self, image: PlacedImage) -> bool:
+        """Whether an image is encoded when a batch first needs it, not before the first step."""
+        return image.record.dataset_id in self._on_demand
 
     def latents_needed(self, image: PlacedImage) -> tuple[str, ...]:
         """Return the names of the tensors that an image's entry has to have; one of an older version has more."""
@@ -223,21 +237,28 @@ def encode_images(
 def missing_images(
     images: Iterable[PlacedImage], caches: SampleCaches, phase: Phase | None = None
 ) -> list[PlacedImage]:
-    """Return the images that are not cached, each once; ``phase`` counts all that were looked up."""
+    """Return the images that are not cached, each once; ``phase`` counts all that were looked up.
+
+    Those of sets whose latents are not stored are always among them.
+    """
     first: dict[tuple[str, str], PlacedImage] = {}
     asked: dict[tuple[str, tuple[str, ...]], tuple[TensorCache, list[str]]] = {}
+    unstored: set[tuple[str, str]] = set()
     for image in images:
         cache, key = caches.latents(image)
         place = cache.name, key
         if place not in first:
             first[place] = image
+            if not caches.stores(image):
+                unstored.add(place)
+                continue
             asked.setdefault((cache.name, caches.latents_needed(image)), (cache, []))[1].append(key)
     absent = {
         (name, key)
         for (name, needed), (cache, keys) in asked.items()
         for key in absent_keys(cache, keys, phase, needed=needed)
     }
-    return [image for place, image in first.items() if place in absent]
+    return [image for place, image in first.items() if place in absent or place in unstored]
 
 
 def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:

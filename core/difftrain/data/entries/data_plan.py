@@ -57,6 +57,10 @@ class DatasetPlan:
     """The run's family's options of a target set, see :attr:`~difftrain.contracts.ModelFamily.dataset_options`."""
     loss_options: Options | None = None
     """The run's loss's options of a target set."""
+    latents_on_demand: bool = False
+    """Whether images are encoded when a batch first needs them."""
+    latents_stored: bool = True
+    """Whether latents are kept on disk; if not, they are made on demand."""
     held_out: bool = False
     """Whether the target set is never trained on, only measured and drawn in validations."""
 

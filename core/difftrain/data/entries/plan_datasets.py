@@ -122,6 +122,8 @@ class _DatasetPlanner:
             family_options=family_options,
             loss_options=loss_options,
             held_out=self.held_out,
+            latents_on_demand=_first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand),
+            latents_stored=not _first_given(entry.vae_cache_disable, self.config.vae_cache_disable),
         )
 
     def _with_defaults(self) -> DatasetConfig:
@@ -216,3 +218,7 @@ def _without_unused(
         if entry.is_reference and entry.id not in named:
             problems.note(f"dataset {entry.id!r}: not used, no target set names it in conditioning_data")
     return [entry for entry in images if (entry.id in wanted if entry.is_reference else entry.id not in unused)]
+
+
+def _first_given(of_the_set: bool | None, of_the_run: bool) -> bool:
+    return of_the_run if of_the_set is None else of_the_set

@@ -52,13 +52,17 @@ class BatchReader:
         self._seed = seed
         self._sample_latents = sample_latents
         self._extras = extras
-        self._remade = False
+        self._remade_texts = False
+        self._remade_images = False
+        self._burst = False
+        """Whether images are being encoded on demand, and the encoder stays for the next batch."""
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read-cache")
 
     def read(self, visits: Sequence[Visit]) -> Batch:
         """Return the batch of some visits; a visit gives the same tensors in every batch.
 
-        Absent or corrupt entries are made again, for all of a batch with the encoders loaded once.
+        Absent or corrupt entries are made again, for all of a batch with the encoders loaded once. Where images are
+        encoded on demand, the image encoder stays on the device until a batch needs it no more.
 
         Raises:
             DataError: If an existing entry cannot be read, or an image to encode again cannot.
@@ -116,16 +120,22 @@ class BatchReader:
     def _latents(self, image: PlacedImage) -> dict[str, Tensor]:
         cache, key = self._caches.latents(image)
         needed = self._caches.latents_needed(image)
+        if not self._caches.stores(image):
+            return self._encoded(image, needed)
         try:
             return cache.read(key, needed=needed)
         except AbsentEntry:
-            pixels = load_pixels([image])
-            with self._reencoder.in_use:
-                self._remade = True
-                mean, std = self._reencoder.image_encoder().encode(pixels)
-            made = {"mean": mean[0], "std": std[0]}
-            cache.write(key, {name: made[name] for name in needed})
+            cache.write(key, self._encoded(image, needed))
             return cache.read(key, needed=needed)
+
+    def _encoded(self, image: PlacedImage, needed: Sequence[str]) -> dict[str, Tensor]:
+        pixels = load_pixels([image])
+        with self._reencoder.in_use:
+            self._remade_images = True
+            self._burst |= self._caches.encodes_on_demand(image)
+            mean, std = self._reencoder.image_encoder().encode(pixels)
+        made = {"mean": mean[0], "std": std[0]}
+        return {name: made[name] for name in needed}
 
     def _text(self, item: TextItem) -> dict[str, Tensor]:
         cache, key = self._caches.text(item)
@@ -133,13 +143,15 @@ class BatchReader:
             return cache.read(key)
         except AbsentEntry:
             with self._reencoder.in_use:
-                self._remade = True
+                self._remade_texts = True
                 embeds = embed_texts([item], self._caches, self._reencoder.text_encoder())[0]
             cache.write(key, embeds)
             return cache.read(key)
 
     def _release(self) -> None:
-        if self._remade:  # else there is nothing to wait for
+        """Let the encoders leave the device, unless the next batch will probably need the image encoder again."""
+        remade, self._remade_images = self._remade_images, False
+        if self._remade_texts or (not remade and self._burst) or (remade and not self._burst):
             with self._reencoder.in_use:
-                self._remade = False
+                self._remade_texts = self._burst = False
                 self._reencoder.release()

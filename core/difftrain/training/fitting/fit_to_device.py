@@ -51,7 +51,7 @@ def fit_to_device(state: TrainingState, coming: ComingBatches | None, reporter: 
     blocks = _tuned_blocks(state, backend)
     if blocks is None:
         if batch is not None and device.type == "cuda":
-            swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
+            swap_what_does_not_fit(state, partial(_peak, state, batch), _beside_a_step(state), reporter)
         return None
     state.compiled = blocks.compiled
     if batch is None or coming is None:
@@ -63,10 +63,10 @@ def fit_to_device(state: TrainingState, coming: ComingBatches | None, reporter: 
         with reporter.phase(f"compile 1 of {len(compiled)}: {compiled[0].name}"):
             blocks.watched = True
             blocks.unwatched = state.swapped or ()
-            swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
+            swap_what_does_not_fit(state, partial(_peak, state, batch), _beside_a_step(state), reporter)
         _check_compiled(state, blocks, reporter)
     elif device.type == "cuda":
-        swap_what_does_not_fit(state, partial(_peak, state, batch), _of_the_optimizer(state), reporter)
+        swap_what_does_not_fit(state, partial(_peak, state, batch), _beside_a_step(state), reporter)
     if config.gradient_checkpointing == "auto" and device.type == "cuda":
         _keep_what_fits(state, blocks, batch, reporter)
         let_steps_make_room(state, blocks, reporter)
@@ -153,7 +153,7 @@ def _obstacle(state: TrainingState) -> str | None:
 
 def _keep_what_fits(state: TrainingState, blocks: TunedBlocks, batch: Batch, reporter: Reporter) -> None:
     """Let as many blocks keep their activations as the GPU has room for, measured on the largest batch."""
-    limit = ROOM * available(state.accelerator.device) - _of_the_optimizer(state)
+    limit = ROOM * available(state.accelerator.device) - _beside_a_step(state)
     with reporter.phase("measure memory"):
         least = _peak(state, batch)
         blocks.kept = min(TRIED_BLOCKS, blocks.count)
@@ -192,6 +192,9 @@ def _peak(state: TrainingState, batch: Batch) -> float:
     return peak
 
 
-def _of_the_optimizer(state: TrainingState) -> float:
-    """Return a bound of what gradients and optimizer state add in the first step: four numbers per trained weight."""
-    return sum(4 * 4 * parameter.numel() for parameter in state.trained)
+def _beside_a_step(state: TrainingState) -> float:
+    """Return a bound of what is not yet there while steps are tried.
+
+    Gradients and optimizer state, four numbers per trained weight, and the encoder of images on demand.
+    """
+    return state.room_to_encode + sum(4 * 4 * parameter.numel() for parameter in state.trained)
