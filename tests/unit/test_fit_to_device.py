@@ -44,6 +44,7 @@ def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **opt
         accelerator=SimpleNamespace(device=device),
         bare_denoiser=nn.Identity(),
         trained=[torch.zeros(trained)],
+        room_to_encode=0.0,
         optimizer=SimpleNamespace(zero_grad=lambda: None),
         total_steps=steps,
         step=0,
