@@ -18,6 +18,7 @@ from difftrain.config.dataset_options import DatasetConfig
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
 from difftrain.config.schema import GROUPS, RunConfig
+from difftrain.data.caption_edits import CaptionShuffle
 from difftrain.data.entries.generator_entries import GeneratorEntry
 from difftrain.plugins.discovery import load_plugins
 from difftrain.plugins.registry import EXTENSIONS, Registry
@@ -71,6 +72,7 @@ def _run_parts(registry: Registry, names: Names) -> Iterator[str]:
 def _dataset_parts(registry: Registry, names: Names) -> Iterator[str]:
     yield _section("Any dataset", DatasetConfig.model_fields, names)
     yield from _plugin_parts(registry, names, DatasetConfig, wanted="dataset_options")
+    yield _section("`caption_shuffle` of an entry", CaptionShuffle.model_fields, names)
     for kind, provided, asked in registry.asking_samples():
         yield _section(
             f"A target set, with `{EXTENSIONS[kind].key}` of the run: `{provided.name}`", asked.model_fields, names

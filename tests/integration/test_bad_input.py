@@ -152,7 +152,7 @@ MESSAGES: dict[Callable[[Project], None], str] = {
     duplicate_id: "datasets.json: dataset id 'edits' is used by 2 datasets; every id must be unique",
     shared_cache_folder: (
         "dataset 'edits' and dataset 'refs' share one cache folder {folder}/cache/latents\n"
-        "hint: give each its own cache_dir_vae, or leave it out"
+        "hint: give each its own cache_dir_vae, or cache_dir on a text_embeds dataset, or leave it out"
     ),
     combined_with_captions: (
         "dataset 'refs': caption_strategy 'filename' would never be used: conditioning_multidataset_sampling = "

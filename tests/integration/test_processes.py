@@ -169,6 +169,34 @@ def test_terminated_run_saves_and_one_process_continues_from_it(two_processes):
     assert f"after {state['samples']} of its samples" in resumed.err
 
 
+def test_sets_of_every_kind_train_in_two_processes_and_one_process_continues(tmp_path):
+    EditPairs(tmp_path)(count=7, edit_sizes=[(96, 64)], references=None)
+    (tmp_path / "watching.py").write_text(WATCHING_PLUGIN)
+    own = {"instance_data_dir": "edits", "resolution": 64}
+    crops = {"crop": True, "crop_style": "random", "vae_cache_clear_each_epoch": True}
+    sets = [
+        {**own, "id": "edits", "train_batch_size": 2, **crops},
+        {**own, "id": "guard", "is_regularisation_data": True, "start_step": 2, "timestep_sampling_offset": 1},
+        {**own, "id": "slider", "slider_strength": -1, "end_step": 5},
+    ]
+    (tmp_path / "sets.json").write_text(json.dumps(sets))
+    flags = changed(
+        (*EditPairs(tmp_path).kontext, "--data_backend_config", "sets.json"), plugins="./watching.py",
+        optimizer="watched-adamw", max_train_steps=12, gradient_accumulation_steps=2, checkpoint_step_interval=4,
+    )  # fmt: skip
+    process = torchrun(tmp_path, flags)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    first, second = ((tmp_path / f"weights-{rank}.jsonl").read_text().splitlines() for rank in (0, 1))
+    assert first == second
+    assert len(set(first)) == 12
+    assert said.count("from step 2 on (epoch 1): 'guard' begins") == 1
+    continued = {"resume_from_checkpoint": "output/checkpoint-4", "output_dir": "alone", "max_train_steps": 6}
+    resumed = run_in(tmp_path, *changed(flags, **continued))
+    assert resumed.status == 0, resumed.err
+    assert "'slider' ends" in resumed.err
+
+
 def test_processes_with_four_samples_and_one_have_the_gradient_of_five():
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
     script = Path(__file__).with_name("uneven_step.py")

@@ -62,7 +62,7 @@ def train(folder, monkeypatch):
     arguments = (*pairs.kontext, "--data_backend_config", datasets, "--gradient_accumulation_steps", 2)
 
     def start(ends_after=None, **options):
-        def open_stream(plan, samples, reader, accelerator, saved):
+        def open_stream(plan, samples, reader, accelerator, saved, step):
             accumulate = plan.config.gradient_accumulation_steps
             rules = epoch_rules(plan)
             stream = Drawn(samples, rules, reader, saved, accumulate=accumulate, ends_after=ends_after)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difftrain import ConfigError, GeometryRules, assign_bucket, cover_bucket
-from difftrain.data.buckets import SizeLimits, broken_limit
+from difftrain.data.buckets import USUAL_ASPECTS, SizeLimits, broken_limit
 
 SIZES = st.tuples(st.integers(1, 9000), st.integers(1, 9000))
 ALIGNMENTS = st.sampled_from([8, 16, 64])
@@ -152,3 +152,36 @@ def test_minimum_in_shorter_edge_and_megapixels():
     by_area = SizeLimits(resolution_type="area", minimum_image_size=2.0)
     assert broken_limit((4000, 500), by_edge) == "minimum_image_size"
     assert broken_limit((4000, 500), by_area) is None
+
+
+# drawn aspects, and images that would be enlarged
+
+
+def test_a_random_aspect_is_one_of_those_named_and_follows_the_draw():
+    asked = rules(crop=True, crop_aspect="random", crop_aspect_buckets=(0.5, 1.0, 2.0))
+    found = {assign_bucket((300, 200), asked, draw=random.Random(seed)).bucket for seed in range(40)}
+    assert len(found) == 3
+    assert assign_bucket((300, 200), asked, draw=random.Random(7)) == assign_bucket(
+        (300, 200), asked, draw=random.Random(7)
+    )
+    assert asked.draws
+
+
+def test_a_random_aspect_without_any_named_is_a_usual_one():
+    asked = rules(crop=True, crop_aspect="random")
+    found = {assign_bucket((300, 300), asked, draw=random.Random(seed)).bucket for seed in range(200)}
+    assert len(found) == len(USUAL_ASPECTS)
+
+
+@pytest.mark.parametrize(
+    ("size", "threshold", "broken"),
+    [((100, 100), 0.0, True), ((100, 100), 0.3, False), ((128, 128), 0.0, False), ((64, 64), 0.9, True),
+     ((64, 64), 1.0, False), ((300, 400), 0.0, False)],
+)  # fmt: skip
+def test_images_that_would_be_enlarged_too_much_are_left_out(size, threshold, broken):
+    asked = rules(resolution=128, alignment=32)
+    limits = SizeLimits(resolution_type="pixel_area", max_upscale=threshold, rules=asked)
+    assert broken_limit(size, limits) == ("max_upscale_threshold" if broken else None)
+    random_aspect = rules(resolution=128, alignment=32, crop=True, crop_aspect="random", crop_aspect_buckets=(1.0,))
+    limits = SizeLimits(resolution_type="pixel_area", max_upscale=threshold, rules=random_aspect)
+    assert broken_limit(size, limits) == ("max_upscale_threshold" if broken else None)

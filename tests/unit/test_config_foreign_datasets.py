@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from config_runs import error_of, pair, plan, target_set
 
@@ -38,9 +40,24 @@ def test_a_text_cache_that_is_not_there_is_an_error_with_the_nearest():
     )
 
 
-def test_a_text_cache_that_is_not_used_is_reported():
+def test_a_set_chooses_its_text_cache_by_id():
     datasets = [*pair(text_embeds="other"), TEXT, {"id": "other", "dataset_type": "text_embeds"}]
-    assert "dataset 'edits': text_embeds 'other': no effect, all text goes to 'text'" in plan(datasets=datasets).notes
+    data = plan(datasets=datasets).data
+    assert data.by_id("edits").text_folder == Path("cache/text-other")
+    assert data.text_folder == Path("cache/text")
+    assert data.text_folders == (Path("cache/text"), Path("cache/text-other"))
+
+
+def test_a_text_cache_that_is_not_used_is_reported():
+    datasets = [*pair(), TEXT, {"id": "other", "dataset_type": "text_embeds"}]
+    notes = plan(datasets=datasets).notes
+    assert "dataset 'other': not used, no set names it in text_embeds, and it is not the default" in notes
+
+
+def test_two_text_caches_in_one_folder_are_an_error():
+    other = {"id": "other", "dataset_type": "text_embeds", "cache_dir": "texts"}
+    message = error_of(datasets=[*pair(text_embeds="other"), {**TEXT, "cache_dir": "texts"}, other])
+    assert "the text embeddings and the text embeddings of 'other' share one cache folder " in message
 
 
 @pytest.mark.parametrize("value", [None, "", "none"])
@@ -60,3 +77,11 @@ def test_captions_may_be_turned_off_as_a_text():
     datasets = pair()
     datasets[1]["caption_strategy"] = "none"
     assert plan(datasets=datasets).data.by_id("refs").captions is None
+
+
+def test_a_cloud_store_says_that_a_plugin_is_needed_and_what_to_do_without():
+    entry = target_set(type="aws", instance_data_dir=..., aws_bucket_name="photos", aws_region_name="eu")
+    message = error_of(datasets=[entry])
+    assert "type 'aws': cloud stores come with a plugin that has a data source named 'aws'" in message
+    assert "hint: install one, or mount or copy the bucket and set type = local" in message
+    assert "not supported yet" not in message

@@ -88,7 +88,6 @@ IDLE = [
     ("disable_tf32", True),
     ("snr_gamma", 5),
     ("grad_clip_method", "value"),
-    ("data_backend_sampling", "uniform"),
     ("hidream_use_load_balancing_loss", True),
     ("lr_end", 4e-7),
     ("hub_model_id", "me/mine"),

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difftrain.data.files.local_image import LocalImage
-from difftrain.data.streaming.epoch import EpochRules, draw_visit, largest_area, plan_epoch
+from difftrain.data.streaming.epoch import draw_visit, largest_area, plan_epoch
+from difftrain.data.streaming.set_rules import EpochRules, SetRules
 from difftrain.types import Geometry, ImageRecord, PlacedImage, ReferenceChoice, Sample
 
 SIZES = ((64, 64), (96, 48), (48, 96))
@@ -30,8 +31,10 @@ def sample(index, size=(64, 64), choices=None, captions=("one", "two"), dataset=
     return Sample(dataset_id=dataset, target=placed(f"{index}", size, dataset), captions=captions, choices=choices)
 
 
-def rules(**changes):
-    return EpochRules(**{"seed": 1, "batch_size": 2, "repeats": {}} | changes)
+def rules(*, repeats=None, probability=None, **changes):
+    """Return rules; ``repeats`` and ``probability`` are of the set ``edits``."""
+    sets = {"edits": SetRules(repeats=(repeats or {}).get("edits", 0), probability=(probability or {}).get("edits", 1))}
+    return EpochRules(**{"seed": 1, "batch_size": 2, "sets": sets} | changes)
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,7 +9,7 @@ from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.pixels import load_placed, upright_size
 from difftrain.data.samples.matching import match
 from difftrain.types import PlacedImage
-from difftrain_flux_kontext.pairing import ReferenceLoose, ReferenceStrict, nearest_preferred_size
+from difftrain_flux_kontext.pairing import ReferenceLoose, ReferenceStrict, even_aspects, nearest_preferred_size
 
 RULES = GeometryRules(resolution=128, resolution_type="pixel_area", alignment=32)
 
@@ -104,6 +104,31 @@ def test_loose_reference_same_follows_the_edit_bucket():
 def test_loose_reference_on_a_preferred_size_is_resized_as_in_inference():
     placed = place(ReferenceLoose(reference_resolution="kontext"), record("a"), record("a", (640, 427)))
     assert placed.resize == placed.bucket == (1248, 832)
+
+
+@pytest.mark.parametrize(("count", "found"), [(1, 1), (3, 3), (5, 3)])  # 128 px in steps of 32: 3:4 is as 9:16
+def test_loose_references_may_be_cropped_to_a_few_shapes(count, found):
+    sizes = [(100 * width, 100 * height) for width in range(4, 25) for height in range(4, 25)]
+    placed = [place(ReferenceLoose(reference_shapes=count), record("a"), record("a", size)) for size in sizes]
+    assert len({geometry.bucket for geometry in placed}) == found
+    for size, geometry in zip(sizes, placed, strict=True):
+        (left, top), (width, height) = geometry.crop, geometry.resize
+        assert (left, top) == ((width - geometry.bucket[0]) // 2, (height - geometry.bucket[1]) // 2)
+        assert abs(width * size[1] - height * size[0]) <= max(size)  # nothing is squashed
+
+
+def test_five_aspects_are_the_usual_ones_and_transposed_ones_agree():
+    assert even_aspects(5) == pytest.approx((9 / 16, 3 / 4, 1, 4 / 3, 16 / 9))
+    assert even_aspects(1) == (1.0,)
+    wide, tall = (
+        place(ReferenceLoose(reference_shapes=5), record("a"), record("a", size)) for size in ((1900, 700), (700, 1900))
+    )
+    assert (wide.bucket, wide.resize) == (tall.bucket[::-1], tall.resize[::-1])
+
+
+def test_few_shapes_are_for_own_sizes_only():
+    with pytest.raises(ValueError, match="reference_shapes 3 needs reference_resolution = own"):
+        ReferenceLoose(reference_shapes=3, reference_resolution="same")
 
 
 @pytest.mark.parametrize(

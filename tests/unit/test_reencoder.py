@@ -18,7 +18,8 @@ from difftrain.data.caching.sample_caches import (
 )
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
-from difftrain.data.streaming.epoch import EpochRules, draw_visit
+from difftrain.data.streaming.epoch import draw_visit
+from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.errors import DataError
 from difftrain.testing.tiny_family import TinyFamily, TinyImageEncoder, TinyTextEncoder
 from difftrain.training.assemble import _LazySampler
@@ -94,7 +95,7 @@ def project(tmp_path):
         image_encoder=encoders.image, text_encoder=encoders.text, release=encoders.release, in_use=encoders.in_use
     )
     reader = BatchReader(caches, run_plan.family, reencoder, seed=0, sample_latents=False)
-    visits = [draw_visit(sample, 0, 0, EpochRules(seed=0, batch_size=1, repeats={})) for sample in samples]
+    visits = [draw_visit(sample, 0, 0, EpochRules(seed=0, batch_size=1)) for sample in samples]
     return SimpleNamespace(reader=reader, visits=visits, caches=caches, encoders=encoders, reencoder=reencoder)
 
 

@@ -119,7 +119,7 @@ def test_a_trial_step_leaves_gradients_and_draws_as_they_are(monkeypatch, fails)
     monkeypatch.setattr(warm_up, "loss_at", loss_at)
     torch.manual_seed(1)
     with pytest.raises(torch.OutOfMemoryError) if fails else nullcontext():
-        warm_up.trial_step(state, SimpleNamespace(latents=torch.zeros(1, 2)))
+        warm_up.trial_step(state, SimpleNamespace(latents=torch.zeros(1, 2), strength=1))
     after = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(after, torch.rand(1))

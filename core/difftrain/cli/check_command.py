@@ -59,16 +59,17 @@ def _removed(prepared: PreparedRun) -> list[str]:
     return [f"{count} damaged cache entries were removed; the run makes them again"] if count else []
 
 
-def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, int]:
+def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, float]:
     """Return batches and steps on one device; batches vary between epochs where the random draws change shapes."""
-    from difftrain.data.streaming.epoch import plan_epoch
+    from difftrain.data.streaming.epoch import fill_share
     from difftrain.startup.run_length import rounds_of, steps_left, total_steps
 
     rounds = rounds_of(plan, data.samples)
-    batches = len(plan_epoch(data.samples, 0, rounds.rules))
+    batches = rounds.batches_of(0)
     return {
-        "batches_per_epoch": batches,
-        "steps_per_epoch": -(-batches // plan.config.gradient_accumulation_steps),
+        "batches_per_epoch": len(batches),
+        "batches_full": round(fill_share(batches, rounds.rules), 4),
+        "steps_per_epoch": -(-len(batches) // plan.config.gradient_accumulation_steps),
         "total_steps": total_steps(plan, steps_left(rounds)),
     }
 
@@ -88,7 +89,8 @@ def _summary(found: Mapping[str, Any]) -> str:
         if found[key]:
             listed = ", ".join(f"{size} ({count})" for size, count in found[key].items())
             lines.append(f"{key.replace('_', ' ')}: {listed}")
-    epoch = f"{found['batches_per_epoch']} batches and {found['steps_per_epoch']} steps per epoch"
+    full = f"{100 * found['batches_full']:.0f} % full"
+    epoch = f"{found['batches_per_epoch']} batches ({full}) and {found['steps_per_epoch']} steps per epoch"
     lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in total")
     if found["held_out_samples"]:
         lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")

@@ -12,7 +12,15 @@ from typing import Any
 
 import json5
 
-from difftrain.config.known_keys import DATASET_TABLES, KEYS_OF_TYPE, NOT_BUILT_VALUES, RUN_TABLES, KnownKeys, is_unset
+from difftrain.config.known_keys import (
+    BY_PLUGIN,
+    DATASET_TABLES,
+    KEYS_OF_TYPE,
+    NOT_BUILT_VALUES,
+    RUN_TABLES,
+    KnownKeys,
+    is_unset,
+)
 from difftrain.config.line_numbers import KeyPath, key_lines
 from difftrain.config.messages import shown
 from difftrain.config.paths import expand, expand_path
@@ -249,6 +257,13 @@ def load_datasets(
     return tuple(complete) if len(problems) == before else None
 
 
+def _report_type(kind: str, where: str, dataset: str, problems: Problems) -> None:
+    if kind in BY_PLUGIN["type"]:
+        problems.add(f"{where}type {kind!r}: {BY_PLUGIN['type'][kind]}")
+    else:
+        problems.not_built(f"type {kind!r}", dataset)
+
+
 def _is_disabled(raw: Mapping[str, Any]) -> bool:
     """Decide before anything else is read: a disabled entry may contain anything."""
     return any(
@@ -280,7 +295,7 @@ def _load_entry(
     values = plain
     unbuilt_type = values.get("type") in NOT_BUILT_VALUES["type"] and values["type"] not in names.get("type", ())
     if unbuilt_type:
-        problems.not_built(f"type {values['type']!r}", name or str(index + 1))
+        _report_type(values["type"], where("type"), name or str(index + 1), problems)
         redundant = ("type", "caption_strategy", *KEYS_OF_TYPE.get(values["type"], ()))
         values = {key: value for key, value in values.items() if key not in redundant}
     section = Section(

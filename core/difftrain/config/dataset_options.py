@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import builtins
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from difftrain.config.known_keys import is_unset
 from difftrain.config.options import Options
 from difftrain.config.run_options import OptionsT, pick_options
+
+KEYS_OF_TRAINING = (
+    "repeats",
+    "probability",
+    "train_batch_size",
+    "start_step",
+    "end_step",
+    "start_epoch",
+    "end_epoch",
+    "ignore_epochs",
+    "is_regularisation_data",
+    "timestep_sampling_offset",
+    "slider_strength",
+    "vae_cache_clear_each_epoch",
+)
+"""Keys that say how a set is trained on: without effect on reference sets and held-out ones."""
 
 
 class DatasetConfig(Options):
@@ -28,6 +44,9 @@ class DatasetConfig(Options):
 
     cache_dir_vae: Path | None = None
     """Folder of the latents; default: vae/ID in the run's cache_dir."""
+    vae_cache_clear_each_epoch: bool = False
+    """Draw the crops of crop_style or crop_aspect = random again in each epoch, and clear the latents of the old ones;
+    new ones are encoded when a batch first needs them. References follow as their conditioning_type says."""
     cache_dir: Path | None = None
     """Folder of the prompt embeds, on a text_embeds entry."""
     default: bool = False
@@ -47,24 +66,54 @@ class DatasetConfig(Options):
     """Width over height; narrower images are left out and counted."""
     maximum_aspect_ratio: float | None = Field(None, gt=0)
     """Width over height; wider images are left out and counted."""
+    max_upscale_threshold: float | None = Field(None, ge=0)
+    """Images that would be enlarged by more than this share are left out and counted: 0.2 is a fifth, 0 is not at
+    all."""
     crop: bool = False
     """Crop images to crop_aspect; false cuts only the few pixels that overhang the bucket, evenly on both sides."""
     crop_style: Literal["center", "corner", "random"] = "center"
     """Position of the crop."""
-    crop_aspect: Literal["square", "preserve", "closest"] = "square"
-    """Aspect of the crop: square, the image's own, or the closest of crop_aspect_buckets."""
+    crop_aspect: Literal["square", "preserve", "closest", "random"] = "square"
+    """Aspect of the crop: square, the image's own, the closest of crop_aspect_buckets, or any of them at random."""
     crop_aspect_buckets: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
-    """Aspects (width over height) for crop_aspect = closest."""
+    """Aspects (width over height) for crop_aspect = closest or random; random without any takes seven from 9:16 to
+    16:9."""
 
     repeats: int = Field(0, ge=0, le=100_000)
     """0 visits each sample once per epoch, n visits it n + 1 times."""
     probability: float = Field(1.0, gt=0, le=1)
     """Share of the samples used in an epoch."""
+    train_batch_size: int | None = Field(None, ge=1)
+    """Samples of this set in a batch, at most; sets of one batch size share batches. Default: the run's."""
     max_num_samples: int | None = Field(None, ge=1)
     """Use only this many samples, the same ones in every run with the same seed."""
+    start_step: int = Field(1, ge=1)
+    """First training step that uses the set; a set that begins within an epoch is shown completely in what is left."""
+    end_step: int | None = Field(None, ge=1)
+    """Last training step that uses the set; default: the last of the run."""
+    start_epoch: int = Field(1, ge=1)
+    """First epoch that uses the set; with start_step too, both must be reached."""
+    end_epoch: int | None = Field(None, ge=1)
+    """Last epoch that uses the set; default: the last of the run."""
+    ignore_epochs: bool = False
+    """Epochs do not wait for this set; with data_backend_sampling uniform it starts over when it is through, and is cut
+    off when the others are."""
+    is_regularisation_data: bool = False
+    """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do."""
+    slider_strength: float | None = None
+    """Train these samples with the adapter at this strength, for adapters that are used as sliders: 1 is usual, -1 is
+    the opposite way. Batches hold one strength."""
+    timestep_sampling_offset: float = 0.0
+    """Moves the set's noise levels: added to their logit, before the shift. 1 is noisier, -1 is cleaner, 0 is off."""
     caption_strategy: str | None = None
     """Where captions come from; default: the data source if it gives any, else the run's. Null on a reference set uses
     the target set's."""
+
+    caption_shuffle: dict[str, Any] = {}
+    """Add captions with the tags in another order; {"count": 3}, see its keys below."""
+    caption_filter_list: tuple[str, ...] = ()
+    """What to take out of captions: regular expressions, or s/find/replacement/; or one text or JSON file of them. On a
+    text_embeds entry: for all sets whose text it holds."""
 
     conditioning_data: tuple[str, ...] = ()
     """On a target set: id or list of ids of its reference sets."""
@@ -92,12 +141,42 @@ class DatasetConfig(Options):
                     raise ValueError(f'block {position} must be an object, such as {{"type": "{named}"}}')
         return value
 
+    @field_validator("start_step", "start_epoch", "end_step", "end_epoch", "train_batch_size", mode="before")
+    @classmethod
+    def _zero_is_not_set(cls, value: object, info: ValidationInfo) -> object:
+        # other programs write 0 for "from the start" and "no end"
+        if value is None or (value == 0 and not isinstance(value, bool)):
+            return 1 if str(info.field_name).startswith("start") else None
+        return value
+
+    @field_validator("slider_strength")
+    @classmethod
+    def _acts(cls, value: float | None) -> float | None:
+        if value == 0:
+            raise ValueError("must not be 0, at which nothing is trained; leave it out for the usual strength, 1")
+        return value
+
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> Self:
+        for unit in ("step", "epoch"):
+            first, last = getattr(self, f"start_{unit}"), getattr(self, f"end_{unit}")
+            if last is not None and last < first:
+                raise ValueError(f"end_{unit} {last} is before start_{unit} {first}, so the set would never be used")
+        return self
+
     @field_validator("text_embeds", "source_dataset_id", mode="before")
     @classmethod
     def _no_id(cls, value: object) -> object:
         return None if is_unset(value) else value
 
-    @field_validator("conditioning_data", "conditioning", mode="before")
+    @field_validator("caption_shuffle", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: object) -> object:
+        if is_unset(value) or value is False:
+            return {}
+        return {"enable": True} if value is True else value
+
+    @field_validator("conditioning_data", "conditioning", "caption_filter_list", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         if is_unset(value) or value is False:

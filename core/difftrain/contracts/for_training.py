@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from difftrain.config.options import Options
+from difftrain.errors import PluginError
 from difftrain.types import Batch, NoisyBatch, Sample
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ class Adapter(Options, ABC):
         Raises:
             ConfigError: If a target names no module.
         """
+
+    def at_strength(self, denoiser: nn.Module, strength: float) -> AbstractContextManager[None]:
+        """Inside this context the adapter acts with a factor: for ``is_regularisation_data`` and sliders.
+
+        An adapter that does not override it refuses such sets. Gradients that trained weights have must stay.
+
+        Args:
+            strength: 1 is as usual, and with 0 the model must predict exactly as without the adapter.
+        """
+        raise PluginError(f"adapters of lora_type {self.name!r} have no strength that can be changed for a while")
 
     @abstractmethod
     def state(self, denoiser: nn.Module) -> dict[str, Tensor]:

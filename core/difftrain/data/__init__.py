@@ -4,6 +4,7 @@
 - `files`: local files: images, captions, and other files beside them
 - `scanning`: turns files into records, remembered in an index
 - `buckets`: the size at which an image is encoded; pure
+- `caption_edits`: changes to captions after they are read
 - `samples`: matches, places, captions and audits records to make samples
 - `caching`: encoded images and captions on disk
 - `seeding`: a seed for every random draw; pure

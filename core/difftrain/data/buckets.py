@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from difftrain.errors import ConfigError
 from difftrain.types import Geometry, GeometryRules, Size
+
+USUAL_ASPECTS = (9 / 16, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9)
+"""Aspects (width over height) for ``crop_aspect: random`` if the entry names none."""
 
 
 def assign_bucket(size: Size, rules: GeometryRules, *, draw: random.Random | None = None) -> Geometry:
@@ -23,14 +27,14 @@ def assign_bucket(size: Size, rules: GeometryRules, *, draw: random.Random | Non
     Args:
         size: Upright size in pixels.
         rules: The dataset entry's.
-        draw: Needed only for ``crop_style: random``.
+        draw: Needed only if :attr:`GeometryRules.draws`; without it, ``crop_aspect: random`` takes the closest aspect.
 
     Raises:
         ConfigError: If there are no crop aspects to choose from, or a name is unknown.
     """
     if not rules.crop:
         return cover_bucket(size, _own_aspect_bucket(size, rules))
-    bucket = _crop_bucket(size, rules)
+    bucket = _crop_bucket(size, rules, draw)
     resize = _covering_size(size, _size_before_crop(size, bucket, rules))
     return Geometry(resize=resize, crop=_crop_corner(resize, bucket, rules.crop_style, draw), bucket=bucket)
 
@@ -64,6 +68,9 @@ class SizeLimits:
     minimum_aspect_ratio: float | None = None
     """Width divided by height."""
     maximum_aspect_ratio: float | None = None
+    max_upscale: float | None = None
+    """Largest enlargement of an edge, 0.2 is by a fifth; needs :attr:`rules`."""
+    rules: GeometryRules | None = None
 
 
 def broken_limit(size: Size, limits: SizeLimits) -> str | None:
@@ -76,7 +83,22 @@ def broken_limit(size: Size, limits: SizeLimits) -> str | None:
         return "minimum_aspect_ratio"
     if limits.maximum_aspect_ratio is not None and aspect > limits.maximum_aspect_ratio:
         return "maximum_aspect_ratio"
+    if limits.max_upscale is not None and limits.rules is not None:
+        # a pixel more or less is rounding
+        allowed = (1 + limits.max_upscale) * min(size) + 1
+        if min(_largest_resize(size, limits.rules)) > allowed:
+            return "max_upscale_threshold"
     return None
+
+
+def _largest_resize(size: Size, rules: GeometryRules) -> Size:
+    """Return the largest size that an image may be resized to, whatever is drawn."""
+    fixed = replace(rules, crop_style="center")
+    if not (rules.crop and rules.crop_aspect == "random"):
+        return assign_bucket(size, fixed).resize
+    aspects = rules.crop_aspect_buckets or USUAL_ASPECTS
+    each = [replace(fixed, crop_aspect="closest", crop_aspect_buckets=(aspect,)) for aspect in aspects]
+    return max((assign_bucket(size, one).resize for one in each), key=min)
 
 
 def _measure(size: Size, resolution_type: str) -> float:
@@ -119,14 +141,14 @@ def _divide_rounded(dividend: int, divisor: int) -> int:
     return (2 * dividend + divisor) // (2 * divisor)
 
 
-def _crop_bucket(size: Size, rules: GeometryRules) -> Size:
+def _crop_bucket(size: Size, rules: GeometryRules, draw: random.Random | None) -> Size:
     if rules.crop_aspect == "preserve":
         return _own_aspect_bucket(size, rules)
     edge = edge_in_pixels(rules.resolution, rules.resolution_type)
     if rules.crop_aspect == "square":
         side = _aligned(edge, rules.alignment)
         return side, side
-    aspect = _closest_aspect(size, rules)
+    aspect = _chosen_aspect(size, rules, draw)
     if rules.resolution_type == "pixel":
         width, height = edge * max(1.0, aspect), edge * max(1.0, 1 / aspect)
     else:
@@ -134,16 +156,23 @@ def _crop_bucket(size: Size, rules: GeometryRules) -> Size:
     return _aligned(width, rules.alignment), _aligned(height, rules.alignment)
 
 
-def _closest_aspect(size: Size, rules: GeometryRules) -> float:
-    if rules.crop_aspect != "closest":
-        raise ConfigError(f"crop_aspect must be square, preserve or closest, got {rules.crop_aspect!r}")
+def _chosen_aspect(size: Size, rules: GeometryRules, draw: random.Random | None) -> float:
+    if rules.crop_aspect not in ("closest", "random"):
+        raise ConfigError(f"crop_aspect must be square, preserve, closest or random, got {rules.crop_aspect!r}")
+    if rules.crop_aspect == "random":
+        aspects = rules.crop_aspect_buckets or USUAL_ASPECTS
+        return draw.choice(aspects) if draw is not None else _closest_aspect(size, aspects)
     if not rules.crop_aspect_buckets:
         raise ConfigError(
             "crop_aspect closest needs crop_aspect_buckets, a list of width / height\n"
             'hint: for example "crop_aspect_buckets": [0.75, 1.0, 1.33]'
         )
+    return _closest_aspect(size, rules.crop_aspect_buckets)
+
+
+def _closest_aspect(size: Size, aspects: Sequence[float]) -> float:
     own = math.log(size[0] / size[1])
-    return min(rules.crop_aspect_buckets, key=lambda aspect: abs(math.log(aspect) - own))
+    return min(aspects, key=lambda aspect: abs(math.log(aspect) - own))
 
 
 def _size_before_crop(size: Size, bucket: Size, rules: GeometryRules) -> Size:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -70,6 +71,25 @@ class Lora(Adapter):
             parameter.requires_grad_(trained)
             if trained:
                 parameter.data = parameter.data.to(dtype)
+
+    @contextmanager
+    def at_strength(self, denoiser: nn.Module, strength: float) -> Iterator[None]:
+        from peft.tuners.lora import LoraLayer
+
+        layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+        before = [dict(layer.scaling) for layer in layers]
+        try:
+            for layer, scaling in zip(layers, before, strict=True):
+                if strength == 0:
+                    layer.enable_adapters(False)  # without rounding, and without the work
+                else:
+                    layer.scaling.update({name: scale * strength for name, scale in scaling.items()})
+            yield
+        finally:
+            for layer, scaling in zip(layers, before, strict=True):
+                layer.scaling.update(scaling)
+                if strength == 0:
+                    layer.enable_adapters(True)
 
     def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
         return {

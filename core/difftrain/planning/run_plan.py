@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def build_plan(
     timestep_sampler = chosen.timestep_sampler(family)
     loss = chosen.named("loss", config.loss_type)
     observers = chosen.observers()
+    chosen.check_strength(adapter, datasets or ())
     data = plan_datasets(config, datasets, plugins.registry, problems) if datasets is not None else None
     _check_buckets(config, family, problems)
     check_model(config, flavour, plugins, problems)
@@ -125,6 +127,21 @@ class _TrainingChooser(Chooser):
         if found is None:
             return None
         return optimizer_options(self.config, found, self.problems)
+
+    def check_strength(self, adapter: contracts.Adapter | None, datasets: Sequence[DatasetConfig]) -> None:
+        """Record sets that ask for another strength of the adapter than it can have."""
+        own = contracts.Adapter.at_strength
+        if adapter is None or type(adapter).at_strength is not own:
+            return
+        able = sorted(name for name, found in self.registry.all("adapter").items() if found.at_strength is not own)
+        for entry in datasets:
+            for key in ("is_regularisation_data", "slider_strength"):
+                value = getattr(entry, key)
+                if value not in (None, False, 1):
+                    self.problems.add(
+                        f"dataset {entry.id!r}: {key} = {json.dumps(value)} changes the strength of the adapter for "
+                        f"its samples, and lora_type {adapter.name!r} has none; use lora_type {' or '.join(able)}"
+                    )
 
     def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
         """Return the sampler that the run names, or the family's usual one."""

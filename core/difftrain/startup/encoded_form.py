@@ -16,7 +16,7 @@ from difftrain.data.caching.sample_caches import SampleCaches, TextItem
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.machine.disk import Need, files_bytes
 from difftrain.planning.model_plan import ModelPlan
-from difftrain.types import ModelLocation, PlacedImage
+from difftrain.types import ModelLocation, PlacedImage, Size
 
 _IMAGE_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _HEADER = 256
@@ -91,23 +91,30 @@ def room_needed(
 ) -> list[Need]:
     """Return the room that the entries of these captions and images will take."""
     config, family = plan.config, plan.family
-    seen = Counter(tuple(caches.sizes_seen(item)) for item in texts)
+    seen = {folder: Counter[tuple[Size, ...]]() for folder in data.text_folders}
+    for item in texts:
+        seen[item.folder or data.text_folder][tuple(caches.sizes_seen(item))] += 1
     text_bytes = partial(family.text_bytes, location, plan.flavour, _value_bytes(compute_dtype(config)))
-    total = sum(_entries_bytes(count, text_bytes(views)) for views, count in seen.items())
-    needs = [_need("text embeddings", data.text_folder, len(texts), total)]
+    needs = [
+        _need(
+            "text embeddings",
+            folder,
+            sum(counts.values()),
+            sum(_entries_bytes(count, text_bytes(views)) for views, count in counts.items()),
+        )
+        for folder, counts in seen.items()
+    ]
     owners = {dataset.latents_folder: dataset.id for dataset in data.datasets}
-    counts: Counter[Path] = Counter()
+    files: Counter[Path] = Counter()
     sizes: Counter[Path] = Counter()
     for image in images:
         folder = caches.latents(image)[0].folder
         size = family.latents_bytes(location, image.geometry.bucket, _value_bytes(image_dtype(config)))
         if "std" not in caches.latents_needed(image):  # as large as the mean
             size //= 2
-        counts[folder] += 1
+        files[folder] += 1
         sizes[folder] += _entries_bytes(1, size)
-    latents = (
-        _need(f"latents of {owners[folder]!r}", folder, count, sizes[folder]) for folder, count in counts.items()
-    )
+    latents = (_need(f"latents of {owners[folder]!r}", folder, count, sizes[folder]) for folder, count in files.items())
     return [need for need in (*needs, *latents) if need.files]
 
 

@@ -14,6 +14,7 @@ from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_i
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.files.pixels import load_placed
 from difftrain.data.samples.flavour_limits import check_areas, check_counts, check_has_references
+from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples
 from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex
@@ -26,6 +27,7 @@ from difftrain.model.flavour_match import Recognised
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import open_caches, room_needed
 from difftrain.startup.find_model import find_model
+from difftrain.startup.run_length import check_schedule
 from difftrain.types import ModelLocation, PlacedImage, Reporter, Sample
 from difftrain.validation.scenes import Scene, choose_scenes, spread
 
@@ -81,14 +83,15 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
         DifftrainError: For anything that the user can fix.
     """
     check_writable(plan.config.output_dir, "output_dir")
-    find_state(plan)  # report a checkpoint that cannot be resumed before reading the data
+    resumed = find_state(plan)  # report a checkpoint that cannot be resumed before reading the data
+    epoch = resumed[1].epoch if resumed else 0
     model = find_model(plan)
     location = model.location
     caches = open_caches(plan, plan.data, location)
     ahead: list[_RemainingWork] = []
 
     def note_remaining_work(paired: PairedData) -> None:
-        ahead.append(_remaining_work(plan, location, caches, paired, reporter))
+        ahead.append(_remaining_work(plan, location, caches, paired, epoch, reporter))
         _check_disk(ahead[0].needs)
 
     with first_process_first():
@@ -112,21 +115,24 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
 
 
 def _remaining_work(
-    plan: RunPlan, location: ModelLocation, caches: SampleCaches, paired: PairedData, reporter: Reporter
+    plan: RunPlan, location: ModelLocation, caches: SampleCaches, paired: PairedData, epoch: int, reporter: Reporter
 ) -> _RemainingWork:
-    config = plan.config
+    """Return what validations use, and what the samples need that the coming epoch shows; it counts from 0."""
+    config, crops = plan.config, NewCrops(plan.data)
     validates = bool(config.validation_steps or config.validation_on_startup)
     validated = (paired.held_out or paired.samples) if validates else ()
     measured = spread(validated, FIXED_LOSS_SAMPLES)  # images are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
-    encoded = [*paired.samples, *measured]
+    trained = [crops(sample, epoch) for sample in paired.samples]
+    encoded = [*trained, *measured]
+    check_schedule(plan, paired.samples)
     check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
     if plan.flavour.needs_reference:
         check_has_references([*paired.samples, *paired.held_out], flavour=plan.flavour.name)
     if plan.flavour.max_pixels is not None:
         check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
-        texts = missing_texts(_texts(plan, caches, paired.samples, measured, scenes), caches, phase)
+        texts = missing_texts(_texts(plan, caches, trained, measured, scenes), caches, phase)
         images = missing_images(every_image(encoded), caches, phase)
     needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=images)]
     needs += [need for need in paired.made if need.files]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 
-from difftrain.data.streaming.epoch import EpochRules
+from difftrain.config.schema import DatasetConfig
+from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.streaming.rounds import Position, Rounds
+from difftrain.data.streaming.set_rules import EpochRules, SetRules
 from difftrain.errors import DataError
 from difftrain.planning.run_plan import RunPlan
 from difftrain.types import Sample
@@ -20,20 +24,41 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
     return EpochRules(
         seed=config.seed,
         batch_size=config.train_batch_size,
-        repeats={dataset.id: dataset.config.repeats for dataset in plan.data.target_sets},
-        probability={dataset.id: dataset.config.probability for dataset in plan.data.target_sets},
+        sets={dataset.id: set_rules(dataset.config) for dataset in plan.data.target_sets},
+        evenly=config.data_backend_sampling == "uniform",
         caption_dropout=config.caption_dropout_probability,
         reference_dropout=config.reference_dropout_probability,
+        placed=crops if (crops := NewCrops(plan.data)) else None,
         batch_key=plan.family.batch_key,
     )
 
 
-def rounds_of(plan: RunPlan, samples: Sequence[Sample], *, start: Position | None = None, processes: int = 1) -> Rounds:
-    """Return the rounds of a run from a position on, from the config."""
+def set_rules(entry: DatasetConfig) -> SetRules:
+    """Return how the samples of a target set take part."""
+    return SetRules(
+        repeats=entry.repeats,
+        probability=entry.probability,
+        batch_size=entry.train_batch_size,
+        regularises=entry.is_regularisation_data,
+        noise_offset=entry.timestep_sampling_offset,
+        strength=1.0 if entry.slider_strength is None else entry.slider_strength,
+        start_step=entry.start_step,
+        end_step=entry.end_step,
+        start_epoch=entry.start_epoch,
+        end_epoch=entry.end_epoch,
+        ignores_epochs=entry.ignore_epochs,
+    )
+
+
+def rounds_of(
+    plan: RunPlan, samples: Sequence[Sample], *, start: Position | None = None, step: int = 0, processes: int = 1
+) -> Rounds:
+    """Return the rounds of a run from a position on, which is after ``step`` optimizer steps, from the config."""
     return Rounds(
         samples=samples,
         rules=epoch_rules(plan),
         start=start or Position(),
+        step=step,
         micro_batches=plan.config.gradient_accumulation_steps,
         epochs=plan.config.num_train_epochs,
         processes=processes,
@@ -75,12 +100,60 @@ def total_steps(plan: RunPlan, left: int | None, step: int = 0) -> int:
     return step + left
 
 
-def _check_epochs_show_something(rounds: Rounds) -> None:
-    rules = rounds.rules
-    visits = sum(
-        (rules.repeats.get(sample.dataset_id, 0) + 1) * rules.probability.get(sample.dataset_id, 1.0)
-        for sample in rounds.samples
+def check_schedule(plan: RunPlan, samples: Sequence[Sample]) -> None:
+    """Check that every step of the run has samples, where datasets come and go with steps or epochs.
+
+    Raises:
+        DataError: If no dataset is left before the run has all its steps.
+    """
+    rounds = rounds_of(plan, samples)
+    total = plan.config.max_train_steps
+    if not (samples and rounds.is_scheduled):
+        return
+    _check_epochs_show_something(rounds)
+    steps, last = 0, None
+    for step in islice(rounds.steps(), total):
+        steps, last = steps + 1, step[-1].position
+    epochs_left = (
+        plan.config.num_train_epochs is not None and (last.epoch if last else -1) + 1 < plan.config.num_train_epochs
     )
+    if (total and steps < total) or epochs_left:
+        reached = f"after step {steps} (epoch {last.epoch + 1})" if last else "in step 1"
+        asked = f"max_train_steps is {total}" if total else f"num_train_epochs is {plan.config.num_train_epochs}"
+        raise DataError(
+            f"no dataset takes part {reached}, but {asked}: {describe_schedule(rounds)}\n"
+            "hint: raise or remove end_step or end_epoch of a dataset, lower a start_step, or train for fewer steps"
+        )
+
+
+def describe_schedule(rounds: Rounds) -> str:
+    """Return when each dataset takes part: ``'edits' from step 1 to 500; 'more' from epoch 2 on``."""
+    parts = []
+    for name in sorted(rounds.names):
+        own = rounds.rules.of(name)
+        spans = [
+            _span(word, first, last)
+            for word, first, last in (
+                ("step", own.start_step, own.end_step),
+                ("epoch", own.start_epoch, own.end_epoch),
+            )
+            if (first, last) != (1, None)
+        ]
+        parts.append(f"{name!r} {' and '.join(spans) or 'always'}")
+    return "; ".join(parts)
+
+
+def _span(word: str, first: int, last: int | None) -> str:
+    return f"from {word} {first} on" if last is None else f"from {word} {first} to {last}"
+
+
+def _check_epochs_show_something(rounds: Rounds) -> None:
+    expected: dict[str, float] = defaultdict(float)
+    for sample in rounds.samples:
+        own = rounds.rules.of(sample.dataset_id)
+        expected[sample.dataset_id] += (own.repeats + 1) * own.probability
+    # a schedule may leave any one of them alone
+    visits = min(expected.values(), default=0) if rounds.is_scheduled else sum(expected.values())
     if visits < FEWEST_VISITS:
         raise DataError(
             f"an epoch shows {visits:.2g} of {len(rounds.samples)} samples on average: probability leaves out nearly "

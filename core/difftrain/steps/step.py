@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -136,6 +136,18 @@ def seed_draws(state: TrainingState, number: int) -> torch.Generator:
 
 def _add_gradients(state: TrainingState, micro: MicroBatch, generator: torch.Generator) -> Tensor:
     """Add a micro-batch's gradients to those of its step; return the loss of each sample, [B], detached."""
+    with adapter_as_asked(state, micro.batch):  # also in the backward pass, which may recompute the forward
+        return _add_gradients_as_asked(state, micro, generator)
+
+
+def adapter_as_asked(state: TrainingState, batch: Batch) -> AbstractContextManager[None]:
+    """Inside this context the adapter has the strength that a batch is trained at."""
+    if batch.strength == 1:
+        return nullcontext()
+    return state.plan.adapter.at_strength(state.bare_denoiser, batch.strength)
+
+
+def _add_gradients_as_asked(state: TrainingState, micro: MicroBatch, generator: torch.Generator) -> Tensor:
     if state.recorded is not None:
         batch = replace(micro.batch, keys=())  # all else decides which recording fits
         given = _prepared(state, batch, *draw_noise(state, batch, generator))
@@ -181,6 +193,8 @@ def batch_loss(state: TrainingState, batch: Batch, generator: torch.Generator) -
 def draw_noise(state: TrainingState, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return noise levels, [B], and noise shaped as the latents, on the CPU: every device gets the same."""
     sigma = state.plan.timestep_sampler.sample(len(batch.latents), generator)
+    if batch.noise_offsets is not None:
+        sigma = torch.sigmoid(torch.logit(sigma) + batch.noise_offsets)
     sigma = shift_sigma(sigma, state.plan.family.sigma_shift(batch.latents))
     return sigma, torch.randn(batch.latents.shape, generator=generator)
 
@@ -219,9 +233,19 @@ def predict(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tens
         return state.plan.family.predict(denoiser, model_input)
 
 
+@torch.no_grad()
+def _predict_without_adapter(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tensor:
+    """Return what the model predicted before it was trained, float32: the target of regularisation sets."""
+    with state.plan.adapter.at_strength(state.bare_denoiser, 0):
+        return predict(state, denoiser, model_input).float()
+
+
 def _loss_of(state: TrainingState, denoiser: nn.Module, given: _Prepared) -> Tensor:
     prediction = predict(state, denoiser, given.model_input)
-    losses = state.plan.loss.compute(prediction, given.noisy, given.batch)
+    noisy = given.noisy
+    if given.batch.regularises:
+        noisy = replace(noisy, target=_predict_without_adapter(state, denoiser, given.model_input))
+    losses = state.plan.loss.compute(prediction, noisy, given.batch)
     if losses.shape != (len(prediction),):
         raise PluginError(
             f"loss {state.plan.loss.name!r} returned the shape {tuple(losses.shape)} for a batch of {len(prediction)}\n"

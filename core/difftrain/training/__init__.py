@@ -7,6 +7,7 @@
 - `adapted_model`: loads the model with its adapter, without a dataset
 - `frozen_encoders`: text and image encoders, loaded when needed
 - `open_stream`: opens the stream of batches at the run's position
+- `tell_data`: how full batches are, and which datasets take part
 - `agreement`: checks that all processes see the same
 - `fitting`: fits the run to its device before the first step
 - `outlined_run`: counts a model without its weights, for `difftrain plan`

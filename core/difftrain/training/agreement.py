@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from difftrain.data.streaming.epoch import EpochRules
+from difftrain.data.streaming.set_rules import USUAL, EpochRules, SetRules
 from difftrain.errors import MachineError, StoppedElsewhere
 from difftrain.types import PlacedImage, Sample
 
@@ -35,10 +36,19 @@ def data_facts(
         counts[sample.dataset_id] = counts.get(sample.dataset_id, 0) + 1
         digests.setdefault(sample.dataset_id, hashlib.sha256()).update(repr(_facts(sample)).encode())
     return {
-        name: f"{count} samples, repeats {rules.repeats.get(name, 0)}, probability {rules.probability.get(name, 1):g}"
-        f"{more.get(name, '')} ({digests[name].hexdigest()[:16]})"
+        name: f"{count} samples, {_taking_part(rules.of(name))}{more.get(name, '')} ({digests[name].hexdigest()[:16]})"
         for name, count in counts.items()
     }
+
+
+def _taking_part(own: SetRules) -> str:
+    """Return repeats and probability, and every other rule that is not the usual one."""
+    others = [
+        f", {field.name.replace('_', ' ')} {getattr(own, field.name)}"
+        for field in fields(own)
+        if field.name not in ("repeats", "probability") and getattr(own, field.name) != getattr(USUAL, field.name)
+    ]
+    return f"repeats {own.repeats}, probability {own.probability:g}{''.join(others)}"
 
 
 def _facts(sample: Sample) -> tuple[object, ...]:

@@ -15,8 +15,9 @@ from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dty
 from difftrain.data.caching.sample_caches import encode_images, encode_texts
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.coming_batches import ComingBatches
-from difftrain.data.streaming.epoch import EpochRules, draw_visit
+from difftrain.data.streaming.epoch import draw_visit
 from difftrain.data.streaming.sample_extras import SampleExtras
+from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.errors import ConfigError
 from difftrain.machine.processes import first_process_first
@@ -33,6 +34,7 @@ from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream
+from difftrain.training.tell_data import say_batches
 from difftrain.types import ModelLocation, Reporter, Sampler, ValidationRequest
 from difftrain.validation.scenes import Scene
 from difftrain.validation.validator import Validator
@@ -76,6 +78,7 @@ def assemble(
 
     state = load_state(plan, prepared.location, accelerator, reporter)
     _check_can_validate(state)
+    _check_can_regularise(state)
     if checkpoint and saved:
         load_checkpoint(state, checkpoint, saved)
 
@@ -86,10 +89,13 @@ def assemble(
     reader = BatchReader(
         prepared.caches, plan.family, reencoder, seed=config.seed, sample_latents=sample_latents, extras=extras
     )
-    opened = open_stream(plan, prepared.data.samples, reader, accelerator, state.position if checkpoint else None)
+    continued = state.position if checkpoint else None
+    opened = open_stream(plan, prepared.data.samples, reader, accelerator, continued, state.step)
+    if opened.rounds:
+        say_batches(opened.rounds, reporter)
     state.position, state.data = opened.position, opened.facts
     state.total_steps = total_steps(plan, opened.steps_left, state.step)
-    fixed_rules = EpochRules(seed=config.seed, batch_size=1, repeats={})
+    fixed_rules = EpochRules(seed=config.seed, batch_size=1)
     validator = Validator(
         scenes=list(prepared.scenes),
         fixed=[draw_visit(sample, 0, 0, fixed_rules) for sample in prepared.measured],
@@ -166,6 +172,22 @@ def _check_can_validate(state: TrainingState) -> None:
         f"sharded over {processes} processes, and validation needs whole weights in the first one\n"
         'hint: set "validation_steps": 0 and "validation_on_startup": false, or train without sharding'
     )
+
+
+def _check_can_regularise(state: TrainingState) -> None:
+    """Refuse regularisation sets with sharded weights: their second forward would wait for processes without one.
+
+    Raises:
+        ConfigError: In every process, before the first step.
+    """
+    names = [plan.id for plan in state.plan.data.target_sets if plan.config.is_regularisation_data]
+    sharded = state.accelerator.num_processes > 1 and any(map(is_sharded, state.bare_denoiser.parameters()))
+    if names and sharded:
+        raise ConfigError(
+            f"dataset {', '.join(map(repr, names))}: is_regularisation_data = true: the weights of this run are "
+            f"sharded over {state.accelerator.num_processes} processes, and its samples need a second forward of whole "
+            "weights\nhint: remove these sets, or train without sharding"
+        )
 
 
 def _fill_caches(plan: RunPlan, prepared: PreparedRun, encoders: Encoders, reporter: Reporter) -> None:

@@ -39,18 +39,20 @@ def open_stream(
     reader: BatchReader,
     accelerator: Accelerator,
     saved: StreamPosition | None,
+    step: int = 0,
 ) -> OpenedStream:
     """Open the stream of a run.
 
     Args:
         saved: The position of a checkpoint; None for a new run.
+        step: Optimizer steps done before it.
 
     Raises:
         DataError: If the data shows no samples.
         CheckpointError: If the position comes from another kind of stream.
     """
     start = Position.restored(saved.epoch, saved.state()) if saved else Position()
-    rounds = rounds_of(plan, samples, start=start, processes=accelerator.num_processes)
+    rounds = rounds_of(plan, samples, start=start, step=step, processes=accelerator.num_processes)
     batches = CachedStream(
         rounds, reader, process=accelerator.process_index, pin_memory=accelerator.device.type == "cuda"
     )

@@ -13,6 +13,8 @@ from difftrain.checkpoints.checkpoint_room import check_checkpoint_room
 from difftrain.checkpoints.resume_state import Resumed, changes_since, data_changes, find_state
 from difftrain.checkpoints.saver import Saver
 from difftrain.contracts import RunStart
+from difftrain.data.caching.old_crops import OldCrops
+from difftrain.data.samples.new_crops import NewCrops
 from difftrain.errors import MachineError
 from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.machine.processes import start_accelerator
@@ -40,6 +42,7 @@ from difftrain.training.fitting.warm_up import compile_when_new
 from difftrain.training.loop import train
 from difftrain.training.out_of_memory import out_of_memory
 from difftrain.training.settle_precision import settle_precision
+from difftrain.training.tell_data import clear_old_crops, say_changes
 from difftrain.types import Reporter
 from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations
@@ -83,7 +86,10 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
                 record_steps(state, reporter)
             if plan.config.validation_on_startup and not assembled.resumed_from:
                 validations.validate()
-            micro_batches = compile_when_new(state, iter(assembled.stream), compiled, reporter)
+            told = say_changes(iter(assembled.stream), state.step, reporter)
+            if accelerator.is_main_process:
+                told = clear_old_crops(told, _old_crops(plan, prepared), state.position.epoch, reporter)
+            micro_batches = compile_when_new(state, told, compiled, reporter)
             with bar:
                 stopped_by = train(state, micro_batches, saver, validations, observers, interrupts)
             if stopped_by is None:
@@ -118,6 +124,12 @@ def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter
         remove_leftovers(output_dir)
     accelerator.wait_for_everyone()
     return find_state(plan)
+
+
+def _old_crops(plan: RunPlan, prepared: PreparedRun) -> OldCrops:
+    crops = NewCrops(plan.data)
+    concerned = [sample for sample in prepared.data.samples if crops.concern(sample)]
+    return OldCrops(concerned, crops, prepared.caches, kept=prepared.measured)
 
 
 def _start_of(assembled: AssembledRun) -> RunStart:

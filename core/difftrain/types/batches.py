@@ -28,6 +28,12 @@ class Batch:
     """``dataset_id/key`` of each sample, for messages and metrics."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that the family and the loss asked for, by name, each [B, ...]; floating point ones are float32."""
+    noise_offsets: Tensor | None = None
+    """[B], float32: added to the logits of the noise levels before the shift; None is 0."""
+    regularises: bool = False
+    """Whether the target is the prediction of the model without its adapter."""
+    strength: float = 1.0
+    """Factor on the adapter's effect while the batch is trained on."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Copies on ``device``; floating point tensors of the text and references become ``dtype``."""
@@ -42,6 +48,9 @@ class Batch:
             text={name: move(tensor) for name, tensor in self.text.items()},
             keys=self.keys,
             extras={name: tensor.to(device=device, non_blocking=True) for name, tensor in self.extras.items()},
+            noise_offsets=None,  # the noise levels are drawn by now
+            regularises=self.regularises,
+            strength=self.strength,
         )
 
 

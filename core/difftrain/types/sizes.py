@@ -29,6 +29,11 @@ class GeometryRules:
     """In the unit of ``resolution_type``; a larger image is first reduced to ``target_downsample_size``."""
     target_downsample_size: float | None = None
 
+    @property
+    def draws(self) -> bool:
+        """Whether an image's crop is drawn at random, beside following from its size."""
+        return self.crop and "random" in (self.crop_style, self.crop_aspect)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Geometry:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from difftrain import (
     Geometry,
@@ -61,6 +64,18 @@ class ReferenceLoose(Pairing):
     reference_resolution: Literal["own", "kontext", "same"] = "own"
     """own follows the reference's entry, kontext uses the nearest of the pipeline's sizes, as in inference, and
     same follows the target image's bucket."""
+    reference_shapes: int | None = Field(None, ge=1, le=99)
+    """With own: crop references at the centre to the nearest of so many aspects, from 9:16 to 16:9, so that more
+    samples share a batch; 5 are 9:16, 3:4, 1:1, 4:3 and 16:9. Default: every reference keeps its aspect."""
+
+    @model_validator(mode="after")
+    def _shapes_are_of_own_sizes(self) -> Self:
+        if self.reference_shapes is not None and self.reference_resolution != "own":
+            raise ValueError(
+                f"reference_shapes {self.reference_shapes} needs reference_resolution = own; with "
+                f"{self.reference_resolution} references have few sizes already"
+            )
+        return self
 
     def place(
         self,
@@ -75,7 +90,20 @@ class ReferenceLoose(Pairing):
         if self.reference_resolution == "kontext":
             size = nearest_preferred_size(reference.size)
             return Geometry(resize=size, crop=(0, 0), bucket=size)
+        if self.reference_shapes is not None:
+            return assign_bucket(reference.size, _cropped_to(own_rules, even_aspects(self.reference_shapes)))
         return assign_bucket(reference.size, own_rules, draw=random.Random(reference.content_hash))
+
+
+def even_aspects(count: int) -> tuple[float, ...]:
+    """Return aspects from 9:16 to 16:9 in equal ratios; a single one is 1:1."""
+    if count == 1:
+        return (1.0,)
+    return tuple((16 / 9) ** (2 * number / (count - 1) - 1) for number in range(count))
+
+
+def _cropped_to(rules: GeometryRules, aspects: tuple[float, ...]) -> GeometryRules:
+    return replace(rules, crop=True, crop_style="center", crop_aspect="closest", crop_aspect_buckets=aspects)
 
 
 def _same_aspect(size: Size, other: Size) -> bool:

@@ -21,6 +21,7 @@ from difftrain.config.known_keys.key_tables import (
     means_no_name,
 )
 from difftrain.config.known_keys.known_values import (
+    BY_PLUGIN,
     NO_PRECISIONS,
     NOT_BUILT_VALUES,
     OTHER_NAMES,
@@ -31,6 +32,7 @@ from difftrain.config.known_keys.known_values import (
 from difftrain.config.known_keys.run_keys import RUN_TABLES
 
 __all__ = [
+    "BY_PLUGIN",
     "DATASET_TABLES",
     "KEYS_OF_TYPE",
     "NOT_BUILT_VALUES",

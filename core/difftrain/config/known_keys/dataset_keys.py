@@ -8,34 +8,22 @@ from difftrain.config.known_keys.idle_keys import NO_EFFECT as NO_EFFECT_RUN
 from difftrain.config.known_keys.key_tables import KnownKeys, because
 
 DATASET_TABLES = KnownKeys(
-    renamed={"disable": "disabled", "instance_data_root": "instance_data_dir"},
+    renamed={
+        "disable": "disabled",
+        "instance_data_root": "instance_data_dir",
+        "is_regularization_data": "is_regularisation_data",
+    },
     switches={"only_instance_prompt": ("caption_strategy", "instanceprompt")},
     not_built={
         "dataset_name": (),
         "huggingface": (),
         "parquet": (),
-        "train_batch_size": (),
-        "vae_cache_clear_each_epoch": (),
         "vae_cache_ondemand": (),
         "vae_cache_disable": (),
-        "is_regularisation_data": (),
-        "is_regularization_data": (),
-        "timestep_sampling_offset": (),
-        "start_step": (),
-        "end_step": (),
-        "start_epoch": (1,),
-        "end_epoch": (),
-        "ignore_epochs": (),
-        "caption_shuffle": ({"enable": False},),
-        "caption_filter_list": (),
-        "disable_multiline_split": (),
         "prepend_instance_prompt": (),
         "instance_prompt": (),
-        "max_upscale_threshold": (),
         "metadata_backend": ("discovery", "json"),
         "reference_resolution": (),
-        "image_embeds": (),
-        "conditioning_image_embeds": (),
         "conditioning_config": (),
         "aws_bucket_name": (),
         "csv_file": (),
@@ -47,7 +35,6 @@ DATASET_TABLES = KnownKeys(
         "auto_load": (),
         "video": (),
         "audio": (),
-        "slider_strength": (),
     },
     no_effect={
         **{
@@ -69,7 +56,7 @@ DATASET_TABLES = KnownKeys(
         **because("cache entries are named by content", cache_file_suffix=None, hash_filenames=(False, True)),
         **because("missing text is encoded at start-up", text_cache_ondemand=False, text_cache_disable=False),
         **because(
-            "type aws is not supported yet",
+            "they belong to type aws, which a plugin must provide",
             aws_region_name=None,
             aws_endpoint_url=None,
             aws_data_prefix="",
@@ -78,6 +65,8 @@ DATASET_TABLES = KnownKeys(
         ),
         **because(
             "there are no image embeddings beside latents",
+            image_embeds=None,
+            conditioning_image_embeds=None,
             cache_dir_conditioning_image_embeds=None,
             conditioning_image_embed_batch_size=None,
         ),

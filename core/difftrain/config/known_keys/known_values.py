@@ -49,6 +49,14 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
 }
 """By key, other programs' names of values. Spellings that differ only in ``-``, ``_`` and case need no line."""
 
+BY_PLUGIN: Mapping[str, Mapping[str, str]] = {
+    "type": {
+        "aws": "cloud stores come with a plugin that has a data source named 'aws' (docs/plugins.md, DataSource), and "
+        "none is installed\nhint: install one, or mount or copy the bucket and set type = local with instance_data_dir"
+    },
+}
+"""By key and value, what is left to plugins, and what to do without one."""
+
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
     "lora_type": ("lycoris",),
@@ -75,7 +83,6 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "dataset_type": ("image_embeds", "conditioning_image_embeds", "video", "audio"),
     "type": ("huggingface", "parquet", "csv", "aws", "memory", "webshart"),
     "crop_style": ("face",),
-    "crop_aspect": ("random",),
     "caption_strategy": ("huggingface", "parquet", "jsonl", "csv", "webshart"),
     "conditioning_type": ("mask", "segmentation", "controlnet"),
 }

@@ -36,6 +36,9 @@ class DataOptions(Options):
     """Share of samples trained without their references."""
     conditioning_multidataset_sampling: Literal["random", "combined"] = "random"
     """With several reference sets: draw one per sample and epoch, or use all of them at once."""
+    data_backend_sampling: Literal["auto-weighting", "uniform"] = "auto-weighting"
+    """Order of the sets in an epoch: each spread over all of it, by size and probability; or uniform, equally often,
+    times their probability, until the smaller ones are through. Both show every sample equally often."""
     vae_dtype: Literal["default", "bf16", "fp16", "fp32"] = "default"
     """Number format for encoding images; default follows mixed_precision."""
     vae_batch_size: int = Field(4, ge=1)

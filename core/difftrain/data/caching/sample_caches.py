@@ -38,6 +38,8 @@ class TextItem:
 
     caption: str
     references: tuple[PlacedImage, ...] = ()
+    folder: Path | None = None
+    """Where it is cached; None is the run's folder of text embeddings."""
 
 
 class SampleCaches:
@@ -54,7 +56,10 @@ class SampleCaches:
         self._image_identity = image_identity
         self._text_identity = text_identity
         self._views = TextViews(text_view) if text_view is not None else None
-        self.text_cache = TensorCache(plan.text_folder)
+        self._texts: dict[Path | None, TensorCache] = {None: TensorCache(plan.text_folder)}
+        self._text_folders = {dataset.id: dataset.text_folder for dataset in plan.datasets}
+        for folder in plan.text_folders[1:]:
+            self._texts[folder] = TensorCache(folder)
         self._only_references = {dataset.id for dataset in plan.datasets if dataset.is_reference}
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
@@ -74,7 +79,15 @@ class SampleCaches:
 
     def text(self, item: TextItem) -> tuple[TensorCache, str]:
         """Return cache and key of a caption's embeddings."""
-        return self.text_cache, cache_key(self._text_identity, item.caption, *self.seen(item))
+        return self._texts[item.folder], cache_key(self._text_identity, item.caption, *self.seen(item))
+
+    def text_cache(self, folder: Path | None = None) -> TensorCache:
+        """Return the cache of the text embeddings in a folder; None is the run's."""
+        return self._texts[folder]
+
+    def item(self, caption: str, references: tuple[PlacedImage, ...] = (), *, dataset_id: str) -> TextItem:
+        """Return a caption of a target set, as it is cached for that set."""
+        return TextItem(caption=caption, references=references, folder=self._text_folders[dataset_id])
 
     def seen(self, item: TextItem) -> list[str]:
         """Return the identities of the references that the text encoder sees with a caption; empty if it sees none."""
@@ -104,18 +117,18 @@ class SampleCaches:
                 beside = choice.references if self._views else ()
                 for references in (beside, ()) if beside and reference_dropout else (beside,):
                     for caption in (*captions, "") if caption_dropout else captions:
-                        yield TextItem(caption=caption, references=references)
+                        yield self.item(caption, references, dataset_id=sample.dataset_id)
 
     @property
     def folders(self) -> set[Path]:
-        return {cache.folder for cache in (self.text_cache, *self._latents.values())}
+        return {cache.folder for cache in (*self._texts.values(), *self._latents.values())}
 
     @property
     def removed(self) -> list[str]:
         """Keys of corrupt entries that were removed."""
         return [
             key
-            for cache in {id(c): c for c in (self.text_cache, *self._latents.values())}.values()
+            for cache in {id(c): c for c in (*self._texts.values(), *self._latents.values())}.values()
             for key in cache.removed
         ]
 
@@ -166,11 +179,14 @@ def _note_cut_captions(captions: Sequence[str], encoder: TextEncoder, reporter: 
 
 def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase | None = None) -> list[TextItem]:
     """Return the captions that are not cached, each once; ``phase`` counts all that were looked up."""
-    by_key: dict[str, TextItem] = {}
+    by_place: dict[tuple[Path | None, str], TextItem] = {}
     for item in items:
-        by_key.setdefault(caches.text(item)[1], item)
-    absent = absent_keys(caches.text_cache, by_key, phase)
-    return [item for key, item in by_key.items() if key in absent]
+        by_place.setdefault((item.folder, caches.text(item)[1]), item)
+    missing: set[tuple[Path | None, str]] = set()
+    for folder in dict.fromkeys(folder for folder, _ in by_place):
+        keys = [key for of, key in by_place if of == folder]
+        missing |= {(folder, key) for key in absent_keys(caches.text_cache(folder), keys, phase)}
+    return [item for place, item in by_place.items() if place in missing]
 
 
 def embed_texts(items: Sequence[TextItem], caches: SampleCaches, encoder: TextEncoder) -> list[TextEmbeds]:

@@ -117,6 +117,21 @@ class TensorCache:
                 raise DataError(f"the encoder returned values that are not finite ({name}); try vae_dtype fp32")
         write_atomically(self.path(key), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
+    def discard(self, key: str) -> bool:
+        """Remove an entry that is no longer needed; False if there is none.
+
+        Raises:
+            DataError: If it cannot be removed.
+        """
+        path = self.path(key)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise DataError(refusal(f"cache entry {path} cannot be removed", error)) from error
+        return True
+
     def _remove(self, key: str, file: _File) -> None:
         """Remove a corrupt file, unless another run has replaced it meanwhile."""
         path = self.path(key)

@@ -5,8 +5,10 @@
 - `entry_links`: ids, and the names by which entries refer to each other
 - `size_rules`: the sizes that an entry asks for
 - `generator_entries`: `conditioning` blocks
+- `caption_entries`: changes to captions
 - `held_out`: which target sets are held out
 - `reference_rules`: checks that the model and the sampling mode can use the references
+- `training_schedule`: checks which sets are trained on when
 - `text_entries`: text_embeds entries
 - `written_folders`: folders that runs write, which hold no data
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftrain.contracts import CaptionSource, ConditioningGenerator, DataSource, Pairing
+from difftrain.data.caption_edits import UNEDITED, CaptionEdits
 from difftrain.types import GeometryRules
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class DatasetPlan:
     source: DataSource
     captions: CaptionSource | None
     """None for ``caption_strategy: null``."""
+    caption_edits: CaptionEdits = UNEDITED
     rules: GeometryRules
     pairing: Pairing | None
     """Set on reference sets only."""
@@ -49,6 +51,8 @@ class DatasetPlan:
     """Ids of the reference sets of a target set, in listed order."""
     generators: tuple[GeneratorPlan, ...]
     latents_folder: Path
+    text_folder: Path | None = None
+    """Where the embeddings of a target set's text go; None is the run's."""
     family_options: Options | None = None
     """The run's family's options of a target set, see :attr:`~difftrain.contracts.ModelFamily.dataset_options`."""
     loss_options: Options | None = None
@@ -65,6 +69,11 @@ class DatasetPlan:
         """Return the values, by key, of the family's and the loss's options for this dataset."""
         asked = [options for options in (self.family_options, self.loss_options) if options is not None]
         return {key: value for options in asked for key, value in options.model_dump(mode="json").items()}
+
+    @property
+    def draws_each_epoch(self) -> bool:
+        """Whether each epoch has new crops of the target set's images, and the cache forgets the old ones."""
+        return self.config.vae_cache_clear_each_epoch and self.rules.draws and not self.held_out
 
     @property
     def is_reference(self) -> bool:
@@ -99,6 +108,12 @@ class DataPlan:
             if dataset_id in (dataset.id, *(generator.id for generator in dataset.generators)):
                 return dataset.source.place
         raise KeyError(dataset_id)
+
+    @property
+    def text_folders(self) -> tuple[Path, ...]:
+        """All folders of text embeddings, the run's first."""
+        others = (plan.text_folder for plan in self.datasets if plan.text_folder is not None)
+        return tuple(dict.fromkeys((self.text_folder, *others)))
 
     @property
     def target_sets(self) -> tuple[DatasetPlan, ...]:

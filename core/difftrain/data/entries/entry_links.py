@@ -11,6 +11,7 @@ from difftrain.config.messages import nearest
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.data.entries.data_plan import DatasetPlan
+from difftrain.data.entries.text_entries import TextEntries
 
 LONGEST_ID = 200
 """Bytes of each part of an id between slashes; file systems allow 255, and some of them are ours."""
@@ -58,9 +59,11 @@ def check_names(entry: DatasetConfig, by_id: Mapping[str, DatasetConfig], proble
         )
 
 
-def check_folders(plans: Sequence[DatasetPlan], text_folder: Path, problems: Problems) -> None:
+def check_folders(plans: Sequence[DatasetPlan], texts: TextEntries, problems: Problems) -> None:
     """No two sets share a cache folder: clearing one would clear both, and the cause is a copied entry."""
-    users: dict[str, list[str]] = {_absolute(text_folder): ["the text embeddings"]}
+    users: dict[str, list[str]] = {_absolute(texts.default_folder): ["the text embeddings"]}
+    for name, text_folder in texts.folders.items():
+        users.setdefault(_absolute(text_folder), []).append(f"the text embeddings of {name!r}")
     for plan in plans:
         users.setdefault(_absolute(plan.latents_folder), []).append(f"dataset {plan.id!r}")
     for folder, sharing in users.items():
@@ -68,7 +71,7 @@ def check_folders(plans: Sequence[DatasetPlan], text_folder: Path, problems: Pro
         if len(names) > 1:
             problems.add(
                 f"{' and '.join(names)} share one cache folder {folder}\n"
-                "hint: give each its own cache_dir_vae, or leave it out"
+                "hint: give each its own cache_dir_vae, or cache_dir on a text_embeds dataset, or leave it out"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from difftrain.config.dataset_options import KEYS_OF_TRAINING
 from difftrain.config.messages import nearest
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
@@ -81,7 +82,7 @@ def _note_what_is_without_effect(
                 f"dataset {entry.id!r}: not used, dataset_type eval keeps it out of training and eval_dataset_id "
                 "does not name it"
             )
-        for key in ("repeats", "probability"):
+        for key in KEYS_OF_TRAINING:
             if entry.id in held_out.ids and getattr(entry, key) != type(entry).model_fields[key].default:
                 problems.note(f"dataset {entry.id!r}: {key}: no effect on a held-out set, it is not trained on")
     if held_out.ids and not config.validation_steps and not config.validation_on_startup:

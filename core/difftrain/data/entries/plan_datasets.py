@@ -15,13 +15,15 @@ from difftrain.config.problems import Problems
 from difftrain.config.run_options import OptionsT
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.contracts import CaptionSource, DataSource, Pairing
+from difftrain.data.entries.caption_entries import plan_caption_edits
 from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.entries.entry_links import check_folders, check_ids, check_names
 from difftrain.data.entries.generator_entries import plan_generators
 from difftrain.data.entries.held_out import choose_held_out
 from difftrain.data.entries.reference_rules import check_references, choose_row_sets, chosen_flavour
 from difftrain.data.entries.size_rules import size_rules
-from difftrain.data.entries.text_entries import text_folder_of
+from difftrain.data.entries.text_entries import TextEntries, plan_text_entries
+from difftrain.data.entries.training_schedule import check_training
 from difftrain.data.entries.written_folders import planned_folders
 from difftrain.errors import PluginError
 from difftrain.plugins.registry import EXTENSIONS, Registry
@@ -39,6 +41,7 @@ def plan_datasets(
     images = [entry.model_copy(update={"conditioning_type": None}) if entry.id in rows else entry for entry in images]
     held_out = choose_held_out(config, images, problems)
     images = _without_unused(images, held_out.unused, problems)
+    texts = plan_text_entries(config, datasets, problems)
     plans = []
     for entry in images:
         planner = _DatasetPlanner(
@@ -46,15 +49,16 @@ def plan_datasets(
             entry=entry,
             row_pairing=rows.get(entry.id),
             held_out=entry.id in held_out.ids,
+            texts=texts,
             registry=registry,
             problems=problems,
         )
         plan = planner.plan()
         if plan is not None:
             plans.append(plan)
-    text_folder = text_folder_of(config, datasets, problems)
-    check_folders(plans, text_folder, problems)
+    check_folders(plans, texts, problems)
     check_references(config, images, rows, registry, problems)
+    check_training(config, images, held_out.ids, problems)
     if len(problems) > before:
         return None
     flavour = chosen_flavour(config, registry)
@@ -63,8 +67,8 @@ def plan_datasets(
         combined=config.conditioning_multidataset_sampling == "combined",
         references_fit_target=flavour is not None and flavour.references_fit_target,
         index_path=config.cache_dir / "index.sqlite",
-        text_folder=text_folder,
-        written_folders=planned_folders(config, datasets, plans, text_folder, registry),
+        text_folder=texts.default_folder,
+        written_folders=planned_folders(config, datasets, plans, texts.default_folder, registry),
         seed=config.seed,
     )
 
@@ -78,6 +82,7 @@ class _DatasetPlanner:
     row_pairing: str | None
     """The pairing that places the references of its rows; None if its source has none, or no pairing is known."""
     held_out: bool
+    texts: TextEntries
     registry: Registry
     problems: Problems
 
@@ -93,6 +98,7 @@ class _DatasetPlanner:
         captions: CaptionSource | None = self._build("caption source", entry.caption_strategy)
         pairing = self._pairing(entry)
         row_pairing: Pairing | None = self._build("pairing", self.row_pairing)
+        edits = plan_caption_edits(self.config, entry, self.texts.by_set.get(entry.id), self.problems)
         rules = size_rules(self.config, entry, self.problems)
         generators = plan_generators(self.config, entry, self.registry, self.problems)
         family_options = self._asked("family", self.config.model_family)
@@ -104,6 +110,7 @@ class _DatasetPlanner:
             config=entry,
             source=source,
             captions=captions,
+            caption_edits=edits,
             rules=rules,
             pairing=pairing,
             row_pairing=row_pairing,
@@ -111,6 +118,7 @@ class _DatasetPlanner:
             references=entry.conditioning_data,
             generators=generators,
             latents_folder=entry.cache_dir_vae or self.config.cache_dir / "vae" / entry.id,
+            text_folder=self.texts.folder_of(entry.id),
             family_options=family_options,
             loss_options=loss_options,
             held_out=self.held_out,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from difftrain.config.dataset_options import KEYS_OF_TRAINING
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.contracts import ModelFlavour
@@ -57,7 +58,7 @@ def _check_sampling(images: Sequence[DatasetConfig], problems: Problems) -> None
                 "images are chosen by the target images\n"
                 "hint: set max_num_samples only on the target set"
             )
-        for key in ("repeats", "probability", "on_missing"):
+        for key in (*KEYS_OF_TRAINING, "on_missing"):
             if entry.is_reference and getattr(entry, key) != type(entry).model_fields[key].default:
                 problems.note(f"dataset {entry.id!r}: {key}: no effect on a reference set, only on its target set")
 

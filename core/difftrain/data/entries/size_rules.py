@@ -59,5 +59,10 @@ def _check_sizes(entry: DatasetConfig, resolution: float, alignment: int, proble
         lower, upper = getattr(entry, low), getattr(entry, high)
         if lower is not None and upper is not None and lower > upper:
             problems.add(f"{who}{low} {lower:g} is above {high} {upper:g}")
+    if entry.vae_cache_clear_each_epoch and not (entry.crop and "random" in (entry.crop_style, entry.crop_aspect)):
+        problems.note(
+            f"{who}vae_cache_clear_each_epoch: no effect, its crops are not drawn at random, so the same latents would "
+            "be made again"
+        )
     if entry.crop and entry.crop_aspect == "closest" and not entry.crop_aspect_buckets:
         problems.add(f"{who}crop_aspect = closest needs crop_aspect_buckets, such as [0.75, 1.0, 1.5]")

@@ -41,5 +41,7 @@ def written_folders(datasets: Iterable[DatasetPlan], others: Mapping[str, Path])
     folders = dict(others)
     for dataset in datasets:
         folders[f"dataset {dataset.id!r}: cache_dir_vae"] = dataset.latents_folder
+        if dataset.text_folder is not None:
+            folders[f"text embeddings of dataset {dataset.id!r}"] = dataset.text_folder
         folders |= {f"{generator.id}: instance_data_dir": generator.folder for generator in dataset.generators}
     return {name: folder.expanduser() for name, folder in folders.items()}

@@ -40,6 +40,9 @@ class TextfileCaptions(_PromptedCaptions):
 
     name: ClassVar[str] = "textfile"
 
+    disable_multiline_split: bool = False
+    """Take a file of several lines as one caption, instead of one caption a line."""
+
     def files(self, image: SourceImage) -> tuple[str | Path, ...]:
         return (_text_file(image),) if isinstance(image, LocalImage) else ()
 
@@ -53,6 +56,8 @@ class TextfileCaptions(_PromptedCaptions):
         if text is None:
             return None
         lines = [line.strip() for line in text.splitlines()]
+        if self.disable_multiline_split:
+            return (self._prompted("\n".join(line for line in lines if line)),)
         return tuple(self._prompted(line) for line in lines if line) or (self._prompted(""),)
 
 

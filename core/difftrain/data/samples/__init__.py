@@ -2,6 +2,7 @@
 
 - `prepare_samples`: all datasets of a run; start here
 - `target_set`: the samples of one target set
+- `new_crops`: crops that are drawn again in each epoch; pure
 - `matching`: finds the reference of each target; pure
 - `made_images`: reference images that generators make
 - `audit`: problems and notes, in words

@@ -181,7 +181,7 @@ def _pair_all(
 
 def _check_folders(plan: DataPlan) -> None:
     """Check that paths to write to are folders; they need to be writable only if something has to be written."""
-    folders = [("text embeddings", plan.text_folder)]
+    folders = [("text embeddings", folder) for folder in plan.text_folders]
     for dataset in plan.datasets:
         folders.append((f"dataset {dataset.id!r}: cache_dir_vae", dataset.latents_folder))
         folders += [(f"{made.id}: instance_data_dir", made.folder) for made in dataset.generators if not made.on_demand]

@@ -248,11 +248,10 @@ def _own_captions(
 def _geometry_cache(dataset: DatasetPlan) -> Callable[[ImageRecord, int], Geometry]:
     """Cache geometries by size, since many images share one; random crops depend on the image's content instead."""
     rules = dataset.rules
-    is_drawn = rules.crop and rules.crop_style == "random"
     known: dict[Size, Geometry] = {}
 
     def geometry(record: ImageRecord, seed: int) -> Geometry:
-        if is_drawn:
+        if rules.draws:
             draw = random.Random(derive_seed(seed, "crop", record.content_hash))
             return assign_bucket(record.size, rules, draw=draw)
         if record.size not in known:

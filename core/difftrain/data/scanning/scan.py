@@ -77,6 +77,7 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
         captions = [image.captions or None for image, _ in examined.used]
     elif plan.captions is not None:
         captions, complaints = index.captions(plan.captions, [image for image, _ in examined.used])
+    captions = [plan.caption_edits.apply(caption, from_source=captioned_by_source) for caption in captions]
     records = [
         _record(plan, image, facts, caption) for (image, facts), caption in zip(examined.used, captions, strict=True)
     ]
@@ -168,6 +169,8 @@ def _limits(plan: DatasetPlan) -> SizeLimits:
         minimum_image_size=plan.config.minimum_image_size,
         minimum_aspect_ratio=plan.config.minimum_aspect_ratio,
         maximum_aspect_ratio=plan.config.maximum_aspect_ratio,
+        max_upscale=plan.config.max_upscale_threshold,
+        rules=plan.rules,
     )
 
 

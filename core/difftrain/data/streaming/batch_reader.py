@@ -85,7 +85,9 @@ class BatchReader:
 
         targets = [visit.sample.target for visit in visits]
         slots = range(len(visits[0].references))
-        texts = [TextItem(caption=visit.caption, references=visit.references) for visit in visits]
+        texts = [
+            self._caches.item(visit.caption, visit.references, dataset_id=visit.sample.dataset_id) for visit in visits
+        ]
         moments = self._pool.map(self._latents, targets)
         references = [self._pool.map(self._latents, [visit.references[slot] for visit in visits]) for slot in slots]
         embeds = self._pool.map(self._text, texts)
@@ -97,6 +99,9 @@ class BatchReader:
             text=self._family.collate_text(list(embeds)),
             keys=keys,
             extras=stack_extras(list(extras), keys) if self._extras else {},
+            noise_offsets=torch.tensor(offsets) if any(offsets := [visit.noise_offset for visit in visits]) else None,
+            regularises=visits[0].regularises,
+            strength=visits[0].strength,
         )
 
     def _draw(self, moments: dict[str, Tensor], visit: Visit) -> Tensor:

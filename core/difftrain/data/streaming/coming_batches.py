@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from difftrain.data.streaming.epoch import Visit, encoded_area, epochs_vary, largest_area
 from difftrain.data.streaming.rounds import Rounds
-from difftrain.types import Batch, PlacedImage, Sample
+from difftrain.types import Batch, PlacedImage
 
 if TYPE_CHECKING:
     from difftrain.data.streaming.batch_reader import BatchReader
@@ -64,11 +64,13 @@ def shape_name(visits: Sequence[Visit]) -> str:
     first = visits[0]
     several = f"{len(visits)} x " if len(visits) > 1 else ""
     references = [_size(image) for image in first.references]
+    kind = ", regularising" if first.regularises else ""
+    kind += f", at strength {first.strength:g}" if first.strength != 1 else ""
     if not references:
-        return several + _size(first.sample.target)
+        return f"{several}{_size(first.sample.target)}{kind}"
     plural = "" if len(references) == 1 else "s"
     sizes = ", ".join(dict.fromkeys(references))
-    return f"{several}{_size(first.sample.target)} + {len(references)} reference{plural} {sizes}"
+    return f"{several}{_size(first.sample.target)} + {len(references)} reference{plural} {sizes}{kind}"
 
 
 def _size(image: PlacedImage) -> str:
@@ -82,16 +84,15 @@ def coming_shapes(rounds: Rounds, steps: int) -> list[ComingShape]:
     Looks at whole epochs until one has no shape that is new. Where draws change the epochs, rare shapes may be missing,
     but not the largest.
     """
+    if rounds.is_scheduled:
+        return _scheduled_shapes(rounds, steps)
     shapes: dict[Hashable, ComingShape] = {}
     left = steps * rounds.micro_batches * rounds.processes
     ends = count(rounds.start.epoch) if rounds.epochs is None else range(rounds.start.epoch, rounds.epochs)
     varies = epochs_vary(rounds.samples, rounds.rules)
     for epoch in ends:
         known, batches = len(shapes), rounds.batches_of(epoch)[:left]
-        for visits in batches:
-            key = _key(visits, rounds)
-            before = shapes.get(key) or ComingShape(visits=visits, times=0)
-            shapes[key] = replace(before, times=before.times + 1)
+        _count(batches, rounds, shapes)
         left -= len(batches)
         begun_before = epoch == rounds.start.epoch and rounds.start.samples > 0
         if left <= 0 or not (begun_before or (varies and len(shapes) > known)):
@@ -102,6 +103,21 @@ def coming_shapes(rounds: Rounds, steps: int) -> list[ComingShape]:
     return sorted(shapes.values(), key=lambda shape: shape.area, reverse=True)
 
 
+def _scheduled_shapes(rounds: Rounds, steps: int) -> list[ComingShape]:
+    """Return the shapes of all batches of the next steps, each looked at: sets come and go with the steps."""
+    shapes: dict[Hashable, ComingShape] = {}
+    for step in islice(rounds.steps(), steps):
+        _count((batch for part in step for batch in part.batches), rounds, shapes)
+    return sorted(shapes.values(), key=lambda shape: shape.area, reverse=True)
+
+
+def _count(batches: Iterable[tuple[Visit, ...]], rounds: Rounds, shapes: dict[Hashable, ComingShape]) -> None:
+    for visits in batches:
+        key = _key(visits, rounds)
+        before = shapes.get(key) or ComingShape(visits=visits, times=0)
+        shapes[key] = replace(before, times=before.times + 1)
+
+
 def _key(visits: Sequence[Visit], rounds: Rounds) -> Hashable:
     batch_key = rounds.rules.batch_key(visits[0].sample) if rounds.rules.batch_key else ()
     return visits[0].shape_key, batch_key, len(visits)
@@ -109,8 +125,16 @@ def _key(visits: Sequence[Visit], rounds: Rounds) -> Hashable:
 
 def _largest(rounds: Rounds) -> ComingShape:
     """Return the largest shape that any draw may give."""
-    sample: Sample = max(rounds.samples, key=largest_area)
+    sample = max(rounds.samples, key=lambda one: largest_area(one) * rounds.rules.batch_size_of(one.dataset_id))
     choice = max(sample.choices, key=lambda choice: sum(map(encoded_area, choice.references)))
     caption = (choice.captions or sample.captions)[0]
-    visit = Visit(sample=sample, references=choice.references, caption=caption, number=0)
-    return ComingShape(visits=(visit,) * rounds.rules.batch_size, times=0)
+    own = rounds.rules.of(sample.dataset_id)
+    visit = Visit(
+        sample=sample,
+        references=choice.references,
+        caption=caption,
+        number=0,
+        regularises=own.regularises,
+        strength=own.strength,
+    )
+    return ComingShape(visits=(visit,) * rounds.rules.batch_size_of(sample.dataset_id), times=0)

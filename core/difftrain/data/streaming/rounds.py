@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from difftrain.data.streaming.epoch import EpochRules, Visit, epochs_vary, plan_epoch
+from difftrain.data.streaming.epoch import Visit, epochs_vary, plan_epoch
+from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.errors import CheckpointError
 from difftrain.types import Sample
 
@@ -65,6 +68,8 @@ class Round:
     batches: Sequence[tuple[Visit, ...]]
     position: Position
     """The position after this round."""
+    active: frozenset[str] = frozenset()
+    """Ids of the datasets that take part."""
 
     @property
     def samples(self) -> int:
@@ -78,47 +83,99 @@ class Rounds:
     samples: Sequence[Sample]
     rules: EpochRules
     start: Position = field(default_factory=Position)
+    step: int = 0
+    """Optimizer steps done before the start; the next one is ``step + 1``."""
     micro_batches: int = 1
-    """Rounds per optimizer step; the very last step has fewer if the last epoch ends in it."""
+    """Rounds per optimizer step; the very last step has fewer if the data ends in it."""
     epochs: int | None = None
     """Total number of epochs; None is no limit."""
     processes: int = 1
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Ids of the datasets that have samples."""
+        return frozenset(sample.dataset_id for sample in self.samples)
+
+    @cached_property
+    def is_scheduled(self) -> bool:
+        """Whether some steps or epochs may use other datasets than others."""
+        return any(self.rules.of(name).is_scheduled for name in self.names)
+
     def steps(self) -> Iterator[list[Round]]:
         """Yield the rounds of each optimizer step. A step may span two epochs, lest small datasets have small steps."""
-        rounds = self._rounds()
-        while step := list(islice(rounds, self.micro_batches)):
-            yield step
+        dealer = _Dealer(self)
+        step = self.step
+        while rounds := list(islice(dealer.rounds(step + 1), self.micro_batches)):
+            yield rounds
+            step += 1
 
     def steps_left(self) -> int | None:
         """Return the optimizer steps from the start to the end of the last epoch; None if there is no last epoch."""
         if self.epochs is None:
             return None
         left = range(self.start.epoch, self.epochs)
+        if self.is_scheduled:
+            return sum(1 for _ in self.steps())
         if epochs_vary(self.samples, self.rules) or len(left) <= 2:
             return -(-sum(map(self._rounds_of, left)) // self.micro_batches)
         # the epoch already begun, and full ones
         rounds = self._rounds_of(left[0]) + (len(left) - 1) * self._rounds_of(left[1])
         return -(-rounds // self.micro_batches)
 
-    def _rounds(self) -> Iterator[Round]:
-        epoch = self.start.epoch
-        while self.epochs is None or epoch < self.epochs:
-            batches = self.batches_of(epoch)
-            order = [*self._taken_of(epoch), *(visit.number for batch in batches for visit in batch)]
-            reached = len(self._taken_of(epoch))
-            for first in range(0, len(batches), self.processes):
-                now = batches[first : first + self.processes]
-                reached += sum(map(len, now))
-                yield Round(batches=now, position=Position(epoch=epoch, samples=reached, order=order))
-            epoch += 1
+    def batches_of(self, epoch: int) -> list[tuple[Visit, ...]]:
+        """Return the batches of an epoch that are left after the start, in order, with the next step's datasets."""
+        active = self.rules.active(self.names, step=self.step + 1, epoch=epoch)
+        return plan_epoch(self.samples, epoch, self.rules, frozenset(self.taken_of(epoch)), active)
+
+    def taken_of(self, epoch: int) -> Sequence[int]:
+        """Return the numbers of the visits of an epoch that were taken before the start."""
+        return self.start.taken if epoch == self.start.epoch else ()
 
     def _rounds_of(self, epoch: int) -> int:
         return -(-len(self.batches_of(epoch)) // self.processes)
 
-    def batches_of(self, epoch: int) -> list[tuple[Visit, ...]]:
-        """Return the batches of an epoch that are left after the start, in order."""
-        return plan_epoch(self.samples, epoch, self.rules, frozenset(self._taken_of(epoch)))
 
-    def _taken_of(self, epoch: int) -> Sequence[int]:
-        return self.start.taken if epoch == self.start.epoch else ()
+class _Dealer:
+    """Deals one round after another, and plans the rest of an epoch anew when other datasets take part."""
+
+    def __init__(self, run: Rounds) -> None:
+        self._run = run
+        self._epoch = run.start.epoch
+        self._order: list[int] = []
+        self._reached = 0
+        self._active: frozenset[str] | None = None
+        self._batches: deque[tuple[Visit, ...]] = deque()
+        self._begin(run.taken_of(self._epoch))
+
+    def rounds(self, step: int) -> Iterator[Round]:
+        """Yield rounds for a step, which counts from 1, while there are any."""
+        run = self._run
+        while (run.epochs is None or self._epoch < run.epochs) and run.rules.go_on(
+            run.names, step=step, epoch=self._epoch
+        ):
+            active = run.rules.active(run.names, step=step, epoch=self._epoch)
+            if active != self._active:
+                self._plan(active)
+            if self._batches:
+                yield self._round(active)
+            else:
+                self._epoch += 1
+                self._begin(())
+
+    def _begin(self, taken: Sequence[int]) -> None:
+        """Begin an epoch of which some visits may be taken."""
+        self._order, self._reached, self._active = list(taken), len(taken), None
+
+    def _plan(self, active: frozenset[str]) -> None:
+        taken = self._order[: self._reached]
+        run, self._active = self._run, active
+        self._batches = deque(plan_epoch(run.samples, self._epoch, run.rules, frozenset(taken), active))
+        # a new list: positions of earlier rounds hold on to theirs
+        self._order = [*taken, *(visit.number for batch in self._batches for visit in batch)]
+
+    def _round(self, active: frozenset[str]) -> Round:
+        count = min(self._run.processes, len(self._batches))
+        batches = [self._batches.popleft() for _ in range(count)]
+        self._reached += sum(map(len, batches))
+        position = Position(epoch=self._epoch, samples=self._reached, order=self._order)
+        return Round(batches=batches, position=position, active=active)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from difftrain.data.streaming.batch_reader import BatchReader
@@ -62,6 +62,8 @@ class MicroBatch:
     position: StreamPosition
     """The position after this micro-batch of every process."""
     ends_step: bool
+    active: frozenset[str] = frozenset()
+    """Ids of the datasets that take part in this step; a stream may leave it empty."""
     shape: str = ""
     """Sizes and number of its images, for messages, as :func:`difftrain.data.streaming.coming_batches.shape_name` gives
     them; a stream may leave it empty."""
@@ -75,6 +77,7 @@ class _Planned:
     weight: float
     position: Position
     ends_step: bool
+    active: frozenset[str]
 
 
 class BatchStream(Protocol):
@@ -129,6 +132,7 @@ class CachedStream:
                     weight=weight if has_own else 0.0,
                     position=part.position,
                     ends_step=number == len(step),
+                    active=part.active,
                 )
 
     def _read(self, visits: tuple[Visit, ...]) -> Batch:
@@ -142,15 +146,16 @@ def _complete(planned: _Planned, reading: Future[Batch]) -> MicroBatch:
         weight=planned.weight,
         position=planned.position,
         ends_step=planned.ends_step,
+        active=planned.active,
         shape=shape_name(planned.visits),
     )
 
 
 def _pinned(batch: Batch) -> Batch:
-    return Batch(
+    return replace(
+        batch,
         latents=batch.latents.pin_memory(),
         references=[reference.pin_memory() for reference in batch.references],
         text={name: tensor.pin_memory() for name, tensor in batch.text.items()},
-        keys=batch.keys,
         extras={name: tensor.pin_memory() for name, tensor in batch.extras.items()},
     )

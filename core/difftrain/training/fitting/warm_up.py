@@ -20,7 +20,7 @@ from difftrain.data.streaming.stream import MicroBatch
 from difftrain.machine.compile_cache import folder_of_compiled
 from difftrain.model.attention.choose_kernel import kernels_in_force
 from difftrain.output.console import duration
-from difftrain.steps.step import loss_at
+from difftrain.steps.step import adapter_as_asked, loss_at
 from difftrain.steps.training_state import TrainingState
 from difftrain.types import Batch, Reporter
 
@@ -36,7 +36,8 @@ def trial_step(state: TrainingState, batch: Batch) -> None:
     for parameter in state.trained:
         parameter.grad = None
     try:
-        with torch.random.fork_rng(drawing), state.accelerator.no_sync(state.denoiser):
+        undisturbed = torch.random.fork_rng(drawing), state.accelerator.no_sync(state.denoiser)
+        with undisturbed[0], undisturbed[1], adapter_as_asked(state, batch):
             torch.autograd.backward(loss_at(state, state.bare_denoiser, batch, sigma, noise).sum())
     finally:
         for parameter, gradient in zip(state.trained, gradients, strict=True):
