@@ -141,10 +141,18 @@ def test_only_the_first_process_saves_and_it_says_where(two_processes):
     assert said.count("adapter:     output") == 1
 
 
-@pytest.mark.parametrize("work", ["read_all", "_make_one", "write"])
-def test_files_are_hashed_and_images_made_and_encoded_by_the_first_process_alone(two_processes, work):
+@pytest.mark.parametrize("work", ["read_all", "_make_one"])
+def test_files_are_hashed_and_images_made_by_the_first_process_alone(two_processes, work):
     folder, _, _ = two_processes
     assert set((folder / f"{work}.txt").read_text()) == {"0"}
+
+
+def test_both_processes_encode_half_of_the_images_and_captions_each(two_processes):
+    folder, _, _ = two_processes
+    by_rank = (folder / "write.txt").read_text()
+    # 8 targets, 8 references, 8 made ones; a caption each, that of the made ones, the empty one
+    assert abs(by_rank.count("0") - by_rank.count("1")) <= 2
+    assert len(by_rank) == 24 + 10
 
 
 def test_terminated_run_saves_and_one_process_continues_from_it(two_processes):

@@ -28,10 +28,12 @@ OWN_FLAGS: Mapping[str, str] = {
     "fast": "Do not test whether new images can be decoded; a damaged one then stops the run when it is encoded.",
     "json": "Print one JSON object, for other programs.",
     "card": "With plan: the card to explain, such as 4090; default: this machine's, else the H100.",
+    "verify": "With cache: read every entry that the run needs, and make damaged ones again.",
+    "prune": "With cache: remove entries that this run does not need; other runs may share the folders.",
     "help": "Print this text.",
 }
 """Flags that are not run options, with their help."""
-SWITCHES = ("demo", "fast", "json", "help")
+SWITCHES = ("demo", "fast", "json", "verify", "prune", "help")
 """Those of :data:`OWN_FLAGS` that take no value."""
 OWN_VALUES: Mapping[str, str] = {"config": "PATH", "card": "NAME"}
 """What the others take."""

@@ -22,6 +22,7 @@ INTRODUCTION = """\
 difftrain [FLAGS]            train
 difftrain check [FLAGS]      check config, data and pairs before any weight is loaded
 difftrain plan [FLAGS]       predict memory, seconds and hours for a table of cards, without a GPU
+difftrain cache [FLAGS]      encode everything the run will read, without training
 difftrain plugins            list plugins and what they provide
 difftrain --version
 

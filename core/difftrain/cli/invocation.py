@@ -26,6 +26,10 @@ class Invocation:
     fast: bool
     """``--fast``: do not test before the start whether images can be decoded."""
     json: bool
+    verify: bool = False
+    """``--verify``: read every cache entry."""
+    prune: bool = False
+    """``--prune``: remove cache entries that the run does not need."""
     card: str | None
     """``--card``: the card that `difftrain plan` explains."""
     flags: Mapping[str, FlagValue]

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from difftrain import __version__
+from difftrain.cli.cache_command import cache
 from difftrain.cli.check_command import check
 from difftrain.cli.flags import load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import Invocation
@@ -27,6 +28,7 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "train": train,
     "check": check,
     "plan": plan,
+    "cache": cache,
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""
@@ -131,6 +133,9 @@ def run(arguments: Sequence[str]) -> int:
         command, given = read_command_line(arguments, plugins.run_schema, COMMANDS, tables=plugins.run_tables)
         if "card" in given and command is not plan:
             raise ConfigError("--card works only with `difftrain plan`")
+        for flag in ("verify", "prune"):
+            if given.get(flag) and command is not cache:
+                raise ConfigError(f"--{flag} works only with `difftrain cache`")
         return command(_invocation(given, arguments, plugins))
     except DifftrainError as error:
         if _asks_for_json(arguments):
@@ -168,6 +173,8 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
         fast=bool(given.pop("fast", False)),
         json=bool(given.pop("json", False)),
         card=given.pop("card", None),
+        verify=bool(given.pop("verify", False)),
+        prune=bool(given.pop("prune", False)),
         flags=given,
         arguments=tuple(arguments),
         plugins=plugins,

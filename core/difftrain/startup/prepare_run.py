@@ -55,6 +55,8 @@ class PreparedRun:
     """Images that are encoded when a batch first needs them."""
     needs: Sequence[Need]
     """Disk space that the run needs in addition to what exists."""
+    trained: Sequence[Sample]
+    """Samples as the coming epoch shows them: with its crops, where they are drawn again each epoch."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -72,6 +74,7 @@ class _RemainingWork:
     images: Sequence[PlacedImage]
     on_demand: Sequence[PlacedImage]
     needs: Sequence[Need]
+    trained: Sequence[Sample]
 
 
 def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> PreparedRun:
@@ -115,7 +118,18 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
         images=found.images,
         on_demand=found.on_demand,
         needs=found.needs,
+        trained=found.trained,
     )
+
+
+def every_text(plan: RunPlan, prepared: PreparedRun) -> Iterator[TextItem]:
+    """Yield every caption that training and validations ask for, with repetitions."""
+    yield from _texts(plan, prepared.caches, prepared.trained, prepared.measured, prepared.scenes)
+
+
+def every_placed_image(prepared: PreparedRun) -> Iterator[PlacedImage]:
+    """Yield every image whose latents the coming epoch and validations ask for, with repetitions."""
+    yield from every_image([*prepared.trained, *prepared.measured])
 
 
 def _remaining_work(
@@ -148,6 +162,7 @@ def _remaining_work(
         images=[image for image in missing if not caches.encodes_on_demand(image)],
         on_demand=[image for image in missing if caches.encodes_on_demand(image)],
         needs=needs,
+        trained=trained,
     )
 
 

@@ -12,7 +12,6 @@ import torch
 
 from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
-from difftrain.data.caching.sample_caches import encode_images, encode_texts
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.data.streaming.epoch import draw_visit
@@ -20,7 +19,6 @@ from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.errors import ConfigError
-from difftrain.machine.processes import first_process_first
 from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.output.output_dir import VALIDATION_FOLDER
 from difftrain.planning.run_plan import RunPlan
@@ -32,6 +30,7 @@ from difftrain.steps.sharding import is_sharded
 from difftrain.steps.step import remember_rates
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.adapted_model import load_adapted
+from difftrain.training.fill_caches import fill_caches
 from difftrain.training.fitting.room_to_encode import room_to_encode
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream
@@ -73,9 +72,7 @@ def assemble(
     extras = SampleExtras(plan.data, plan.family, plan.loss)
     extras.check([*prepared.data.samples, *prepared.data.held_out])
     _say_what_is_not_drawn(prepared.scenes, plan, reporter)
-    with first_process_first():
-        _fill_caches(plan, prepared, encoders, reporter)
-    encoders.release()
+    _fill_caches(plan, prepared, encoders, accelerator, reporter)
     encoding = room_to_encode(prepared.on_demand, encoders, accelerator.device, reporter)
 
     state = load_state(plan, prepared.location, accelerator, reporter)
@@ -193,13 +190,11 @@ def _check_can_regularise(state: TrainingState) -> None:
         )
 
 
-def _fill_caches(plan: RunPlan, prepared: PreparedRun, encoders: Encoders, reporter: Reporter) -> None:
-    caches, batch_size = prepared.caches, plan.config.vae_batch_size
-    texts = encode_texts(prepared.texts, caches, encoders.text, reporter=reporter)
-    encoders.release()
-    images = encode_images(prepared.images, caches, encoders.image, reporter=reporter, batch_size=batch_size)
-    if caches.removed:
-        reporter.say(f"{len(caches.removed)} damaged cache entries were removed and made again")
+def _fill_caches(
+    plan: RunPlan, prepared: PreparedRun, encoders: Encoders, accelerator: Accelerator, reporter: Reporter
+) -> None:
+    texts, images = prepared.texts, prepared.images
+    fill_caches(texts, images, prepared.caches, encoders, accelerator, reporter, batch_size=plan.config.vae_batch_size)
     if prepared.on_demand:
         reporter.say(f"{len(prepared.on_demand)} images are encoded when a batch first needs them")
     elif not texts and not images:
