@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from difftrain import contracts
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.files.sources import LocalSource
+from difftrain.data.tables.huggingface import HuggingFaceCaptions, HuggingFaceSource
 from difftrain.model.lora import Lora
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
@@ -58,12 +59,12 @@ def difftrain_timestep_samplers() -> Iterable[type[contracts.TimestepSampler]]:
 
 @hookimpl
 def difftrain_data_sources() -> Iterable[type[contracts.DataSource]]:
-    return (LocalSource,)
+    return (LocalSource, HuggingFaceSource)
 
 
 @hookimpl
 def difftrain_caption_sources() -> Iterable[type[contracts.CaptionSource]]:
-    return (TextfileCaptions, FilenameCaptions, InstancePrompt)
+    return (TextfileCaptions, FilenameCaptions, InstancePrompt, HuggingFaceCaptions)
 
 
 @hookimpl

@@ -7,6 +7,8 @@ are small files, which the 1024 px make large.
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -130,20 +132,61 @@ def test_a_file_that_a_web_interface_exported(folder):
     assert_trained(output, steps=1)
 
 
-def test_what_is_not_built_yet_is_one_clear_error(folder):
+@pytest.fixture(scope="module")
+def split_files(folder):
+    """Write the file of the held-out set and the panels; its set of the hub becomes a folder of parquet files."""
     paths = {
-        "/datasets/edit/edited-images": "edits",
-        "/datasets/edit/reference-images": "references",
+        "/datasets/edit/edited-images": "large/edits",
+        "/datasets/edit/reference-images": "large/references",
         "cache/vae/flux-edit": "cache/vae/split-edits",
         "cache/vae/flux-ref": "cache/vae/split-references",
     }
-    (folder / "split.jsonc").write_text(with_values("validation_split.jsonc", paths))
-    run = (folder / "config.jsonc").read_text().rstrip().removesuffix("}") + '"eval_dataset_id": "edited-images"\n}'
+    text = with_values("validation_split.jsonc", paths)
+    assert text.count("Yuanshi/Subjects200K") == 2
+    (folder / "split.jsonc").write_text(text.replace("Yuanshi/Subjects200K", "panels"))
+    run = with_values("config.jsonc", {'"max_train_steps": 10000': '"max_train_steps": 2'})
+    run = run.rstrip().removesuffix("}") + '"eval_dataset_id": "edited-images"\n}'
     (folder / "evaluated.jsonc").write_text(run)
-    ended = run_in(folder, "--config", "evaluated.jsonc", "--data_backend_config", "split.jsonc")
+    for name in ("edits", "references"):
+        path = new_image(folder / "large" / name / "house.png", (1088, 1024), seed=len(name))
+        path.with_suffix(".txt").write_text("paint the door red")
+    rows = []
+    for number in range(3):
+        image = new_image(folder / "panel.png", (64, 32), seed=number).read_bytes()
+        descriptions = {f"description_{side}": f"row {number} side {side}" for side in (0, 1)}
+        rows.append({"image": {"bytes": image, "path": None}, "description": descriptions})
+    (folder / "panels/data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "panels/data/train-00000-of-00001.parquet", row_group_size=2)
+    return rows
+
+
+def test_the_panels_of_a_hugging_face_set_are_pairs_by_row(folder, split_files):
+    command = ("check", "--json", "--config", "evaluated.jsonc", "--data_backend_config", "split.jsonc")
+    ended = run_in(folder, *command, "--pretrained_model_name_or_path", "tiny-random")
+    assert ended.status == 0, ended.err
+    assert ended.json["samples"] == 3
+    assert ended.json["buckets"] == ended.json["reference_buckets"] == {"512x512": 3}
+    train(folder, "split", *QUICK_IMAGES, config="evaluated.jsonc", output="panels-run")
+    losses = [line["step"] for line in read_metrics(folder / "panels-run") if "loss" in line]
+    assert losses == [1, 2]
+    caches = [folder / f"cache/vae/subjects200k-{side}" for side in ("left", "right")]
+    assert [encoded_sizes(cache) for cache in caches] == [{"512x512"}] * 2
+    # no pictures are written beside the set
+    assert not list(folder.rglob("*.arrow"))
+
+
+def test_a_row_of_a_hugging_face_set_that_cannot_be_read_is_named_before_training(folder, split_files):
+    broken = [
+        row | {"image": {"bytes": b"broken", "path": None}} if n == 1 else row for n, row in enumerate(split_files)
+    ]
+    (folder / "broken").mkdir()
+    pq.write_table(pa.Table.from_pylist(broken), folder / "broken/train.parquet")
+    (folder / "broken.jsonc").write_text((folder / "split.jsonc").read_text().replace("panels", "broken"))
+    ended = run_in(
+        folder, "--config", "evaluated.jsonc", "--data_backend_config", "broken.jsonc",
+        "--pretrained_model_name_or_path", "tiny-random",
+    )  # fmt: skip
     assert ended.status == 2
-    assert ended.out == ""
-    assert ended.err == (
-        "error: not supported yet in difftrain 0.1: type 'huggingface' "
-        "(datasets subjects200k-left, subjects200k-right)\n"
-    )
+    assert "dataset 'subjects200k-left': 1 of 3 images cannot be read: " in ended.err
+    assert "broken/train.parquet: row 1, column image, panel 0 of 2 (" in ended.err
+    assert "take them out of set broken" in ended.err

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import json5
-import pytest
 from config_runs import PLUGINS, USERS_FILES
 
-from difftrain.errors import ConfigError
 from difftrain.planning.run_plan import plan_run
 
 
@@ -41,12 +39,13 @@ def test_the_text_embeds_entry_says_where_text_is_cached():
     assert plan_users_files("generated_pairs").data.text_folder == Path("cache/text/kontext")
 
 
-def test_what_is_not_built_yet_is_named_in_one_error():
-    with pytest.raises(ConfigError) as caught:
-        plan_users_files("validation_split", eval_dataset_id="edited-images")
-    assert str(caught.value) == (
-        "not supported yet in difftrain 0.1: type 'huggingface' (datasets subjects200k-left, subjects200k-right)"
-    )
+def test_the_split_file_gives_the_panels_of_a_hugging_face_set():
+    data = plan_users_files("validation_split", eval_dataset_id="edited-images").data
+    left, right = data.by_id("subjects200k-left"), data.by_id("subjects200k-right")
+    assert left.references == ("subjects200k-right",)
+    assert right.is_reference
+    assert [one.source.settings.composite.select_index for one in (left, right)] == [0, 1]
+    assert [one.source.dataset_name for one in (left, right)] == ["Yuanshi/Subjects200K"] * 2
 
 
 def test_the_held_out_pair_set_of_the_split_file_is_taken_out_of_training(tmp_path):

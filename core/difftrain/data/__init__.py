@@ -2,6 +2,7 @@
 
 - `entries`: turns dataset entries into a plan; reads nothing
 - `files`: local files: images, captions, and other files beside them
+- `tables`: Hugging Face sets, and tables of captions
 - `scanning`: turns files into records, remembered in an index
 - `buckets`: the size at which an image is encoded; pure
 - `caption_edits`: changes to captions after they are read

@@ -15,22 +15,16 @@ DATASET_TABLES = KnownKeys(
     },
     switches={"only_instance_prompt": ("caption_strategy", "instanceprompt")},
     not_built={
-        "dataset_name": (),
-        "huggingface": (),
         "parquet": (),
         "prepend_instance_prompt": (),
         "instance_prompt": (),
-        "metadata_backend": ("discovery", "json"),
+        "metadata_backend": ("discovery", "json", "huggingface"),
         "reference_resolution": (),
         "conditioning_config": (),
         "aws_bucket_name": (),
         "csv_file": (),
         "csv_caption_column": (),
         "csv_cache_dir": (),
-        "split": (),
-        "revision": (),
-        "streaming": (),
-        "auto_load": (),
         "video": (),
         "audio": (),
     },
@@ -52,6 +46,7 @@ DATASET_TABLES = KnownKeys(
         **because(NO_EFFECT_RUN["compress_disk_cache"].reason, compress_cache=False),
         **because("every start compares the data index with the files", scan_for_errors=False),
         **because("cache entries are named by content", cache_file_suffix=None, hash_filenames=(False, True)),
+        **because("sets are loaded when a run starts", auto_load=(False, True)),
         **because("missing text is encoded at start-up", text_cache_ondemand=False, text_cache_disable=False),
         **because(
             "they belong to type aws, which a plugin must provide",
@@ -72,7 +67,6 @@ DATASET_TABLES = KnownKeys(
 )
 
 KEYS_OF_TYPE: Mapping[str, tuple[str, ...]] = {
-    "huggingface": ("dataset_name", "huggingface", "metadata_backend", "split", "revision", "streaming", "auto_load"),
     "parquet": ("parquet", "metadata_backend"),
     "aws": ("aws_bucket_name",),
     "csv": ("csv_file", "csv_caption_column", "csv_cache_dir"),

@@ -81,9 +81,9 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "report_to": ("tensorboard", "wandb", "comet_ml", "swanlab", "custom-tracker", "all"),
     "validation_prompt_library": ("true",),
     "dataset_type": ("image_embeds", "conditioning_image_embeds", "video", "audio"),
-    "type": ("huggingface", "parquet", "csv", "aws", "memory", "webshart"),
+    "type": ("parquet", "csv", "aws", "memory", "webshart"),
     "crop_style": ("face",),
-    "caption_strategy": ("huggingface", "parquet", "jsonl", "csv", "webshart"),
+    "caption_strategy": ("parquet", "jsonl", "csv", "webshart"),
     "conditioning_type": ("mask", "segmentation", "controlnet"),
 }
 """Values of existing keys that name something not supported yet."""

@@ -1,0 +1,206 @@
+"""Hugging Face sets: a data source whose images are rows, and the captions of these rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import model_validator
+
+from difftrain.contracts import CaptionSource, DataSource, Listing
+from difftrain.data.files.local_image import file_stamp
+from difftrain.data.tables.columns import Column, find_column, is_image, is_text
+from difftrain.data.tables.row_filter import RowFilter, row_filter
+from difftrain.data.tables.row_image import Panel, RowImage
+from difftrain.data.tables.set_files import find_files
+from difftrain.data.tables.set_options import SetOptions, need_pyarrow, parse_block
+from difftrain.data.tables.table_file import TableFile, open_table
+from difftrain.errors import DataError, printable
+from difftrain.types import SourceImage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_CAPTION_COLUMNS = ("caption", "text", "prompt")
+_KEY_DIGITS = 9
+
+
+class HuggingFaceSource(DataSource):
+    """A set of the Hugging Face hub, or its files on this machine; needs the extra ``hf``."""
+
+    name: ClassVar[str] = "huggingface"
+
+    dataset_name: str | None = None
+    """A set of the hub (``OWNER/NAME``), a folder of parquet or arrow files, one such file, or a saved set."""
+    split: str | None = None
+    """Part of the set; default: train, or the only one."""
+    revision: str | None = None
+    """Branch, tag or commit of a set of the hub; default: its main branch."""
+    streaming: bool = False
+    """Not supported: images are looked at before the first step, so their files must be here."""
+    huggingface: dict[str, Any] = {}
+    """A block: the columns and rows to use."""
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        need_pyarrow("type = huggingface")
+        settings = self.settings
+        if not self._chosen("dataset_name", settings):
+            raise ValueError("dataset_name is missing\nhint: name a set of the hub, or a folder of parquet files")
+        if self._chosen("streaming", settings):
+            raise ValueError(
+                "streaming = true is not supported: images are looked at before the first step\n"
+                "hint: set streaming = false; the files are then downloaded once and rows are read from them"
+            )
+        for key in ("split", "revision"):
+            self._chosen(key, settings)
+        return self
+
+    @property
+    def settings(self) -> SetOptions:
+        return parse_block(SetOptions, self.huggingface, "huggingface: ")
+
+    @property
+    def place(self) -> str:
+        return f"set {printable(str(self._chosen('dataset_name', self.settings)))}"
+
+    def list_images(self) -> Iterable[SourceImage]:
+        return self.survey({}).images
+
+    def survey(self, written: Mapping[str, Path]) -> Listing:
+        settings = self.settings
+        name, split, revision = (self._chosen(key, settings) for key in ("dataset_name", "split", "revision"))
+        files = find_files(name, split, revision)
+        rows = _Rows(settings, name)
+        for file in files:
+            rows.take_file(file)
+        return Listing(images=rows.images, notes=rows.notes())
+
+    def _chosen(self, key: str, settings: SetOptions) -> Any:
+        """Return a value that may stand beside the block or inside it.
+
+        Raises:
+            ValueError: If the two differ.
+        """
+        outer, inner = getattr(self, key), getattr(settings, key)
+        if key in self.model_fields_set and inner is not None and outer is not None and outer != inner:
+            raise ValueError(f"{key} is {outer!r} beside the block huggingface and {inner!r} inside it; keep one")
+        return outer if inner is None else inner
+
+
+class HuggingFaceCaptions(CaptionSource):
+    """The caption column of a Hugging Face set."""
+
+    name: ClassVar[str] = "huggingface"
+
+    def files(self, image: SourceImage) -> tuple[str | Path, ...]:
+        return ()
+
+    def captions(self, image: SourceImage) -> tuple[str, ...] | None:
+        if not isinstance(image, RowImage):
+            raise DataError(
+                f"{printable(image.place)}: is no row of a Hugging Face set\n"
+                "hint: set another caption_strategy, or type = huggingface"
+            )
+        return image.captions
+
+
+class _Rows:
+    """The rows of a split, taken file by file."""
+
+    def __init__(self, settings: SetOptions, name: str) -> None:
+        self._settings, self._name = settings, name
+        composite = settings.composite
+        self._panel = Panel(composite.select_index, composite.image_count) if composite.enabled else None
+        self._filter = RowFilter()
+        self._columns: dict[str, Column] = {}
+        self._rows = 0
+        self.images: list[RowImage] = []
+
+    def take_file(self, file: str) -> None:
+        try:
+            version = file_stamp(file)
+            table = open_table(file, version)
+            self._take(file, version, table)
+        except OSError as error:
+            raise DataError(f"{printable(file)} cannot be read ({error.strerror or error})") from error
+        except DataError as error:
+            raise DataError(f"set {printable(self._name)}, file {printable(Path(file).name)}: {error}") from error
+
+    def notes(self) -> list[str]:
+        """Say what the filter left out.
+
+        Raises:
+            DataError: If it left out everything.
+        """
+        left_out = self._filter.left_out
+        reasons = ", ".join(f"{count} not with {meaning}" for meaning, count in left_out.items())
+        if not self.images and self._rows:
+            raise DataError(
+                f"set {printable(self._name)}: filter_func keeps none of {self._rows} rows ({reasons})\n"
+                "hint: lower the limits, or check their spelling"
+            )
+        if not left_out:
+            return []
+        return [f"filter_func keeps {len(self.images)} of {self._rows} rows: {reasons}"]
+
+    def _take(self, file: str, version: str, table: TableFile) -> None:
+        image_column = self._image_column(table.schema)
+        captions = self._caption_columns(table.schema)
+        counted = self._filter.left_out
+        self._filter = row_filter(
+            self._settings.filter,
+            table.schema,
+            width_column=self._settings.width_column,
+            height_column=self._settings.height_column,
+        )
+        self._filter.left_out = counted
+        tops = sorted(self._filter.tops | {column.top for column in captions})
+        rows = table.values(tops) if tops else ({} for _ in range(table.rows))
+        for number, row in enumerate(rows):
+            if self._filter.keeps(row):
+                self.images.append(
+                    RowImage(
+                        key=f"{self._rows + number:0{_KEY_DIGITS}}",
+                        captions=_captions(captions, row),
+                        file=file,
+                        version=version,
+                        row=number,
+                        column=image_column,
+                        panel=self._panel,
+                    )
+                )
+        self._rows += table.rows
+
+    def _image_column(self, schema: pa.Schema) -> Column:
+        column, kind = find_column("image_column", self._settings.image_column, schema)
+        if not is_image(kind):
+            able = ", ".join(field.name for field in schema if is_image(field.type)) or "none"
+            raise DataError(f"image_column {column.name!r} holds {kind}, not images; columns that may: {able}")
+        return self._columns.setdefault(column.name, column)  # rows share one object
+
+    def _caption_columns(self, schema: pa.Schema) -> Sequence[Column]:
+        settings = self._settings
+        found = []
+        for key in ("caption_column", "fallback_caption_column"):
+            name = getattr(settings, key)
+            if name is None and key == "caption_column":
+                name = next((one for one in _CAPTION_COLUMNS if one in schema.names), None)
+            if name is not None:
+                column, kind = find_column(key, name, schema)
+                if not is_text(kind):
+                    raise DataError(f"{key} {name!r} holds {kind}, not text")
+                found.append(column)
+        return found
+
+
+def _captions(columns: Sequence[Column], row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the captions of the first column that has any."""
+    for column in columns:
+        value = column.of(row[column.top])
+        texts = value if isinstance(value, list) else [value]
+        captions = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+        if captions:
+            return captions
+    return None
