@@ -20,6 +20,7 @@ from difftrain.config.options import Options
 from difftrain.config.schema import GROUPS, RunConfig
 from difftrain.data.caption_edits import CaptionShuffle
 from difftrain.data.entries.generator_entries import GeneratorEntry
+from difftrain.data.tables.caption_tables import TableOptions
 from difftrain.data.tables.row_filter import FilterOptions
 from difftrain.data.tables.set_options import CompositeOptions, SetOptions
 from difftrain.plugins.discovery import load_plugins
@@ -75,6 +76,7 @@ def _dataset_parts(registry: Registry, names: Names) -> Iterator[str]:
     yield _section("Any dataset", DatasetConfig.model_fields, names)
     yield from _plugin_parts(registry, names, DatasetConfig, wanted="dataset_options")
     yield _section("`caption_shuffle` of an entry", CaptionShuffle.model_fields, names)
+    yield _section("`parquet`, `jsonl` or `csv` of an entry", TableOptions.model_fields, names)
     yield _section("`huggingface` of an entry", SetOptions.model_fields, names)
     yield _section("`composite_image_config` in `huggingface`", CompositeOptions.model_fields, names)
     yield _section("`filter_func` in `huggingface`", FilterOptions.model_fields, names)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from difftrain import contracts
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.files.sources import LocalSource
+from difftrain.data.tables.caption_tables import CsvCaptions, JsonLinesCaptions, ParquetCaptions
 from difftrain.data.tables.huggingface import HuggingFaceCaptions, HuggingFaceSource
 from difftrain.model.lora import Lora
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
@@ -64,7 +65,10 @@ def difftrain_data_sources() -> Iterable[type[contracts.DataSource]]:
 
 @hookimpl
 def difftrain_caption_sources() -> Iterable[type[contracts.CaptionSource]]:
-    return (TextfileCaptions, FilenameCaptions, InstancePrompt, HuggingFaceCaptions)
+    return (
+        TextfileCaptions, FilenameCaptions, InstancePrompt, HuggingFaceCaptions, ParquetCaptions, JsonLinesCaptions,
+        CsvCaptions,
+    )  # fmt: skip
 
 
 @hookimpl

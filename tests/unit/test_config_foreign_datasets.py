@@ -15,14 +15,14 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("value", ["json", "discovery", None])
+@pytest.mark.parametrize("value", ["json", "discovery", "huggingface", "parquet", None])
 def test_the_metadata_backends_that_scan_files_are_neutral(value):
     assert plan(datasets=pair(metadata_backend=value)).notes == ()
 
 
 def test_another_metadata_backend_is_not_built():
-    message = error_of(datasets=pair(metadata_backend="parquet"))
-    assert message == "not supported yet in difftrain 0.1: metadata_backend = parquet (dataset edits)"
+    message = error_of(datasets=pair(metadata_backend="webshart"))
+    assert message == "not supported yet in difftrain 0.1: metadata_backend = webshart (dataset edits)"
 
 
 def test_the_text_cache_that_is_used_may_be_named():

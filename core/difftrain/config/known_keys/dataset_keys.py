@@ -15,10 +15,9 @@ DATASET_TABLES = KnownKeys(
     },
     switches={"only_instance_prompt": ("caption_strategy", "instanceprompt")},
     not_built={
-        "parquet": (),
         "prepend_instance_prompt": (),
         "instance_prompt": (),
-        "metadata_backend": ("discovery", "json", "huggingface"),
+        "metadata_backend": ("discovery", "json", "huggingface", "parquet"),
         "reference_resolution": (),
         "conditioning_config": (),
         "aws_bucket_name": (),

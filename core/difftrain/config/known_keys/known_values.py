@@ -83,7 +83,7 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "dataset_type": ("image_embeds", "conditioning_image_embeds", "video", "audio"),
     "type": ("parquet", "csv", "aws", "memory", "webshart"),
     "crop_style": ("face",),
-    "caption_strategy": ("parquet", "jsonl", "csv", "webshart"),
+    "caption_strategy": ("webshart",),
     "conditioning_type": ("mask", "segmentation", "controlnet"),
 }
 """Values of existing keys that name something not supported yet."""

@@ -7,4 +7,5 @@
 - `columns`: finds `a.b.0` in a schema and in a row
 - `row_filter`: which rows are used
 - `row_image`: an image in a row
+- `caption_tables`: captions of local images from parquet, jsonl and csv files
 """

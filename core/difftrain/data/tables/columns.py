@@ -102,7 +102,7 @@ def is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     if is_list(kind) or pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
+        return bool(is_text(kind.value_type))
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
@@ -111,6 +111,6 @@ def is_image(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     if has_fields(kind):
-        return kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0
+        return bool(kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0)
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
     return bool(binary or pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -63,6 +63,7 @@ class _ParquetFile:
     def __init__(self, path: str) -> None:
         import pyarrow.parquet as pq
 
+        self._path = path
         self._file = pq.ParquetFile(path, memory_map=True)
         self.schema = self._file.schema_arrow
         counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
@@ -72,9 +73,15 @@ class _ParquetFile:
         self._kept: OrderedDict[tuple[int, str], pa.ChunkedArray] = OrderedDict()
 
     def values(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        with self._lock:
-            for batch in self._file.iter_batches(_ROWS_A_BATCH, columns=list(columns), use_threads=False):
-                yield from batch.to_pylist()
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self._path, memory_map=True) as file:  # another reader has no need of the lock
+                for batch in file.iter_batches(_ROWS_A_BATCH, columns=list(columns), use_threads=False):
+                    yield from batch.to_pylist()
+        except pa.ArrowException as error:
+            raise OSError(errno.EIO, str(error)) from error
 
     def cell(self, row: int, column: str) -> Any:
         group = bisect_right(self._ends, row)
