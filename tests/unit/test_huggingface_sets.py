@@ -180,6 +180,9 @@ def test_a_set_saved_by_the_package_datasets(tmp_path):
     assert [red(image) for image in listed(tmp_path / "one")] == [0, 1, 2]
     assert [red(image) for image in listed(tmp_path / "both", split="test")] == [2]
     assert listed(tmp_path / "both")[1].captions == ("b",)
+    (tmp_path / "both" / "train" / "state.json").write_text("{")
+    with pytest.raises(DataError, match=r"train/state\.json cannot be read, so the saved set is not complete"):
+        listed(tmp_path / "both")
 
 
 def test_paths_of_images_start_at_the_file(tmp_path):

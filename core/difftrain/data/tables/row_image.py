@@ -18,7 +18,7 @@ from difftrain.types import SourceImage
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One of several pictures of equal width that stand side by side in one image."""
+    """One of several images of equal width that stand side by side in one image."""
 
     index: int
     """From 0, at the left."""

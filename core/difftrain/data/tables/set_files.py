@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from difftrain.config.messages import nearest
 from difftrain.data.tables.table_file import absolute
@@ -46,23 +47,28 @@ def _local_files(path: Path, split: str | None) -> list[str]:
             raise DataError(f"dataset_name {printable(path)} is neither a parquet nor an arrow file, nor a folder")
         return _chosen({_split_of(path.name) if split else "train": [str(path)]}, split, str(path))
     if (path / "dataset_dict.json").is_file():
-        names = json.loads((path / "dataset_dict.json").read_text())["splits"]
+        names = _saved(path / "dataset_dict.json", "splits")
         folder = Path(_chosen({one: [str(path / one)] for one in names}, split, str(path))[0])
         return _saved_files(folder)
     if (path / "state.json").is_file():
-        state = json.loads((path / "state.json").read_text())
-        return _chosen({state.get("_split") or "train": _saved_files(path)}, split, str(path))
+        return _chosen({_saved(path / "state.json", "_split") or "train": _saved_files(path)}, split, str(path))
     below = [one.relative_to(path).as_posix() for one in path.rglob("*") if one.suffix in _SUFFIXES]
     return [str(path / one) for one in _chosen(_by_split(below), split, str(path))]
 
 
 def _saved_files(folder: Path) -> list[str]:
     """Return the files of one set that the package ``datasets`` saved."""
+    return [str(folder / entry["filename"]) for entry in _saved(folder / "state.json", "_data_files")]
+
+
+def _saved(file: Path, key: str) -> Any:
     try:
-        state = json.loads((folder / "state.json").read_text())
-        return [str(folder / entry["filename"]) for entry in state["_data_files"]]
+        return json.loads(file.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{printable(folder)} is not a complete saved set ({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{printable(file)} cannot be read, so the saved set is not complete ({type(error).__name__}: {error})\n"
+            "hint: save the set again"
+        ) from error
 
 
 def _hub_files(name: str, split: str | None, revision: str | None) -> list[str]:

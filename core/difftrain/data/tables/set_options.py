@@ -21,7 +21,7 @@ class CompositeOptions(Options):
     """The keys of ``composite_image_config``."""
 
     enabled: bool = False
-    """Take one panel of an image that is several pictures side by side."""
+    """Take one panel of an image that is several images side by side."""
     image_count: int = Field(1, ge=1, le=100)
     """Number of panels, all of one width."""
     select_index: int = Field(0, ge=0)
@@ -58,7 +58,7 @@ class SetOptions(Options):
     height_column: str = "height"
     """Column with the height in pixels, for filter_func."""
     composite_image_config: dict[str, Any] = {}
-    """A block: use one panel of images that are several pictures side by side."""
+    """A block: use one panel of images that are several images side by side."""
     filter_func: dict[str, Any] = {}
     """A block: use only some rows."""
 
