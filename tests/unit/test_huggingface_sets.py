@@ -191,6 +191,16 @@ def test_paths_of_images_start_at_the_file(tmp_path):
     assert red(listed(path)[0]) == 7
 
 
+def test_files_on_this_machine_need_no_network(parquet, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("asked the network")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert len(listed(parquet.parent)) == 4
+
+
 def test_what_is_no_set_is_named(tmp_path):
     for name, message in ((tmp_path / "none", "does not exist"), (tmp_path, "no parquet or arrow files")):
         with pytest.raises(DataError, match=message):

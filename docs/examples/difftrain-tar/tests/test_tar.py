@@ -60,6 +60,22 @@ def test_rows_that_are_ambiguous_or_have_no_target_are_reported(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_folder_of_shards_is_one_set(difftrain, tmp_path):
+    for shard in (0, 1):
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        write_tar(tmp_path / "shards" / f"{shard:05}.tar", rows(2 - shard) | {"x.jpg": b"", "x.png": b""})
+    listing = listed(tmp_path / "shards")
+    assert [image.key for image in listing.images] == ["00000/0000.png", "00000/0001.png", "00001/0000.png"]
+    assert listing.images[2].open().read() == new_image(0)
+    assert listing.unusable == [f"0000{shard}/x (2 images to train on in one row)" for shard in (0, 1)]
+    for shard in (0, 1):
+        write_tar(tmp_path / "shards" / f"{shard:05}.tar", rows(2 - shard))
+    found = difftrain("check", "--json", datasets=[PAIRS | {"tar_file": "shards"}])
+    assert (found.status, found.json["samples"]) == (0, 3), found.err
+    with pytest.raises(DataError, match="is a folder without tar files"):
+        listed(tmp_path)
+
+
 def test_the_last_member_of_a_name_counts(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"a.png": b"old"})
     (before,) = listed(path).images

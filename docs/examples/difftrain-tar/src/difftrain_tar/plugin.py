@@ -1,4 +1,4 @@
-"""The whole plugin: a data source that reads pairs from a tar file, and the hook that lists it.
+"""The whole plugin: a data source that reads pairs from tar files, and the hook that lists it.
 
 Members of one row share their name up to its first dot, as WebDataset writes them:
 
@@ -15,8 +15,8 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
@@ -68,30 +68,49 @@ class TarSource(DataSource):
     gives_references: ClassVar[bool] = True
 
     tar_file: Path
-    """Path of the file; it must not be compressed, because images are read from their places in it."""
+    """Path of the file, or of a folder of such files (shards), whose rows are used together. They must not be
+    compressed, because images are read from their places in them."""
 
     @property
     def place(self) -> str:
-        return f"tar file {self.tar_file}"
+        return f"tar file {self.tar_file}" if self.tar_file.suffix else f"tar files in {self.tar_file}"
 
     def list_images(self) -> Iterable[SourceImage]:
         return self.survey({}).images
 
     def survey(self, written: Mapping[str, Path]) -> Listing:
-        import tarfile
-
         path = self.tar_file.expanduser().absolute()
-        try:
-            with tarfile.open(path, "r:") as archive:
-                version = version_of(path.stat())
-                rows = _Rows(archive, str(path), version)
-                if not _is_complete(path):  # tarfile ends silently if a header is cut
-                    raise tarfile.ReadError("its end is missing")
-                return rows.listing()
-        except (OSError, tarfile.TarError) as error:
-            raise DataError(
-                f"tar_file {path} cannot be read ({error})\nhint: name a tar file that is complete and not compressed"
-            ) from error
+        if not path.is_dir():
+            return _listing_of(path)
+        shards = sorted(path.glob("*.tar"))
+        if not shards:
+            raise DataError(f"tar_file {path} is a folder without tar files\nhint: name one that has some")
+        return _joined([(shard.stem, _listing_of(shard)) for shard in shards])
+
+
+def _listing_of(path: Path) -> Listing:
+    import tarfile
+
+    try:
+        with tarfile.open(path, "r:") as archive:
+            version = version_of(path.stat())
+            rows = _Rows(archive, str(path), version)
+            if not _is_complete(path):  # tarfile ends silently if a header is cut
+                raise tarfile.ReadError("its end is missing")
+            return rows.listing()
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(
+            f"tar_file {path} cannot be read ({error})\nhint: name a tar file that is complete and not compressed"
+        ) from error
+
+
+def _joined(listings: Sequence[tuple[str, Listing]]) -> Listing:
+    """Put the shards together; each shard's name begins its keys, since shards often number their rows from 0."""
+    return Listing(
+        images=[replace(image, key=f"{shard}/{image.key}") for shard, listing in listings for image in listing.images],
+        others=[f"{shard}/{other}" for shard, listing in listings for other in listing.others],
+        unusable=[f"{shard}/{row}" for shard, listing in listings for row in listing.unusable],
+    )
 
 
 class _Rows:
