@@ -4,6 +4,7 @@ Everything else stays as written: 1024 px, int8-quanto, optimi-lion, bfloat16, g
 are small files, which the 1024 px make large.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -173,6 +174,24 @@ def test_the_panels_of_a_hugging_face_set_are_pairs_by_row(folder, split_files):
     assert [encoded_sizes(cache) for cache in caches] == [{"512x512"}] * 2
     # no pictures are written beside the set
     assert not list(folder.rglob("*.arrow"))
+
+
+def test_a_row_without_a_caption_is_pointed_to_the_set(folder, split_files):
+    (folder / "bare").mkdir()
+    texts = [{"description_0": "x"}, {"description_0": None}]
+    bare = [{"image": split_files[0]["image"], "description": text} for text in texts]
+    pq.write_table(pa.Table.from_pylist(bare), folder / "bare/train.parquet")
+    block = {"caption_column": "description.description_0"}
+    entry = {"id": "bare", "type": "huggingface", "dataset_name": "bare", "caption_strategy": "huggingface"}
+    (folder / "bare.json").write_text(
+        json.dumps([entry | {"resolution": 64, "resolution_type": "pixel_area", "huggingface": block}])
+    )
+    ended = run_in(
+        folder, "check", "--config", "config.jsonc", "--data_backend_config", "bare.json",
+        "--pretrained_model_name_or_path", "tiny-random",
+    )  # fmt: skip
+    assert ended.status == 2
+    assert "1 of 2 images have no caption: 000000001\nhint: give each one in the data source" in ended.err
 
 
 def test_a_row_of_a_hugging_face_set_that_cannot_be_read_is_named_before_training(folder, split_files):

@@ -97,6 +97,12 @@ def test_a_list_of_captions_is_several_captions_and_the_fallback_fills_gaps(parq
     assert listed(parquet, caption_column="texts.short")[1].captions is None
 
 
+def test_an_empty_text_is_an_empty_caption_and_null_is_none(tmp_path):
+    texts = [{"image": png((1, 1, 1)), "caption": text} for text in (" ", None, "x")]
+    found = listed(write(tmp_path / "set.parquet", texts))
+    assert [image.captions for image in found] == [("",), None, ("x",)]
+
+
 @pytest.mark.parametrize(
     ("block", "message"),
     [
@@ -239,7 +245,10 @@ def wrong(**keys):
 
 def test_wrong_keys_are_refused_before_any_file_is_read():
     assert "dataset_name is missing" in wrong()
-    assert "hint: set streaming = false" in wrong(dataset_name="a/b", streaming=True)
+    both = wrong(dataset_name="a/b", streaming=True, huggingface={"image_colum": "x"})
+    assert "streaming = true is not supported" in both
+    assert "set it to false" in both
+    assert "did you mean 'image_column'" in both
     assert "unknown key 'caption_colum'; did you mean 'caption_column'?" in wrong(
         dataset_name="a/b", huggingface={"caption_colum": "x"}
     )

@@ -132,6 +132,8 @@ class CaptionSource(Options, ABC):
     """
 
     name: ClassVar[str]
+    repeats_source: ClassVar[bool] = False
+    """Whether these are the captions of the data source, chosen by name."""
 
     @abstractmethod
     def files(self, image: SourceImage) -> tuple[str | Path, ...]:

@@ -70,7 +70,8 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
     """
     listing = survey(plan, written)
     examined = _examine(plan, listing.images, index, reporter)
-    captioned_by_source = plan.takes_source_captions and any(image.captions for image in listing.images)
+    wants_source = plan.takes_source_captions or (plan.captions is not None and plan.captions.repeats_source)
+    captioned_by_source = wants_source and any(image.captions for image in listing.images)
     captions: list[tuple[str, ...] | None] = [None] * len(examined.used)
     complaints: dict[str, str] = {}
     if captioned_by_source:

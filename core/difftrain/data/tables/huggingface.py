@@ -45,16 +45,27 @@ class HuggingFaceSource(DataSource):
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
         need_pyarrow("type = huggingface")
-        settings = self.settings
-        if not self._chosen("dataset_name", settings):
-            raise ValueError("dataset_name is missing\nhint: name a set of the hub, or a folder of parquet files")
-        if self._chosen("streaming", settings):
-            raise ValueError(
-                "streaming = true is not supported: images are looked at before the first step\n"
-                "hint: set streaming = false; the files are then downloaded once and rows are read from them"
-            )
-        for key in ("split", "revision"):
-            self._chosen(key, settings)
+        problems = []
+        settings = SetOptions()
+        try:
+            settings = self.settings
+        except ValueError as error:
+            problems.append(str(error))
+        for key in ("dataset_name", "split", "revision", "streaming"):
+            try:
+                value = self._chosen(key, settings)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if key == "dataset_name" and not value and "dataset_name" not in self.huggingface:
+                problems.append("dataset_name is missing; name a set of the hub, or a folder of parquet files")
+            if key == "streaming" and value:
+                problems.append(
+                    "streaming = true is not supported: images are looked at before the first step; set it to false, "
+                    "and the files are downloaded once and rows are read from them"
+                )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -93,6 +104,7 @@ class HuggingFaceCaptions(CaptionSource):
     """The caption column of a Hugging Face set."""
 
     name: ClassVar[str] = "huggingface"
+    repeats_source: ClassVar[bool] = True
 
     def files(self, image: SourceImage) -> tuple[str | Path, ...]:
         return ()
@@ -196,11 +208,13 @@ class _Rows:
 
 
 def _captions(columns: Sequence[Column], row: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the captions of the first column that has any."""
+    """Return the captions of the first column that has any; an empty one if all that is there is an empty text."""
+    is_empty = False
     for column in columns:
         value = column.of(row[column.top])
-        texts = value if isinstance(value, list) else [value]
-        captions = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+        texts = [text.strip() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        captions = tuple(text for text in texts if text)
         if captions:
             return captions
-    return None
+        is_empty |= bool(texts)
+    return ("",) if is_empty else None
