@@ -9,6 +9,7 @@
 - `check_command`: `difftrain check` does everything that comes before loading weights
 - `plan_command`: `difftrain plan` predicts memory and time for a table of cards
 - `forecast_text`: its output
+- `cache_command`: `difftrain cache` fills, checks and cleans the caches of a run
 - `plugins_command`: `difftrain plugins` lists what is installed
 - `rerun_commands`: the commands that resume or repeat a run
 """

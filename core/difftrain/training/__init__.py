@@ -4,6 +4,7 @@
 - `session`: the part that needs torch
 - `settle_precision`: decides what `base_model_precision: auto` is on this machine
 - `assemble`: fills caches, loads and adapts the model, resumes the state
+- `fill_caches`: encodes what caches lack, each process its share
 - `adapted_model`: loads the model with its adapter, without a dataset
 - `frozen_encoders`: text and image encoders, loaded when needed
 - `open_stream`: opens the stream of batches at the run's position
