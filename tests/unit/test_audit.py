@@ -94,7 +94,7 @@ def test_reference_below_its_size_limit_leaves_the_pair_out_instead_of_missing(t
     )
     prepared = prepare(plan)
     assert len(prepared.samples) == 2
-    assert prepared.left_out["edits"] == {"size limit of the reference": 1}
+    assert prepared.left_out["edits"] == {"limit or filter of the reference": 1}
 
 
 def test_nothing_is_made_while_pairs_have_problems(tmp_path):

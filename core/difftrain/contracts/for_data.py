@@ -79,6 +79,9 @@ class Listing:
     """Hidden and system files and folders."""
     unusable: Sequence[str] = ()
     """Files, folders or rows that should hold images but cannot be used, each with its reason: the run cannot start."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Keys of images that options of the source leave out, by the option's name. They are counted, and their partners
+    in other datasets are not reported as missing one."""
     notes: Sequence[str] = ()
     """Anything else the user should know."""
 

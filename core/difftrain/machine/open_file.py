@@ -59,7 +59,9 @@ def stamp_of(image: SourceImage) -> str:
         raise OSError(f"{type(error).__name__}: {error}") from error
     if not isinstance(stamp, str):
         raise OSError(f"stamp() returned {type(stamp).__name__}, not a text")
-    return stamp if stamp.isascii() else ascii(stamp)
+    if not stamp.isascii():
+        stamp = ascii(stamp)
+    return stamp if image.panel is None else f"{stamp}, {image.panel}"
 
 
 def _in_memory(stream: BinaryIO) -> BinaryIO:

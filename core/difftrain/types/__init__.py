@@ -16,7 +16,7 @@ Nothing here does work or imports a model library. Sizes are (width, height) in 
 from difftrain.types.batches import AttentionShape, Batch, NoisyBatch, TextEmbeds
 from difftrain.types.model_location import ModelLocation
 from difftrain.types.reporting import Phase, Reporter, StepResult
-from difftrain.types.sizes import Box, Geometry, GeometryRules, Size
+from difftrain.types.sizes import Box, Geometry, GeometryRules, Panel, Size
 from difftrain.types.source_images import ImageMaker, ImageRecord, Recipe, SourceImage
 from difftrain.types.training_samples import PlacedImage, ReferenceChoice, Sample
 from difftrain.types.validation_images import Sampler, ValidationRequest
@@ -34,6 +34,7 @@ __all__ = [
     "ModelOutline",
     "ModelWork",
     "NoisyBatch",
+    "Panel",
     "Phase",
     "PlacedImage",
     "Recipe",

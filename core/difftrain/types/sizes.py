@@ -12,6 +12,42 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One of several pictures of equal width that stand side by side in one image."""
+
+    index: int
+    """From 0, at the left."""
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"{self} does not exist; panels count from 0")
+
+    def __str__(self) -> str:
+        return f"panel {self.index} of {self.count}"
+
+    def size_in(self, whole: Size) -> Size:
+        """Return the panel's size; columns of pixels that the panels cannot share equally are left over at the right.
+
+        Raises:
+            ValueError: If the image has fewer columns than panels.
+        """
+        width = whole[0] // self.count
+        if width == 0:
+            raise ValueError(f"an image {whole[0]} pixels wide has no {self.count} panels")
+        return width, whole[1]
+
+    def box_in(self, whole: Size) -> tuple[int, int, int, int]:
+        """Return (left, top, right, bottom) in pixels of the whole upright image.
+
+        Raises:
+            ValueError: As :meth:`size_in`.
+        """
+        width, height = self.size_in(whole)
+        return self.index * width, 0, (self.index + 1) * width, height
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GeometryRules:
     """How a dataset entry wants its images sized; input of :func:`difftrain.data.buckets.assign_bucket`."""
 

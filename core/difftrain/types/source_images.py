@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
 
-from difftrain.types.sizes import Size
+from difftrain.types.sizes import Panel, Size
 
 if TYPE_CHECKING:
     import random
@@ -57,6 +57,9 @@ class SourceImage(ABC):
     """Upright, if the source knows it: images that a size limit leaves out are then never read."""
     references: tuple[SourceImage, ...] = ()
     """Images of the same row that condition this one, in order."""
+    panel: Panel | None = None
+    """The part that is meant of a file with several pictures side by side; None for the whole. ``size`` is the part's,
+    and :attr:`place` names the part too."""
 
     @property
     @abstractmethod
@@ -82,13 +85,18 @@ class SourceImage(ABC):
     @property
     def extension(self) -> str:
         """``.png``, as the key spells it; empty for a row's id, even one with a dot such as ``v1.5``."""
-        _, dot, ending = self.key.rpartition(".")
-        return _extension(ending) if dot else ""
+        return extension_of(self.key)
 
     @property
     def stem(self) -> str:
         """The key without the extension."""
         return self.key[: len(self.key) - len(self.extension)]
+
+
+def extension_of(key: str) -> str:
+    """Return the extension of a :attr:`SourceImage.key`."""
+    _, dot, ending = key.rpartition(".")
+    return _extension(ending) if dot else ""
 
 
 @lru_cache(maxsize=256)
@@ -111,7 +119,8 @@ class ImageRecord:
     """Pixels, after EXIF rotation."""
     height: int
     content_hash: str
-    """Hex blake3 of the image file's bytes; for a generated image, sha256 of the recipe's identity."""
+    """Hex blake3 of the image file's bytes, and of which panel of it is meant; for a generated image, sha256 of the
+    recipe's identity."""
     captions: tuple[str, ...] | None = None
     """One is drawn per visit. None means no caption; an empty text is an empty caption."""
     recipe: Recipe | None = None

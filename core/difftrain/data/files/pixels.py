@@ -47,7 +47,7 @@ _ORIENTATION_SOURCES = frozenset(keyword.decode() for keyword in ORIENTATION_TEX
 
 
 def open_upright(source: SourceImage) -> Image.Image:
-    """Return an image as people see it.
+    """Return an image, or the panel of it that the source means, as people see it.
 
     Applies the EXIF orientation, converts colours from the embedded profile to sRGB, shows transparent parts
     on white and scales 16 bits to 8.
@@ -62,7 +62,8 @@ def open_upright(source: SourceImage) -> Image.Image:
         with open_image(source) as stream, open_with_pillow(stream) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
-            return _to_srgb(_to_eight_bits(upright))
+            seen = _to_srgb(_to_eight_bits(upright))
+            return seen if source.panel is None else seen.crop(source.panel.box_in(seen.size))
     except UNREADABLE as error:
         raise DataError(f"{printable(source.place)}: cannot be read as an image ({describe(error)})") from error
 
@@ -75,7 +76,8 @@ def upright_size(source: SourceImage) -> Size:
     """
     try:
         with open_image(source) as stream:
-            return header_facts(stream)[0]
+            size = header_facts(stream)[0]
+            return size if source.panel is None else source.panel.size_in(size)
     except UNREADABLE as error:
         raise DataError(f"{printable(source.place)}: cannot be read as an image ({describe(error)})") from error
 

@@ -150,7 +150,7 @@ class TargetSet:
         )
 
     def _match(self, references: DatasetPlan) -> None:
-        """Match one reference set. A size limit that leaves out one image leaves out the pair; nothing is missing."""
+        """Match one reference set. What a limit or filter leaves out takes its partner along; nothing is missing."""
         own_scan, other_scan = self._scans[self.dataset.id], self._scans[references.id]
         assert references.pairing is not None, "conditioning_data names reference sets only"
         # Match all images, not only those left by earlier reference sets, so that every missing file is reported.
@@ -168,10 +168,10 @@ class TargetSet:
             skip_missing=skip,
         )
         if limited:
-            self.left_out["size limit of the reference"] += len(limited)
+            self.left_out["limit or filter of the reference"] += len(limited)
             self._findings.notes.append(
-                f"dataset {self.dataset.id!r}: {len(limited)} images are left out because the size limits of "
-                f"{references.id!r} leave out their reference"
+                f"dataset {self.dataset.id!r}: {len(limited)} images are left out because {references.id!r} leaves out "
+                f"their reference ({', '.join(other_scan.left_out) or 'it cannot be read'})"
             )
         if skip:
             remaining = {record.image.key for record in self.records}

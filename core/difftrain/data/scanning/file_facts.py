@@ -13,7 +13,7 @@ from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open
 from difftrain.data.files.plain_headers import plain_size
 from difftrain.machine.open_file import open_image, stamp_of
 from difftrain.machine.retries import with_retries
-from difftrain.types import Size, SourceImage
+from difftrain.types import Panel, Size, SourceImage
 
 
 class FileFacts(NamedTuple):
@@ -65,7 +65,8 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
     problem = None
     decode = decode or not _ends_whole(data)
     try:
-        (width, height), is_animated = _header_facts(data)
+        size, is_animated = _header_facts(data)
+        width, height = size if image.panel is None else image.panel.size_in(size)
         if decode:
             with open_with_pillow(io.BytesIO(data)) as opened:
                 opened.load()
@@ -74,13 +75,21 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
         problem = describe(error) if data else "an empty file"
     return FileFacts(
         stamp,
-        blake3(data).hexdigest(),
+        content_hash(data, image.panel),
         width,
         height,
         problem,
         decoded=decode,
         is_animated=is_animated,
     )
+
+
+def content_hash(data: bytes, panel: Panel | None = None) -> str:
+    """Return the hash of an image file's bytes, or of one panel in it, whose pixels need not be decoded for that."""
+    hashed = blake3(data)
+    if panel is not None:
+        hashed.update(str(panel).encode())
+    return hashed.hexdigest()
 
 
 def _header_facts(data: bytes) -> tuple[Size, bool]:

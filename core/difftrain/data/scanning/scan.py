@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from difftrain.data.buckets import SizeLimits, broken_limit
@@ -17,6 +18,7 @@ from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.survey import survey
 from difftrain.errors import first_few
 from difftrain.types import ImageRecord, Reporter, SourceImage
+from difftrain.types.source_images import extension_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,9 @@ class Scan:
     references: Mapping[str, tuple[ImageRecord, ...]]
     """References that the images of a target set bring, by the image's key in the source; empty if none does."""
     left_out: dict[str, int]
-    """Number of images that each size limit leaves out, by the option's name."""
+    """Number of images that each size limit or filter leaves out, by the option's name."""
     left_out_keys: frozenset[str]
-    """Keys of images left out by a size limit or unreadable; their partners are not reported as missing one."""
+    """Keys of images left out by a limit or filter, or unreadable; their partners are not reported as missing one."""
     listed: int
     """Images of the source, including those that they bring as references."""
     captioned_by_source: bool
@@ -87,8 +89,8 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
     return Scan(
         records=records,
         references=_references(plan, records, examined.brought),
-        left_out=dict(examined.left_out),
-        left_out_keys=examined.left_out_keys,
+        left_out={**{option: len(keys) for option, keys in listing.left_out.items() if keys}, **examined.left_out},
+        left_out_keys=examined.left_out_keys.union(map(_pairing_key, chain(*listing.left_out.values()))),
         listed=len(listing.images) + len(examined.brought),
         captioned_by_source=captioned_by_source,
         unreadable_captions=frozenset(complaints),
@@ -176,11 +178,15 @@ def _limits(plan: DatasetPlan) -> SizeLimits:
 
 
 def _key(image: SourceImage) -> str:
-    """Return the key without extension, composed, since macOS and Linux write accented names in different forms.
+    return _pairing_key(image.key)
+
+
+def _pairing_key(key: str) -> str:
+    """Return a key without extension, composed, since macOS and Linux write accented names in different forms.
 
     Bytes that are not UTF-8 are escaped, so that the key is a text that can be hashed and stored.
     """
-    key = image.stem
+    key = key.removesuffix(extension_of(key))
     if key.isascii():
         return key
     spelt = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -29,7 +29,7 @@ def survey(plan: DatasetPlan, written: Mapping[str, Path]) -> Listing:
     except Exception as error:  # third-party plugin code may raise anything
         raise PluginError(f"dataset {plan.id!r}: {who} failed: {type(error).__name__}: {error}") from error
     if not listing.images and not listing.unusable:
-        raise DataError(f"{who} has no images")
+        raise DataError(_all_left_out(plan, listing) if any(listing.left_out.values()) else f"{who} has no images")
     if len({image.key for image in listing.images}) < len(listing.images):
         counts = Counter(image.key for image in listing.images)
         names = first_few(key for key, count in counts.items() if count > 1)
@@ -40,3 +40,12 @@ def survey(plan: DatasetPlan, written: Mapping[str, Path]) -> Listing:
             f"hint: set gives_references = True on {type(plan.source).__qualname__}"
         )
     return listing
+
+
+def _all_left_out(plan: DatasetPlan, listing: Listing) -> str:
+    counts = ", ".join(f"{option} {len(keys)}" for option, keys in listing.left_out.items() if keys)
+    total = sum(map(len, listing.left_out.values()))
+    return (
+        f"all {total} images of {plan.source.place} are left out: {counts}\n"
+        "hint: ask for less, or check the spelling of what is asked for"
+    )

@@ -12,12 +12,12 @@ from difftrain.contracts import CaptionSource, DataSource, Listing
 from difftrain.data.files.local_image import file_stamp
 from difftrain.data.tables.columns import Column, find_column, is_image, is_text
 from difftrain.data.tables.row_filter import RowFilter, row_filter
-from difftrain.data.tables.row_image import Panel, RowImage
+from difftrain.data.tables.row_image import RowImage
 from difftrain.data.tables.set_files import find_files
 from difftrain.data.tables.set_options import SetOptions, need_pyarrow, parse_block
 from difftrain.data.tables.table_file import TableFile, open_table
 from difftrain.errors import DataError, printable
-from difftrain.types import SourceImage
+from difftrain.types import Panel, SourceImage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +86,7 @@ class HuggingFaceSource(DataSource):
         rows = _Rows(settings, name)
         for file in files:
             rows.take_file(file)
-        return Listing(images=rows.images, notes=rows.notes())
+        return Listing(images=rows.images, left_out={"filter_func": rows.left_out}, notes=rows.notes())
 
     def _chosen(self, key: str, settings: SetOptions) -> Any:
         """Return a value that may stand beside the block or inside it.
@@ -124,11 +124,13 @@ class _Rows:
     def __init__(self, settings: SetOptions, name: str) -> None:
         self._settings, self._name = settings, name
         composite = settings.composite
-        self._panel = Panel(composite.select_index, composite.image_count) if composite.enabled else None
+        self._panel = Panel(index=composite.select_index, count=composite.image_count) if composite.enabled else None
         self._filter = RowFilter()
         self._columns: dict[str, Column] = {}
         self._rows = 0
         self.images: list[RowImage] = []
+        self.left_out: list[str] = []
+        """Keys of the rows that the filter does not keep."""
 
     def take_file(self, file: str) -> None:
         try:
@@ -171,10 +173,13 @@ class _Rows:
         tops = sorted(self._filter.tops | {column.top for column in captions})
         rows = table.values(tops) if tops else ({} for _ in range(table.rows))
         for number, row in enumerate(rows):
-            if self._filter.keeps(row):
+            key = f"{self._rows + number:0{_KEY_DIGITS}}"
+            if not self._filter.keeps(row):
+                self.left_out.append(key)
+            else:
                 self.images.append(
                     RowImage(
-                        key=f"{self._rows + number:0{_KEY_DIGITS}}",
+                        key=key,
                         captions=_captions(captions, row),
                         file=file,
                         version=version,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEPT_BYTES = 256 * 2**20
-"""Decoded row groups that a process keeps, so that neighbouring rows are decoded once; the newest stays anyway."""
+"""Decoded row groups that a process keeps, so that neighbouring rows are decoded once."""
+_KEPT_GROUPS = 2
+"""Kept however large they are: threads that read rows on both sides of a border would decode both again and again."""
 _ROWS_A_BATCH = 1000
 
 
@@ -64,7 +66,7 @@ class _ParquetFile:
         import pyarrow.parquet as pq
 
         self._path = path
-        self._file = pq.ParquetFile(path, memory_map=True)
+        self._file = pq.ParquetFile(path, memory_map=False)
         self.schema = self._file.schema_arrow
         counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._ends = list(accumulate(counts))
@@ -77,7 +79,7 @@ class _ParquetFile:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(self._path, memory_map=True) as file:  # another reader has no need of the lock
+            with pq.ParquetFile(self._path, memory_map=False) as file:  # another reader has no need of the lock
                 for batch in file.iter_batches(_ROWS_A_BATCH, columns=list(columns), use_threads=False):
                     yield from batch.to_pylist()
         except pa.ArrowException as error:
@@ -98,7 +100,7 @@ class _ParquetFile:
                 except pa.ArrowException as error:
                     raise OSError(errno.EIO, str(error)) from error
                 self._kept[group, column] = table.column(0)
-                while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
+                while len(self._kept) > _KEPT_GROUPS and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
                     self._kept.popitem(last=False)
             self._kept.move_to_end((group, column))
             return self._kept[group, column]
