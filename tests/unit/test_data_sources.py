@@ -403,4 +403,4 @@ def test_files_that_runs_write_are_left_out_of_any_source(tmp_path):
     outside = [LocalImage.at(new_image(tmp_path / name)) for name in ("c.png", "a.png")]
     found = scanned(tmp_path, on_shelf(tmp_path, inside, *outside, captions=None))
     assert [record.key for record in found.records] == ["a", "c"]
-    assert "1 images are left out" in found.notes[0]
+    assert "1 images are left out" in found.findings[0].message

@@ -10,10 +10,12 @@ Nothing here does work or imports a model library. Sizes are (width, height) in 
 - `batches`: tensors of one step
 - `work`: what a model does in one step, counted
 - `validation_images`: an image to draw
+- `finding`: what the checks of the data find
 - `reporting`: what users and observers are told
 """
 
 from difftrain.types.batches import AttentionShape, Batch, NoisyBatch, TextEmbeds
+from difftrain.types.finding import Finding, Level
 from difftrain.types.model_location import ModelLocation
 from difftrain.types.reporting import Phase, Reporter, StepResult
 from difftrain.types.sizes import Box, Geometry, GeometryRules, Panel, Size
@@ -26,10 +28,12 @@ __all__ = [
     "AttentionShape",
     "Batch",
     "Box",
+    "Finding",
     "Geometry",
     "GeometryRules",
     "ImageMaker",
     "ImageRecord",
+    "Level",
     "ModelLocation",
     "ModelOutline",
     "ModelWork",

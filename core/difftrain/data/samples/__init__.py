@@ -6,5 +6,6 @@
 - `matching`: finds the reference of each target; pure
 - `made_images`: reference images that generators make
 - `audit`: problems and notes, in words
+- `findings`: collects them
 - `flavour_limits`: whether the flavour can take the samples
 """

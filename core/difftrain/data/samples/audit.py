@@ -7,33 +7,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from difftrain.config.schema import DatasetConfig
 from difftrain.data.files.near_captions import near_captions
+from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.matching import Matching
 from difftrain.data.scanning.scan import Scan
-from difftrain.errors import DataError, first_few
+from difftrain.errors import first_few
 from difftrain.types import ImageRecord, Sample
 
-
-@dataclass
-class Findings:
-    """Collected over all datasets."""
-
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    unused_references: dict[str, dict[str, ImageRecord]] = field(default_factory=dict)
-    """By reference set: images that no target set matched so far has a target image for."""
-
-    def raise_problems(self) -> None:
-        """Stop with everything that was found, if anything.
-
-        Raises:
-            DataError: With all problems.
-        """
-        if self.problems:
-            raise DataError(*self.problems)
+Misfit = tuple[ImageRecord, str]
+"""A target image, and why its reference does not fit."""
 
 
 def audit_matching(
@@ -49,23 +33,24 @@ def audit_matching(
         matching: Result of :func:`difftrain.data.samples.matching.match`.
         skip_missing: ``on_missing: skip``.
     """
-    where = f"dataset {targets!r}"
     if matching.missing:
         names = first_few(record.name for record in matching.missing)
-        text = f"{where}: {len(matching.missing)} of {total} images have no reference in {references!r}: {names}"
+        text = f"{len(matching.missing)} of {total} images have no reference in {references!r}: {names}"
         if skip_missing:
-            findings.notes.append(f"{text}; left out (on_missing: skip)")
+            findings.note("unmatched", targets, f"{text}; left out (on_missing: skip)", records=matching.missing)
         else:
-            findings.problems.append(f"{text}\nhint: {_missing_hint(matching)}")
+            findings.problem("unmatched", targets, text, fix=_missing_hint(matching), records=matching.missing)
     if matching.ambiguous:
         pairs = first_few(
             f"{record.name} (could be {' or '.join(candidate.name for candidate in candidates)})"
             for record, candidates in matching.ambiguous
         )
-        findings.problems.append(
-            f"{where}: {len(matching.ambiguous)} of {total} images have ambiguous references in {references!r}: "
-            f"{pairs}\n"
-            "hint: keep one file a stem and folder, or give a pair's two files the same extension"
+        findings.problem(
+            "ambiguous",
+            targets,
+            f"{len(matching.ambiguous)} of {total} images have ambiguous references in {references!r}: {pairs}",
+            fix="keep one file a stem and folder, or give a pair's two files the same extension",
+            records=(record for record, _ in matching.ambiguous),
         )
     before = findings.unused_references.get(references)
     findings.unused_references[references] = {
@@ -78,11 +63,12 @@ def audit_rows(findings: Findings, *, dataset: str, total: int, missing: Sequenc
     if not missing:
         return
     names = first_few(record.name for record in missing)
-    text = f"dataset {dataset!r}: {len(missing)} of {total} images have no reference in their row: {names}"
+    text = f"{len(missing)} of {total} images have no reference in their row: {names}"
     if skip:
-        findings.notes.append(f"{text}; left out (on_missing: skip)")
+        findings.note("unmatched", dataset, f"{text}; left out (on_missing: skip)", records=missing)
     else:
-        findings.problems.append(f'{text}\nhint: add the references to the data source, or set "on_missing": "skip"')
+        fix = 'add the references to the data source, or set "on_missing": "skip"'
+        findings.problem("unmatched", dataset, text, fix=fix, records=missing)
 
 
 def audit_unused_references(findings: Findings) -> None:
@@ -90,8 +76,11 @@ def audit_unused_references(findings: Findings) -> None:
     for references, unused_references in findings.unused_references.items():
         if unused_references:
             names = first_few(record.name for record in unused_references.values())
-            findings.notes.append(
-                f"dataset {references!r}: {len(unused_references)} references have no target image: {names}"
+            findings.note(
+                "unused_reference",
+                references,
+                f"{len(unused_references)} references have no target image: {names}",
+                records=unused_references.values(),
             )
 
 
@@ -109,17 +98,20 @@ def _missing_hint(matching: Matching) -> str:
 
 
 def audit_misfits(
-    findings: Findings, *, targets: str, references: str, total: int, misfits: Sequence[str], one_size: bool
+    findings: Findings, *, targets: str, references: str, total: int, misfits: Sequence[Misfit], one_size: bool
 ) -> None:
     """Report references that the pairing refused, with its messages, or whose size the flavour cannot take."""
     if misfits:
         kind = "reference_strict" if one_size else "reference_loose"
         conjunction = "and" if one_size else "or"
-        findings.problems.append(
-            f"dataset {targets!r}: {len(misfits)} of {total} references in {references!r} do not fit: "
-            + "; ".join(misfits[:3])
-            + ("; ..." if len(misfits) > 3 else "")
-            + f'\nhint: crop both images of a pair alike, {conjunction} use "conditioning_type": "{kind}"'
+        findings.problem(
+            "misfit",
+            targets,
+            f"{len(misfits)} of {total} references in {references!r} do not fit: "
+            + "; ".join(text for _, text in misfits[:3])
+            + ("; ..." if len(misfits) > 3 else ""),
+            fix=f'crop both images of a pair alike, {conjunction} use "conditioning_type": "{kind}"',
+            records=(target for target, _ in misfits),
         )
 
 
@@ -145,9 +137,8 @@ def audit_uncaptioned(
             f"{remedy} (an empty {'text' if captioned_by_source else 'file'} is an empty caption), "
             'or set "caption_strategy": null to train without captions'
         )
-        findings.problems.append(
-            f"dataset {dataset!r}: {len(records)} of {total} images have no caption: {names}\nhint: {advice}"
-        )
+        text = f"{len(records)} of {total} images have no caption: {names}"
+        findings.problem("caption_missing", dataset, text, fix=advice, records=records)
 
 
 def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapping[str, int]) -> None:
@@ -156,33 +147,44 @@ def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapp
     for reason, count in left_out.items():
         value = getattr(config, reason, None)
         reasons.append(f"{count} by {reason}" + ("" if value is None else f" = {value:g}"))
-    findings.problems.append(
-        f"dataset {config.id!r}: no samples are left; left out: {', '.join(reasons)}\n"
-        'hint: change these options, or set "disabled": true on this dataset'
+    findings.problem(
+        "nothing_left",
+        config.id,
+        f"no samples are left; left out: {', '.join(reasons)}",
+        fix='change these options, or set "disabled": true on this dataset',
     )
 
 
 def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
     """Note images that a dataset has more than once."""
     first: dict[str, ImageRecord] = {}
-    doubles: list[str] = []
+    doubles: dict[str, ImageRecord] = {}
     for record in scan.records:
         earlier = first.setdefault(record.content_hash, record)
         if earlier is not record:
-            doubles.append(f"{record.name} = {earlier.name}")
+            doubles[f"{record.name} = {earlier.name}"] = record
     if doubles:
-        findings.notes.append(f"dataset {dataset!r}: {len(doubles)} images are duplicates: {first_few(doubles)}")
+        findings.note(
+            "duplicate",
+            dataset,
+            f"{len(doubles)} images are duplicates: {first_few(doubles)}",
+            fix="remove them, or use repeats to show an image more often",
+            records=doubles.values(),
+        )
 
 
 def audit_empty_captions(findings: Findings, samples: Iterable[Sample]) -> None:
     """Note samples with an empty caption among those that may be drawn."""
-    empty: dict[str, list[str]] = defaultdict(list)
+    empty: dict[str, list[ImageRecord]] = defaultdict(list)
     for sample in samples:
         drawn = (caption for choice in sample.choices for caption in choice.captions or sample.captions)
         if not all(drawn):
-            empty[sample.dataset_id].append(sample.target.record.name)
-    for dataset, names in empty.items():
-        findings.notes.append(f"dataset {dataset!r}: {len(names)} images have an empty caption: {first_few(names)}")
+            empty[sample.dataset_id].append(sample.target.record)
+    for dataset, records in empty.items():
+        names = first_few(record.name for record in records)
+        findings.note(
+            "caption_empty", dataset, f"{len(records)} images have an empty caption: {names}", records=records
+        )
 
 
 def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence[Sample]) -> None:
@@ -192,16 +194,17 @@ def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence
     """
     targets = {sample.target.record.content_hash: sample.target.record for sample in samples}
     totals: Counter[str] = Counter()
-    copies: dict[str, list[str]] = defaultdict(list)
-    others: dict[str, list[str]] = defaultdict(list)
+    copies: dict[str, dict[str, ImageRecord]] = defaultdict(dict)
+    others: dict[str, dict[str, ImageRecord]] = defaultdict(dict)
     for sample in samples:
         own = sample.target.record.content_hash
         for reference in (placed.record for choice in sample.choices for placed in choice.references):
             totals[reference.dataset_id] += 1
             if reference.content_hash == own:
-                copies[reference.dataset_id].append(reference.name)
+                copies[reference.dataset_id][reference.name] = sample.target.record
             elif reference.content_hash in targets:
-                others[reference.dataset_id].append(f"{reference.name} = {targets[reference.content_hash].name}")
+                shown = f"{reference.name} = {targets[reference.content_hash].name}"
+                others[reference.dataset_id][shown] = sample.target.record
     for references, names in copies.items():
         all_of_them = len(names) == totals[references]
         remedy = (
@@ -210,21 +213,30 @@ def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence
             else f"name the folder of the unedited images as instance_data_dir of {references!r}"
         )
         if all_of_them and not dataset.allow_identical_references:
-            findings.problems.append(
-                f"dataset {dataset.id!r}: all {len(names)} references in {references!r} are the target images "
-                f"themselves, so nothing would be learnt but to copy: {first_few(names)}\n"
-                f"hint: {remedy}, or set "
-                '"allow_identical_references": true on the target set to teach that nothing changes'
+            findings.problem(
+                "no_edit",
+                dataset.id,
+                f"all {len(names)} references in {references!r} are the target images themselves, so nothing would be "
+                f"learnt but to copy: {first_few(names)}",
+                fix=f'{remedy}, or set "allow_identical_references": true on the target set to teach that nothing '
+                "changes",
+                records=names.values(),
             )
         else:
-            findings.notes.append(
-                f"dataset {dataset.id!r}: {len(names)} of {totals[references]} references in {references!r} are the "
-                f"target images themselves, so nothing is edited: {first_few(names)}"
+            findings.note(
+                "no_edit",
+                dataset.id,
+                f"{len(names)} of {totals[references]} references in {references!r} are the target images themselves, "
+                f"so nothing is edited: {first_few(names)}",
+                records=names.values(),
             )
     for references, names in others.items():
-        findings.notes.append(
-            f"dataset {dataset.id!r}: {len(names)} of {totals[references]} references in {references!r} are target "
-            f"images of other pairs: {first_few(names)}"
+        findings.note(
+            "reference_is_target",
+            dataset.id,
+            f"{len(names)} of {totals[references]} references in {references!r} are target images of other pairs: "
+            f"{first_few(names)}",
+            records=names.values(),
         )
 
 
@@ -234,14 +246,17 @@ def audit_held_out(findings: Findings, *, trained: Iterable[Sample], held_out: I
     for sample in trained:
         known.setdefault(sample.target.record.content_hash, sample)
     counts: Counter[str] = Counter()
-    leaks: dict[str, list[str]] = defaultdict(list)
+    leaks: dict[str, dict[str, ImageRecord]] = defaultdict(dict)
     for sample in held_out:
         record = sample.target.record
         counts[sample.dataset_id] += 1
         if twin := known.get(record.content_hash):
-            leaks[sample.dataset_id].append(f"{record.name} = {twin.dataset_id}/{twin.target.record.name}")
+            leaks[sample.dataset_id][f"{record.name} = {twin.dataset_id}/{twin.target.record.name}"] = record
     for dataset, names in leaks.items():
-        findings.notes.append(
-            f"dataset {dataset!r}: {len(names)} of {counts[dataset]} held-out images are trained on too, so they "
-            f"show nothing about unseen images: {first_few(names)}"
+        findings.note(
+            "held_out_leak",
+            dataset,
+            f"{len(names)} of {counts[dataset]} held-out images are trained on too, so they show nothing about unseen "
+            f"images: {first_few(names)}",
+            records=names.values(),
         )

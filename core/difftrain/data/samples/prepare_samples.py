@@ -12,7 +12,6 @@ from typing import Any
 
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.samples.audit import (
-    Findings,
     audit_contents,
     audit_empty_captions,
     audit_held_out,
@@ -20,6 +19,7 @@ from difftrain.data.samples.audit import (
     audit_unedited,
     audit_unused_references,
 )
+from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.made_images import room_needed
 from difftrain.data.samples.target_set import TargetSet
 from difftrain.data.scanning.image_index import ImageIndex
@@ -28,7 +28,7 @@ from difftrain.errors import DataError, MachineError
 from difftrain.machine.disk import Need
 from difftrain.machine.folders import check_folder
 from difftrain.machine.garbage import paused_garbage_collection
-from difftrain.types import Reporter, Sample
+from difftrain.types import Finding, Reporter, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class PreparedData:
     """Samples to train on."""
     held_out: tuple[Sample, ...] = ()
     """Samples that no training batch may contain; they are only measured and drawn in validations."""
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     """Oddities that do not stop the run."""
     repeats: Mapping[str, int]
     """Extra visits per epoch, by dataset id; 0 shows each sample once."""
@@ -55,6 +55,11 @@ class PreparedData:
     """Caption files read; 0 if nothing has changed since the last run."""
     made: int
     """Reference images made and stored now."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages of the findings."""
+        return tuple(finding.message for finding in self.findings)
 
     def held_out_counts(self) -> dict[str, int]:
         """Return the number of samples in each held-out set, by dataset id."""
@@ -123,11 +128,12 @@ def prepare_samples(
         made = sum(target_set.make_images(index, reporter) for target_set in target_sets)
         findings.raise_problems()
         hashed, captions_read = index.hashed, index.captions_read
-        findings.notes += index.notes
+        for note in index.notes:
+            findings.note("index", "", note)
     return PreparedData(
         samples=tuple(samples),
         held_out=tuple(held_out),
-        notes=tuple(findings.notes),
+        findings=tuple(findings.found),
         repeats={dataset.id: dataset.config.repeats for dataset in plan.datasets},
         images={dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
         left_out={target_set.dataset.id: dict(target_set.left_out) for target_set in target_sets},
@@ -149,6 +155,31 @@ def pair_samples(plan: DataPlan, *, reporter: Reporter) -> PairedData:
     return PairedData(samples=tuple(samples), held_out=tuple(held_out), made=())
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditedData:
+    """The samples that a dataset gives as it is, and everything found about it, problems too."""
+
+    samples: tuple[Sample, ...]
+    """Complete samples, held-out ones too."""
+    findings: tuple[Finding, ...]
+    images: Mapping[str, int]
+    """As :attr:`PreparedData.images`, for the datasets that could be read."""
+    left_out: Mapping[str, Mapping[str, int]]
+
+
+def audit_samples(plan: DataPlan, *, reporter: Reporter) -> AuditedData:
+    """Return what data with problems has, instead of raising them; generators do not run."""
+    findings = Findings(stops=False)
+    with paused_garbage_collection(), ImageIndex(plan.index_path) as index:
+        scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
+    return AuditedData(
+        samples=(*samples, *held_out),
+        findings=tuple(findings.found),
+        images={dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
+        left_out={target_set.dataset.id: dict(target_set.left_out) for target_set in target_sets},
+    )
+
+
 def _pair_all(
     plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings
 ) -> tuple[dict[str, Scan], list[TargetSet], list[Sample], list[Sample]]:
@@ -158,7 +189,8 @@ def _pair_all(
         DataError: With every problem found.
     """
     scans = _scan_all(plan, index, reporter, findings)
-    target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in plan.target_sets]
+    readable = (dataset for dataset in plan.target_sets if {dataset.id, *dataset.references} <= scans.keys())
+    target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in readable]
     samples: list[Sample] = []
     held_out: list[Sample] = []
     for target_set in target_sets:
@@ -201,13 +233,13 @@ def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: F
         try:
             scans[dataset.id] = scan(dataset, index, reporter, written=plan.written_folders)
         except DataError as error:
-            findings.problems.append(f"dataset {dataset.id!r}: {error}")
+            for problem in error.problems:
+                findings.found.append(Finding.of_message("no_source", "problem", dataset.id, problem))
             continue
         scanned = scans[dataset.id]
-        findings.problems += scanned.problems
-        findings.notes += scanned.notes
+        findings.found += scanned.findings
         for option, count in scanned.left_out.items():
-            findings.notes.append(f"dataset {dataset.id!r}: {count} images are left out by {option}")
+            findings.note("left_out", dataset.id, f"{count} images are left out by {option}")
         if not dataset.is_reference:
             audit_contents(findings, dataset.id, scanned)
     if len(scans) < len(plan.datasets):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from difftrain.contracts import Pairing
 from difftrain.data.buckets import assign_bucket
 from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
-from difftrain.data.samples.audit import Findings, audit_matching, audit_misfits, audit_rows, audit_uncaptioned
+from difftrain.data.samples.audit import Misfit, audit_matching, audit_misfits, audit_rows, audit_uncaptioned
+from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.made_images import make_missing, planned_records
 from difftrain.data.samples.matching import match
 from difftrain.data.scanning.image_index import ImageIndex
@@ -72,15 +73,17 @@ class TargetSet:
         for generator in self.dataset.generators:
             result = make_missing(generator, self.records, index, reporter)
             written += result.written
-            self._findings.notes += result.notes
-            self._findings.problems += result.problems
+            for note in result.notes:
+                self._findings.note("generator", "", note)
+            for problem in result.problems:
+                self._findings.problem("generator", "", problem)
         return written
 
     def samples(self, phase: Phase) -> list[Sample]:
         """Return one sample for each target image, in the order of the scan."""
         samples: list[Sample] = []
         uncaptioned: list[ImageRecord] = []
-        misfits: dict[str, list[str]] = {reference_set.id: [] for reference_set in self._references}
+        misfits: dict[str, list[Misfit]] = {reference_set.id: [] for reference_set in self._references}
         for record in self.records:
             phase.advance(item=record.key)
             geometry = self._sized(record, self._plan.seed)
@@ -98,7 +101,7 @@ class TargetSet:
         self._audit(misfits, uncaptioned)
         return samples
 
-    def _audit(self, misfits: Mapping[str, Sequence[str]], uncaptioned: Sequence[ImageRecord]) -> None:
+    def _audit(self, misfits: Mapping[str, Sequence[Misfit]], uncaptioned: Sequence[ImageRecord]) -> None:
         total = len(self.records)
         for reference_id, messages in misfits.items():
             audit_misfits(
@@ -134,10 +137,8 @@ class TargetSet:
         """Take the references that the images bring; if some bring any, all must."""
         scan, pairing = self._scans[self.dataset.id], self.dataset.row_pairing
         if pairing is None:
-            self._findings.problems.append(
-                f"dataset {self.dataset.id!r}: its images bring references, but nothing says how these follow them\n"
-                "hint: set conditioning_type"
-            )
+            text = "its images bring references, but nothing says how these follow them"
+            self._findings.problem("no_pairing", self.dataset.id, text, fix="set conditioning_type")
             return
         missing = [record for record in scan.records if not scan.references[record.image.key]]
         skip = self.dataset.config.on_missing == "skip"
@@ -169,9 +170,12 @@ class TargetSet:
         )
         if limited:
             self.left_out["limit or filter of the reference"] += len(limited)
-            self._findings.notes.append(
-                f"dataset {self.dataset.id!r}: {len(limited)} images are left out because {references.id!r} leaves out "
-                f"their reference ({', '.join(other_scan.left_out) or 'it cannot be read'})"
+            why = ", ".join(other_scan.left_out) or "it cannot be read"
+            self._findings.note(
+                "left_out",
+                self.dataset.id,
+                f"{len(limited)} images are left out because {references.id!r} leaves out their reference ({why})",
+                records=limited,
             )
         if skip:
             remaining = {record.image.key for record in self.records}
@@ -182,7 +186,7 @@ class TargetSet:
         )
 
     def _place_all(
-        self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[str]]
+        self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[Misfit]]
     ) -> tuple[PlacedImage, ...] | None:
         """Return the images that condition a target together; None if one of them does not fit."""
         placed = [self._place(one, reference_set, target, misfits) for one in reference_set.of(target.record)]
@@ -194,7 +198,7 @@ class TargetSet:
         reference: ImageRecord,
         reference_set: _ReferenceSet,
         target: PlacedImage,
-        misfits: Mapping[str, list[str]],
+        misfits: Mapping[str, list[Misfit]],
     ) -> PlacedImage | None:
         try:
             geometry = reference_set.pairing.place(
@@ -204,14 +208,15 @@ class TargetSet:
                 own_rules=reference_set.rules_of.rules,
             )
         except PairingError as error:
-            misfits[reference_set.id].append(str(error))
+            misfits[reference_set.id].append((target.record, str(error)))
             return None
         if self._plan.references_fit_target and geometry.bucket != target.geometry.bucket:
             (width, height), (own_width, own_height) = geometry.bucket, target.geometry.bucket
-            misfits[reference_set.id].append(
+            text = (
                 f"{reference.key} would be encoded at {width}x{height}, but its target image at "
                 f"{own_width}x{own_height}"
             )
+            misfits[reference_set.id].append((target.record, text))
             return None
         return PlacedImage(record=reference, geometry=geometry)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.survey import survey
 from difftrain.errors import first_few
-from difftrain.types import ImageRecord, Reporter, SourceImage
+from difftrain.types import Finding, ImageRecord, Level, Reporter, SourceImage
 from difftrain.types.source_images import extension_of
 
 
@@ -41,10 +41,8 @@ class Scan:
     """Places of images whose captions could not be read; these are not reported as having none."""
     others: Sequence[str]
     """Files beside the images, as paths below the root; a missing caption may be among them."""
-    problems: tuple[str, ...]
-    """Unreadable images, folders and captions; any of them stops the run."""
-    notes: tuple[str, ...]
-    """The images that were left out, and odd ones."""
+    findings: tuple[Finding, ...]
+    """Problems: unreadable images, folders and captions. Notes: images that were left out, and odd ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,7 @@ class _Examined:
     left_out_keys: frozenset[str]
     brought: Mapping[str, FileFacts]
     """Facts of images that others bring as references, by place."""
-    problems: Sequence[str]
-    notes: Sequence[str]
+    findings: Sequence[Finding]
 
 
 def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: Mapping[str, Path]) -> Scan:
@@ -84,8 +81,13 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
     records = [
         _record(plan, image, facts, caption) for (image, facts), caption in zip(examined.used, captions, strict=True)
     ]
-    problems = [*_unusable(listing.unusable, plan.source.place), *examined.problems, *_complaints(complaints.values())]
-    notes = [*note_listing(listing), *examined.notes, *_split(captions, by_source=captioned_by_source)]
+    findings = [
+        *_told("unusable", "problem", plan, _unusable(listing.unusable, plan.source.place)),
+        *examined.findings,
+        *_told("unreadable_caption", "problem", plan, _complaints(complaints.values())),
+        *_told("listing", "note", plan, note_listing(listing)),
+        *_told("several_captions", "note", plan, _split(captions, by_source=captioned_by_source)),
+    ]
     return Scan(
         records=records,
         references=_references(plan, records, examined.brought),
@@ -95,9 +97,14 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
         captioned_by_source=captioned_by_source,
         unreadable_captions=frozenset(complaints),
         others=listing.others,
-        problems=tuple(f"dataset {plan.id!r}: {problem}" for problem in problems),
-        notes=tuple(f"dataset {plan.id!r}: {note}" for note in notes),
+        findings=tuple(findings),
     )
+
+
+def _told(
+    kind: str, level: Level, plan: DatasetPlan, messages: Iterable[str], names: Iterable[str] = ()
+) -> list[Finding]:
+    return [Finding.of_message(kind, level, plan.id, message, tuple(names)) for message in messages]
 
 
 def _record(
@@ -152,13 +159,17 @@ def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex
             used.append((image, one))
         else:
             keys.add(_key(image))
+    broken_names = [image.key for image, one in zip(everything, facts, strict=True) if one.error is not None]
     return _Examined(
         used=used,
         left_out=left_out,
         left_out_keys=frozenset(keys),
         brought=brought_facts,
-        problems=_unreadable(everything, facts, plan.source.place),
-        notes=[*_frames(everything, facts), *_other_sizes(everything, facts)],
+        findings=[
+            *_told("unreadable", "problem", plan, _unreadable(everything, facts, plan.source.place), broken_names),
+            *_told("frames", "note", plan, _frames(everything, facts)),
+            *_told("other_size", "note", plan, _other_sizes(everything, facts)),
+        ],
     )
 
 
