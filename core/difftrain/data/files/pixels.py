@@ -124,7 +124,7 @@ def load_placed(placed: PlacedImage) -> Image.Image:
         DataError: If it cannot be read; names its place.
     """
     geometry = placed.geometry
-    image = _open_or_make(placed.record)
+    image = open_or_make(placed.record)
     if image.size != geometry.resize:
         image = image.resize(geometry.resize, Image.Resampling.LANCZOS)
     return image.crop(geometry.box)
@@ -140,10 +140,15 @@ def load_part(record: ImageRecord, box: Box, size: Size) -> Image.Image:
     Raises:
         DataError: If it cannot be read; names its place.
     """
-    return _open_or_make(record).resize(size, Image.Resampling.LANCZOS, box=box)
+    return open_or_make(record).resize(size, Image.Resampling.LANCZOS, box=box)
 
 
-def _open_or_make(record: ImageRecord) -> Image.Image:
+def open_or_make(record: ImageRecord) -> Image.Image:
+    """Return the whole upright image, opened or made.
+
+    Raises:
+        DataError: If it cannot be read; names its place.
+    """
     if record.recipe is None:
         return open_upright(record.image)
     return make_image(record.image, record.recipe, record.content_hash)
