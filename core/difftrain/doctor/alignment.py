@@ -1,7 +1,7 @@
 """Whether the two pictures of a pair lie on each other: an estimate of shift and zoom, by phase correlation.
 
-An estimate is believed only if undoing it makes the edges of both pictures fit clearly better, so an edit, which changes
-a part of the picture, is not taken for a misalignment. Needs the optional package opencv.
+An estimate is believed only if undoing it makes the edges of both pictures fit clearly better, so that an edit, which
+changes a part of the picture, is not taken for a misalignment. Needs the optional package opencv.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from difftrain.data.caching.tensor_cache import write_atomically
 from difftrain.data.files.pixels import open_or_make
 from difftrain.doctor import alignment
 from difftrain.doctor.measures import PairMeasures
 from difftrain.doctor.pairs import Pair
-from difftrain.errors import DataError, printable
+from difftrain.errors import DataError, MachineError, printable
+from difftrain.machine.retries import refusal
 from difftrain.types import ImageRecord, PlacedImage
 
 COMPARED_EDGE = 512
@@ -86,16 +86,17 @@ def write_thumbnail(image: Image.Image, path: Path) -> None:
     """Write a small JPEG of the whole image.
 
     Raises:
-        DataError: If it cannot be written.
+        MachineError: If it cannot be written.
     """
     small = image.copy()
     small.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE), Image.Resampling.BILINEAR, reducing_gap=2)
-    stream = io.BytesIO()
-    small.save(stream, format="JPEG", quality=78)
+    temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
     try:
-        write_atomically(path, stream.getvalue())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small.save(temporary, format="JPEG", quality=78)
+        temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{printable(path)}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+        raise MachineError(refusal(f"{printable(path)} cannot be written", error)) from error
 
 
 def measure(pair: Pair, target: Image.Image, reference: Image.Image) -> PairMeasures:

@@ -101,7 +101,7 @@ def examine_pairs(
         thumbnails: Folder for thumbnails, for the page; None writes none.
 
     Raises:
-        DataError: If a thumbnail cannot be written.
+        MachineError: If a thumbnail cannot be written.
     """
     pairs = list(pairs_of(samples))
     everything = [*pairs, *_lone(audited, pairs)]

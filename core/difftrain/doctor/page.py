@@ -17,6 +17,7 @@ from typing import Any
 from difftrain.data.caching.tensor_cache import write_atomically
 from difftrain.errors import ConfigError, MachineError, printable
 from difftrain.machine.folders import check_writable
+from difftrain.machine.retries import refusal
 
 PAGE = "index.html"
 THUMBNAILS = "thumbnails"
@@ -48,9 +49,7 @@ def check_page_folder(folder: Path, data_folders: Mapping[str, Path]) -> None:
                 "hint: name another folder"
             )
     except OSError as error:
-        raise MachineError(
-            f"--html {printable(page)} cannot be read ({(error.strerror or str(error)).lower()})"
-        ) from error
+        raise MachineError(refusal(f"--html {printable(page)} cannot be read", error)) from error
     check_writable(folder, "--html")
 
 
@@ -58,13 +57,10 @@ def write_page(folder: Path, data: Mapping[str, Any]) -> Path:
     """Write the page and return its path.
 
     Raises:
-        MachineError: If it cannot be written.
+        DataError: If it cannot be written.
     """
     page = folder / PAGE
-    try:
-        write_atomically(page, page_text(data).encode("utf-8"))
-    except OSError as error:
-        raise MachineError(f"{printable(page)} cannot be written ({(error.strerror or str(error)).lower()})") from error
+    write_atomically(page, page_text(data).encode("utf-8"))
     return page
 
 

@@ -11,7 +11,7 @@ from difftrain.doctor.compare import names_of
 from difftrain.doctor.examine import Examined
 from difftrain.doctor.kinds import KINDS
 from difftrain.doctor.pairs import Pair, identity
-from difftrain.types import PlacedImage
+from difftrain.types import Finding, PlacedImage
 
 MOST_ROWS = 50_000
 """Rows of a page; a browser shows so many without delay. Pairs with findings come first."""
@@ -41,7 +41,7 @@ def page_data(examined: Examined, thumbnails: Path, facts: Mapping[str, Any]) ->
     shown = sorted(found, key=lambda row: not row[1])[:MOST_ROWS] if len(found) > MOST_ROWS else found
     return {
         "kinds": [{"kind": kind, "title": title} for kind, title in KINDS.items()],
-        "findings": examined.as_json()["findings"] and [_finding(one) for one in examined.as_json()["findings"]],
+        "findings": [_finding(one) for one in examined.findings],
         "not_checked": [{"kinds": [KINDS[kind] for kind in one.kinds], "why": one.why} for one in examined.not_checked],
         "facts": dict(facts),
         "left_out": len(found) - len(shown),
@@ -50,8 +50,16 @@ def page_data(examined: Examined, thumbnails: Path, facts: Mapping[str, Any]) ->
     }
 
 
-def _finding(finding: dict[str, Any]) -> dict[str, Any]:
-    return {key: finding[key] for key in ("kind", "title", "level", "dataset", "count", "text", "fix")}
+def _finding(finding: Finding) -> dict[str, Any]:
+    """Return it without its names: the rows have them."""
+    return {
+        "kind": finding.kind,
+        "level": finding.level,
+        "dataset": finding.dataset,
+        "count": finding.count,
+        "text": finding.text,
+        "fix": finding.fix,
+    }
 
 
 def _kinds(pair: Pair, by_image: Mapping[str, set[int]]) -> set[int]:
