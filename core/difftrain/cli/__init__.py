@@ -7,6 +7,7 @@
 - `invocation`: the parsed command line
 - `train_command`: `difftrain` trains
 - `check_command`: `difftrain check` does everything that comes before loading weights
+- `check_text`: its output for people
 - `plan_command`: `difftrain plan` predicts memory and time for a table of cards
 - `forecast_text`: its output
 - `cache_command`: `difftrain cache` fills, checks and cleans the caches of a run

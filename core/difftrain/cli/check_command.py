@@ -3,36 +3,149 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftrain.cli.check_text import print_summary, summary
 from difftrain.cli.invocation import Invocation
+from difftrain.errors import DataError, DifftrainError, ModelError
+from difftrain.types import Finding, ReferenceChoice, Reporter, Sample
 
 if TYPE_CHECKING:
     from difftrain.data.samples.prepare_samples import PreparedData
+    from difftrain.doctor.examine import Examined
+    from difftrain.doctor.record_findings import LongCaptions
     from difftrain.planning.run_plan import RunPlan
     from difftrain.startup.prepare_run import PreparedRun
 
+USER_ERROR = 2
+
 
 def check(invocation: Invocation) -> int:
-    """Plan the run, prepare its data, find its model, and print what the run would do.
+    """Plan the run, prepare its data, find its model, look at every pair, and print what the run would do.
 
-    ``--json`` prints one object to standard output: ``status``, ``problems``, ``notes`` and the counts.
+    ``--json`` prints one object to standard output: ``status``, ``problems``, ``notes``, ``findings`` and the counts.
+    Where the data has problems, the page and the JSON show what else is known about it.
 
     Raises:
         DifftrainError: For anything that the user can fix.
     """
-    found = _examine(invocation)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if invocation.json else _summary(found))
-    return 0
-
-
-def _examine(invocation: Invocation) -> dict[str, Any]:
     plan = invocation.plan()
     from difftrain.output.console import make_reporter
     from difftrain.startup.prepare_run import prepare_run
 
-    prepared = prepare_run(plan, make_reporter(quiet=invocation.json), fast=invocation.fast)
+    reporter = make_reporter(quiet=invocation.json)
+    if invocation.html is not None:
+        from difftrain.doctor.page import check_page_folder
+
+        check_page_folder(invocation.html, _data_folders(plan))
+    try:
+        prepared = prepare_run(plan, reporter, fast=invocation.fast)
+    except (DataError, ModelError) as error:
+        if invocation.html is None and not (invocation.json and isinstance(error, DataError)):
+            raise
+        return _report_problems(invocation, plan, reporter, error)
+    samples = [*prepared.data.samples, *prepared.data.held_out]
+    examined = _examine(invocation, plan, reporter, samples, prepared.data.findings, prepared)
+    found = _found(plan, prepared)
+    page = _write_page(invocation, examined, _page_facts(found))
+    found = {**found, **examined.as_json(), "page": page}
+    if invocation.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        others = [*plan.notes, *prepared.recognised.notes, *_removed(prepared)]
+        print_summary(found, others, examined)
+    return 0
+
+
+def _report_problems(invocation: Invocation, plan: RunPlan, reporter: Reporter, error: DifftrainError) -> int:
+    """Write the page, and the JSON, of data with problems; they are still an error.
+
+    Raises:
+        DifftrainError: The error itself, unless JSON has it.
+    """
+    from difftrain.data.samples.prepare_samples import audit_samples
+
+    audited = audit_samples(plan.data, reporter=reporter)
+    examined = _examine(invocation, plan, reporter, audited.samples, audited.findings, None)
+    page = _write_page(invocation, examined, {"the run does not start": list(error.problems)})
+    if not invocation.json:
+        if page:
+            reporter.say(f"page: {page}")
+        raise error
+    problems = {"status": "error", "problems": list(error.problems)}
+    print(json.dumps({**problems, **examined.as_json(), "page": page}, indent=2, ensure_ascii=False))
+    return USER_ERROR
+
+
+def _examine(
+    invocation: Invocation,
+    plan: RunPlan,
+    reporter: Reporter,
+    samples: Sequence[Sample],
+    findings: Sequence[Finding],
+    prepared: PreparedRun | None,
+) -> Examined:
+    from difftrain.doctor.examine import Pixels, examine_pairs
+    from difftrain.doctor.page import THUMBNAILS
+
+    pixels: Pixels = "all" if invocation.pixels or invocation.html else "none" if invocation.fast else "few"
+    return examine_pairs(
+        _made(plan, samples) if prepared is None else samples,
+        findings,
+        store_path=plan.data.index_path.with_name("pixels.sqlite"),
+        reporter=reporter,
+        pixels=pixels,
+        long_captions=None if prepared is None else _long_captions(plan, prepared),
+        thumbnails=invocation.html / THUMBNAILS if invocation.html else None,
+    )
+
+
+def _made(plan: RunPlan, samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples without references that a generator has not made yet."""
+    generated = {made.id for dataset in plan.data.datasets for made in dataset.generators if not made.on_demand}
+    none = ReferenceChoice(references=())
+    return [
+        replace(sample, choices=(none,))
+        if any(one.record.dataset_id in generated for choice in sample.choices for one in choice.references)
+        else sample
+        for sample in samples
+    ]
+
+
+def _long_captions(plan: RunPlan, prepared: PreparedRun) -> LongCaptions | None:
+    """Return what finds captions that are cut; None if the family cannot tell before the weights are there."""
+    if plan.family.long_captions(prepared.location, plan.flavour, []) is None:
+        return None
+    return lambda captions: plan.family.long_captions(prepared.location, plan.flavour, captions) or []
+
+
+def _data_folders(plan: RunPlan) -> dict[str, Path]:
+    folders = {dataset.id: getattr(dataset.source, "instance_data_dir", None) for dataset in plan.data.datasets}
+    return {name: Path(folder) for name, folder in folders.items() if folder}
+
+
+def _write_page(invocation: Invocation, examined: Examined, facts: Mapping[str, Any]) -> str | None:
+    if invocation.html is None:
+        return None
+    from difftrain.doctor.page import THUMBNAILS, write_page
+    from difftrain.doctor.page_rows import page_data
+
+    return str(write_page(invocation.html, page_data(examined, invocation.html / THUMBNAILS, facts)))
+
+
+def _page_facts(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the summary by heading."""
+    facts: dict[str, list[str]] = {}
+    for line in summary(found).splitlines():
+        heading, colon, text = line.partition(": ")
+        facts.setdefault(heading if colon else "run", []).append(text if colon else line)
+    return facts
+
+
+def _found(plan: RunPlan, prepared: PreparedRun) -> dict[str, Any]:
     return {
         "status": "ok",
         "problems": [],
@@ -73,40 +186,3 @@ def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, float]:
         "steps_per_epoch": -(-len(batches) // plan.config.gradient_accumulation_steps),
         "total_steps": total_steps(plan, steps_left(rounds)),
     }
-
-
-def _summary(found: Mapping[str, Any]) -> str:
-    """Return the summary for people."""
-    model = found["model"]
-    weights = f" (weights of {' or '.join(model['weights_of'])})" if model["weights_of"] else ""
-    denoiser = "" if model["denoiser"] == model["name"] else f" with the denoiser of {model['denoiser']}"
-    lines = [f"model: {model['family']} {model['flavour']}, {model['name']}{denoiser}{weights}"]
-    for name, dataset in found["datasets"].items():
-        left_out = "".join(f", {count} left out by {why}" for why, count in dataset["left_out"].items())
-        used = f", {dataset['samples']} samples" if dataset["samples"] else ""
-        held_out = ", held out from training" if dataset["held_out"] else ""
-        lines.append(f"dataset {name}: {dataset['images']} images{used}{held_out}{left_out}")
-    for key in ("buckets", "reference_buckets"):
-        if found[key]:
-            listed = ", ".join(f"{size} ({count})" for size, count in found[key].items())
-            lines.append(f"{key.replace('_', ' ')}: {listed}")
-    full = f"{100 * found['batches_full']:.0f} % full"
-    epoch = f"{found['batches_per_epoch']} batches ({full}) and {found['steps_per_epoch']} steps per epoch"
-    lines.append(f"{found['samples']} samples, {epoch}, {found['total_steps']} steps in total")
-    if found["held_out_samples"]:
-        lines.append(f"{found['held_out_samples']} samples are held out: measured and drawn, never trained on")
-    encoded = " and ".join(f"{count} {what}" for what, count in found["to_encode"].items() if count)
-    if on_demand := found["to_encode_on_demand"]:
-        encoded = " and ".join(filter(None, [encoded, f"{on_demand} images when batches need them"]))
-    lines.append(f"to encode: {encoded}" if encoded else "caches: complete, nothing to encode")
-    lines += [_describe_need(need) for need in found["disk"] if need["files"]]
-    lines += [f"note: {note}" for note in found["notes"]]
-    lines.append("ready to train")
-    return "\n".join(lines)
-
-
-def _describe_need(need: Mapping[str, Any]) -> str:
-    from difftrain.machine.disk import describe_bytes
-
-    size = f", about {describe_bytes(need['bytes'])}" if need["bytes"] else ""
-    return f"disk: {need['what']}: {need['files']} files{size}, in {need['folder']}"

@@ -27,15 +27,17 @@ OWN_FLAGS: Mapping[str, str] = {
     "demo": "Train the built-in tiny model on the built-in photographs; needs no network and no GPU.",
     "fast": "Do not test whether new images can be decoded; a damaged one then stops the run when it is encoded.",
     "json": "Print one JSON object, for other programs.",
+    "html": "With check: write the page of the pair doctor, with every pair, into this folder.",
+    "pixels": "With check: compare the pixels of all pairs; without it only if few are new.",
     "card": "With plan: the card to explain, such as 4090; default: this machine's, else the H100.",
     "verify": "With cache: read every entry that the run needs, and make damaged ones again.",
     "prune": "With cache: remove entries that this run does not need; other runs may share the folders.",
     "help": "Print this text.",
 }
 """Flags that are not run options, with their help."""
-SWITCHES = ("demo", "fast", "json", "verify", "prune", "help")
+SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "help")
 """Those of :data:`OWN_FLAGS` that take no value."""
-OWN_VALUES: Mapping[str, str] = {"config": "PATH", "card": "NAME"}
+OWN_VALUES: Mapping[str, str] = {"config": "PATH", "html": "DIR", "card": "NAME"}
 """What the others take."""
 
 
@@ -189,6 +191,20 @@ def run_file_path(text: str) -> Path:
         return Path(expand_path(text, {}))
     except ConfigError as error:
         raise ConfigError(f"flag --config: {error}") from error
+
+
+def folder_of(text: str | None) -> Path | None:
+    """Return the folder that ``--html`` names.
+
+    Raises:
+        ConfigError: If it cannot be a path the user meant.
+    """
+    if text is None:
+        return None
+    try:
+        return Path(expand_path(text, {}))
+    except ConfigError as error:
+        raise ConfigError(f"flag --html: {error}") from error
 
 
 def load_plugins_for(arguments: Sequence[str], *, file_may_be_wrong: bool = False) -> LoadedPlugins:

@@ -30,6 +30,10 @@ class Invocation:
     """``--verify``: read every cache entry."""
     prune: bool = False
     """``--prune``: remove cache entries that the run does not need."""
+    html: Path | None = None
+    """``--html``: the folder for the page of the pair doctor."""
+    pixels: bool = False
+    """``--pixels``: compare the pixels of all pairs."""
     card: str | None
     """``--card``: the card that `difftrain plan` explains."""
     flags: Mapping[str, FlagValue]

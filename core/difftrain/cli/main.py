@@ -15,8 +15,8 @@ from typing import Any
 
 from difftrain import __version__
 from difftrain.cli.cache_command import cache
-from difftrain.cli.check_command import check
-from difftrain.cli.flags import load_plugins_for, read_command_line, run_file_path
+from difftrain.cli.check_command import USER_ERROR, check
+from difftrain.cli.flags import folder_of, load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plan_command import plan
 from difftrain.cli.plugins_command import list_plugins
@@ -32,7 +32,6 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""
-USER_ERROR = 2
 TRAINING_FAILED = 1
 INTERRUPTED = 130
 _REMARKS_AT_IMPORT = ("torchao", "bitsandbytes", "diffusers.quantizers", "torch.utils._pytree")
@@ -136,6 +135,9 @@ def run(arguments: Sequence[str]) -> int:
         for flag in ("verify", "prune"):
             if given.get(flag) and command is not cache:
                 raise ConfigError(f"--{flag} works only with `difftrain cache`")
+        for flag in ("html", "pixels"):
+            if given.get(flag) and command is not check:
+                raise ConfigError(f"--{flag} works only with `difftrain check`")
         return command(_invocation(given, arguments, plugins))
     except DifftrainError as error:
         if _asks_for_json(arguments):
@@ -172,6 +174,8 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
         demo=bool(given.pop("demo", False)),
         fast=bool(given.pop("fast", False)),
         json=bool(given.pop("json", False)),
+        html=folder_of(given.pop("html", None)),
+        pixels=bool(given.pop("pixels", False)),
         card=given.pop("card", None),
         verify=bool(given.pop("verify", False)),
         prune=bool(given.pop("prune", False)),

@@ -177,6 +177,16 @@ class ModelFamily(TypedByInput[Input], ABC):
         """
         return 0
 
+    def long_captions(
+        self, location: ModelLocation, flavour: ModelFlavour, captions: Sequence[str]
+    ) -> Sequence[str] | None:
+        """The captions that the text encoder does not read to the end, for `difftrain check`; loads no weights.
+
+        Returns:
+            None if the family cannot say, for instance because the tokenizer is not on this machine; by default always.
+        """
+        return None
+
     def text_view(self, size: Size, flavour: ModelFlavour) -> Size:
         """The size in which the text encoder gets a reference; used with :attr:`text_sees_references`.
 

@@ -33,7 +33,7 @@ from difftrain_flux.model_files.entry_bytes import latents_bytes, text_bytes
 from difftrain_flux.model_files.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
 from difftrain_flux.model_files.locate import locate, locate_with_denoiser, part_identity
 from difftrain_flux.targets import Target, attention_inputs, select_targets
-from difftrain_flux.text_length import text_length
+from difftrain_flux.text_length import long_captions, text_length
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +120,11 @@ class FluxFamily(ModelFamily["FluxInput"]):
         self, location: ModelLocation, flavour: ModelFlavour, value_bytes: int, views: Sequence[Size] = ()
     ) -> int:
         return text_bytes(location, flavour, value_bytes)
+
+    def long_captions(
+        self, location: ModelLocation, flavour: ModelFlavour, captions: Sequence[str]
+    ) -> Sequence[str] | None:
+        return long_captions(location, flavour, captions)
 
     def outline(self, model: str | None, flavour: ModelFlavour) -> ModelOutline:
         from difftrain_flux.outline import outline

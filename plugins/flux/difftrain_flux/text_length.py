@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from difftrain import ModelFlavour, ModelLocation, read_json
 from difftrain_flux.built_in import TINY_RANDOM
 from difftrain_flux.flavours import max_sequence_length
 
+TOKENIZER = "tokenizer_2/tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_2/tokenizer_config.json"
 
 
@@ -31,3 +34,21 @@ def text_length(location: ModelLocation, flavour: ModelFlavour) -> int:
     allowed = read_json(config).get("model_max_length") if config.is_file() else None
     # transformers writes 1e30 for "no limit"
     return int(min(limit, allowed)) if isinstance(allowed, int | float) and allowed >= 1 else limit
+
+
+def long_captions(location: ModelLocation, flavour: ModelFlavour, captions: Sequence[str]) -> list[str] | None:
+    """Return the captions that T5 does not read to the end; None if its tokenizer is not on this machine.
+
+    The same as :meth:`~difftrain_flux.text.FluxTextEncoder.cut_captions`, without torch and transformers.
+    """
+    file = location.path / TOKENIZER if location.path is not None else None
+    if file is None or not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    longest = text_length(location, flavour)
+    tokens = tokenizer.encode_batch(list(captions))
+    return [caption for caption, own in zip(captions, tokens, strict=True) if len(own.ids) > longest]
