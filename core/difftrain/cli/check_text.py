@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ def print_summary(found: Mapping[str, Any], notes: Iterable[str], examined: Exam
         # `hint` already begins the line that says what to do
         _print_finding(console, "maybe" if finding.level == "hint" else finding.level, finding.message)
     for one in examined.not_checked:
-        _print_finding(console, "note", f"not checked: {', '.join(_titles(one.kinds))}; {one.why}")
+        _print_finding(console, "note", f"not checked: {_titles(one.kinds)}; {one.why}")
     if found["page"]:
         print(f"page: {found['page']}")
     print("ready to train")
 
 
-def _titles(kinds: Iterable[str]) -> list[str]:
-    from difftrain.doctor.kinds import KINDS
+def _titles(kinds: Sequence[str]) -> str:
+    from difftrain.doctor.kinds import KINDS, NEED_PIXELS
 
-    return [KINDS[kind] for kind in kinds]
+    return "what only pixels tell, such as shifts" if kinds == NEED_PIXELS else ", ".join(map(KINDS.__getitem__, kinds))
 
 
 def _print_finding(console: Any, level: str, message: str) -> None:

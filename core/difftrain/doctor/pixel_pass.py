@@ -63,13 +63,15 @@ def look_ahead(pairs: Sequence[Pair], store: MeasureStore, thumbnails: Path | No
         pixel_hashes=store.pixel_hashes([record.content_hash for record in records]),
         measures=store.measures([pair.key for pair in pairs if pair.is_comparable]),
     )
-    tasks, begun = [], set[str]()
+    tasks, begun = [], set[str]()  # pairs may have equal content
     for pair in pairs:
         own = [placed.record for placed in images_of(pair)]
         hashes = any(one.content_hash not in known.pixel_hashes and one.content_hash not in begun for one in own)
         files = dict(_files(own, thumbnails, begun)) if thumbnails is not None else {}
-        measured = pair.is_comparable and not _is_known(known.measures.get(pair.key))
+        key = pair.key if pair.is_comparable else None
+        measured = key is not None and key not in begun and not _is_known(known.measures.get(key))
         begun.update(one.content_hash for one in own)
+        begun.update([key] if key is not None else [])
         if hashes or files or measured:
             tasks.append(Task(pair=pair, hashes=hashes, measures=measured, thumbnails=files))
     return Ahead(known=known, tasks=tasks)

@@ -228,6 +228,7 @@ def audit_unedited(findings: Findings, dataset: DatasetConfig, samples: Sequence
                 dataset.id,
                 f"{len(names)} of {totals[references]} references in {references!r} are the target images themselves, "
                 f"so nothing is edited: {first_few(names)}",
+                fix=f"{remedy}, or remove these pairs",
                 records=names.values(),
             )
     for references, names in others.items():
