@@ -179,7 +179,7 @@ def test_help_shows_every_option_once(command):
     assert sorted(shown) == sorted({f"--{key}" for key in PLUGINS.run_schema.model_fields} | OWN)
 
 
-OWN = {f"--{key}" for key in ("config", "demo", "fast", "json", "card", "verify", "prune", "help")}
+OWN = {f"--{key}" for key in ("config", "demo", "fast", "json", "html", "pixels", "card", "verify", "prune", "help")}
 
 
 def test_help_shows_defaults_and_registered_names(command):
