@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from difftrain.planning.forecast.choose import CardForecast, Forecast
     from difftrain.planning.model_plan import ModelPlan
     from difftrain.startup.batch_shape import LargestBatch
+    from difftrain.startup.data_forecast import DataForecast, Shape
     from difftrain.types import ModelWork
 
+SHOWN_SHAPES = 8
 WIDTH = 120
 """Characters of a line where there is no terminal; the table takes about 100."""
 
@@ -27,10 +29,12 @@ def print_table(
     rows: Sequence[CardForecast],
     explained: CardForecast,
     notes: Sequence[str],
+    data: Sequence[str],
 ) -> None:
     """Print everything for people.
 
     Args:
+        data: Lines of :func:`data_lines`.
         explained: The row of the card that was asked for.
     """
     from rich.box import SIMPLE
@@ -50,7 +54,7 @@ def print_table(
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
-    for line in (*_assumptions(model, shape, work), *(f"note: {note}" for note in notes)):
+    for line in (*_assumptions(model, shape, work), *data, *(f"note: {note}" for note in notes)):
         print(line)
     print(_advice(model, explained, work))
 
@@ -90,6 +94,65 @@ def as_json(
         "card": explained.card.name,
         "config": config_lines(model, explained.best, work),
     }
+
+
+def data_lines(data: DataForecast | None, lengths: Mapping[Shape, Mapping[str, int]]) -> list[str]:
+    """Return what the data gives: an epoch, its shapes with their sequence lengths, the size of the caches."""
+    if data is None:
+        return []
+    from difftrain.machine.disk import describe_bytes
+
+    full = f"{100 * data.batches_full:.0f} % full"
+    epoch = f"{data.batches_per_epoch} batches ({full}) and {data.steps_per_epoch} steps per epoch"
+    lines = [f"data: {_samples(data.samples)}, {epoch}"]
+    for shape, count in data.shapes[:SHOWN_SHAPES]:
+        tokens = lengths.get(shape, {})
+        length = f": {sum(tokens.values())} tokens ({_counted(tokens)})" if tokens else ""
+        lines.append(f"bucket {_sizes(shape)}: {_samples(count)}{length}")
+    if len(data.shapes) > SHOWN_SHAPES:
+        lines.append(f"and {len(data.shapes) - SHOWN_SHAPES} buckets more, with fewer samples")
+    for need in data.caches:
+        size = f", about {describe_bytes(need.bytes)}" if need.bytes else ""
+        lines.append(f"cache: {need.what}: {need.files} files{size}, in {need.folder}")
+    return lines
+
+
+def data_json(data: DataForecast | None, lengths: Mapping[Shape, Mapping[str, int]]) -> dict[str, Any]:
+    """Return the same for programs, under the key ``data``; null without data."""
+    if data is None:
+        return {"data": None}
+    shapes = [
+        {
+            "target": list(target),
+            "references": [list(size) for size in references],
+            "samples": count,
+            "tokens": dict(lengths.get((target, references), {})),
+        }
+        for (target, references), count in data.shapes
+    ]
+    caches = [
+        {"what": need.what, "folder": str(need.folder), "files": need.files, "bytes": need.bytes}
+        for need in data.caches
+    ]
+    numbers = {
+        "samples": data.samples,
+        "batches_per_epoch": data.batches_per_epoch,
+        "batches_full": round(data.batches_full, 4),
+        "steps_per_epoch": data.steps_per_epoch,
+    }
+    return {"data": {**numbers, "shapes": shapes, "caches": caches}}
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count} samples"
+
+
+def _sizes(shape: Shape) -> str:
+    return " + ".join(f"{width}x{height}" for width, height in (shape[0], *shape[1]))
+
+
+def _counted(tokens: Mapping[str, int]) -> str:
+    return " + ".join(f"{count} {group}" for group, count in tokens.items() if count)
 
 
 def config_lines(model: ModelPlan, chosen: Forecast, work: ModelWork) -> dict[str, object]:
@@ -148,9 +211,8 @@ def _model(model: ModelPlan) -> str:
 
 
 def _assumptions(model: ModelPlan, shape: LargestBatch, work: ModelWork) -> Iterator[str]:
-    sizes = " + ".join(f"{width}x{height}" for width, height in (shape.target, *shape.references))
-    tokens = " + ".join(f"{count} {group}" for group, count in work.tokens.items() if count)
-    samples = "1 sample" if work.samples == 1 else f"{work.samples} samples"
+    sizes, tokens = _sizes((shape.target, shape.references)), _counted(work.tokens)
+    samples = _samples(work.samples)
     yield f"batch: {samples} of {sizes} px ({shape.source}); {tokens} tokens"
     accumulated = model.config.gradient_accumulation_steps
     steps = "unknown, set max_train_steps for the hours" if shape.steps is None else f"{shape.steps} on one card"

@@ -31,7 +31,7 @@ def plan(invocation: Invocation) -> int:
     Raises:
         DifftrainError: For anything that the user can fix.
     """
-    from difftrain.cli.forecast_text import as_json, print_table
+    from difftrain.cli.forecast_text import as_json, data_json, data_lines, print_table
     from difftrain.planning.forecast.cards import CARDS, find_card
 
     asked = find_card(invocation.card) if invocation.card is not None else None
@@ -48,9 +48,10 @@ def plan(invocation: Invocation) -> int:
     row = next(row for row in rows if row.card.name == explained.name)
     notes = [note for note in (run.note, unknown) if note]
     if invocation.json:
-        print(json.dumps(as_json(model, shape, run.work, rows, row, notes), indent=2, ensure_ascii=False))
+        found = as_json(model, shape, run.work, rows, row, notes) | data_json(shape.data, run.lengths)
+        print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        print_table(model, shape, run.work, rows, row, notes)
+        print_table(model, shape, run.work, rows, row, notes, data_lines(shape.data, run.lengths))
     return 0
 
 

@@ -83,8 +83,7 @@ def _edges(plane: Plane) -> Plane:
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     strength = cv2.magnitude(across, down)
     mean = float(strength.mean())
-    edges: Plane = strength / mean if mean > 0 else strength
-    return edges
+    return np.asarray(strength / mean if mean > 0 else strength, np.float32)
 
 
 def _difference(first: Plane, second: Plane) -> float:
@@ -138,8 +137,8 @@ def _moved(plane: Plane, by: Misalignment) -> Plane:
         ],
         np.float32,
     )
-    moved: Plane = cv2.warpAffine(plane, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    return moved
+    moved = cv2.warpAffine(plane, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    return np.asarray(moved, np.float32)
 
 
 def _refined(first: Plane, second: Plane, rough: Misalignment) -> Misalignment:

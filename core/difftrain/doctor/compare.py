@@ -134,7 +134,7 @@ def _block_means(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     height, width = (length // _BLOCK for length in difference.shape)
     whole = difference[: height * _BLOCK, : width * _BLOCK]
-    return whole.reshape(height, _BLOCK, width, _BLOCK).mean(axis=(1, 3))
+    return np.asarray(whole.reshape(height, _BLOCK, width, _BLOCK).mean(axis=(1, 3)), np.float32)
 
 
 def names_of(record: ImageRecord) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from difftrain.data.streaming.coming_batches import coming_shapes
 from difftrain.data.streaming.epoch import encoded_area, largest_area
 from difftrain.errors import DataError
 from difftrain.planning.run_plan import RunPlan
+from difftrain.startup.data_forecast import DataForecast, forecast_data
 from difftrain.startup.run_length import rounds_of, steps_left, total_steps
 from difftrain.types import GeometryRules, PlacedImage, Reporter, Sample, Size
 
@@ -33,6 +34,8 @@ class LargestBatch:
     """Optimizer steps of the run on one card; None if that needs the data."""
     source: str
     """Where the sizes come from, for the user."""
+    data: DataForecast | None = None
+    """What the data gives; None if it is not there, or cannot be used yet."""
 
 
 def shape_of_run(plan: RunPlan, reporter: Reporter) -> LargestBatch:
@@ -60,6 +63,7 @@ def shape_of_run(plan: RunPlan, reporter: Reporter) -> LargestBatch:
         shapes=len(coming_shapes(rounds, steps)),
         steps=steps,
         source=f"the largest of {_counted(samples)}",
+        data=forecast_data(plan, samples, rounds),
     )
 
 

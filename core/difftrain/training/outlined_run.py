@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,13 @@ from difftrain.planning.forecast.cards import Card, card_of_device
 from difftrain.planning.forecast.memory import TrainedBytes
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.batch_shape import LargestBatch
+from difftrain.startup.data_forecast import Shape
 from difftrain.startup.encoded_form import compute_dtype
 from difftrain.steps.optimizer_bytes import optimizer_bytes
 from difftrain.types import ModelWork
+
+MOST_SHAPES = 200
+"""Shapes whose tokens are counted; those with most samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,8 @@ class OutlinedRun:
     trained: TrainedBytes
     note: str | None
     """What was assumed about the model."""
+    lengths: Mapping[Shape, Mapping[str, int]]
+    """Tokens of one sample by group, for each shape of the data."""
 
 
 def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: LargestBatch) -> OutlinedRun:
@@ -61,7 +68,9 @@ def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: LargestBatc
         adapter_dtype=adapter_dtype,
     )
     trained = TrainedBytes(weight=adapter_dtype.itemsize, optimizer=optimizer_bytes(optimizer, adapter_dtype))
-    return OutlinedRun(work=work, trained=trained, note=outline.note)
+    counted = shape.data.shapes[:MOST_SHAPES] if shape.data else ()
+    lengths = {one: plan.family.tokens(outline.example_batch(*one, 1)) for one, _ in counted}
+    return OutlinedRun(work=work, trained=trained, note=outline.note, lengths=lengths)
 
 
 def own_card() -> tuple[Card | None, str | None]:

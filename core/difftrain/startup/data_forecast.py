@@ -1,0 +1,90 @@
+"""What `difftrain plan` says about the data: an epoch, its shapes, and the room that the caches take. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image
+from difftrain.data.streaming.epoch import fill_share
+from difftrain.data.streaming.rounds import Rounds
+from difftrain.errors import ModelError
+from difftrain.machine.disk import Need
+from difftrain.model.flavour_match import is_here
+from difftrain.planning.run_plan import RunPlan
+from difftrain.startup.encoded_form import room_needed
+from difftrain.types import ModelLocation, PlacedImage, Sample, Size
+
+Shape = tuple[Size, tuple[Size, ...]]
+"""Encoded sizes of a target and its references."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataForecast:
+    """What the data of a run gives, on one device."""
+
+    samples: int
+    batches_per_epoch: int
+    batches_full: float
+    """Share of the places in batches that hold a sample."""
+    steps_per_epoch: int
+    shapes: Sequence[tuple[Shape, int]]
+    """Samples of each shape in the first epoch, most first."""
+    caches: Sequence[Need]
+    """What the caches hold in the end, whatever is in them already."""
+
+
+def forecast_data(plan: RunPlan, samples: Sequence[Sample], rounds: Rounds) -> DataForecast:
+    """Return what is known about the first epoch and the caches, from the samples."""
+    batches = rounds.batches_of(0)
+    counts = Counter(
+        (visit.sample.target.geometry.bucket, tuple(image.geometry.bucket for image in visit.references))
+        for batch in batches
+        for visit in batch
+    )
+    return DataForecast(
+        samples=len(samples),
+        batches_per_epoch=len(batches),
+        batches_full=fill_share(batches, rounds.rules),
+        steps_per_epoch=-(-len(batches) // plan.config.gradient_accumulation_steps),
+        shapes=counts.most_common(),
+        caches=_caches(plan, samples),
+    )
+
+
+def _caches(plan: RunPlan, samples: Sequence[Sample]) -> list[Need]:
+    view = plan.family.text_view
+    caches = SampleCaches(
+        plan.data,
+        image_identity="",
+        text_identity="",
+        text_view=(lambda size: view(size, flavour=plan.flavour)) if plan.family.text_sees_references else None,
+    )
+    texts: dict[tuple[Path, str], TextItem] = {}
+    dropped = plan.config.caption_dropout_probability > 0
+    without = plan.config.reference_dropout_probability > 0
+    for item in caches.text_items(samples, caption_dropout=dropped, reference_dropout=without):
+        cache, key = caches.text(item)
+        texts.setdefault((cache.folder, key), item)
+    images = {_entry(caches, image): image for image in every_image(samples) if caches.stores(image)}
+    return room_needed(
+        plan, plan.data, _location(plan), caches, texts=list(texts.values()), images=list(images.values())
+    )
+
+
+def _entry(caches: SampleCaches, image: PlacedImage) -> tuple[Path, str]:
+    cache, key = caches.latents(image)
+    return cache.folder, key
+
+
+def _location(plan: RunPlan) -> ModelLocation:
+    """Return where a model on this machine is, whose files say how large encodings are; nothing is downloaded."""
+    name = plan.config.pretrained_model_name_or_path or plan.flavour.hub_id
+    if is_here(name) or "/" not in name:
+        try:
+            return plan.family.locate(name, plan.flavour)
+        except ModelError:  # `difftrain check` and the run say what is wrong with it
+            pass
+    return ModelLocation(name=name, identity="", path=None)
