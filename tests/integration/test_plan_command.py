@@ -102,6 +102,28 @@ def test_the_batch_is_the_largest_of_the_data(command, edit_pairs):
     assert found["steps"] == 3
 
 
+def test_the_data_is_told_as_check_tells_it(command, edit_pairs):
+    datasets = edit_pairs(4, edit_sizes=[(64, 64), (256, 128)], resolution=96)
+    arguments = (*edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", "4")
+    arguments += ("--train_batch_size", "2")
+    data = planned(command, *arguments)["data"]
+    checked = command("check", *arguments, "--json").json
+    for key in ("samples", "batches_per_epoch", "batches_full", "steps_per_epoch"):
+        assert data[key] == checked[key]
+    buckets = {"x".join(map(str, shape["target"])): shape["samples"] for shape in data["shapes"]}
+    assert buckets == checked["buckets"]
+    for shape in data["shapes"]:
+        width, height = shape["target"]
+        # a token is 16x16 pixels
+        assert shape["tokens"]["target"] == width * height // 256
+        assert shape["tokens"]["references"] == sum(w * h // 256 for w, h in shape["references"])
+    # nothing is cached yet, so what is missing is all there will be
+    assert data["caches"] == checked["disk"]
+    text = command("plan", *arguments).out
+    assert "data: 4 samples, " in text
+    assert "cache: latents of 'edits': " in text
+
+
 def test_references_that_a_generator_would_make_count_and_are_not_made(command, edit_pairs):
     datasets = edit_pairs(2, references=None, conditioning={"type": "superresolution", "captions": "sharpen"})
     arguments = (*edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", "4")
