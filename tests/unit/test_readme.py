@@ -130,7 +130,9 @@ def test_the_quick_start_passes_check_as_it_is_printed(readers_folder, datasets)
     )
     assert ended.status == 0, ended.err
     notes = [line for line in ended.out.splitlines() if line.startswith("note:")]
-    assert all("several captions, one per line" in note for note in notes), "only what the reader wrote on purpose"
+    # the images of this test are small, those of a reader are not
+    told = [note for note in notes if "images are enlarged by more than" not in note]
+    assert all("several captions, one per line" in note for note in told), "only what the reader wrote on purpose"
     assert "ready to train" in ended.out
 
 

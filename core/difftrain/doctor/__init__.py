@@ -7,7 +7,7 @@
 - `instructions`: whether a caption describes an image instead of an edit
 - `pixel_pass`: compares the pixels of every pair, in parallel
 - `compare`: the comparison of one pair
-- `alignment`: shift and zoom between two pictures
+- `alignment`: shift and zoom between two images
 - `measures`: what comparing found, kept between runs by content
 - `pixel_findings`: what the pixels tell
 - `page_rows`: the data of the HTML page

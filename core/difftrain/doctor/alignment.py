@@ -1,7 +1,7 @@
-"""Whether the two pictures of a pair lie on each other: an estimate of shift and zoom, by phase correlation.
+"""Whether the two images of a pair lie on each other: an estimate of shift and zoom, by phase correlation.
 
-An estimate is believed only if undoing it makes the edges of both pictures fit clearly better, so that an edit, which
-changes a part of the picture, is not taken for a misalignment. Needs the optional package opencv.
+An estimate is believed only if undoing it makes the edges of both images fit clearly better, so that an edit, which
+changes a part of the image, is not taken for a misalignment. Needs the optional package opencv.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METHOD = 1
 REFINEMENTS = 4
 LARGEST_ZOOM = 1.35
 LEAST_COMMON = 0.4
-"""Share of the picture that both must show. Beyond these two, too little is common to tell."""
+"""Share of the image that both must show. Beyond these two, too little is common to tell."""
 
 
 class Misalignment(NamedTuple):
@@ -115,7 +115,7 @@ def _zooms(first: Plane, second: Plane) -> list[float]:
         padded[:height, :width] = (plane - plane.mean()) * window
         spectrum = np.log1p(np.abs(np.fft.fftshift(np.fft.fft2(padded)))).astype(np.float32)
         spectra.append(cv2.warpPolar(spectrum, (side, side), (side / 2, side / 2), side / 2, cv2.WARP_POLAR_LOG))
-    # half of the angles: the spectrum of a real picture is symmetric
+    # half of the angles: the spectrum of a real image is symmetric
     half = [spectrum[: side // 2] for spectrum in spectra]
     (across, _), _ = cv2.phaseCorrelate(half[0], half[1], cv2.createHanningWindow((side, side // 2), cv2.CV_32F))
     zoom = math.exp(-across * math.log(side / 2) / side)

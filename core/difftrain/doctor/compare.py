@@ -20,7 +20,7 @@ from difftrain.machine.retries import refusal
 from difftrain.types import ImageRecord, PlacedImage
 
 COMPARED_EDGE = 512
-"""Longest edge at which pictures are compared, in pixels."""
+"""Longest edge at which images are compared, in pixels."""
 NOISE = 6.0
 """Mean difference of a block of 8x8 pixels, of 255, up to which it may be the noise of saving as JPEG again."""
 THUMBNAIL_EDGE = 256

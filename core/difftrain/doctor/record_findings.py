@@ -75,7 +75,7 @@ def _aspects(pairs: Iterable[Pair]) -> Iterator[Finding]:
             level="note",
             dataset=dataset,
             text=f"{len(some)} pairs have images of different shapes: {shown}",
-            fix="nothing to do if references are other pictures; else crop both images of a pair alike",
+            fix="nothing to do if references are other images; else crop both images of a pair alike",
             records=tuple(pair.target.record for pair in some),
             names=tuple(pair.target.record.name for pair in some),
         )
