@@ -15,7 +15,8 @@ PHASE = rf"({NAME}) .*(: \d+:\d\d|\d+/\d+, \d+:\d\d left)"
 STEP = r"step \d+/\d+  loss .*"
 MEASURED = r"loss on the same .*|PSNR to the target, .*"
 END = rf"finished \d+ steps|{MEASURED}|(adapter|checkpoints|metrics|images): .*|adapter standard: .*"
-OURS = re.compile(f"{PHASE}|{STEP}|{END}")
+FULL = r"\d+ batch(es)? an epoch, \d+ % full"
+OURS = re.compile(f"{PHASE}|{STEP}|{END}|{FULL}")
 HELD_OUT = "held out from training:"
 RANDOM = ("--pretrained_model_name_or_path", "tiny-random")
 FEW_STEPS = ("--max_train_steps=2", "--lr_warmup_steps=0", "--validation_num_inference_steps=2", "--num_eval_images=1")
