@@ -51,12 +51,11 @@ def check(invocation: Invocation) -> int:
     examined = _examine(invocation, plan, reporter, samples, prepared.data.findings, prepared)
     found = _found(plan, prepared)
     page = _write_page(invocation, examined, _page_facts(found))
-    found = {**found, **examined.as_json(), "page": page}
     if invocation.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps({**found, **examined.as_json(), "page": page}, indent=2, ensure_ascii=False))
     else:
         others = [*plan.notes, *prepared.recognised.notes, *_removed(prepared)]
-        print_summary(found, others, examined)
+        print_summary(found, others, examined, page)
     return 0
 
 

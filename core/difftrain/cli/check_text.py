@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from difftrain.doctor.examine import Examined
 
-_STYLES = {"problem": "bold red", "note": "bold yellow", "maybe": "bold cyan"}
+_STYLES = {"problem": "bold red", "note": "bold yellow", "maybe": "bold cyan", "not checked": "bold"}
 
 
-def print_summary(found: Mapping[str, Any], notes: Iterable[str], examined: Examined) -> None:
+def print_summary(found: Mapping[str, Any], notes: Iterable[str], examined: Examined, page: str | None) -> None:
     """Print everything; on a terminal in colours.
 
     Args:
         found: As ``--json`` prints it.
         notes: Those that are not about the data.
+        page: Where the page is.
     """
     from rich.console import Console
 
@@ -28,9 +29,9 @@ def print_summary(found: Mapping[str, Any], notes: Iterable[str], examined: Exam
         # `hint` already begins the line that says what to do
         _print_finding(console, "maybe" if finding.level == "hint" else finding.level, finding.message)
     for one in examined.not_checked:
-        _print_finding(console, "note", f"not checked: {_titles(one.kinds)}; {one.why}")
-    if found["page"]:
-        print(f"page: {found['page']}")
+        _print_finding(console, "not checked", f"{_titles(one.kinds)}; {one.why}")
+    if page is not None:
+        print(f"page: {page}")
     print("ready to train")
 
 

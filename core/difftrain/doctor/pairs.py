@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from difftrain.data.caching.tensor_cache import cache_key
 from difftrain.types import Geometry, ImageRecord, PlacedImage, Sample
 
 SAME_ASPECT = 0.02
@@ -38,8 +37,11 @@ class Pair:
     def key(self) -> str:
         """What a comparison of the pixels depends on."""
         assert self.reference is not None, "only pairs with a reference are compared"
-        parts = ((one.record.content_hash, one.geometry.identity) for one in (self.target, self.reference))
-        return cache_key(*(part for both in parts for part in both))
+        target, reference = self.target, self.reference
+        return (
+            f"{target.record.content_hash} {target.geometry.identity} "
+            f"{reference.record.content_hash} {reference.geometry.identity}"
+        )
 
 
 def pairs_of(samples: Iterable[Sample]) -> Iterator[Pair]:
