@@ -16,7 +16,7 @@ from difftrain.doctor.pixel_pass import Ahead, PixelFacts, compare_all, images_o
 from difftrain.doctor.record_findings import LongCaptions, record_findings
 from difftrain.types import Finding, ImageRecord, Reporter, Sample
 
-FEW_PAIRS = 250
+FEW_PAIRS = 100
 """Pairs that are compared unasked; more are compared with ``--pixels``."""
 
 Pixels = Literal["few", "all", "none"]
