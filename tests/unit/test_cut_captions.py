@@ -28,6 +28,23 @@ def test_flux_knows_which_captions_t5_would_cut(flavour, tokens, capfd):
     assert "longer than" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("flavour", [Dev, Schnell])
+def test_check_finds_the_same_without_the_encoder(flavour):
+    family = FluxFamily()
+    location = family.locate("tiny", flavour())
+    encoder = family.load_text_encoder(location, flavour(), torch.device("cpu"), torch.float32)
+    captions = ["red", LONG, "", *("a " * words for words in range(1, 600, 7))]
+    found = family.long_captions(location, flavour(), captions)
+    assert found == encoder.cut_captions(captions)
+    assert LONG in found
+    assert "red" not in found
+
+
+def test_a_model_that_is_not_in_a_folder_leaves_captions_unchecked():
+    family = FluxFamily()
+    assert family.long_captions(family.locate("tiny-random", Dev()), Dev(), ["red"]) is None
+
+
 def test_a_caption_is_cut_only_beyond_the_last_token():
     family = FluxFamily()
     location = family.locate("tiny-random", Schnell())

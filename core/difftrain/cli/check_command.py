@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from difftrain.cli.check_text import print_summary, summary
 from difftrain.cli.invocation import Invocation
 from difftrain.errors import DataError, DifftrainError, ModelError
-from difftrain.types import Finding, ReferenceChoice, Reporter, Sample
+from difftrain.types import Finding, ModelLocation, ReferenceChoice, Reporter, Sample
 
 if TYPE_CHECKING:
     from difftrain.data.samples.prepare_samples import PreparedData
@@ -48,7 +48,7 @@ def check(invocation: Invocation) -> int:
             raise
         return _report_problems(invocation, plan, reporter, error)
     samples = [*prepared.data.samples, *prepared.data.held_out]
-    examined = _examine(invocation, plan, reporter, samples, prepared.data.findings, prepared)
+    examined = _examine(invocation, plan, reporter, samples, prepared.data.findings, prepared.location)
     found = _found(plan, prepared)
     page = _write_page(invocation, examined, _page_facts(found))
     if invocation.json:
@@ -66,9 +66,12 @@ def _report_problems(invocation: Invocation, plan: RunPlan, reporter: Reporter, 
         DifftrainError: The error itself, unless JSON has it.
     """
     from difftrain.data.samples.prepare_samples import audit_samples
+    from difftrain.startup.find_model import find_model
 
     audited = audit_samples(plan.data, reporter=reporter)
-    examined = _examine(invocation, plan, reporter, audited.samples, audited.findings, None)
+    samples = _without_made(plan, audited.samples)
+    location = None if isinstance(error, ModelError) else find_model(plan).location
+    examined = _examine(invocation, plan, reporter, samples, audited.findings, location)
     page = _write_page(invocation, examined, {"the run does not start": list(error.problems)})
     if not invocation.json:
         if page:
@@ -85,25 +88,25 @@ def _examine(
     reporter: Reporter,
     samples: Sequence[Sample],
     findings: Sequence[Finding],
-    prepared: PreparedRun | None,
+    location: ModelLocation | None,
 ) -> Examined:
     from difftrain.doctor.examine import Pixels, examine_pairs
     from difftrain.doctor.page import THUMBNAILS
 
     pixels: Pixels = "all" if invocation.pixels or invocation.html else "none" if invocation.fast else "few"
     return examine_pairs(
-        _made(plan, samples) if prepared is None else samples,
+        samples,
         findings,
         store_path=plan.data.index_path.with_name("pixels.sqlite"),
         reporter=reporter,
         pixels=pixels,
-        long_captions=None if prepared is None else _long_captions(plan, prepared),
+        long_captions=None if location is None else _long_captions(plan, location),
         thumbnails=invocation.html / THUMBNAILS if invocation.html else None,
     )
 
 
-def _made(plan: RunPlan, samples: Sequence[Sample]) -> list[Sample]:
-    """Return samples without references that a generator has not made yet."""
+def _without_made(plan: RunPlan, samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples without the references of generators, which have not run yet."""
     generated = {made.id for dataset in plan.data.datasets for made in dataset.generators if not made.on_demand}
     none = ReferenceChoice(references=())
     return [
@@ -114,11 +117,11 @@ def _made(plan: RunPlan, samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def _long_captions(plan: RunPlan, prepared: PreparedRun) -> LongCaptions | None:
+def _long_captions(plan: RunPlan, location: ModelLocation) -> LongCaptions | None:
     """Return what finds captions that are cut; None if the family cannot tell before the weights are there."""
-    if plan.family.long_captions(prepared.location, plan.flavour, []) is None:
+    if plan.family.long_captions(location, plan.flavour, []) is None:
         return None
-    return lambda captions: plan.family.long_captions(prepared.location, plan.flavour, captions) or []
+    return lambda captions: plan.family.long_captions(location, plan.flavour, captions) or []
 
 
 def _data_folders(plan: RunPlan) -> dict[str, Path]:
