@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from data_plans import SilentReporter, data_plan, reference_set, rules, target_set
@@ -45,6 +46,28 @@ def test_each_fault_is_found_in_its_pair_and_in_no_other(tmp_path):
     kinds = {"shifted", "zoomed", "near_equal", "no_edit", "same_pixels", "tiny_reference", "caption_describes",
              "caption_empty", "caption_too_long"}  # fmt: skip
     assert found == {kind: {kind} for kind in kinds}
+
+
+@needs_opencv
+def test_references_that_a_generator_made_are_never_taken_for_shifted(tmp_path):
+    faulty_pairs(tmp_path)
+    prepared = prepare_samples(plan_of(tmp_path), reporter=SilentReporter())
+
+    def made(image):
+        return replace(image, record=replace(image.record, dataset_id="edits/blur"))
+
+    samples = [
+        replace(
+            sample,
+            choices=tuple(replace(choice, references=tuple(map(made, choice.references))) for choice in sample.choices),
+        )
+        for sample in prepared.samples
+    ]
+    found = examine_pairs(
+        samples, [], store_path=tmp_path / "pixels.sqlite", reporter=SilentReporter(), pixels="all", long_captions=None
+    )
+    assert {"shifted", "zoomed"}.isdisjoint(names_by_kind(found))
+    assert "near_equal" in names_by_kind(found)
 
 
 @needs_opencv

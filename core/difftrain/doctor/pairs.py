@@ -34,6 +34,11 @@ class Pair:
         return aspects_differ(self.target.geometry.bucket, self.reference.geometry.bucket) <= SAME_ASPECT
 
     @property
+    def is_made(self) -> bool:
+        """Whether a generator of the target's dataset, whose id is DATASET/NAME, made the reference from the target."""
+        return self.reference is not None and self.reference.record.dataset_id.startswith(f"{self.dataset}/")
+
+    @property
     def key(self) -> str:
         """What a comparison of the pixels depends on."""
         assert self.reference is not None, "only pairs with a reference are compared"

@@ -20,11 +20,12 @@ LEAST_ZOOM = 0.004
 
 def pixel_findings(pairs: Sequence[Pair], facts: PixelFacts) -> list[Finding]:
     """Return notes about everything that was compared."""
+    found = [pair for pair in pairs if not pair.is_made]  # made ones lie on their targets, whatever blurs them
     return [
         *_broken(pairs, facts),
         *_noted(pairs, "no_edit", lambda pair: _has_equal_pixels(pair, facts), _name, _NO_EDIT),
-        *_measured(pairs, facts, "shifted", _is_shifted, _shift_shown, _SHIFTED),
-        *_measured(pairs, facts, "zoomed", _is_zoomed, _zoom_shown, _ZOOMED),
+        *_measured(found, facts, "shifted", _is_shifted, _shift_shown, _SHIFTED),
+        *_measured(found, facts, "zoomed", _is_zoomed, _zoom_shown, _ZOOMED),
         *_measured(pairs, facts, "near_equal", _is_near_equal, _difference_shown, _NEAR_EQUAL),
         *_same_pixels(pairs, facts),
     ]
