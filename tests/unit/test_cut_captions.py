@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conftest import run_in
+from difftrain import ModelLocation
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Schnell
 
@@ -40,9 +41,9 @@ def test_check_finds_the_same_without_the_encoder(flavour):
     assert "red" not in found
 
 
-def test_a_model_that_is_not_in_a_folder_leaves_captions_unchecked():
-    family = FluxFamily()
-    assert family.long_captions(family.locate("tiny-random", Dev()), Dev(), ["red"]) is None
+def test_a_model_that_is_not_on_this_machine_leaves_captions_unchecked():
+    location = ModelLocation(name="someone/model", identity="someone/model", path=None)
+    assert FluxFamily().long_captions(location, Dev(), ["red"]) is None
 
 
 def test_a_caption_is_cut_only_beyond_the_last_token():
