@@ -79,6 +79,13 @@ def test_prune_removes_what_the_run_does_not_need_and_nothing_else(cache):
     assert "nothing to encode" in cache(command=None)
 
 
+def test_it_says_what_is_odd_and_prints_no_json(cache):
+    assert "note: write_batch_size" in cache("--write_batch_size", "64")
+    ended = run_in(cache.pairs.folder, "cache", "--json")
+    assert ended.status == 2
+    assert ended.err.startswith("error: --json works only with ")
+
+
 @pytest.mark.parametrize("flag", ["--verify", "--prune"])
 @pytest.mark.parametrize("command", [(), ("check",)])
 def test_its_flags_belong_to_it(tmp_path, flag, command):

@@ -7,7 +7,7 @@ from data_plans import SilentReporter, two_folders
 
 from difftrain.data.caching.sample_caches import SampleCaches, every_image, missing_images, missing_texts
 from difftrain.data.samples.prepare_samples import prepare_samples
-from difftrain.errors import StoppedElsewhere
+from difftrain.errors import DataError, PluginError, StoppedElsewhere
 from difftrain.testing.tiny_family import TinyImageEncoder, TinyTextEncoder
 from difftrain.training import fill_caches as module
 from difftrain.training.fill_caches import fill_caches
@@ -58,4 +58,20 @@ def test_a_process_that_fails_tells_the_others(fill, monkeypatch):
     monkeypatch.setattr(module, "encode_images", fails)
     with pytest.raises(OSError, match="disk"):
         fill(1, 2)
-    assert fill.told == [1]
+    assert fill.told == [0, 1]  # it was there at the start
+
+
+def test_none_writes_before_all_have_looked_for_what_is_missing(fill, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "encode_texts", lambda *_, **__: seen.append(list(fill.told)) or 0)
+    fill(0, 2)
+    assert seen == [[0]]
+
+
+def test_a_plugins_error_in_one_share_is_reported_by_the_process_that_has_it(fill, monkeypatch):
+    def fails(*_, **__):
+        raise PluginError("generator 'strange' failed")
+
+    monkeypatch.setattr(module, "encode_images", fails)
+    with pytest.raises(DataError, match="generator 'strange' failed"):  # of plugin errors only the first tells
+        fill(1, 2)

@@ -1,16 +1,18 @@
 """FlashAttention-4, with a package of the same name that computes on the CPU in place of the real one."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from types import ModuleType
 
 import pytest
 import torch
 from torch.nn import functional
 
-from difftrain.errors import MachineError
+from difftrain.errors import ConfigError, MachineError
 from difftrain.model.attention import choose_kernel, flash4_attention, kernel_trial
 from difftrain.model.attention.choose_kernel import choose_attention, kernels_in_force
 from difftrain.model.attention.own_kernels import is_attention, route_models_to, routed_to, torchs_own_attention
+from difftrain.planning.model_plan import plan_model
 from difftrain.types import AttentionShape
 
 SHAPE = (1, 2, 16, 64)
@@ -86,6 +88,36 @@ def test_its_output_is_kept_where_blocks_recompute(package):
     assert is_attention(torch.ops.difftrain.flash4_attention.default)
 
 
+def version_of(installed):
+    """Return the function that tells a package's version, on a machine that has the package or not."""
+
+    def version(name):
+        assert name == "flash-attn-4"
+        if not installed:
+            raise PackageNotFoundError(name)
+        return "4.0.0b36"
+
+    return version
+
+
+def test_a_missing_package_is_an_error_of_the_config(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    flags = {"model_family": "flux", "attention_mechanism": "flash-attn-4"}
+    monkeypatch.setattr(choose_kernel, "version", version_of(True))
+    assert plan_model(None, flags).config.attention_mechanism == "flash-attn-4"
+    monkeypatch.setattr(choose_kernel, "version", version_of(False))
+    with pytest.raises(ConfigError, match=r"attention_mechanism 'flash-attn-4': the package .* is not installed"):
+        plan_model(None, flags)
+
+
+def test_an_older_package_that_breaks_on_import_is_not_imported(monkeypatch, tmp_path):
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").write_text("raise ImportError('undefined symbol')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert flash4_attention.obstacle(CUDA) == choose_kernel.missing_package("flash-attn-4")
+
+
 @pytest.mark.parametrize(
     ("capability", "installed", "problem"),
     [
@@ -97,7 +129,7 @@ def test_its_output_is_kept_where_blocks_recompute(package):
 def test_what_is_in_the_way_is_named(monkeypatch, capability, installed, problem):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
-    monkeypatch.setattr(flash4_attention, "is_installed", lambda: installed)
+    monkeypatch.setattr(choose_kernel, "version", version_of(installed))
     assert flash4_attention.obstacle(CUDA) == problem
     if problem is None:
         choose_kernel._check_flash4("flash-attn-4", CUDA)

@@ -23,7 +23,7 @@ from difftrain.data.streaming.epoch import draw_visit
 from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.errors import DataError
 from difftrain.testing.tiny_family import TinyFamily, TinyImageEncoder, TinyTextEncoder
-from difftrain.training.assemble import _LazySampler
+from difftrain.training.assemble import _encoded_in_training, _LazySampler
 from difftrain.training.frozen_encoders import Encoders
 
 CPU, DEVICE = torch.device("cpu"), torch.device("meta")
@@ -172,6 +172,46 @@ def test_the_image_encoder_stays_while_batches_need_it_one_after_another(project
     assert EVENTS[-1] == "image to cpu"
     reader.read(project.visits)
     assert EVENTS.count("image to cpu") == 1
+
+
+def with_sets(project, **changes):
+    """Return caches of the same samples, with something changed in every set."""
+    datasets = tuple(replace(each, **changes) for each in project.plan.datasets)
+    return SampleCaches(replace(project.plan, datasets=datasets), image_identity="i", text_identity="t", text_view=None)
+
+
+def test_values_that_are_not_finite_are_refused_where_nothing_is_stored_too(project, monkeypatch):
+    def broken(encoder, pixels):
+        return torch.full((1, 3), torch.nan), torch.ones(1, 3)
+
+    monkeypatch.setattr(MovedEncoder, "encode", broken)
+    reader = BatchReader(
+        with_sets(project, latents_stored=False), WatchedFamily(), project.reencoder, seed=0, sample_latents=False
+    )
+    with pytest.raises(DataError, match=r"values that are not finite \(mean\)"):
+        reader.read(project.visits)
+
+
+def test_crops_drawn_each_epoch_are_encoded_in_training_their_references_too(project):
+    target, *_ = project.plan.datasets
+    drawing = replace(
+        target,
+        config=target.config.model_copy(update={"vae_cache_clear_each_epoch": True}),
+        rules=replace(target.rules, crop=True, crop_style="random"),
+    )
+    assert drawing.draws_each_epoch
+    others = project.plan.datasets[1:]
+    caches = SampleCaches(
+        replace(project.plan, datasets=(drawing, *others)), image_identity="i", text_identity="t", text_view=None
+    )
+    images = [project.visits[0].sample.target, *project.visits[0].references]
+    assert [caches.encodes_in_training(image) for image in images] == [True, True]
+    assert [project.caches.encodes_in_training(image) for image in images] == [False, False]
+    assert not any(map(caches.encodes_on_demand, images))
+    prepared = SimpleNamespace(
+        caches=caches, on_demand=[], trained=[visit.sample for visit in project.visits], measured=[]
+    )
+    assert len(_encoded_in_training(prepared)) == 4
 
 
 def test_latents_on_demand_equal_those_made_before(project):

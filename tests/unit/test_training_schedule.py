@@ -64,7 +64,10 @@ def test_contradictions_are_errors(first, second, part):
     ],
 )
 def test_schedules_without_a_gap_are_not(first, second):
-    plan(datasets=two(first, second))
+    planned = plan(datasets=two(first, second)).data.target_sets
+    assert [(each.config.start_step, each.config.end_step) for each in planned] == [
+        (fields.get("start_step", 1), fields.get("end_step")) for fields in (first, second)
+    ]
 
 
 def test_a_set_that_begins_after_the_run_is_noted():

@@ -26,6 +26,11 @@ def processes_started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that reports and writes, as far as the launcher says."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def start_accelerator() -> Accelerator:
     """Return the accelerate object; autocast and accumulation are ours, so the loop shows them. May be called again.
 

@@ -24,6 +24,7 @@ from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import RunConfig
 from difftrain.errors import PluginError
+from difftrain.model.attention.choose_kernel import missing_package
 from difftrain.model.flavour_match import check_name
 from difftrain.planning.auto_precision import AUTO_PRECISIONS
 from difftrain.planning.combinations import clashes_of_adapter, clashes_of_family, clashes_of_precision
@@ -69,6 +70,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     text_quantizers = chosen.text_quantizers(family)
     chosen.check_combinations(family, adapter, quantizer)
     check_model(run, flavour, plugins, problems)
+    chosen.check_attention()
     problems.raise_all()
     return ModelPlan(
         config=run,
@@ -219,6 +221,13 @@ class Chooser:
         if missing is not None:
             self.problems.add(f"{key} {name!r}: {missing}")
         return found
+
+    def check_attention(self) -> None:
+        """Report a kernel whose package is not installed; else it would be found when all data is encoded."""
+        if missing := missing_package(self.config.attention_mechanism):
+            self.problems.add(
+                f'attention_mechanism {self.config.attention_mechanism!r}: {missing}, or set it to "auto"'
+            )
 
     def quantizers_of_auto(self) -> tuple[contracts.Quantizer, ...]:
         """What ``base_model_precision: auto`` may turn out to be; empty for any other precision."""

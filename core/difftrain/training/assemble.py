@@ -23,7 +23,7 @@ from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.output.output_dir import VALIDATION_FOLDER
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import model_identity
-from difftrain.startup.prepare_run import PreparedRun
+from difftrain.startup.prepare_run import PreparedRun, every_placed_image
 from difftrain.startup.run_length import total_steps
 from difftrain.steps.optimizer_state import settings_of
 from difftrain.steps.sharding import is_sharded
@@ -35,7 +35,7 @@ from difftrain.training.fitting.room_to_encode import room_to_encode
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.training.open_stream import open_stream
 from difftrain.training.tell_data import say_batches
-from difftrain.types import ModelLocation, Reporter, Sampler, ValidationRequest
+from difftrain.types import ModelLocation, PlacedImage, Reporter, Sampler, ValidationRequest
 from difftrain.validation.scenes import Scene
 from difftrain.validation.validator import Validator
 
@@ -73,7 +73,7 @@ def assemble(
     extras.check([*prepared.data.samples, *prepared.data.held_out])
     _say_what_is_not_drawn(prepared.scenes, plan, reporter)
     _fill_caches(plan, prepared, encoders, accelerator, reporter)
-    encoding = room_to_encode(prepared.on_demand, encoders, accelerator.device, reporter)
+    encoding = room_to_encode(_encoded_in_training(prepared), encoders, accelerator.device, reporter)
 
     state = load_state(plan, prepared.location, accelerator, reporter)
     state.room_to_encode = encoding
@@ -188,6 +188,13 @@ def _check_can_regularise(state: TrainingState) -> None:
             f"sharded over {state.accelerator.num_processes} processes, and its samples need a second forward of whole "
             "weights\nhint: remove these sets, or train without sharding"
         )
+
+
+def _encoded_in_training(prepared: PreparedRun) -> list[PlacedImage]:
+    """Return the images that later steps encode, as far as they are known: of crops drawn each epoch, the first."""
+    caches = prepared.caches
+    planned = filter(caches.encodes_in_training, every_placed_image(prepared))
+    return [*prepared.on_demand, *(image for image in planned if not caches.encodes_on_demand(image))]
 
 
 def _fill_caches(

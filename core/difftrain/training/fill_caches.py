@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, encode_images, encode_texts
-from difftrain.errors import StoppedElsewhere
+from difftrain.errors import DataError, PluginError, StoppedElsewhere
 from difftrain.machine.processes import greatest
 from difftrain.training.frozen_encoders import Encoders
 from difftrain.types import PlacedImage, Reporter
@@ -57,11 +57,17 @@ def _share(items: Sequence[Item], accelerator: Accelerator) -> Sequence[Item]:
 
 @contextmanager
 def _all_together(accelerator: Accelerator) -> Iterator[None]:
-    """Leave the body when all processes have completed it."""
+    """Enter the body when all processes are there, and leave it when all have completed it.
+
+    All must have looked for what is missing before the first writes: their shares are parts of one list.
+    """
+    greatest(accelerator, 0)
     completed = False
     try:
         yield
         completed = True
+    except PluginError as error:  # which only the first process prints, as all find it; but shares are different
+        raise DataError(*error.problems) from error
     finally:
         stopped = greatest(accelerator, 0 if completed else 1)
     if stopped:

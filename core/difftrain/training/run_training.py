@@ -6,13 +6,13 @@ reported within a second.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from difftrain.machine.compile_cache import compiled_kept_in
 from difftrain.machine.disk import describe_needs
 from difftrain.machine.garbage import paused_garbage_collection
 from difftrain.machine.interrupts import Interrupted, Interrupts
+from difftrain.machine.processes import is_first_process
 from difftrain.output.console import make_reporter
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.prepare_run import PreparedRun, prepare_run
@@ -40,9 +40,7 @@ def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> 
         DifftrainError: For anything that the user can fix before the first step.
     """
     interrupts = Interrupts()
-    reporter = make_reporter(
-        quiet=os.environ.get("RANK", "0") != "0", reader_left=interrupts.reader_left, ask=interrupts.ask
-    )
+    reporter = make_reporter(quiet=not is_first_process(), reader_left=interrupts.reader_left, ask=interrupts.ask)
     try:
         for note in plan.notes:
             reporter.say(f"note: {note}")

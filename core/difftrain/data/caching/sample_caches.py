@@ -61,7 +61,7 @@ class SampleCaches:
         for folder in plan.text_folders[1:]:
             self._texts[folder] = TensorCache(folder)
         self._only_references = {dataset.id for dataset in plan.datasets if dataset.is_reference}
-        self._unstored, self._on_demand = set[str](), set[str]()
+        self._unstored, self._on_demand, self._drawn = set[str](), set[str](), set[str]()
         self._latents: dict[str, TensorCache] = {}
         for dataset in plan.datasets:
             cache = TensorCache(dataset.latents_folder)
@@ -71,6 +71,8 @@ class SampleCaches:
             ids = (dataset.id, *(generator.id for generator in dataset.generators))
             if not dataset.latents_stored:
                 self._unstored.update(ids)
+            if dataset.draws_each_epoch:
+                self._drawn.update((*ids, *dataset.references))
             if dataset.latents_on_demand or not dataset.latents_stored:
                 self._on_demand.update(ids)
 
@@ -86,6 +88,10 @@ class SampleCaches:
     def encodes_on_demand(self, image: PlacedImage) -> bool:
         """Whether an image is encoded when a batch first needs it, not before the first step."""
         return image.record.dataset_id in self._on_demand
+
+    def encodes_in_training(self, image: PlacedImage) -> bool:
+        """Whether that is planned of an image: those encoded on demand, and those whose crops are drawn each epoch."""
+        return image.record.dataset_id in self._on_demand or image.record.dataset_id in self._drawn
 
     def latents_needed(self, image: PlacedImage) -> tuple[str, ...]:
         """Return the names of the tensors that an image's entry has to have; one of an older version has more."""

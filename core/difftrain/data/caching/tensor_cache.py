@@ -112,9 +112,7 @@ class TensorCache:
         """
         from safetensors.torch import save
 
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not _is_finite(tensor):
-                raise DataError(f"the encoder returned values that are not finite ({name}); try vae_dtype fp32")
+        check_finite(tensors)
         write_atomically(self.path(key), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
     def discard(self, key: str) -> bool:
@@ -143,6 +141,17 @@ class TensorCache:
             return
         except OSError as error:
             raise DataError(refusal(f"corrupt cache entry {path} cannot be removed", error)) from error
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what an encoder should not return.
+
+    Raises:
+        DataError: If a value is not finite: an image or the encoder is broken.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not _is_finite(tensor):
+            raise DataError(f"the encoder returned values that are not finite ({name}); try vae_dtype fp32")
 
 
 class AbsentEntry(DataError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, ModelFamily, TextEncoder
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, embed_texts, load_pixels
-from difftrain.data.caching.tensor_cache import AbsentEntry
+from difftrain.data.caching.tensor_cache import AbsentEntry, check_finite
 from difftrain.data.seeding import derive_seed
 from difftrain.data.streaming.epoch import Visit
 from difftrain.data.streaming.sample_extras import SampleExtras, stack_extras
@@ -55,14 +55,14 @@ class BatchReader:
         self._remade_texts = False
         self._remade_images = False
         self._burst = False
-        """Whether images are being encoded on demand, and the encoder stays for the next batch."""
+        """Whether images are being encoded as planned, and the encoder stays for the next batch."""
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read-cache")
 
     def read(self, visits: Sequence[Visit]) -> Batch:
         """Return the batch of some visits; a visit gives the same tensors in every batch.
 
-        Absent or corrupt entries are made again, for all of a batch with the encoders loaded once. Where images are
-        encoded on demand, the image encoder stays on the device until a batch needs it no more.
+        Absent or corrupt entries are made again, for all of a batch with the encoders loaded once. Where that is
+        planned of images, the image encoder stays on the device until a batch needs it no more.
 
         Raises:
             DataError: If an existing entry cannot be read, or an image to encode again cannot.
@@ -121,7 +121,9 @@ class BatchReader:
         cache, key = self._caches.latents(image)
         needed = self._caches.latents_needed(image)
         if not self._caches.stores(image):
-            return self._encoded(image, needed)
+            encoded = self._encoded(image, needed)
+            check_finite(encoded)
+            return encoded
         try:
             return cache.read(key, needed=needed)
         except AbsentEntry:
@@ -132,7 +134,7 @@ class BatchReader:
         pixels = load_pixels([image])
         with self._reencoder.in_use:
             self._remade_images = True
-            self._burst |= self._caches.encodes_on_demand(image)
+            self._burst |= self._caches.encodes_in_training(image)
             mean, std = self._reencoder.image_encoder().encode(pixels)
         made = {"mean": mean[0], "std": std[0]}
         return {name: made[name] for name in needed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from difftrain.errors import MachineError
@@ -13,9 +14,22 @@ if TYPE_CHECKING:
 
 TORCHS_KERNELS = ("flash", "efficient", "math")
 """Kernels that torch itself chooses from."""
-OUR_KERNELS = ("cudnn", "flash-attn-4")
+FLASH4 = "flash-attn-4"
+"""The option's value and the package's name."""
+OUR_KERNELS = ("cudnn", FLASH4)
 """Kernels behind an op of our own."""
 ON_GPUS_ONLY = (*OUR_KERNELS, "efficient")
+
+
+def missing_package(mechanism: str) -> str | None:
+    """Return which package a kernel lacks, and how to get it. Only its name is looked up: importing one may fail."""
+    if mechanism != FLASH4:
+        return None
+    try:
+        version(FLASH4)
+    except PackageNotFoundError:
+        return f"the package {FLASH4} is not installed: pip install 'difftrain[{FLASH4}]'"
+    return None
 
 
 def choose_attention(mechanism: str, device: torch.device) -> None:
@@ -47,7 +61,7 @@ def choose_attention(mechanism: str, device: torch.device) -> None:
 
 
 def _check_flash4(mechanism: str, device: torch.device) -> None:
-    if mechanism != "flash-attn-4":
+    if mechanism != FLASH4:
         return
     from difftrain.model.attention.flash4_attention import obstacle
 

@@ -9,7 +9,6 @@ and backward are not part of its promised interface.
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from typing import Any
 
@@ -17,7 +16,8 @@ import torch
 import torch.utils.flop_counter
 from torch import Tensor
 
-PACKAGE = "flash-attn-4"
+from difftrain.model.attention.choose_kernel import FLASH4, missing_package
+
 HEADS = (64, 96, 128)
 """Features per head that are tried here."""
 CAPABILITIES = (9, 10, 11, 12)
@@ -31,16 +31,7 @@ def obstacle(device: torch.device) -> str | None:
     major = torch.cuda.get_device_capability(device)[0]
     if major not in CAPABILITIES:
         return f"it is made for cards like the H100 and later, and this is a {torch.cuda.get_device_name(device)}"
-    if not is_installed():
-        return f"the package {PACKAGE} is not installed: pip install 'difftrain[flash-attn-4]'"
-    return None
-
-
-def is_installed() -> bool:
-    """Whether the package can be found; ``flash_attn`` alone may be an older one."""
-    return (
-        importlib.util.find_spec("flash_attn") is not None and importlib.util.find_spec("flash_attn.cute") is not None
-    )
+    return missing_package(FLASH4)
 
 
 @torch.library.custom_op("difftrain::flash4_attention", mutates_args=(), device_types="cuda")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from difftrain.model.attention import flash4_attention
+from difftrain.model.attention.choose_kernel import FLASH4
 from difftrain.model.attention.own_kernels import OWN_KERNELS, Attention, OwnKernel, torchs_own_attention
 from difftrain.types import AttentionShape
 
@@ -46,7 +47,7 @@ def try_kernels(shape: AttentionShape, device: torch.device, dtype: torch.dtype)
     exact = _exact(tensors, gradient)
     kernels = ["efficient"] if shape.masked else ["cudnn", "flash", "efficient"]
     if not shape.masked and flash4_attention.obstacle(device) is None:
-        kernels.append("flash-attn-4")
+        kernels.append(FLASH4)
     return [_try(kernel, tensors, gradient, exact) for kernel in kernels]
 
 

@@ -43,21 +43,16 @@ def read_rows_once() -> None:
 
 
 def _is_row(features: Any) -> bool:
+    from torch._inductor import config
     from torch._inductor.runtime.hints import ReductionHint
 
     length = features.reduction_numel
     return (
-        config_allows()
+        bool(config.triton.persistent_reductions)
         and features.get_reduction_hint() == ReductionHint.INNER
         and bool(length.is_Integer)
         and fits_registers(int(length))
     )
-
-
-def config_allows() -> bool:
-    from torch._inductor import config
-
-    return bool(config.triton.persistent_reductions)
 
 
 def fits_registers(length: int) -> bool:
