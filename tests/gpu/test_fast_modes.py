@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn import functional
 
 from difftrain.errors import MachineError
-from difftrain.model.attention.choose_kernel import OUR_KERNELS, choose_attention, fastest_attention
+from difftrain.model.attention.choose_kernel import choose_attention, fastest_attention
 from difftrain.model.attention.cudnn_attention import cudnn_attention
 from difftrain.model.attention.flash4_attention import flash4_attention, obstacle
+from difftrain.model.attention.kernel_names import OUR_KERNELS
 from difftrain.model.attention.kernel_trial import try_kernels
 from difftrain.model.attention.own_kernels import OWN_KERNELS
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4

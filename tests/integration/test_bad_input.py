@@ -240,6 +240,13 @@ def test_what_is_wrong_in_the_data_is_reported_together(project):
         assert told in message.splitlines()
 
 
+def test_a_kernel_that_the_device_lacks_is_told_before_anything_is_encoded(tmp_path):
+    run = run_in(tmp_path, "--demo", "--model=flux", "--flavour=kontext", "--attention_mechanism=cudnn")
+    assert run.status == 2
+    assert "error: attention_mechanism cudnn: this kernel exists only for GPUs, and the run is on the CPU" in run.err
+    assert "encode" not in run.err
+
+
 def test_check_lists_data_problems_one_by_one_as_json(project):
     project.reference(1).unlink()
     project.edit(2).with_suffix(".txt").unlink()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from conftest import run_in
 from difftrain.errors import ConfigError, MachineError
-from difftrain.model.attention import choose_kernel, flash4_attention, kernel_trial
+from difftrain.model.attention import choose_kernel, flash4_attention, kernel_names, kernel_trial
 from difftrain.model.attention.choose_kernel import choose_attention, kernels_in_force
 from difftrain.model.attention.own_kernels import is_attention, route_models_to, routed_to, torchs_own_attention
 from difftrain.planning.model_plan import plan_model
@@ -103,11 +104,16 @@ def version_of(installed):
 def test_a_missing_package_is_an_error_of_the_config(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     flags = {"model_family": "flux", "attention_mechanism": "flash-attn-4"}
-    monkeypatch.setattr(choose_kernel, "version", version_of(True))
+    monkeypatch.setattr(kernel_names, "version", version_of(True))
     assert plan_model(None, flags).config.attention_mechanism == "flash-attn-4"
-    monkeypatch.setattr(choose_kernel, "version", version_of(False))
-    with pytest.raises(ConfigError, match=r"attention_mechanism 'flash-attn-4': the package .* is not installed"):
+    monkeypatch.setattr(kernel_names, "version", version_of(False))
+    missing = r"attention_mechanism 'flash-attn-4': the package .* is not installed"
+    with pytest.raises(ConfigError, match=missing):
         plan_model(None, flags)
+    ended = run_in(tmp_path, "--demo", "--model=flux", "--flavour=kontext", "--attention_mechanism=flash-attn-4")
+    assert ended.status == 2
+    assert "flash-attn-4 is not installed" in ended.err
+    assert "scan" not in ended.err
 
 
 def test_an_older_package_that_breaks_on_import_is_not_imported(monkeypatch, tmp_path):
@@ -115,7 +121,7 @@ def test_an_older_package_that_breaks_on_import_is_not_imported(monkeypatch, tmp
     (tmp_path / "flash_attn" / "__init__.py").write_text("raise ImportError('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert flash4_attention.obstacle(CUDA) == choose_kernel.missing_package("flash-attn-4")
+    assert flash4_attention.obstacle(CUDA) == kernel_names.missing_package("flash-attn-4")
 
 
 @pytest.mark.parametrize(
@@ -129,13 +135,13 @@ def test_an_older_package_that_breaks_on_import_is_not_imported(monkeypatch, tmp
 def test_what_is_in_the_way_is_named(monkeypatch, capability, installed, problem):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
-    monkeypatch.setattr(choose_kernel, "version", version_of(installed))
+    monkeypatch.setattr(kernel_names, "version", version_of(installed))
     assert flash4_attention.obstacle(CUDA) == problem
     if problem is None:
-        choose_kernel._check_flash4("flash-attn-4", CUDA)
+        choose_kernel.check_attention("flash-attn-4", CUDA)
         return
     with pytest.raises(MachineError) as raised:
-        choose_kernel._check_flash4("flash-attn-4", CUDA)
+        choose_kernel.check_attention("flash-attn-4", CUDA)
     assert str(raised.value).startswith(f"attention_mechanism flash-attn-4: {problem}\nhint: ")
 
 

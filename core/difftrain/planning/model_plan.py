@@ -24,7 +24,7 @@ from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.schema import RunConfig
 from difftrain.errors import PluginError
-from difftrain.model.attention.choose_kernel import missing_package
+from difftrain.model.attention.kernel_names import missing_package
 from difftrain.model.flavour_match import check_name
 from difftrain.planning.auto_precision import AUTO_PRECISIONS
 from difftrain.planning.combinations import clashes_of_adapter, clashes_of_family, clashes_of_precision
@@ -70,7 +70,6 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     text_quantizers = chosen.text_quantizers(family)
     chosen.check_combinations(family, adapter, quantizer)
     check_model(run, flavour, plugins, problems)
-    chosen.check_attention()
     problems.raise_all()
     return ModelPlan(
         config=run,
@@ -181,12 +180,14 @@ class Chooser:
         adapter: contracts.Adapter | None,
         quantizer: contracts.Quantizer | None,
     ) -> None:
-        """Record what the run asks for that does not go together; parts that had problems are left out."""
+        """Record what the run asks for that does not go together, or lacks; parts that had problems are left out."""
         known: Any = self.registry.all
         clashes: list[str] = []
         clashes += clashes_of_family(self.config, family) if family else ()
         clashes += clashes_of_adapter(self.config, adapter, known("adapter")) if adapter else ()
         clashes += clashes_of_precision(self.config, quantizer, known("quantizer")) if quantizer else ()
+        if missing := missing_package(self.config.attention_mechanism):
+            clashes.append(f'attention_mechanism {self.config.attention_mechanism!r}: {missing}, or set it to "auto"')
         for text in clashes:
             self.problems.add(text)
 
@@ -221,13 +222,6 @@ class Chooser:
         if missing is not None:
             self.problems.add(f"{key} {name!r}: {missing}")
         return found
-
-    def check_attention(self) -> None:
-        """Report a kernel whose package is not installed; else it would be found when all data is encoded."""
-        if missing := missing_package(self.config.attention_mechanism):
-            self.problems.add(
-                f'attention_mechanism {self.config.attention_mechanism!r}: {missing}, or set it to "auto"'
-            )
 
     def quantizers_of_auto(self) -> tuple[contracts.Quantizer, ...]:
         """What ``base_model_precision: auto`` may turn out to be; empty for any other precision."""

@@ -19,6 +19,7 @@ from difftrain.data.streaming.sample_extras import SampleExtras
 from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.data.streaming.stream import BatchStream
 from difftrain.errors import ConfigError
+from difftrain.model.attention.choose_kernel import check_attention
 from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.output.output_dir import VALIDATION_FOLDER
 from difftrain.planning.run_plan import RunPlan
@@ -67,6 +68,7 @@ def assemble(
         DifftrainError: For anything that the user can fix; filled caches stay.
     """
     config = plan.config
+    check_attention(config.attention_mechanism, accelerator.device)  # not when all is encoded
     checkpoint, saved = resumed or (None, None)
     encoders = Encoders(plan, prepared.location, accelerator.device)
     extras = SampleExtras(plan.data, plan.family, plan.loss)

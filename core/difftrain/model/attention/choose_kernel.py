@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from difftrain.errors import MachineError
+from difftrain.model.attention.kernel_names import FLASH4, ON_GPUS_ONLY, OUR_KERNELS, TORCHS_KERNELS
 from difftrain.types import AttentionShape
 
 if TYPE_CHECKING:
     import torch
 
-TORCHS_KERNELS = ("flash", "efficient", "math")
-"""Kernels that torch itself chooses from."""
-FLASH4 = "flash-attn-4"
-"""The option's value and the package's name."""
-OUR_KERNELS = ("cudnn", FLASH4)
-"""Kernels behind an op of our own."""
-ON_GPUS_ONLY = (*OUR_KERNELS, "efficient")
 
+def check_attention(mechanism: str, device: torch.device) -> None:
+    """Refuse a kernel that the device does not have.
 
-def missing_package(mechanism: str) -> str | None:
-    """Return which package a kernel lacks, and how to get it. Only its name is looked up: importing one may fail."""
+    Raises:
+        MachineError: With the reason.
+    """
+    if mechanism in ON_GPUS_ONLY and device.type != "cuda":
+        raise MachineError(
+            f"attention_mechanism {mechanism}: this kernel exists only for GPUs, and the run is on the "
+            f'{device.type.upper()}\nhint: set attention_mechanism to "auto"'
+        )
     if mechanism != FLASH4:
-        return None
-    try:
-        version(FLASH4)
-    except PackageNotFoundError:
-        return f"the package {FLASH4} is not installed: pip install 'difftrain[{FLASH4}]'"
-    return None
+        return
+    from difftrain.model.attention.flash4_attention import obstacle
+
+    if problem := obstacle(device):
+        raise MachineError(f'attention_mechanism {mechanism}: {problem}\nhint: or set attention_mechanism to "auto"')
 
 
 def choose_attention(mechanism: str, device: torch.device) -> None:
@@ -41,11 +41,7 @@ def choose_attention(mechanism: str, device: torch.device) -> None:
     Raises:
         MachineError: If the device has no such kernel.
     """
-    if mechanism in ON_GPUS_ONLY and device.type != "cuda":
-        raise MachineError(
-            f"attention_mechanism {mechanism}: this kernel exists only for GPUs, and the run is on the "
-            f'{device.type.upper()}\nhint: set attention_mechanism to "auto"'
-        )
+    check_attention(mechanism, device)
     from torch.backends import cuda
 
     cuda.enable_cudnn_sdp(False)
@@ -56,17 +52,7 @@ def choose_attention(mechanism: str, device: torch.device) -> None:
     if device.type == "cuda":
         from difftrain.model.attention.own_kernels import route_models_to
 
-        _check_flash4(mechanism, device)
         route_models_to(mechanism if mechanism in OUR_KERNELS else None)
-
-
-def _check_flash4(mechanism: str, device: torch.device) -> None:
-    if mechanism != FLASH4:
-        return
-    from difftrain.model.attention.flash4_attention import obstacle
-
-    if problem := obstacle(device):
-        raise MachineError(f'attention_mechanism {mechanism}: {problem}\nhint: or set attention_mechanism to "auto"')
 
 
 def fastest_attention(shapes: Sequence[AttentionShape], device: torch.device, dtype: torch.dtype) -> str:

@@ -16,7 +16,7 @@ import torch
 import torch.utils.flop_counter
 from torch import Tensor
 
-from difftrain.model.attention.choose_kernel import FLASH4, missing_package
+from difftrain.model.attention.kernel_names import FLASH4, missing_package
 
 HEADS = (64, 96, 128)
 """Features per head that are tried here."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from difftrain.model.attention import flash4_attention
-from difftrain.model.attention.choose_kernel import FLASH4
+from difftrain.model.attention.kernel_names import FLASH4
 from difftrain.model.attention.own_kernels import OWN_KERNELS, Attention, OwnKernel, torchs_own_attention
 from difftrain.types import AttentionShape
 
