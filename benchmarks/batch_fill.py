@@ -14,7 +14,7 @@ from pathlib import Path
 
 from difftrain import GeometryRules, Pairing, Size, assign_bucket
 from difftrain.data.files.local_image import LocalImage
-from difftrain.data.streaming.epoch import fill_share, plan_epoch
+from difftrain.data.streaming.epoch import plan_epoch
 from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.types import ImageRecord, PlacedImage, ReferenceChoice, Sample
 from difftrain_flux_kontext.pairing import ReferenceLoose, even_aspects
@@ -77,7 +77,7 @@ def main() -> None:
                     draw = random.Random(0)
                     samples = samples_of(count, lambda draw=draw, of=aspects: any_size(draw, of), pairing, rules)
                     epoch = EpochRules(seed=0, batch_size=asked.batch)
-                    shares.append(f"{100 * fill_share(plan_epoch(samples, 0, epoch), epoch):.0f} %")
+                    shares.append(f"{100 * plan_epoch(samples, 0, epoch).fill_share:.0f} %")
                 print(f"| {count} {label} | {name} | {' | '.join(shares)} |")
 
 

@@ -207,7 +207,7 @@ def measure(work: Path, part: str) -> dict[str, float]:
         seconds, cpu = time.perf_counter() - started, time.process_time() - used
         assert (texts, images) == ([], []), "every entry is there"
     elif part == "plan":
-        rules = EpochRules(seed=1, batch_size=4, repeats={}, caption_dropout=0.1)
+        rules = EpochRules(seed=1, batch_size=4, caption_dropout=0.1)
         started, used = time.perf_counter(), time.process_time()
         plan_epoch(prepared.samples, 0, rules)
         seconds, cpu = time.perf_counter() - started, time.process_time() - used

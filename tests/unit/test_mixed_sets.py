@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_epoch import SIZES, sample
 
 from difftrain.data.streaming.coming_batches import coming_shapes, shape_name
-from difftrain.data.streaming.epoch import fill_share, plan_epoch
+from difftrain.data.streaming.epoch import plan_epoch
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
 
@@ -204,8 +204,8 @@ def test_the_share_of_full_places_counts_each_set_by_its_own_batch_size():
     sets = {"b": SetRules(batch_size=4)}
     rules = EpochRules(seed=0, batch_size=2, sets=sets)
     samples = [sample(index, dataset=name) for name, count in (("a", 3), ("b", 5)) for index in range(count)]
-    assert fill_share(plan_epoch(samples, 0, rules), rules) == pytest.approx(8 / (2 * 2 + 2 * 4))
-    assert fill_share([], rules) == 1
+    assert plan_epoch(samples, 0, rules).fill_share == pytest.approx(8 / (2 * 2 + 2 * 4))
+    assert plan_epoch([], 0, rules).fill_share == 1
 
 
 @settings(max_examples=40, deadline=None)

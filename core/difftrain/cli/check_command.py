@@ -177,14 +177,13 @@ def _removed(prepared: PreparedRun) -> list[str]:
 
 def _lengths(plan: RunPlan, data: PreparedData) -> dict[str, float]:
     """Return batches and steps on one device; batches vary between epochs where the random draws change shapes."""
-    from difftrain.data.streaming.epoch import fill_share
     from difftrain.startup.run_length import rounds_of, steps_left, total_steps
 
     rounds = rounds_of(plan, data.samples)
     batches = rounds.batches_of(0)
     return {
         "batches_per_epoch": len(batches),
-        "batches_full": round(fill_share(batches, rounds.rules), 4),
+        "batches_full": round(batches.fill_share, 4),
         "steps_per_epoch": -(-len(batches) // plan.config.gradient_accumulation_steps),
         "total_steps": total_steps(plan, steps_left(rounds)),
     }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image
-from difftrain.data.streaming.epoch import fill_share
 from difftrain.data.streaming.rounds import Rounds
 from difftrain.errors import ModelError
 from difftrain.machine.disk import Need
@@ -39,15 +38,14 @@ class DataForecast:
 def forecast_data(plan: RunPlan, samples: Sequence[Sample], rounds: Rounds) -> DataForecast:
     """Return what is known about the first epoch and the caches, from the samples."""
     batches = rounds.batches_of(0)
-    counts = Counter(
-        (visit.sample.target.geometry.bucket, tuple(image.geometry.bucket for image in visit.references))
-        for batch in batches
-        for visit in batch
-    )
+    counts: Counter[Shape] = Counter()
+    for batch, times in batches.kinds():
+        references = tuple(image.geometry.bucket for image in batch[0].references)
+        counts[batch[0].sample.target.geometry.bucket, references] += len(batch) * times
     return DataForecast(
         samples=len(samples),
         batches_per_epoch=len(batches),
-        batches_full=fill_share(batches, rounds.rules),
+        batches_full=batches.fill_share,
         steps_per_epoch=-(-len(batches) // plan.config.gradient_accumulation_steps),
         shapes=counts.most_common(),
         caches=_caches(plan, samples),

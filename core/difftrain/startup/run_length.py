@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import islice
 
 from difftrain.config.schema import DatasetConfig
+from difftrain.contracts import ModelFamily
+from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
@@ -29,7 +31,7 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
         caption_dropout=config.caption_dropout_probability,
         reference_dropout=config.reference_dropout_probability,
         placed=crops if (crops := NewCrops(plan.data)) else None,
-        batch_key=plan.family.batch_key,
+        batch_key=None if type(plan.family).batch_key is ModelFamily.batch_key else plan.family.batch_key,
     )
 
 
@@ -149,9 +151,9 @@ def _span(word: str, first: int, last: int | None) -> str:
 
 def _check_epochs_show_something(rounds: Rounds) -> None:
     expected: dict[str, float] = defaultdict(float)
-    for sample in rounds.samples:
-        own = rounds.rules.of(sample.dataset_id)
-        expected[sample.dataset_id] += (own.repeats + 1) * own.probability
+    for name, count in SampleTable.of(rounds.samples).counts().items():
+        own = rounds.rules.of(name)
+        expected[name] += count * (own.repeats + 1) * own.probability
     # a schedule may leave any one of them alone
     visits = min(expected.values(), default=0) if rounds.is_scheduled else sum(expected.values())
     if visits < FEWEST_VISITS:

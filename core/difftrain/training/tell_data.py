@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from difftrain.data.caching.old_crops import OldCrops
-from difftrain.data.streaming.epoch import fill_share
 from difftrain.data.streaming.rounds import Rounds
 from difftrain.data.streaming.stream import MicroBatch
 from difftrain.startup.run_length import describe_schedule
@@ -19,9 +18,9 @@ def say_batches(rounds: Rounds, reporter: Reporter) -> None:
     """Say how full the batches of the coming epoch are, and when each dataset takes part, if that changes."""
     batches = rounds.batches_of(rounds.start.epoch)
     if batches:
-        share = fill_share(batches, rounds.rules)
+        share = batches.fill_share
         reporter.say(describe_fill(share, len(batches)))
-        shapes = len({batch[0].shape_key for batch in batches})
+        shapes = len({batch[0].shape_key for batch, _ in batches.kinds()})
         if share < SPARSE and shapes > 1:
             reporter.say(
                 f"hint: a batch holds samples of one shape, and the sizes of targets and references make {shapes} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, islice
@@ -91,9 +91,10 @@ def coming_shapes(rounds: Rounds, steps: int) -> list[ComingShape]:
     ends = count(rounds.start.epoch) if rounds.epochs is None else range(rounds.start.epoch, rounds.epochs)
     varies = epochs_vary(rounds.samples, rounds.rules)
     for epoch in ends:
-        known, batches = len(shapes), rounds.batches_of(epoch)[:left]
-        _count(batches, rounds, shapes)
-        left -= len(batches)
+        known, batches = len(shapes), rounds.batches_of(epoch)
+        for visits, times in batches.kinds(left):
+            _count(visits, times, rounds, shapes)
+        left -= min(left, len(batches))
         begun_before = epoch == rounds.start.epoch and rounds.start.samples > 0
         if left <= 0 or not (begun_before or (varies and len(shapes) > known)):
             break
@@ -107,15 +108,15 @@ def _scheduled_shapes(rounds: Rounds, steps: int) -> list[ComingShape]:
     """Return the shapes of all batches of the next steps, each looked at: sets come and go with the steps."""
     shapes: dict[Hashable, ComingShape] = {}
     for step in islice(rounds.steps(), steps):
-        _count((batch for part in step for batch in part.batches), rounds, shapes)
+        for visits in (batch for part in step for batch in part.batches):
+            _count(visits, 1, rounds, shapes)
     return sorted(shapes.values(), key=lambda shape: shape.area, reverse=True)
 
 
-def _count(batches: Iterable[tuple[Visit, ...]], rounds: Rounds, shapes: dict[Hashable, ComingShape]) -> None:
-    for visits in batches:
-        key = _key(visits, rounds)
-        before = shapes.get(key) or ComingShape(visits=visits, times=0)
-        shapes[key] = replace(before, times=before.times + 1)
+def _count(visits: tuple[Visit, ...], times: int, rounds: Rounds, shapes: dict[Hashable, ComingShape]) -> None:
+    key = _key(visits, rounds)
+    before = shapes.get(key) or ComingShape(visits=visits, times=0)
+    shapes[key] = replace(before, times=before.times + times)
 
 
 def _key(visits: Sequence[Visit], rounds: Rounds) -> Hashable:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from difftrain.data.streaming.epoch import Visit, epochs_vary, plan_epoch
+import numpy as np
+import numpy.typing as npt
+
+from difftrain.data.packed.sample_table import SampleTable
+from difftrain.data.streaming.epoch import EpochPlan, Visit, epochs_vary, plan_epoch
 from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.errors import CheckpointError
 from difftrain.types import Sample
@@ -31,7 +34,7 @@ class Position:
     @property
     def taken(self) -> Sequence[int]:
         """Numbers of this epoch's visits that were taken, see
-        :func:`difftrain.data.streaming.epoch.visit_number`.
+        :func:`difftrain.data.streaming.draws.visit_numbers`.
         """
         return self.order[: self.samples]
 
@@ -39,7 +42,7 @@ class Position:
         """Return ``taken`` [samples], which is all that resuming needs."""
         import torch
 
-        return {"taken": torch.tensor(list(self.taken), dtype=torch.int64)}
+        return {"taken": torch.tensor(np.asarray(self.taken, dtype=np.int64))}
 
     @classmethod
     def restored(cls, epoch: int, state: Mapping[str, Tensor]) -> Position:
@@ -94,7 +97,7 @@ class Rounds:
     @cached_property
     def names(self) -> frozenset[str]:
         """Ids of the datasets that have samples."""
-        return frozenset(sample.dataset_id for sample in self.samples)
+        return frozenset(SampleTable.of(self.samples).datasets)
 
     @cached_property
     def is_scheduled(self) -> bool:
@@ -122,10 +125,10 @@ class Rounds:
         rounds = self._rounds_of(left[0]) + (len(left) - 1) * self._rounds_of(left[1])
         return -(-rounds // self.micro_batches)
 
-    def batches_of(self, epoch: int) -> list[tuple[Visit, ...]]:
+    def batches_of(self, epoch: int) -> EpochPlan:
         """Return the batches of an epoch that are left after the start, in order, with the next step's datasets."""
         active = self.rules.active(self.names, step=self.step + 1, epoch=epoch)
-        return plan_epoch(self.samples, epoch, self.rules, frozenset(self.taken_of(epoch)), active)
+        return plan_epoch(self.samples, epoch, self.rules, self.taken_of(epoch), active)
 
     def taken_of(self, epoch: int) -> Sequence[int]:
         """Return the numbers of the visits of an epoch that were taken before the start."""
@@ -141,10 +144,12 @@ class _Dealer:
     def __init__(self, run: Rounds) -> None:
         self._run = run
         self._epoch = run.start.epoch
-        self._order: list[int] = []
+        self._order: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._reached = 0
         self._active: frozenset[str] | None = None
-        self._batches: deque[tuple[Visit, ...]] = deque()
+        self._batches: EpochPlan | None = None
+        self._next = 0
+        """The first batch that was not dealt."""
         self._begin(run.taken_of(self._epoch))
 
     def rounds(self, step: int) -> Iterator[Round]:
@@ -156,26 +161,26 @@ class _Dealer:
             active = run.rules.active(run.names, step=step, epoch=self._epoch)
             if active != self._active:
                 self._plan(active)
-            if self._batches:
-                yield self._round(active)
+            if self._batches is not None and self._next < len(self._batches):
+                yield self._round(self._batches, active)
             else:
                 self._epoch += 1
                 self._begin(())
 
     def _begin(self, taken: Sequence[int]) -> None:
         """Begin an epoch of which some visits may be taken."""
-        self._order, self._reached, self._active = list(taken), len(taken), None
+        self._order, self._reached, self._active = np.asarray(taken, dtype=np.int64), len(taken), None
 
     def _plan(self, active: frozenset[str]) -> None:
         taken = self._order[: self._reached]
         run, self._active = self._run, active
-        self._batches = deque(plan_epoch(run.samples, self._epoch, run.rules, frozenset(taken), active))
-        # a new list: positions of earlier rounds hold on to theirs
-        self._order = [*taken, *(visit.number for batch in self._batches for visit in batch)]
+        self._batches, self._next = plan_epoch(run.samples, self._epoch, run.rules, taken, active), 0
+        # a new array: positions of earlier rounds hold on to theirs
+        self._order = np.concatenate([taken, self._batches.numbers])
 
-    def _round(self, active: frozenset[str]) -> Round:
-        count = min(self._run.processes, len(self._batches))
-        batches = [self._batches.popleft() for _ in range(count)]
+    def _round(self, planned: EpochPlan, active: frozenset[str]) -> Round:
+        batches = planned[self._next : self._next + self._run.processes]
+        self._next += len(batches)
         self._reached += sum(map(len, batches))
         position = Position(epoch=self._epoch, samples=self._reached, order=self._order)
         return Round(batches=batches, position=position, active=active)

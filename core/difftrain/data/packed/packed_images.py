@@ -1,0 +1,209 @@
+"""Placed images as plain rows of numbers and texts, which JSON can hold, and back."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from difftrain.data.files.local_image import LocalImage
+from difftrain.types import Geometry, ImageRecord, PlacedImage, Recipe, SourceImage
+from difftrain.types.source_images import extension_of
+
+Row = list[Any]
+"""Dataset, folder or -1, key or place in :attr:`ImageRows.sources`, file, name, width, height, hash, captions, recipe,
+geometry."""
+_MOST_GEOMETRIES = 10_000
+"""More distinct ones, as random crops give, stand in their rows."""
+
+
+class ImageRows:
+    """Writes images as rows; what many of them share stands in a few lists beside the rows."""
+
+    def __init__(self) -> None:
+        self.datasets: list[str] = []
+        self.folders: list[str] = []
+        """Beginnings of the paths of files, up to their keys."""
+        self.geometries: list[Geometry] = []
+        self.sources: list[SourceImage] = []
+        """Images that are no plain files, as they are."""
+        self.recipes: list[Recipe] = []
+        self._places: dict[Any, int] = {}
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether rows and :meth:`shared` are all that is needed to make the images again."""
+        return not self.sources and not self.recipes
+
+    def shared(self) -> dict[str, Any]:
+        """Return what the rows share, as plain JSON values."""
+        geometries = [_numbers(geometry) for geometry in self.geometries]
+        return {"datasets": self.datasets, "folders": self.folders, "geometries": geometries}
+
+    @classmethod
+    def restored(cls, shared: Mapping[str, Any]) -> ImageRows:
+        """Return rows that share the result of :meth:`shared`."""
+        rows = cls()
+        rows.datasets, rows.folders = list(shared["datasets"]), list(shared["folders"])
+        rows.geometries = [_geometry(numbers) for numbers in shared["geometries"]]
+        return rows
+
+    def row(self, placed: PlacedImage) -> Row:
+        """Return the row of an image."""
+        record, geometry = placed.record, placed.geometry
+        image, key = record.image, record.image.key
+        folder, where, file = -1, key, None
+        if type(image) is LocalImage and _has_only_a_file(image):
+            if image.file.endswith(key):
+                folder = self.place(self.folders, image.file[: len(image.file) - len(key)])
+            else:
+                file = image.file
+        else:
+            where = self._add(self.sources, image)
+        return [
+            self.place(self.datasets, record.dataset_id),
+            folder,
+            where,
+            file,
+            None if record.key == _stem(key) else record.key,
+            record.width,
+            record.height,
+            record.content_hash,
+            record.captions,
+            None if record.recipe is None else self._recipe_place(record.recipe),
+            self._geometry_place(geometry),
+        ]
+
+    def image(self, row: Row) -> PlacedImage:
+        """Return the image of a row."""
+        dataset, folder, where, file, name, width, height, content_hash, captions, recipe, geometry = row
+        if folder >= 0:
+            image: SourceImage = LocalImage(key=where, file=self.folders[folder] + where)
+        elif file is not None:
+            image = LocalImage(key=where, file=file)
+        else:
+            image = self.sources[where]
+        record = ImageRecord(
+            dataset_id=self.datasets[dataset],
+            key=_stem(image.key) if name is None else name,
+            image=image,
+            width=width,
+            height=height,
+            content_hash=content_hash,
+            captions=None if captions is None else tuple(captions),
+            recipe=None if recipe is None else self.recipes[recipe],
+        )
+        placed = self.geometries[geometry] if isinstance(geometry, int) else _geometry(geometry)
+        return PlacedImage(record=record, geometry=placed)
+
+    def place(self, texts: list[str], text: str) -> int:
+        """Return where a text stands in one of the lists; add it if it is new."""
+        known = self._places.get((id(texts), text))
+        if known is None:
+            known = self._places[id(texts), text] = self._add(texts, text)
+        return known
+
+    def _recipe_place(self, recipe: Recipe) -> int:
+        known = self._places.get(id(recipe))  # all images of a generator share one; it need not be hashable
+        if known is None:
+            known = self._places[id(recipe)] = self._add(self.recipes, recipe)
+        return known
+
+    def _add(self, values: list[Any], value: Any) -> int:
+        values.append(value)
+        return len(values) - 1
+
+    def _geometry_place(self, geometry: Geometry) -> int | list[int]:
+        known = self._places.get(geometry)
+        if known is not None:
+            return known
+        if len(self.geometries) >= _MOST_GEOMETRIES:
+            return _numbers(geometry)
+        self._places[geometry] = place = self._add(self.geometries, geometry)
+        return place
+
+
+class JsonRows(Sequence[Any]):
+    """Many small JSON values in one text: each is read when asked for."""
+
+    def __init__(self, text: bytes = b"", ends: Sequence[int] = ()) -> None:
+        """Take the text of all values, and where each ends in it."""
+        self.text, self.ends = text, ends
+
+    @classmethod
+    def of(cls, values: Iterable[Any]) -> JsonRows:
+        """Return rows that hold these values."""
+        parts, ends, end = bytearray(), array("q"), 0
+        write = json.JSONEncoder(separators=(",", ":")).encode  # escapes bytes of file names that are not UTF-8
+        for value in values:
+            written = write(value).encode("ascii")
+            parts += written
+            end += len(written)
+            ends.append(end)
+        return cls(bytes(parts), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Any]: ...
+
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        place = range(len(self.ends))[place]
+        start = int(self.ends[place - 1]) if place else 0
+        return json.loads(self.text[start : int(self.ends[place])])
+
+    def __iter__(self) -> Iterator[Any]:
+        start, read = 0, json.JSONDecoder().decode
+        for end in map(int, self.ends):
+            yield read(self.text[start:end].decode("ascii"))
+            start = end
+
+
+class PackedImages(Sequence[PlacedImage]):
+    """Placed images, each made when asked for."""
+
+    def __init__(self, images: Iterable[PlacedImage]) -> None:
+        self._rows = ImageRows()
+        self._images = JsonRows.of(map(self._rows.row, images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, place: int) -> PlacedImage: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[PlacedImage]: ...
+
+    def __getitem__(self, place: int | slice) -> PlacedImage | Sequence[PlacedImage]:
+        if isinstance(place, slice):
+            return list(map(self._rows.image, self._images[place]))
+        return self._rows.image(self._images[place])
+
+    def __iter__(self) -> Iterator[PlacedImage]:
+        return map(self._rows.image, self._images)
+
+
+def _has_only_a_file(image: LocalImage) -> bool:
+    return image.captions is None and image.size is None and not image.references and image.panel is None
+
+
+def _stem(key: str) -> str:
+    return key.removesuffix(extension_of(key))
+
+
+def _numbers(geometry: Geometry) -> list[int]:
+    return [*geometry.resize, *geometry.crop, *geometry.bucket]
+
+
+def _geometry(numbers: Sequence[int]) -> Geometry:
+    return Geometry(
+        resize=(numbers[0], numbers[1]), crop=(numbers[2], numbers[3]), bucket=(numbers[4], numbers[5])
+    )

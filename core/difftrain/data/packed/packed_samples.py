@@ -1,0 +1,105 @@
+"""A sequence of samples that holds them as text and arrays, and makes each one when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from difftrain.data.packed.packed_images import ImageRows, JsonRows, Row
+from difftrain.data.packed.sample_table import SampleTable
+from difftrain.types import ReferenceChoice, Sample
+
+_NO_REFERENCES = (ReferenceChoice(references=()),)
+
+
+class PackedSamples(Sequence[Sample]):
+    """Samples, each made when asked for: equal each time, but not the same object."""
+
+    def __init__(self, rows: ImageRows, samples: JsonRows, table: SampleTable) -> None:
+        self._rows, self._samples = rows, samples
+        self.table = table
+        """What the plan of an epoch needs."""
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> PackedSamples:
+        """Return samples as a packed sequence."""
+        if isinstance(samples, cls):
+            return samples
+        rows, table = ImageRows(), SampleTable()
+
+        def row(sample: Sample) -> Row:
+            table.add(sample)
+            return _row(rows, sample)
+
+        return cls(rows, JsonRows.of(map(row, samples)), table)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Sample]: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(place, slice):
+            return [_sample(self._rows, row) for row in self._samples[place]]
+        return _sample(self._rows, self._samples[place])
+
+    def __iter__(self) -> Iterator[Sample]:
+        rows = self._rows
+        for row in self._samples:
+            yield _sample(rows, row)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
+        """Return plain JSON values and arrays that :meth:`restored` makes equal samples from.
+
+        None if some of their images are more than files.
+        """
+        if not self._rows.are_plain:
+            return None
+        shared = {"rows": self._rows.shared(), "datasets": self.table.datasets, "shapes": self.table.shapes}
+        text = np.frombuffer(self._samples.text, dtype=np.uint8)
+        ends = np.asarray(self._samples.ends, dtype=np.int64)
+        return shared, {"text": text, "ends": ends, **self.table.arrays()}
+
+    @classmethod
+    def restored(cls, shared: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> PackedSamples:
+        """Return the samples of a :meth:`state`."""
+        table_arrays = {name: values for name, values in arrays.items() if name not in ("text", "ends")}
+        table = SampleTable.restored(shared["datasets"], shared["shapes"], table_arrays)
+        samples = JsonRows(arrays["text"].tobytes(), arrays["ends"])
+        return cls(ImageRows.restored(shared["rows"]), samples, table)
+
+
+def _row(rows: ImageRows, sample: Sample) -> Row:
+    choices = [[list(map(rows.row, choice.references)), choice.captions] for choice in sample.choices]
+    return [
+        rows.place(rows.datasets, sample.dataset_id),
+        rows.row(sample.target),
+        None if sample.captions == sample.target.record.captions else sample.captions,
+        None if sample.choices == _NO_REFERENCES else choices,
+    ]
+
+
+def _sample(rows: ImageRows, row: Row) -> Sample:
+    dataset, target_row, captions, choices = row
+    target = rows.image(target_row)
+    own = target.record.captions if captions is None else tuple(captions)
+    assert own is not None, "a sample without captions of its own has its target's"
+    return Sample(
+        dataset_id=rows.datasets[dataset],
+        target=target,
+        captions=own,
+        choices=_NO_REFERENCES if choices is None else tuple(_choice(rows, *choice) for choice in choices),
+    )
+
+
+def _choice(rows: ImageRows, images: Sequence[Row], captions: Sequence[str] | None) -> ReferenceChoice:
+    return ReferenceChoice(
+        references=tuple(map(rows.image, images)), captions=None if captions is None else tuple(captions)
+    )
