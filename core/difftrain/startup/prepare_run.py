@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from difftrain.checkpoints.resume_state import find_state
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, missing_images, missing_texts
 from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.files.pixels import load_placed
 from difftrain.data.samples.flavour_limits import check_areas, check_counts, check_has_references
 from difftrain.data.samples.new_crops import NewCrops
@@ -129,7 +131,7 @@ def every_text(plan: RunPlan, prepared: PreparedRun) -> Iterator[TextItem]:
 
 def every_placed_image(prepared: PreparedRun) -> Iterator[PlacedImage]:
     """Yield every image whose latents the coming epoch and validations ask for, with repetitions."""
-    yield from every_image([*prepared.trained, *prepared.measured])
+    yield from every_image(chain(prepared.trained, prepared.measured))
 
 
 def _remaining_work(
@@ -141,17 +143,16 @@ def _remaining_work(
     validated = (paired.held_out or paired.samples) if validates else ()
     measured = spread(validated, FIXED_LOSS_SAMPLES)  # images are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
-    trained = [crops(sample, epoch) for sample in paired.samples]
-    encoded = [*trained, *measured]
+    trained = PackedSamples.of(crops(sample, epoch) for sample in paired.samples) if crops and epoch else paired.samples
     check_schedule(plan, paired.samples)
-    check_counts([*paired.samples, *paired.held_out], plan.flavour.max_references, flavour=plan.flavour.name)
+    check_counts(chain(paired.samples, paired.held_out), plan.flavour.max_references, flavour=plan.flavour.name)
     if plan.flavour.needs_reference:
-        check_has_references([*paired.samples, *paired.held_out], flavour=plan.flavour.name)
+        check_has_references(chain(paired.samples, paired.held_out), flavour=plan.flavour.name)
     if plan.flavour.max_pixels is not None:
-        check_areas(encoded, plan.flavour.max_pixels, flavour=plan.flavour.name)
+        check_areas(chain(trained, measured), plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
         texts = missing_texts(_texts(plan, caches, trained, measured, scenes), caches, phase)
-        missing = missing_images(every_image(encoded), caches, phase)
+        missing = missing_images(every_image(chain(trained, measured)), caches, phase)
     stored = [image for image in missing if caches.stores(image)]
     needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=stored)]
     needs += [need for need in paired.made if need.files]

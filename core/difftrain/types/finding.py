@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -24,9 +25,9 @@ class Finding:
     """Counts and first names, without the dataset; lower case, no stop."""
     fix: str | None = None
     """What to do."""
-    records: tuple[ImageRecord, ...] = ()
+    records: Sequence[ImageRecord] = ()
     """The images, as far as they could be read."""
-    names: tuple[str, ...] = ()
+    names: Sequence[str] = ()
     """Names of all images within the dataset, those that cannot be read too."""
 
     @classmethod

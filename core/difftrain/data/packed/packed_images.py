@@ -7,6 +7,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
+
 from difftrain.data.files.local_image import LocalImage
 from difftrain.types import Geometry, ImageRecord, PlacedImage, Recipe, SourceImage
 from difftrain.types.source_images import extension_of
@@ -14,6 +17,8 @@ from difftrain.types.source_images import extension_of
 Row = list[Any]
 """Dataset, folder or -1, key or place in :attr:`ImageRows.sources`, file, name, width, height, hash, captions, recipe,
 geometry."""
+_NO_GEOMETRY = Geometry(resize=(1, 1), crop=(0, 0), bucket=(1, 1))
+"""In the rows of records, which have none."""
 _MOST_GEOMETRIES = 10_000
 """More distinct ones, as random crops give, stand in their rows."""
 
@@ -143,6 +148,18 @@ class JsonRows(Sequence[Any]):
             ends.append(end)
         return cls(bytes(parts), ends)
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all values as arrays, by name, for :meth:`restored`."""
+        return {
+            "text": np.frombuffer(self.text, dtype=np.uint8),
+            "ends": np.asarray(self.ends, dtype=np.int64),
+        }
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> JsonRows:
+        """Return the rows of :meth:`arrays`."""
+        return cls(arrays["text"].tobytes(), arrays["ends"])
+
     def __len__(self) -> int:
         return len(self.ends)
 
@@ -169,9 +186,14 @@ class JsonRows(Sequence[Any]):
 class PackedImages(Sequence[PlacedImage]):
     """Placed images, each made when asked for."""
 
-    def __init__(self, images: Iterable[PlacedImage]) -> None:
-        self._rows = ImageRows()
-        self._images = JsonRows.of(map(self._rows.row, images))
+    def __init__(self, rows: ImageRows, images: JsonRows) -> None:
+        self._rows, self._images = rows, images
+
+    @classmethod
+    def of(cls, images: Iterable[PlacedImage]) -> PackedImages:
+        """Return images as a packed sequence."""
+        rows = ImageRows()
+        return cls(rows, JsonRows.of(map(rows.row, images)))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -189,6 +211,47 @@ class PackedImages(Sequence[PlacedImage]):
 
     def __iter__(self) -> Iterator[PlacedImage]:
         return map(self._rows.image, self._images)
+
+
+class PackedRecords(Sequence[ImageRecord]):
+    """Records of images, each made when asked for."""
+
+    def __init__(self, rows: ImageRows, records: JsonRows) -> None:
+        self._rows, self._records = rows, records
+
+    @classmethod
+    def of(cls, records: Iterable[ImageRecord]) -> PackedRecords:
+        """Return records as a packed sequence."""
+        if isinstance(records, cls):
+            return records
+        rows = ImageRows()
+        return cls(rows, JsonRows.of(rows.row(PlacedImage(record=one, geometry=_NO_GEOMETRY)) for one in records))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, place: int) -> ImageRecord: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[ImageRecord]: ...
+
+    def __getitem__(self, place: int | slice) -> ImageRecord | Sequence[ImageRecord]:
+        if isinstance(place, slice):
+            return [self._rows.image(row).record for row in self._records[place]]
+        return self._rows.image(self._records[place]).record
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
+        """Return plain JSON values and arrays that :meth:`restored` makes equal records from.
+
+        None if some of their images are more than files.
+        """
+        return (self._rows.shared(), self._records.arrays()) if self._rows.are_plain else None
+
+    @classmethod
+    def restored(cls, shared: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> PackedRecords:
+        """Return the records of a :meth:`state`."""
+        return cls(ImageRows.restored(shared), JsonRows.restored(arrays))
 
 
 def _has_only_a_file(image: LocalImage) -> bool:

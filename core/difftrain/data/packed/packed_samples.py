@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
-import numpy as np
 import numpy.typing as npt
 
 from difftrain.data.packed.packed_images import ImageRows, JsonRows, Row
@@ -63,17 +62,14 @@ class PackedSamples(Sequence[Sample]):
         if not self._rows.are_plain:
             return None
         shared = {"rows": self._rows.shared(), "datasets": self.table.datasets, "shapes": self.table.shapes}
-        text = np.frombuffer(self._samples.text, dtype=np.uint8)
-        ends = np.asarray(self._samples.ends, dtype=np.int64)
-        return shared, {"text": text, "ends": ends, **self.table.arrays()}
+        return shared, {**self._samples.arrays(), **self.table.arrays()}
 
     @classmethod
     def restored(cls, shared: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> PackedSamples:
         """Return the samples of a :meth:`state`."""
         table_arrays = {name: values for name, values in arrays.items() if name not in ("text", "ends")}
         table = SampleTable.restored(shared["datasets"], shared["shapes"], table_arrays)
-        samples = JsonRows(arrays["text"].tobytes(), arrays["ends"])
-        return cls(ImageRows.restored(shared["rows"]), samples, table)
+        return cls(ImageRows.restored(shared["rows"]), JsonRows.restored(arrays), table)
 
 
 def _row(rows: ImageRows, sample: Sample) -> Row:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from difftrain.data.packed.packed_images import JsonRows, PackedRecords
 from difftrain.errors import DataError
 from difftrain.types import Finding, ImageRecord
+
+MANY = 1000
+"""Images of a finding from which on it is held as text."""
 
 
 @dataclass
@@ -44,6 +48,13 @@ class Findings:
 
     def _add(self, finding: Finding) -> None:
         self.found.append(replace(finding, names=tuple(record.name for record in finding.records)))
+
+    def pack(self) -> None:
+        """Hold images and names of large findings as text: a note may concern every image of a dataset."""
+        for place, finding in enumerate(self.found):
+            if len(finding.names) >= MANY:
+                records, names = PackedRecords.of(finding.records), JsonRows.of(finding.names)
+                self.found[place] = replace(finding, records=records, names=names)
 
     def raise_problems(self) -> None:
         """Stop with everything that was found, if anything.

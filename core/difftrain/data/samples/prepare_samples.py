@@ -6,11 +6,12 @@ Start with :func:`prepare_samples`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.samples.audit import (
     audit_contents,
     audit_empty_captions,
@@ -21,6 +22,7 @@ from difftrain.data.samples.audit import (
 )
 from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.made_images import room_needed
+from difftrain.data.samples.remembered import DataMemory
 from difftrain.data.samples.target_set import TargetSet
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.scan import Scan, scan
@@ -35,9 +37,9 @@ from difftrain.types import Finding, Reporter, Sample
 class PreparedData:
     """The samples of a run, each once; repeats are not expanded."""
 
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     """Samples to train on."""
-    held_out: tuple[Sample, ...] = ()
+    held_out: Sequence[Sample] = ()
     """Samples that no training batch may contain; they are only measured and drawn in validations."""
     findings: tuple[Finding, ...]
     """Oddities that do not stop the run."""
@@ -99,8 +101,8 @@ class PreparedData:
 class PairedData:
     """The samples of a run before the generators have run."""
 
-    samples: tuple[Sample, ...]
-    held_out: tuple[Sample, ...]
+    samples: Sequence[Sample]
+    held_out: Sequence[Sample]
     made: tuple[Need, ...]
     """Disk space that the generators' images will take."""
 
@@ -119,28 +121,49 @@ def prepare_samples(
         PluginError: If a generator fails.
     """
     _check_folders(plan)
+    memory = DataMemory(plan, reporter)
+    if (known := memory.recall()) is not None:
+        if before_making is not None:
+            before_making(PairedData(samples=known.samples, held_out=known.held_out, made=()))
+        return PreparedData(
+            samples=known.samples,
+            held_out=known.held_out,
+            findings=known.findings,
+            hashed=0,
+            captions_read=0,
+            made=0,
+            **known.facts,
+        )
     findings = Findings()
     with paused_garbage_collection(), ImageIndex(plan.index_path) as index:
         scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
+        needs = tuple(room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
+        paired = PairedData(samples=PackedSamples.of(samples), held_out=PackedSamples.of(held_out), made=needs)
+        samples.clear()
+        held_out.clear()
         if before_making is not None:
-            needs = (room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
-            before_making(PairedData(samples=tuple(samples), held_out=tuple(held_out), made=tuple(needs)))
+            before_making(paired)
         made = sum(target_set.make_images(index, reporter) for target_set in target_sets)
         findings.raise_problems()
         hashed, captions_read = index.hashed, index.captions_read
+        facts = {
+            "repeats": {dataset.id: dataset.config.repeats for dataset in plan.datasets},
+            "images": {dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
+            "left_out": {target_set.dataset.id: dict(target_set.left_out) for target_set in target_sets},
+            "scanned": sum(scanned.listed for scanned in scans.values()),
+        }
+        findings.pack()
+        memory.keep(paired.samples, paired.held_out, findings.found, facts)
         for note in index.notes:
             findings.note("index", "", note)
     return PreparedData(
-        samples=tuple(samples),
-        held_out=tuple(held_out),
+        samples=paired.samples,
+        held_out=paired.held_out,
         findings=tuple(findings.found),
-        repeats={dataset.id: dataset.config.repeats for dataset in plan.datasets},
-        images={dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
-        left_out={target_set.dataset.id: dict(target_set.left_out) for target_set in target_sets},
-        scanned=sum(scanned.listed for scanned in scans.values()),
         hashed=hashed,
         captions_read=captions_read,
         made=made,
+        **facts,
     )
 
 

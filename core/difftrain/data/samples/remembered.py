@@ -1,0 +1,208 @@
+"""Remembers the samples that unchanged data gave: a restart then only looks at names, sizes and times of files.
+
+It is only a cache, in one file for each set of options. Whatever the samples depend on is compared first: the plan, the
+program's and its plugins' own files, and every file in and below the data folders. Data that is not only files, or that
+has generators, whose images may be missing, is prepared anew each time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from difftrain.data.caching.tensor_cache import write_atomically
+from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.files.captions import TextfileCaptions
+from difftrain.data.files.local_image import file_stamp
+from difftrain.data.files.sources import LocalSource
+from difftrain.data.packed.packed_images import JsonRows, PackedRecords
+from difftrain.data.packed.packed_samples import PackedSamples
+from difftrain.data.samples.findings import MANY
+from difftrain.errors import DataError
+from difftrain.types import Finding, Reporter
+
+FOLDER = "prepared"
+"""Beside the index of scanned files."""
+_FORMAT = 1
+_MOST_FILES = 8
+"""Files kept, the newest ones."""
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile)
+"""What numpy and JSON raise for a damaged file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """What unchanged data gave the last time."""
+
+    samples: PackedSamples
+    held_out: PackedSamples
+    findings: tuple[Finding, ...]
+    facts: Mapping[str, Any]
+    """Counts of the images, as plain JSON values."""
+
+
+class DataMemory:
+    """The samples that a plan gave, if nothing that they depend on has changed since. Reads all names at once."""
+
+    def __init__(self, plan: DataPlan, reporter: Reporter) -> None:
+        self._path: Path | None = None
+        self._digest = ""
+        if _is_plain(plan):
+            identity = blake3(repr(plan).encode("utf-8", "backslashreplace")).hexdigest()
+            self._path = plan.index_path.parent / FOLDER / f"{identity[:32]}.npz"
+            self._index = plan.index_path
+            with suppress(OSError), reporter.phase("look for changed files") as phase:
+                self._digest = _digest(plan, phase.advance)
+
+    def recall(self) -> Remembered | None:
+        """Return what was remembered; None if there is nothing, or anything has changed."""
+        if self._path is None or not self._digest or not self._index.exists():
+            return None
+        try:
+            with np.load(self._path, allow_pickle=False) as arrays:
+                header = json.loads(arrays["header"].tobytes())
+                if (header["format"], header["digest"]) != (_FORMAT, self._digest):
+                    return None
+                return Remembered(
+                    samples=PackedSamples.restored(*_state("samples", header, arrays)),
+                    held_out=PackedSamples.restored(*_state("held_out", header, arrays)),
+                    findings=tuple(_finding(place, header, arrays) for place in range(len(header["findings"]))),
+                    facts=header["facts"],
+                )
+        except _UNREADABLE:
+            return None
+
+    def keep(
+        self,
+        samples: PackedSamples,
+        held_out: PackedSamples,
+        findings: Iterable[Finding],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Remember what the data gave, as far as the disk allows."""
+        states = {"samples": samples.state(), "held_out": held_out.state()}
+        kept = list(findings)
+        states |= {f"records {place}": PackedRecords.of(one.records).state() for place, one in enumerate(kept)}
+        states |= {f"names {place}": ({}, JsonRows.of(one.names).arrays()) for place, one in enumerate(kept)}
+        if self._path is None or not self._digest or None in states.values():
+            return
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        header = {"format": _FORMAT, "digest": self._digest, "findings": list(map(_written, kept)), "facts": facts}
+        for name, state in states.items():
+            assert state is not None, "looked at above"
+            header[name] = state[0]
+            arrays |= {f"{name}.{key}": values for key, values in state[1].items()}
+        stream = io.BytesIO()
+        np.savez(stream, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
+        with suppress(DataError, OSError):
+            write_atomically(self._path, stream.getvalue())
+            _forget_oldest(self._path.parent)
+
+
+def _is_plain(plan: DataPlan) -> bool:
+    """Return whether the samples depend on nothing but files that :func:`_digest` looks at."""
+    return all(
+        type(dataset.source) is LocalSource
+        and not dataset.generators
+        and (dataset.captions is None or type(dataset.captions) is TextfileCaptions)
+        for dataset in plan.datasets
+    )
+
+
+def _digest(plan: DataPlan, count: Any) -> str:
+    """Return a hash of everything that the samples depend on beside the plan.
+
+    Raises:
+        OSError: If something cannot be looked at; the scan will say what.
+    """
+    digest = blake3(f"{sys.version}|{np.__version__}|".encode())
+    for package in sorted(_packages(plan)):
+        for file in sorted(Path(package).rglob("*.py")):
+            digest.update(f"{file}:{file_stamp(file)}|".encode("utf-8", "surrogateescape"))
+    apart = {_identity(folder) for folder in plan.written_folders.values() if folder.exists()}
+    for dataset in plan.datasets:
+        assert isinstance(dataset.source, LocalSource), "see _is_plain"
+        root = os.path.abspath(dataset.source.instance_data_dir.expanduser())  # noqa: PTH100
+        _add_folder(digest, root, apart, count)
+    return digest.hexdigest()
+
+
+def _add_folder(digest: Any, root: str, apart: set[tuple[int, int]], count: Any) -> None:
+    """Add names, sizes and times of all files in and below a folder; links are followed."""
+    waiting, entered = [root], set(apart)
+    while waiting:
+        folder = waiting.pop()
+        identity = _identity(folder)
+        if identity in entered and folder != root:
+            continue
+        entered.add(identity)
+        below: list[str] = []
+        files: list[tuple[str, int, int]] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    below.append(entry.path)
+                    continue
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # a broken link
+                    status = entry.stat(follow_symlinks=False)
+                files.append((entry.name, status.st_size, status.st_mtime_ns))
+        files.sort()
+        below.sort()
+        waiting += below
+        digest.update(repr((folder, files, below)).encode("utf-8", "backslashreplace"))
+        count(len(files))
+
+
+def _packages(plan: DataPlan) -> set[str]:
+    """Return the folders of the program's and of the plugins' code that samples are made with."""
+    used = [type(each) for one in plan.datasets for each in (one.source, one.captions, one.pairing, one.row_pairing)]
+    modules = {cls.__module__.partition(".")[0] for cls in used} | {"difftrain"}
+    files = (getattr(sys.modules[name], "__file__", None) for name in modules if name in sys.modules)
+    return {os.path.dirname(file) for file in files if file}  # noqa: PTH120
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116
+    return status.st_dev, status.st_ino
+
+
+def _state(name: str, header: Mapping[str, Any], arrays: Any) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
+    own = {key.partition(".")[2]: arrays[key] for key in arrays.files if key.partition(".")[0] == name}
+    return header[name], own
+
+
+def _finding(place: int, header: Mapping[str, Any], arrays: Any) -> Finding:
+    records = PackedRecords.restored(*_state(f"records {place}", header, arrays))
+    names = JsonRows.restored(_state(f"names {place}", header, arrays)[1])
+    few = len(names) < MANY
+    return Finding(
+        **header["findings"][place],
+        records=tuple(records) if few else records,
+        names=tuple(names) if few else names,
+    )
+
+
+def _written(finding: Finding) -> dict[str, Any]:
+    """Return a finding without its images as plain JSON values."""
+    words = (field.name for field in fields(finding) if field.name not in ("records", "names"))
+    return {name: getattr(finding, name) for name in words}
+
+
+def _forget_oldest(folder: Path) -> None:
+    files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    for file in files[_MOST_FILES:]:
+        file.unlink(missing_ok=True)
