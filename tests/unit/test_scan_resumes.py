@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from data_plans import SilentReporter, local, new_image
 
-from difftrain.data.scanning import image_index
+from difftrain.data.scanning import image_index, many_files
 from difftrain.data.scanning.image_index import ImageIndex
 
 COUNT, CHUNK = 40, 10
@@ -73,7 +73,7 @@ def test_rows_are_found_in_any_order_and_under_any_name(tmp_path, is_sorted, mon
 
 
 def test_slow_disks_are_looked_at_in_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_index, "_IMAGES_A_TASK", 2)
+    monkeypatch.setattr(many_files, "_A_TASK", 2)
     files = [new_image(tmp_path / f"{number}.png", (16, 16)) for number in range(12)]
     looked, together = [], []
 
@@ -83,7 +83,7 @@ def test_slow_disks_are_looked_at_in_threads(tmp_path, monkeypatch):
         together.append(len(looked) - len(together))
         return image.place
 
-    with image_index.ThreadPoolExecutor(4) as pool:
+    with many_files.ManyFiles(len(files)) as opened:
         images = local(files)
-        assert image_index._look_at(pool, look, images) == [image.place for image in images]
+        assert image_index._look_at(opened, look, images) == [image.place for image in images]
     assert max(together) > 1

@@ -7,6 +7,7 @@
 - `buckets`: the size at which an image is encoded; pure
 - `caption_edits`: changes to captions after they are read
 - `samples`: matches, places, captions and audits records to make samples
+- `packed`: samples as text and arrays instead of objects
 - `caching`: encoded images and captions on disk
 - `seeding`: a seed for every random draw; pure
 - `streaming`: epochs, batches, and reading them ahead

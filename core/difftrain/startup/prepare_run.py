@@ -13,8 +13,8 @@ from itertools import chain
 from difftrain.checkpoints.resume_state import find_state
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, missing_images, missing_texts
 from difftrain.data.entries.data_plan import DataPlan
-from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.files.pixels import load_placed
+from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.samples.flavour_limits import check_areas, check_counts, check_has_references
 from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples

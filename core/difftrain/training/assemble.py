@@ -12,6 +12,7 @@ import torch
 
 from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
+from difftrain.data.packed.sample_table import one_of_each_set
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.coming_batches import ComingBatches
 from difftrain.data.streaming.epoch import draw_visit
@@ -72,7 +73,7 @@ def assemble(
     checkpoint, saved = resumed or (None, None)
     encoders = Encoders(plan, prepared.location, accelerator.device)
     extras = SampleExtras(plan.data, plan.family, plan.loss)
-    extras.check([*prepared.data.samples, *prepared.data.held_out])
+    extras.check([*one_of_each_set(prepared.data.samples), *one_of_each_set(prepared.data.held_out)])
     _say_what_is_not_drawn(prepared.scenes, plan, reporter)
     _fill_caches(plan, prepared, encoders, accelerator, reporter)
     encoding = room_to_encode(_encoded_in_training(prepared), encoders, accelerator.device, reporter)
@@ -195,6 +196,8 @@ def _check_can_regularise(state: TrainingState) -> None:
 def _encoded_in_training(prepared: PreparedRun) -> list[PlacedImage]:
     """Return the images that later steps encode, as far as they are known: of crops drawn each epoch, the first."""
     caches = prepared.caches
+    if not caches.encode_in_training:
+        return []
     planned = filter(caches.encodes_in_training, every_placed_image(prepared))
     return [*prepared.on_demand, *(image for image in planned if not caches.encodes_on_demand(image))]
 

@@ -7,9 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from difftrain.data.caching.sample_caches import TextItem
+from difftrain.data.packed.sample_table import SampleTable
 from difftrain.types import PlacedImage, ReferenceChoice, Sample, Size
 from difftrain.validation.drawn_files import disk_key, file_name, safe_file_name
 
@@ -119,17 +123,16 @@ def _with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Take a sample of each dataset in turn, each dataset starting one further on: sets may share their photographs."""
-    by_dataset: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_dataset.setdefault(sample.dataset_id, []).append(sample)
-    turns = max((len(group) for group in by_dataset.values()), default=0)
-    in_turn = [
+    sets = SampleTable.of(samples).sets
+    groups = [np.flatnonzero(sets == number) for number in dict.fromkeys(sets.tolist())]
+    turns = max(map(len, groups), default=0)
+    in_turn = (
         group[(turn + number) % len(group)]
         for turn in range(turns)
-        for number, group in enumerate(by_dataset.values())
+        for number, group in enumerate(groups)
         if turn < len(group)
-    ]
-    return in_turn[:count]
+    )
+    return [samples[int(place)] for place in islice(in_turn, count)]
 
 
 def _fit(size: Size, aspect: float, multiple: int) -> Size:

@@ -93,6 +93,11 @@ class SampleCaches:
         """Whether that is planned of an image: those encoded on demand, and those whose crops are drawn each epoch."""
         return image.record.dataset_id in self._on_demand or image.record.dataset_id in self._drawn
 
+    @property
+    def encode_in_training(self) -> bool:
+        """Whether that is planned of any image."""
+        return bool(self._on_demand or self._drawn)
+
     def latents_needed(self, image: PlacedImage) -> tuple[str, ...]:
         """Return the names of the tensors that an image's entry has to have; one of an older version has more."""
         return REFERENCE_LATENTS if image.record.dataset_id in self._only_references else TARGET_LATENTS

@@ -58,7 +58,8 @@ class ImageRows:
         """Return the row of an image."""
         record, geometry = placed.record, placed.geometry
         image, key = record.image, record.image.key
-        folder, where, file = -1, key, None
+        folder, file = -1, None
+        where: str | int = key
         if type(image) is LocalImage and _has_only_a_file(image):
             if image.file.endswith(key):
                 folder = self.place(self.folders, image.file[: len(image.file) - len(key)])
@@ -158,7 +159,7 @@ class JsonRows(Sequence[Any]):
     @classmethod
     def restored(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> JsonRows:
         """Return the rows of :meth:`arrays`."""
-        return cls(arrays["text"].tobytes(), arrays["ends"])
+        return cls(arrays["text"].tobytes(), array("q", arrays["ends"].tobytes()))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -267,6 +268,4 @@ def _numbers(geometry: Geometry) -> list[int]:
 
 
 def _geometry(numbers: Sequence[int]) -> Geometry:
-    return Geometry(
-        resize=(numbers[0], numbers[1]), crop=(numbers[2], numbers[3]), bucket=(numbers[4], numbers[5])
-    )
+    return Geometry(resize=(numbers[0], numbers[1]), crop=(numbers[2], numbers[3]), bucket=(numbers[4], numbers[5]))

@@ -134,5 +134,11 @@ class SampleTable:
         return known
 
 
+def one_of_each_set(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the first sample of each dataset."""
+    _, first = np.unique(SampleTable.of(samples).sets, return_index=True)
+    return [samples[place] for place in sorted(first.tolist())]
+
+
 def _bucket(image: PlacedImage) -> Size:
     return image.geometry.bucket

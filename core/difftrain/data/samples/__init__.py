@@ -5,6 +5,7 @@
 - `new_crops`: crops that are drawn again in each epoch; pure
 - `matching`: finds the reference of each target; pure
 - `made_images`: reference images that generators make
+- `remembered`: the samples that unchanged data gave
 - `audit`: problems and notes, in words
 - `findings`: collects them
 - `flavour_limits`: whether the flavour can take the samples

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from difftrain.data.entries.data_plan import DataPlan
@@ -22,7 +22,7 @@ from difftrain.data.samples.audit import (
 )
 from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.made_images import room_needed
-from difftrain.data.samples.remembered import DataMemory
+from difftrain.data.samples.remembered import DataMemory, Remembered
 from difftrain.data.samples.target_set import TargetSet
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.scan import Scan, scan
@@ -101,8 +101,8 @@ class PreparedData:
 class PairedData:
     """The samples of a run before the generators have run."""
 
-    samples: Sequence[Sample]
-    held_out: Sequence[Sample]
+    samples: PackedSamples
+    held_out: PackedSamples
     made: tuple[Need, ...]
     """Disk space that the generators' images will take."""
 
@@ -121,21 +121,13 @@ def prepare_samples(
         PluginError: If a generator fails.
     """
     _check_folders(plan)
-    memory = DataMemory(plan, reporter)
-    if (known := memory.recall()) is not None:
-        if before_making is not None:
-            before_making(PairedData(samples=known.samples, held_out=known.held_out, made=()))
-        return PreparedData(
-            samples=known.samples,
-            held_out=known.held_out,
-            findings=known.findings,
-            hashed=0,
-            captions_read=0,
-            made=0,
-            **known.facts,
-        )
     findings = Findings()
+    memory = DataMemory(plan, reporter)
     with paused_garbage_collection(), ImageIndex(plan.index_path) as index:
+        if not index.notes and (known := memory.recall()) is not None:
+            if before_making is not None:
+                before_making(PairedData(samples=known.samples, held_out=known.held_out, made=()))
+            return _prepared(known)
         scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
         needs = tuple(room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
         paired = PairedData(samples=PackedSamples.of(samples), held_out=PackedSamples.of(held_out), made=needs)
@@ -153,17 +145,28 @@ def prepare_samples(
             "scanned": sum(scanned.listed for scanned in scans.values()),
         }
         findings.pack()
-        memory.keep(paired.samples, paired.held_out, findings.found, facts)
+        found = Remembered(
+            samples=paired.samples, held_out=paired.held_out, findings=tuple(findings.found), facts=facts
+        )
+        memory.keep(found)
         for note in index.notes:
             findings.note("index", "", note)
+    found = replace(found, findings=tuple(findings.found))
+    return _prepared(found, hashed=hashed, captions_read=captions_read, made=made)
+
+
+def _prepared(found: Remembered, *, hashed: int = 0, captions_read: int = 0, made: int = 0) -> PreparedData:
     return PreparedData(
-        samples=paired.samples,
-        held_out=paired.held_out,
-        findings=tuple(findings.found),
+        samples=found.samples,
+        held_out=found.held_out,
+        findings=found.findings,
+        repeats=found.facts["repeats"],
+        images=found.facts["images"],
+        left_out=found.facts["left_out"],
+        scanned=found.facts["scanned"],
         hashed=hashed,
         captions_read=captions_read,
         made=made,
-        **facts,
     )
 
 
@@ -173,9 +176,11 @@ def pair_samples(plan: DataPlan, *, reporter: Reporter) -> PairedData:
     Raises:
         DataError: If any data cannot be used; one message lists all problems of all datasets.
     """
+    if (known := DataMemory(plan, reporter).recall()) is not None:
+        return PairedData(samples=known.samples, held_out=known.held_out, made=())
     with paused_garbage_collection(), ImageIndex(plan.index_path, read_only=True) as index:
         _, _, samples, held_out = _pair_all(plan, index, reporter, Findings())
-    return PairedData(samples=tuple(samples), held_out=tuple(held_out), made=())
+    return PairedData(samples=PackedSamples.of(samples), held_out=PackedSamples.of(held_out), made=())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -38,13 +38,13 @@ FOLDER = "prepared"
 _FORMAT = 1
 _MOST_FILES = 8
 """Files kept, the newest ones."""
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, NotImplementedError, zipfile.BadZipFile)
 """What numpy and JSON raise for a damaged file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """What unchanged data gave the last time."""
+    """What the data gave."""
 
     samples: PackedSamples
     held_out: PackedSamples
@@ -54,7 +54,10 @@ class Remembered:
 
 
 class DataMemory:
-    """The samples that a plan gave, if nothing that they depend on has changed since. Reads all names at once."""
+    """The samples that a plan gave, if nothing that they depend on has changed since.
+
+    Made before the data is scanned: what changes during the scan is then noticed at the next start.
+    """
 
     def __init__(self, plan: DataPlan, reporter: Reporter) -> None:
         self._path: Path | None = None
@@ -62,13 +65,13 @@ class DataMemory:
         if _is_plain(plan):
             identity = blake3(repr(plan).encode("utf-8", "backslashreplace")).hexdigest()
             self._path = plan.index_path.parent / FOLDER / f"{identity[:32]}.npz"
-            self._index = plan.index_path
+            self._had_index = plan.index_path.exists()  # whoever deletes it wants all files read again
             with suppress(OSError), reporter.phase("look for changed files") as phase:
                 self._digest = _digest(plan, phase.advance)
 
     def recall(self) -> Remembered | None:
         """Return what was remembered; None if there is nothing, or anything has changed."""
-        if self._path is None or not self._digest or not self._index.exists():
+        if self._path is None or not self._digest or not self._had_index:
             return None
         try:
             with np.load(self._path, allow_pickle=False) as arrays:
@@ -84,28 +87,29 @@ class DataMemory:
         except _UNREADABLE:
             return None
 
-    def keep(
-        self,
-        samples: PackedSamples,
-        held_out: PackedSamples,
-        findings: Iterable[Finding],
-        facts: Mapping[str, Any],
-    ) -> None:
+    def keep(self, found: Remembered) -> None:
         """Remember what the data gave, as far as the disk allows."""
-        states = {"samples": samples.state(), "held_out": held_out.state()}
-        kept = list(findings)
+        states = {"samples": found.samples.state(), "held_out": found.held_out.state()}
+        kept = found.findings
         states |= {f"records {place}": PackedRecords.of(one.records).state() for place, one in enumerate(kept)}
         states |= {f"names {place}": ({}, JsonRows.of(one.names).arrays()) for place, one in enumerate(kept)}
         if self._path is None or not self._digest or None in states.values():
             return
         arrays: dict[str, npt.NDArray[Any]] = {}
-        header = {"format": _FORMAT, "digest": self._digest, "findings": list(map(_written, kept)), "facts": facts}
+        header = {
+            "format": _FORMAT,
+            "digest": self._digest,
+            "findings": list(map(_written, kept)),
+            "facts": found.facts,
+        }
         for name, state in states.items():
             assert state is not None, "looked at above"
             header[name] = state[0]
             arrays |= {f"{name}.{key}": values for key, values in state[1].items()}
         stream = io.BytesIO()
-        np.savez(stream, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
+        np.savez(
+            stream, allow_pickle=False, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays
+        )
         with suppress(DataError, OSError):
             write_atomically(self._path, stream.getvalue())
             _forget_oldest(self._path.parent)

@@ -4,5 +4,6 @@
 - `survey`: checks what a source lists
 - `image_index`: remembers what earlier scans found
 - `index_file`: the SQLite file of the index
+- `many_files`: works on long lists of files, in threads or processes
 - `file_facts`: size, hash and soundness of one file
 """

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 import sqlite3
-import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from difftrain.contracts import CaptionSource
-from difftrain.data.files.local_image import file_stamp
+from difftrain.data.files.captions import TextfileCaptions
+from difftrain.data.files.local_image import LocalImage, file_stamp
 from difftrain.data.scanning.file_facts import FileFacts, read_all, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
+from difftrain.data.scanning.many_files import ManyFiles
 from difftrain.errors import DataError
 from difftrain.types import Phase, SourceImage
 
@@ -32,7 +32,6 @@ _Result = TypeVar("_Result")
 _IMAGES_A_CHUNK = 10_000
 """Images remembered together, so that an interrupted scan continues from there."""
 _IMAGES_A_QUERY = 500
-_IMAGES_A_TASK = 64
 _SLOW_LOOK = 100e-6
 """Seconds from which on a look at a file has waited for the disk; from memory it takes some 5 microseconds."""
 
@@ -76,11 +75,9 @@ class ImageIndex:
         Raises:
             DataError: If the index cannot be used.
         """
-        facts: list[FileFacts] = []
-        with ThreadPoolExecutor(max_workers=_decoding_threads() if decode else _reading_threads()) as pool:
-            for chunk in _chunks(images, _IMAGES_A_CHUNK):
-                facts += self._examine_chunk(chunk, phase, pool, decode=decode)
-        return facts
+        with ManyFiles(len(images)) as files:
+            chunks = _chunks(images, _IMAGES_A_CHUNK)
+            return _each_begun_early(self._examine_chunk(chunk, phase, files, decode=decode) for chunk in chunks)
 
     def remember(self, images: Iterable[tuple[str, FileFacts]]) -> None:
         """Store facts, by place, of images that the caller has just written."""
@@ -97,28 +94,35 @@ class ImageIndex:
         Returns:
             Captions in the given order (None for an image without any), and error messages by the image's place.
         """
-        found: list[tuple[str, ...] | None] = []
         problems: dict[str, str] = {}
-        with ThreadPoolExecutor(max_workers=_reading_threads()) as pool:
-            for chunk in _chunks(images, _IMAGES_A_CHUNK):
-                found += self._captions_of_chunk(source, chunk, problems, pool)
+        with ManyFiles(len(images)) as files:
+            chunks = _chunks(images, _IMAGES_A_CHUNK)
+            found = _each_begun_early(self._captions_of_chunk(source, chunk, problems, files) for chunk in chunks)
         return found, problems
 
     def _examine_chunk(
-        self, images: Sequence[SourceImage], phase: Phase, pool: ThreadPoolExecutor, *, decode: bool
-    ) -> list[FileFacts]:
+        self, images: Sequence[SourceImage], phase: Phase, files: ManyFiles, *, decode: bool
+    ) -> Generator[None, None, list[FileFacts]]:
+        """Yield when the reading has begun; return the facts."""
         places = [image.place for image in images]
         known = self._known_images(places)
+        seen = [image for image, place in zip(images, places, strict=True) if place in known]
+        stamps = dict(zip((image.place for image in seen), _look_at(files, stamp_or_none, seen), strict=True))
         facts: dict[str, FileFacts] = {}
         stale: dict[str, tuple[SourceImage, str | None]] = {}
-        for image, place, stamp in zip(images, places, _look_at(pool, stamp_or_none, images), strict=True):
+        for image, place in zip(images, places, strict=True):
             one = known.get(place)
-            if one is not None and one.stamp == stamp and (one.decoded or not decode):
+            if one is not None and one.stamp == stamps[place] and (one.decoded or not decode):
                 facts[place] = one
             else:
-                stale[place] = image, stamp
+                stale[place] = image, stamps.get(place)
         phase.advance(sum(place in facts for place in places))
-        for unread, read in _in_threads(pool, lambda part: read_all(part, decode=decode), list(stale.values())):
+        # Pillow decodes in parallel in threads, and more processes would only hold more images
+        may_leave = not decode and all(type(image) is LocalImage for image, _ in stale.values())
+        read_part = partial(read_all, decode=decode)
+        reading = files.work(read_part, list(stale.values()), may_leave=may_leave)
+        yield
+        for unread, read in reading:
             facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
             phase.advance(len(unread), unread[-1][0].place)
         self.hashed += len(stale)
@@ -136,25 +140,28 @@ class ImageIndex:
         source: CaptionSource,
         images: Sequence[SourceImage],
         problems: dict[str, str],
-        pool: ThreadPoolExecutor,
-    ) -> list[tuple[str, ...] | None]:
+        files: ManyFiles,
+    ) -> Generator[None, None, list[tuple[str, ...] | None]]:
+        """Yield when the reading has begun; return the captions."""
         identity = f"{type(source).name}{source.identity()}"
-        stamps = _look_at(pool, lambda image: _stamp(source.files(image)), images)
-        known = self._known_captions(
-            identity, [image.place for image, stamp in zip(images, stamps, strict=True) if stamp]
-        )
+        known = self._known_captions(identity, [image.place for image in images])
+        seen = [image for image in images if image.place in known]
+        stamps = dict(zip((image.place for image in seen), _look_at(files, partial(_stamp, source), seen), strict=True))
         found: dict[str, tuple[str, ...] | None] = {}
-        stale: list[tuple[SourceImage, str]] = []
-        for image, stamp in zip(images, stamps, strict=True):
+        stale: list[SourceImage] = []
+        for image in images:
             remembered = known.get(image.place)
-            if remembered is not None and remembered[0] == stamp:
+            if remembered is not None and remembered[0] == stamps[image.place]:
                 text = remembered[1]
                 found[image.key] = None if text == "null" else tuple(json.loads(text))
             else:
-                stale.append((image, stamp))
+                stale.append(image)
         fresh: list[tuple[bytes, str, str, str]] = []
-        for part, read in _in_threads(pool, lambda part: [_captions(source, image) for image, _ in part], stale):
-            for (image, stamp), captions in zip(part, read, strict=True):
+        may_leave = type(source) is TextfileCaptions and all(type(image) is LocalImage for image in stale)
+        reading = files.work(partial(_captions, source), stale, may_leave=may_leave)
+        yield
+        for part, read in reading:
+            for image, (stamp, captions) in zip(part, read, strict=True):
                 if isinstance(captions, DataError):
                     problems[image.place] = str(captions)
                 found[image.key] = None if isinstance(captions, DataError) else captions
@@ -214,7 +221,37 @@ def _checksum(values: tuple[Any, ...]) -> int:
     return zlib.crc32(repr(values).encode("utf-8", "backslashreplace"))
 
 
-def _captions(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | DataError | None:
+def _each_begun_early(chunks: Iterable[Generator[None, None, list[_Result]]]) -> list[_Result]:
+    """Return the results of all chunks; each begins before the one before it is finished, so that nothing waits."""
+    results: list[_Result] = []
+    begun: list[Generator[None, None, list[_Result]]] = []
+    for chunk in chunks:
+        next(chunk)
+        if begun:
+            results += _result_of(begun.pop())
+        begun.append(chunk)
+    for chunk in begun:
+        results += _result_of(chunk)
+    return results
+
+
+def _result_of(chunk: Generator[None, None, list[_Result]]) -> list[_Result]:
+    try:
+        next(chunk)
+    except StopIteration as end:
+        found: list[_Result] = end.value
+        return found
+    raise AssertionError("a chunk stops once, when its reading has begun")
+
+
+def _captions(
+    source: CaptionSource, images: Sequence[SourceImage]
+) -> list[tuple[str, tuple[str, ...] | DataError | None]]:
+    """Return stamp and captions of each image; the stamp comes first, so the next scan notices any change after it."""
+    return [(_stamp(source, image), _captions_of(source, image)) for image in images]
+
+
+def _captions_of(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | DataError | None:
     try:
         return source.captions(image)
     except DataError as error:
@@ -239,36 +276,15 @@ def _rows_of(
         yield from connection.execute(f"{statement} place IN ({','.join('?' * len(part))})", (*values, *part))
 
 
-def _look_at(
-    pool: ThreadPoolExecutor, look: Callable[[SourceImage], _Result], images: Sequence[SourceImage]
-) -> list[_Result]:
-    """Return a look at every image's files; one after another as long as the disk answers at once, then in threads.
-
-    Threads hide the latency of a disk or network, but where there is none they only take turns.
-    """
-    found: list[_Result] = []
-    for part in _chunks(images, _IMAGES_A_TASK):
-        started = time.perf_counter()
-        found += map(look, part)
-        if time.perf_counter() - started > _SLOW_LOOK * len(part):
-            break
-    rest = images[len(found) :]
-    for _, some in _in_threads(pool, lambda part: list(map(look, part)), rest):
-        found += some
-    return found
+def _look_at(files: ManyFiles, look: Callable[[SourceImage], _Result], images: Sequence[SourceImage]) -> list[_Result]:
+    """Return a look at every image's files."""
+    parts = files.work(lambda part: list(map(look, part)), images, slow=_SLOW_LOOK)
+    return [result for _, results in parts for result in results]
 
 
-def _in_threads(
-    pool: ThreadPoolExecutor, work: Callable[[Sequence[_Item]], list[_Result]], items: Sequence[_Item]
-) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
-    """Work on several parts at once, since disks and networks have latency; yield results in order."""
-    parts = list(_chunks(items, _IMAGES_A_TASK))
-    return zip(parts, pool.map(work, parts), strict=True)
-
-
-def _stamp(files: Iterable[str | Path]) -> str:
-    """Return a text that changes whenever one of the files changes, appears or disappears; empty without files."""
-    return "|".join(map(_stamp_or_absent, files))
+def _stamp(source: CaptionSource, image: SourceImage) -> str:
+    """Return a text that changes whenever a caption file changes, appears or disappears; empty without files."""
+    return "|".join(map(_stamp_or_absent, source.files(image)))
 
 
 def _stamp_or_absent(file: str | Path) -> str:
@@ -281,12 +297,3 @@ def _stamp_or_absent(file: str | Path) -> str:
 def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _reading_threads() -> int:
-    return min(32, 2 * (os.cpu_count() or 1) + 2)
-
-
-def _decoding_threads() -> int:
-    """Return one thread per core: Pillow decodes in parallel, and more threads would only hold more images."""
-    return min(32, os.cpu_count() or 1)

@@ -42,7 +42,8 @@ def uniform(numbers: Words, purpose: str) -> npt.NDArray[np.float64]:
 
 def drawn_below(numbers: Words, purpose: str, counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return a whole number for each visit, [N], at least 0 and below its count."""
-    return (uniform(numbers, purpose) * counts).astype(np.int64)
+    drawn: npt.NDArray[np.int64] = (uniform(numbers, purpose) * counts).astype(np.int64)
+    return drawn
 
 
 def _mixed(words: Words) -> Words:

@@ -23,6 +23,7 @@ from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.types import PlacedImage, Sample
 
 Batch = tuple["Visit", ...]
+Taken = Collection[int] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +161,7 @@ def plan_epoch(
     samples: Sequence[Sample],
     epoch: int,
     rules: EpochRules,
-    taken: Collection[int] = (),
+    taken: Taken = (),
     active: Container[str] | None = None,
 ) -> EpochPlan:
     """Return the batches of one epoch, or of what is left of it, in order.
@@ -228,7 +229,7 @@ def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
 
 
 def _remaining(
-    table: SampleTable, epoch: int, rules: EpochRules, taken: Collection[int], active: Container[str] | None
+    table: SampleTable, epoch: int, rules: EpochRules, taken: Taken, active: Container[str] | None
 ) -> tuple[Numbers, Words]:
     """Return every remaining visit of an epoch in order: the sample's place, and the visit's number."""
     sets, names = table.sets, table.names
@@ -255,7 +256,7 @@ def _remaining(
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
     when, numbers, places = (np.concatenate(columns) for columns in zip(*found, strict=True))
     if len(taken):
-        left = ~np.isin(numbers, np.fromiter(taken, dtype=np.uint64, count=len(taken)))
+        left = ~np.isin(numbers, np.array(list(taken), dtype=np.uint64))
         when, numbers, places = when[left], numbers[left], places[left]
     order = np.lexsort((numbers, when))
     return places[order], numbers[order]
@@ -281,9 +282,7 @@ def _drawn(table: SampleTable, places: Numbers, numbers: Words, rules: EpochRule
     return _Drawn(samples=places, numbers=numbers, choices=choices, captions=captions, bare=bare)
 
 
-def _kinds(
-    table: SampleTable, samples: Sequence[Sample], visits: _Drawn, rules: EpochRules
-) -> tuple[Numbers, Numbers]:
+def _kinds(table: SampleTable, samples: Sequence[Sample], visits: _Drawn, rules: EpochRules) -> tuple[Numbers, Numbers]:
     """Return which visits can be stacked, those with equal numbers, and how many of them a batch takes; [N] each."""
     own = [rules.of(name) for name in table.datasets]
     sizes = np.array([rules.batch_size_of(name) for name in table.datasets] or [1], dtype=np.int64)

@@ -28,11 +28,11 @@ class Position:
     epoch: int = 0
     samples: int = 0
     """Samples of this epoch that all processes together have taken."""
-    order: Sequence[int] = field(default=(), compare=False, repr=False)
+    order: Sequence[int] | npt.NDArray[np.int64] = field(default=(), compare=False, repr=False)
     """Numbers of the epoch's visits in the order they are taken; the first ``samples`` of them were."""
 
     @property
-    def taken(self) -> Sequence[int]:
+    def taken(self) -> Sequence[int] | npt.NDArray[np.int64]:
         """Numbers of this epoch's visits that were taken, see
         :func:`difftrain.data.streaming.draws.visit_numbers`.
         """
@@ -130,7 +130,7 @@ class Rounds:
         active = self.rules.active(self.names, step=self.step + 1, epoch=epoch)
         return plan_epoch(self.samples, epoch, self.rules, self.taken_of(epoch), active)
 
-    def taken_of(self, epoch: int) -> Sequence[int]:
+    def taken_of(self, epoch: int) -> Sequence[int] | npt.NDArray[np.int64]:
         """Return the numbers of the visits of an epoch that were taken before the start."""
         return self.start.taken if epoch == self.start.epoch else ()
 
@@ -167,7 +167,7 @@ class _Dealer:
                 self._epoch += 1
                 self._begin(())
 
-    def _begin(self, taken: Sequence[int]) -> None:
+    def _begin(self, taken: Sequence[int] | npt.NDArray[np.int64]) -> None:
         """Begin an epoch of which some visits may be taken."""
         self._order, self._reached, self._active = np.asarray(taken, dtype=np.int64), len(taken), None
 

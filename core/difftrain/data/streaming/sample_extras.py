@@ -50,7 +50,7 @@ class SampleExtras:
         return found
 
     def check(self, samples: Iterable[Sample]) -> None:
-        """Try the first sample of each dataset, so that a broken plugin is found before anything is encoded.
+        """Try the first of each dataset's samples, so that a broken plugin is found before anything is encoded.
 
         Raises:
             PluginError: As :meth:`of` does.

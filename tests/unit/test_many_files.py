@@ -1,0 +1,72 @@
+"""Long lists of files are worked on in order, wherever that is done."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from difftrain.data.scanning import many_files
+from difftrain.data.scanning.many_files import ManyFiles
+
+
+def doubled(part):
+    return [2 * one for one in part]
+
+
+def process_of(part):
+    return [os.getpid() for _ in part]
+
+
+def doubled_unless_killed(part):
+    """Die on one part, but not in the test's own process."""
+    if 700 in part and multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return doubled(part)
+
+
+def results_of(files, work, items, **how):
+    return [result for part, results in files.work(work, items, **how) for result in results]
+
+
+@pytest.mark.parametrize("may_leave", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1300])
+def test_results_come_in_order(count, may_leave, monkeypatch):
+    monkeypatch.setattr(many_files, "FEWEST_FOR_PROCESSES", 1000)
+    with ManyFiles(count) as files:
+        assert results_of(files, doubled, range(count), may_leave=may_leave) == doubled(range(count))
+
+
+def test_many_files_are_read_in_several_processes_and_few_in_this_one(monkeypatch):
+    monkeypatch.setattr(many_files, "FEWEST_FOR_PROCESSES", 1000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with ManyFiles(3000) as files:
+        assert os.getpid() not in results_of(files, process_of, range(3000), may_leave=True)
+        assert set(results_of(files, process_of, range(3000))) == {os.getpid()}
+    with ManyFiles(900) as files:
+        assert set(results_of(files, process_of, range(900), may_leave=True)) == {os.getpid()}
+
+
+def test_a_reader_that_dies_loses_nothing(monkeypatch):
+    monkeypatch.setattr(many_files, "FEWEST_FOR_PROCESSES", 1000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with ManyFiles(3000) as files:
+        assert results_of(files, doubled_unless_killed, range(3000), may_leave=True) == doubled(range(3000))
+        assert set(results_of(files, process_of, range(3000), may_leave=True)) == {os.getpid()}
+
+
+def test_only_slow_files_are_read_in_threads():
+    threads = set()
+
+    def slowly(part):
+        threads.add(threading.current_thread())
+        time.sleep(0.001 * len(part))
+        return list(part)
+
+    with ManyFiles(200) as files:
+        assert results_of(files, slowly, range(200), slow=0.1) == list(range(200))
+        assert threads == {threading.current_thread()}
+        assert results_of(files, slowly, range(200), slow=0.0005) == list(range(200))
+    assert len(threads) > 1
