@@ -2,6 +2,7 @@
 
 - `step`: noise, prediction, loss, backward, update; start here
 - `recorded_steps`: forward and backward as CUDA graphs
+- `look_ahead`: prepares the next step's batch while the GPU computes
 - `training_state`: the model, its optimizer, and its progress
 - `noise_levels`: samplers of noise levels, and the shift
 - `losses`: losses

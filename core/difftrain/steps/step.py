@@ -43,7 +43,9 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
     """
     started = time.perf_counter()
     learning_rate = _set_learning_rates(state)
-    tally, micro = _accumulate_in_room(state, micro_batches)
+    tally, micro = _accumulate_in_room(state, state.ahead.then(micro_batches))
+    state.ahead.done()
+    _look_ahead(state, micro_batches)
     grad_norm = _clip_gradients(state)
     loss, samples, tokens = tally.over_processes(state.accelerator)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -68,6 +70,18 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
         skipped=not finite,
         metrics={"tokens_per_second": tokens / seconds} | _memory(state.accelerator.device),
     )
+
+
+def _look_ahead(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> None:
+    """Prepare the next step's first micro-batch before this one waits for the GPU; only a replay leaves the time."""
+    if state.recorded is None or state.step + 1 >= state.total_steps:
+        return
+
+    def prepare(micro: MicroBatch) -> _Prepared:
+        generator = seed_draws(state, 0, step=state.step + 1)
+        return _given(state, micro, generator)
+
+    state.ahead.look(micro_batches, prepare)
 
 
 def _accumulate_in_room(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> tuple[Tally, MicroBatch]:
@@ -122,13 +136,14 @@ def _accumulate(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> tu
     return tally, micro
 
 
-def seed_draws(state: TrainingState, number: int) -> torch.Generator:
+def seed_draws(state: TrainingState, number: int, *, step: int | None = None) -> torch.Generator:
     """Seed the draws of layers and families, such as dropout and guidance; return the generator of the noise.
 
     Args:
         number: Number of the micro-batch within the step.
+        step: Optimizer steps done before it; None takes the state's.
     """
-    place = (state.step, number, state.accelerator.process_index)
+    place = (state.step if step is None else step, number, state.accelerator.process_index)
     seed = state.plan.config.seed
     torch.manual_seed(derive_seed(seed, "layers", *place))
     return torch.Generator().manual_seed(derive_seed(seed, "step", *place))
@@ -149,8 +164,7 @@ def adapter_as_asked(state: TrainingState, batch: Batch) -> AbstractContextManag
 
 def _add_gradients_as_asked(state: TrainingState, micro: MicroBatch, generator: torch.Generator) -> Tensor:
     if state.recorded is not None:
-        batch = replace(micro.batch, keys=())  # all else decides which recording fits
-        given = _prepared(state, batch, *draw_noise(state, batch, generator))
+        given = state.ahead.given_for(micro) or _given(state, micro, generator)
         try:
             return state.recorded.accumulate(partial(_loss_of, state, state.bare_denoiser), given, micro.weight)
         except CannotRecord as error:
@@ -161,6 +175,12 @@ def _add_gradients_as_asked(state: TrainingState, micro: MicroBatch, generator: 
         losses = batch_loss(state, micro.batch, generator)
     state.accelerator.backward(losses.sum() * micro.weight)
     return losses.detach()
+
+
+def _given(state: TrainingState, micro: MicroBatch, generator: torch.Generator) -> _Prepared:
+    """Return a micro-batch as a recording takes it."""
+    batch = replace(micro.batch, keys=())  # all else decides which recording fits
+    return _prepared(state, batch, *draw_noise(state, batch, generator))
 
 
 def _clip_gradients(state: TrainingState) -> float:

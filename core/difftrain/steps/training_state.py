@@ -14,6 +14,7 @@ from difftrain.contracts import NoiseProcess, OptimizerFactory
 from difftrain.data.streaming.rounds import Position
 from difftrain.data.streaming.stream import MicroBatch, StreamPosition
 from difftrain.model.block_swapping import SwappedBlocks
+from difftrain.steps.look_ahead import LookAhead
 from difftrain.steps.optimizer_state import Settings, bare
 from difftrain.steps.recorded_steps import RecordedSteps
 from difftrain.steps.sharding import release_whole_weights
@@ -45,6 +46,8 @@ class TrainingState:
     """Blocks whose frozen weights wait on the host; None where the model is sharded over processes."""
     recorded: RecordedSteps | None = None
     """Forwards and backwards recorded as CUDA graphs; None launches their kernels one by one."""
+    ahead: LookAhead = field(default_factory=LookAhead)
+    """The next step's first micro-batch, where steps are recorded."""
     data: Mapping[str, str] = field(default_factory=dict)
     """What each dataset holds, see :func:`difftrain.training.agreement.data_facts`."""
     step: int = 0
