@@ -10,7 +10,7 @@ from transformers import T5EncoderModel
 from difftrain_flux.built_in import tiny_random_folder
 from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
-NAME = "scan|pair|make|check|open|load|set up|move|encode|start|quantise|validation|loss on fixed samples"
+NAME = "look|scan|pair|make|check|open|load|set up|move|encode|start|quantise|validation|loss on fixed samples"
 PHASE = rf"({NAME}) .*(: \d+:\d\d|\d+/\d+, \d+:\d\d left)"
 STEP = r"step \d+/\d+  loss .*"
 MEASURED = r"loss on the same .*|PSNR to the target, .*"

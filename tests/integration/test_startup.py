@@ -233,8 +233,8 @@ def test_a_disk_that_fills_up_while_encoding_is_one_error_and_leaves_whole_entri
     assert "Traceback" not in ended.err
     files = [path for path in (edit_pairs.folder / "cache").rglob("*") if path.is_file()]
     entries = [path for path in files if path.suffix == ".safetensors"]
-    assert len(entries) == 7
-    assert [path.name for path in files if path not in entries] == ["index.sqlite"]
+    assert len(entries) == 7 - 1  # one more file remembers what the data gave
+    assert [path.suffix for path in files if path not in entries] in ([".sqlite", ".npz"], [".npz", ".sqlite"])
     for path in entries:
         assert TensorCache(path.parent.parent).read(path.stem)
     assert command(*arguments).status == 0
