@@ -40,6 +40,7 @@ from difftrain.training.fitting.record_steps import record_steps
 from difftrain.types import Batch, ModelLocation
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.transformer.attention import use_fast_rotation
+from difftrain_flux.transformer.last_block import use_last_block
 
 TEXT_TOKENS = 512
 FLOP_PER_TOKEN = 57 * 12 * 3072**2 * 4
@@ -57,6 +58,8 @@ class RandomFlux(FluxFamily):
         with init_empty_weights():
             transformer = FluxTransformer2DModel(guidance_embeds=True)
         use_fast_rotation(transformer)
+        if self.flux_cut_last_block:
+            use_last_block(transformer)
         return transformer
 
     def denoiser_weights(self, location: ModelLocation) -> Iterator[tuple[str, Tensor]]:

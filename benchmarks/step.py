@@ -25,6 +25,9 @@ ROWS = {
     "bf16, exact": {"options": FAST},
     "bf16, exact, fused qkv": {"options": {"fuse_qkv_projections": "true", **FAST}},
     "fp8-matmul": {"options": {"base_model_precision": "fp8-matmul", **FAST}},
+    "fp8-matmul, last block cut": {
+        "options": {"base_model_precision": "fp8-matmul", "flux_cut_last_block": "true", **FAST}
+    },
     "fp8-matmul, fused qkv": {
         "options": {"base_model_precision": "fp8-matmul", "fuse_qkv_projections": "true", **FAST}
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from difftrain import Batch, NoisyBatch
 from difftrain_flux.packing import PATCH, pack, position_ids, unpack
+from difftrain_flux.transformer.last_block import has_last_block, showing
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -106,7 +107,7 @@ def predict(denoiser: nn.Module, model_input: FluxInput) -> Tensor:
 
 @contextmanager
 def _target_only(transformer: FluxTransformer2DModel, model_input: FluxInput) -> Iterator[None]:
-    """Inside this context the output layers see only the target's tokens."""
+    """Inside this context the output layers see only the target's tokens, and the last block too if it can."""
     count = model_input.target_tokens
     if model_input.tokens.shape[1] == count:
         yield
@@ -118,6 +119,7 @@ def _target_only(transformer: FluxTransformer2DModel, model_input: FluxInput) ->
 
     handle = transformer.norm_out.register_forward_pre_hook(cut)
     try:
-        yield
+        with showing(transformer, count) if has_last_block(transformer) else nullcontext():
+            yield
     finally:
         handle.remove()

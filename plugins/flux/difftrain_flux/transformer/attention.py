@@ -35,9 +35,18 @@ class FastRotation(transformer_flux.FluxAttnProcessor):  # type: ignore[misc, un
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         image_rotary_emb: Rotation | None = None,
+        queries: tuple[int, int] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the output of each sequence that is given, [B, S, dim]; the stock processor's names and order."""
-        query, key, value = _heads(attn, (attn.to_q, attn.to_k, attn.to_v), hidden_states)
+        """Return the output of each sequence that is given, [B, S, dim]; the stock processor's names and order.
+
+        Args:
+            queries: Of one sequence, the first token that attends and how many do; None is all.
+        """
+        if queries is None:
+            query, key, value = _heads(attn, (attn.to_q, attn.to_k, attn.to_v), hidden_states)
+        else:
+            (query,) = _heads(attn, (attn.to_q,), hidden_states.narrow(1, *queries))
+            key, value = _heads(attn, (attn.to_k, attn.to_v), hidden_states)
         query, key = attn.norm_q(query), attn.norm_k(key)
         if encoder_hidden_states is not None:
             of_text = _heads(attn, (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj), encoder_hidden_states)
@@ -45,7 +54,10 @@ class FastRotation(transformer_flux.FluxAttnProcessor):  # type: ignore[misc, un
             key = torch.cat([attn.norm_added_k(of_text[1]), key], dim=1)
             value = torch.cat([of_text[2], value], dim=1)
         if image_rotary_emb is not None:
-            query, key = rotated(query, image_rotary_emb), rotated(key, image_rotary_emb)
+            of_queries = image_rotary_emb
+            if queries is not None:
+                of_queries = image_rotary_emb[0].narrow(0, *queries), image_rotary_emb[1].narrow(0, *queries)
+            query, key = rotated(query, of_queries), rotated(key, image_rotary_emb)
         output: Tensor = transformer_flux.dispatch_attention_fn(
             query,
             key,
