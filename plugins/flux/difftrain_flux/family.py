@@ -204,8 +204,8 @@ class FluxFamily(ModelFamily["FluxInput"]):
 
         # one sequence of text, target and references, in both double and single blocks
         tokens, transformer = self.tokens(batch), unwrap(denoiser)
-        length, config = sum(tokens.values()), transformer.config
-        lengths = [length]
+        length = sum(tokens.values())
+        lengths, config = [length], transformer.config
         if batch.references and has_last_block(transformer):
             lengths.append(tokens["target"])
         return [
