@@ -46,8 +46,9 @@ def take_step(state: TrainingState, micro_batches: Iterator[MicroBatch]) -> Step
     tally, micro = _accumulate_in_room(state, state.ahead.then(micro_batches))
     state.ahead.done()
     _look_ahead(state, micro_batches)
-    grad_norm = _clip_gradients(state)
+    norm = _clip_gradients(state)
     loss, samples, tokens = tally.over_processes(state.accelerator)
+    grad_norm = float(norm)  # not before: the GPU would wait while the losses are asked for
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if finite:
         _update(state)
@@ -183,13 +184,13 @@ def _given(state: TrainingState, micro: MicroBatch, generator: torch.Generator) 
     return _prepared(state, batch, *draw_noise(state, batch, generator))
 
 
-def _clip_gradients(state: TrainingState) -> float:
+def _clip_gradients(state: TrainingState) -> Tensor:
     """Return the norm of all gradients before they are scaled down to ``max_grad_norm``; 0 does not scale them."""
     limit = state.plan.config.max_grad_norm
     if limit > 0:
-        return float(whole(state.accelerator.clip_grad_norm_(state.trained, limit)))
+        return whole(state.accelerator.clip_grad_norm_(state.trained, limit))
     gradients = [parameter.grad for parameter in state.trained if parameter.grad is not None]
-    return float(whole(torch.nn.utils.get_total_norm(gradients)))
+    return whole(torch.nn.utils.get_total_norm(gradients))
 
 
 def _update(state: TrainingState) -> None:

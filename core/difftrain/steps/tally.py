@@ -42,7 +42,7 @@ class Tally:
         """Return mean loss, samples and tokens over all processes in one exchange; their batches may differ in size."""
         losses = torch.cat(self.losses).float()
         # float32 counts exactly up to 16 million
-        counts = torch.tensor([len(losses), self.tokens], dtype=torch.float32, device=losses.device)
+        counts = torch.tensor([len(losses), self.tokens], dtype=torch.float32).to(losses.device, non_blocking=True)
         total = accelerator.reduce(torch.cat([losses.sum().view(1), counts]), reduction="sum").tolist()
         return total[0] / max(1.0, total[1]), int(total[1]), int(total[2])
 
