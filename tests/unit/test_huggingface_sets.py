@@ -96,6 +96,21 @@ def test_a_list_of_captions_is_several_captions_and_the_fallback_fills_gaps(parq
     assert listed(parquet, caption_column="texts.short")[1].captions is None
 
 
+def test_the_texts_of_several_columns_are_all_captions_and_a_description_comes_last(parquet):
+    assert listed(parquet, caption_column=["caption", "texts.all.1"])[0].captions == ("caption 0", "second 0")
+    found = listed(parquet, caption_column=["texts.short"], description_column="caption")
+    assert [image.captions for image in found[:2]] == [("short",), ("caption 1",)]
+
+
+def test_columns_may_stand_beside_the_block(parquet):
+    beside = HuggingFaceSource(dataset_name=str(parquet), image_column="images.1", caption_column="texts.all.1")
+    image = beside.survey({}).images[3]
+    assert open_upright(image).getpixel((0, 0)) == (3, 2, 0)
+    assert image.captions == ("second 3",)
+    message = wrong(dataset_name="a/b", caption_column=["a", "b"], huggingface={"caption_column": "c"})
+    assert "caption_column is 'a, b' beside the block huggingface and 'c' inside it; keep one" in message
+
+
 def test_an_empty_text_is_an_empty_caption_and_null_is_none(tmp_path):
     texts = [{"image": png((1, 1, 1)), "caption": text} for text in (" ", None, "x")]
     found = listed(write(tmp_path / "set.parquet", texts))

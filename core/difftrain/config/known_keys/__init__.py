@@ -21,7 +21,7 @@ from difftrain.config.known_keys.key_tables import (
     means_no_name,
 )
 from difftrain.config.known_keys.known_values import (
-    BY_PLUGIN,
+    INSTEAD,
     NO_PRECISIONS,
     NOT_BUILT_VALUES,
     OTHER_NAMES,
@@ -32,8 +32,8 @@ from difftrain.config.known_keys.known_values import (
 from difftrain.config.known_keys.run_keys import RUN_TABLES
 
 __all__ = [
-    "BY_PLUGIN",
     "DATASET_TABLES",
+    "INSTEAD",
     "KEYS_OF_TYPE",
     "NOT_BUILT_VALUES",
     "NO_PRECISIONS",

@@ -260,7 +260,8 @@ def _complaints(complaints: Collection[str]) -> list[str]:
         return []
     texts = [complaint.partition("\nhint: ")[0] for complaint in complaints]
     hint = next((hint for complaint in complaints if (hint := complaint.partition("\n")[2])), "")
-    return [f"{len(texts)} captions cannot be read: {first_few(texts)}" + (f"\n{hint}" if hint else "")]
+    different = list(dict.fromkeys(texts))  # images of one table have one complaint
+    return [f"{len(texts)} captions cannot be read: {first_few(different)}" + (f"\n{hint}" if hint else "")]
 
 
 def _split(captions: Collection[tuple[str, ...] | None], *, by_source: bool) -> list[str]:

@@ -8,4 +8,6 @@
 - `row_filter`: which rows are used
 - `row_image`: an image in a row
 - `caption_tables`: captions of local images from parquet, jsonl and csv files
+- `csv_set`: sets whose images are files that a CSV table names
+- `plain_tables`: the rows of parquet, jsonl and csv files
 """

@@ -34,9 +34,14 @@ class FilterOptions(Options):
     @field_validator("collection", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        if isinstance(value, str):
-            return (value,)
-        return tuple(value) if isinstance(value, list) else value
+        return one_or_many(value)
+
+
+def one_or_many(value: object) -> object:
+    """Return a text or a list of texts as a tuple; anything else unchanged, for validation to refuse."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(kw_only=True)
