@@ -46,7 +46,7 @@ def test_the_columns_are_chosen_and_rows_of_one_file_are_several_captions(tmp_pa
             "url,caption\na.png,x\nhttps://e.org/b.png,y\n", {},
             r"set\.csv: 1 of 2 rows name urls, which are not downloaded \(line 3: https://e\.org/b\.png\)\nhint: down",
         ),
-        ("url,caption\na.png,x\n", {"csv_url_column": "uri"}, "csv_url_column 'uri' does not exist; did you mean 'url'"),
+        ("url,caption\na.png,x\n", {"csv_url_column": "uri"}, "'uri' does not exist; did you mean 'url'"),
         ("photo,caption\na.png,x\n", {}, r"none of the columns url, .* but: photo, caption\nhint: set csv_url_column"),
         ("url,caption\n", {}, "has no rows below its header"),
         ("url,caption\n ,x\n", {}, r"set\.csv:2: has no url"),

@@ -148,6 +148,30 @@ def test_the_filter_keeps_rows_that_meet_all_conditions_and_their_numbers(parque
     ]
 
 
+def test_a_collection_may_be_a_list_or_a_number(tmp_path):
+    for values in ([["a", "b"], ["c"], None], [1, 2, 3]):
+        table = [{"image": png((1, 1, 1)), "collection": value} for value in values]
+        path = write(tmp_path / f"{len(str(values))}.parquet", table)
+        kept = listed(path, filter_func={"collection": ["b", "1"]})
+        assert [image.key for image in kept] == ["000000000"]
+
+
+def test_a_filter_that_keeps_nothing_says_how_many_rows_each_part_left_out(parquet):
+    block = {"collection": "b", "quality_thresholds": {"sharpness": 3}, "min_width": 100}
+    with pytest.raises(DataError) as caught:
+        listed(parquet, filter_func=block)
+    assert (
+        "filter_func keeps none of 4 rows (2 not with collection in b, 1 not with quality_assessment.sharpness at "
+        "least 3, 1 not with width at least 100)\nhint: lower the limits"
+    ) in str(caught.value)
+
+
+def test_unknown_keys_of_the_filter_are_refused_with_the_nearest():
+    message = wrong(dataset_name="a/b", huggingface={"filter_func": {"quality_treshold": {"x": 1}, "min_widht": 2}})
+    assert "filter_func: unknown key 'quality_treshold'; did you mean 'quality_thresholds'?" in message
+    assert "filter_func: unknown key 'min_widht'; did you mean 'min_width'?" in message
+
+
 def test_a_panel_is_cut_from_the_upright_image(tmp_path):
     path = write(tmp_path / "set.parquet", [{"image": two_panels((9, 0, 0), (5, 0, 0)), "caption": "x"}])
     cut = [
