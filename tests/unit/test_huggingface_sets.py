@@ -279,9 +279,8 @@ def wrong(**keys):
 
 def test_wrong_keys_are_refused_before_any_file_is_read():
     assert "dataset_name is missing" in wrong()
-    both = wrong(dataset_name="a/b", streaming=True, huggingface={"image_colum": "x"})
-    assert "streaming = true is not supported" in both
-    assert "set it to false" in both
+    both = wrong(huggingface={"image_colum": "x"})
+    assert "dataset_name is missing" in both
     assert "did you mean 'image_column'" in both
     assert "unknown key 'caption_colum'; did you mean 'caption_column'?" in wrong(
         dataset_name="a/b", huggingface={"caption_colum": "x"}

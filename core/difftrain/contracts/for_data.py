@@ -99,6 +99,12 @@ class DataSource(Options, ABC):
         """Where the images are, as hints name it: ``folder photos``, ``tar file pairs.tar``."""
         return f"data source {self.name!r}"
 
+    @property
+    def streams(self) -> bool:
+        """Whether images are to be encoded only when a batch first needs them, and in an order that reads what is
+        stored together (:attr:`~difftrain.types.SourceImage.shelf`) at one time."""
+        return False
+
     @abstractmethod
     def list_images(self) -> Iterable[SourceImage]:
         """Return every image, in any order, without opening any.

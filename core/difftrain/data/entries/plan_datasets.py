@@ -106,6 +106,11 @@ class _DatasetPlanner:
         self._note_unused_keys(source, captions, pairing, row_pairing, family_options, loss_options)
         if len(self.problems) > before or source is None:
             return None
+        if source.streams and not _first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand):
+            self.problems.note(
+                f"{self.who}streaming = true: images are encoded when a batch first needs them, as with "
+                "vae_cache_ondemand = true"
+            )
         return DatasetPlan(
             config=entry,
             source=source,
@@ -122,7 +127,7 @@ class _DatasetPlanner:
             family_options=family_options,
             loss_options=loss_options,
             held_out=self.held_out,
-            latents_on_demand=_first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand),
+            latents_on_demand=source.streams or _first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand),
             latents_stored=not _first_given(entry.vae_cache_disable, self.config.vae_cache_disable),
         )
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -118,9 +118,10 @@ class ImageIndex:
             else:
                 stale[place] = image, stamp
         phase.advance(sum(place in facts for place in places))
-        for unread, read in _in_threads(pool, lambda part: read_all(part, decode=decode), list(stale.values())):
-            facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
-            phase.advance(len(unread), unread[-1][0].place)
+        for _, shelf in groupby(stale.values(), lambda one: one[0].shelf):  # else all threads fetch different ones
+            for unread, read in _in_threads(pool, lambda part: read_all(part, decode=decode), list(shelf)):
+                facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
+                phase.advance(len(unread), unread[-1][0].place)
         self.hashed += len(stale)
         self.remember((place, facts[place]) for place in stale if not facts[place].refused)
         return [facts[place] for place in places]

@@ -1,6 +1,7 @@
 """From samples to the batches of each step; the position in them can be saved.
 
 - `set_rules`: how each dataset takes part
+- `shelf_windows`: keeps together what is stored together; pure
 - `epoch`: the samples of one epoch, in batches; pure
 - `rounds`: deals batches to steps and processes; pure
 - `coming_batches`: the shapes that batches of a run will have

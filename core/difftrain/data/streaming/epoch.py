@@ -16,6 +16,7 @@ from operator import itemgetter
 
 from difftrain.data.seeding import SEED_BITS, derive_seed
 from difftrain.data.streaming.set_rules import EpochRules
+from difftrain.data.streaming.shelf_windows import ShelfWindows, Window
 from difftrain.types import PlacedImage, Sample
 
 
@@ -135,9 +136,11 @@ def plan_epoch(
     """
     by_shape: dict[Hashable, list[Visit]] = defaultdict(list)
     starts: list[tuple[Hashable, int, int]] = []
-    for visit in _visits(samples, epoch, rules, taken, active):
+    windows = ShelfWindows(samples, epoch, rules)
+    for visit in _visits(samples, epoch, rules, taken, active, windows):
         size = rules.batch_size_of(visit.sample.dataset_id)
-        key = visit.shape_key, size, rules.batch_key(visit.sample) if rules.batch_key else ()
+        own_key = rules.batch_key(visit.sample) if rules.batch_key else ()
+        key = visit.shape_key, size, own_key, windows.batch_key(visit.sample)
         # a batch begins at every size-th visit of its key, and takes that visit's place
         if len(by_shape[key]) % size == 0:
             starts.append((key, len(by_shape[key]), size))
@@ -166,7 +169,12 @@ def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
 
 
 def _visits(
-    samples: Sequence[Sample], epoch: int, rules: EpochRules, taken: Container[int], active: Container[str] | None
+    samples: Sequence[Sample],
+    epoch: int,
+    rules: EpochRules,
+    taken: Container[int],
+    active: Container[str] | None,
+    windows: ShelfWindows,
 ) -> list[Visit]:
     """Return every remaining visit of an epoch, in order."""
     taking_part = [sample for sample in samples if active is None or sample.dataset_id in active]
@@ -176,7 +184,7 @@ def _visits(
     remaining = [
         (place, number, sample)
         for sample in taking_part
-        for place, number in _places(sample, epoch, rules, spans[sample.dataset_id], end)
+        for place, number in _places(sample, epoch, rules, spans[sample.dataset_id], end, windows.of(sample))
         if number not in taken
     ]
     remaining.sort(key=itemgetter(0, 1))
@@ -195,7 +203,9 @@ def _spans(samples: Sequence[Sample], rules: EpochRules) -> dict[str, float]:
     return {name: float(size * (rules.of(name).repeats + 1)) for name, size in sizes.items()}
 
 
-def _places(sample: Sample, epoch: int, rules: EpochRules, span: float, end: float) -> Iterator[tuple[float, int]]:
+def _places(
+    sample: Sample, epoch: int, rules: EpochRules, span: float, end: float, window: Window
+) -> Iterator[tuple[float, int]]:
     """Yield place in the epoch and number of each visit of a sample.
 
     A set that the epoch does not wait for starts again when it is through, and is cut off at the end.
@@ -204,7 +214,7 @@ def _places(sample: Sample, epoch: int, rules: EpochRules, span: float, end: flo
     rounds = math.ceil(end / span) if own.ignores_epochs else 1
     for repeat in range(rounds * (own.repeats + 1)):
         number = visit_number(sample, repeat, epoch, rules)
-        place = (repeat // (own.repeats + 1) + number / 2**SEED_BITS) * span
+        place = (repeat // (own.repeats + 1) + window.place(number / 2**SEED_BITS)) * span
         if own.ignores_epochs and place >= end:
             continue
         if own.probability >= 1 or _draw(number, rules) < own.probability:

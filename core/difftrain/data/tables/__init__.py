@@ -3,6 +3,8 @@
 - `huggingface`: the data source and the caption source of Hugging Face sets; start here
 - `set_options`: the keys of the block `huggingface`
 - `set_files`: the files of one split, in a folder or from the hub
+- `hub_files`: files that are read on the hub
+- `row_groups`: decoded row groups, of which few are kept
 - `table_file`: one parquet or arrow file, read lazily
 - `columns`: finds `a.b.0` in a schema and in a row
 - `row_filter`: which rows are used

@@ -10,11 +10,10 @@ from pydantic import field_validator, model_validator
 
 from difftrain.contracts import DataSource, Listing
 from difftrain.data.files.captions import PromptedCaptions
-from difftrain.data.files.local_image import file_stamp
 from difftrain.data.tables.columns import Column, find_column, is_image, is_text
 from difftrain.data.tables.row_filter import RowFilter, one_or_many, row_filter
 from difftrain.data.tables.row_image import RowImage
-from difftrain.data.tables.set_files import find_files
+from difftrain.data.tables.set_files import FoundFile, find_files
 from difftrain.data.tables.set_options import SetOptions, need_pyarrow, parse_block
 from difftrain.data.tables.table_file import TableFile, open_table
 from difftrain.errors import DataError, printable
@@ -39,7 +38,8 @@ class HuggingFaceSource(DataSource):
     revision: str | None = None
     """Branch, tag or commit of a set of the hub; default: its main branch."""
     streaming: bool = False
-    """Not supported: images are looked at before the first step, so their files must be here."""
+    """Read files of the hub there, keep none of them, and encode images when a batch first needs them, in the order in
+    which they are stored."""
     image_column: str | None = None
     """As in the block."""
     caption_column: tuple[str, ...] = ()
@@ -70,11 +70,6 @@ class HuggingFaceSource(DataSource):
                     problems.append(
                         f"{key} is {_shown(outer)} beside the block huggingface and {_shown(inner)} inside it; keep one"
                     )
-            if self.settings.streaming:
-                problems.append(
-                    "streaming = true is not supported: images are looked at before the first step; set it to false, "
-                    "and the files are downloaded once and rows are read from them"
-                )
         if not self.dataset_name and not self.huggingface.get("dataset_name"):
             problems.append("dataset_name is missing; name a set of the hub, or a folder of parquet files")
         if problems:
@@ -95,13 +90,17 @@ class HuggingFaceSource(DataSource):
     def place(self) -> str:
         return f"set {printable(str(self.settings.dataset_name))}"
 
+    @property
+    def streams(self) -> bool:
+        return bool(self.settings.streaming)
+
     def list_images(self) -> Iterable[SourceImage]:
         return self.survey({}).images
 
     def survey(self, written: Mapping[str, Path]) -> Listing:
         settings = self.settings
         assert settings.dataset_name is not None, "validated"
-        files = find_files(settings.dataset_name, settings.split, settings.revision)
+        files = find_files(settings.dataset_name, settings.split, settings.revision, streaming=bool(settings.streaming))
         rows = _Rows(settings, settings.dataset_name)
         for file in files:
             rows.take_file(file)
@@ -140,11 +139,10 @@ class _Rows:
         self.left_out: list[str] = []
         """Keys of the rows that the filter does not keep."""
 
-    def take_file(self, file: str) -> None:
+    def take_file(self, found: FoundFile) -> None:
+        file = found.path
         try:
-            version = file_stamp(file)
-            table = open_table(file, version)
-            self._take(file, version, table)
+            self._take(found, open_table(file, found.version))
         except OSError as error:
             raise DataError(f"{printable(file)} cannot be read ({error.strerror or error})") from error
         except DataError as error:
@@ -167,8 +165,9 @@ class _Rows:
             return []
         return [f"filter_func keeps {len(self.images)} of {self._rows} rows: {reasons}"]
 
-    def _take(self, file: str, version: str, table: TableFile) -> None:
+    def _take(self, found: FoundFile, table: TableFile) -> None:
         image_column = self._image_column(table.schema)
+        shelves = table.shelves(image_column.top)
         captions = self._caption_columns(table.schema)
         counted = self._filter.left_out
         self._filter = row_filter(
@@ -189,10 +188,11 @@ class _Rows:
                     RowImage(
                         key=key,
                         captions=_captions(captions, row),
-                        file=file,
-                        version=version,
+                        file=found.path,
+                        version=found.version,
                         row=number,
                         column=image_column,
+                        group=shelves[table.shelf_number(number)] if shelves else None,
                         panel=self._panel,
                     )
                 )

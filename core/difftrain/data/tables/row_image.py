@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 from difftrain.data.files.local_image import file_stamp
 from difftrain.data.tables.columns import Column
+from difftrain.data.tables.hub_files import bytes_version, is_on_hub
 from difftrain.data.tables.table_file import open_table
 from difftrain.machine.open_file import open_file
-from difftrain.types import SourceImage
+from difftrain.types import Shelf, SourceImage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,12 @@ class RowImage(SourceImage):
     row: int
     """In the file, from 0."""
     column: Column
+    group: Shelf | None = None
+    """The row group that holds the row."""
+
+    @property
+    def shelf(self) -> Shelf | None:
+        return self.group
 
     @property
     def place(self) -> str:
@@ -32,7 +39,8 @@ class RowImage(SourceImage):
         return f"{self.file}: row {int(self.key)}, column {self.column.name}{panel}"
 
     def stamp(self) -> str:
-        return f"{file_stamp(self.file)}:{self.row}"
+        version = bytes_version(self.version) if is_on_hub(self.file) else file_stamp(self.file)
+        return f"{version}:{self.row}"
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self._bytes())
@@ -45,6 +53,8 @@ class RowImage(SourceImage):
             return value
         if not isinstance(value, str) or not value:
             raise OSError(errno.ENODATA, "the row has no image there")
+        if is_on_hub(self.file):
+            raise OSError(errno.ENODATA, f"the row names the file {value} instead of holding it; set streaming = false")
         path = os.path.join(os.path.dirname(self.file), value)  # noqa: PTH118, PTH120 - an absolute path stays one
         with open_file(path) as stream:
             return stream.read()
