@@ -255,3 +255,12 @@ def test_a_set_that_does_not_exist_or_has_no_parquet_is_named(hub, tmp_path):
     hub.folder = tmp_path
     with pytest.raises(DataError, match=r"has no parquet files, and streaming reads no others\nhint: try revision"):
         listed("owner/name", revision="v1")
+
+
+def test_large_row_groups_are_noted_with_what_they_cost_and_how_to_write_smaller_ones(parquet, monkeypatch):
+    assert HuggingFaceSource(dataset_name=str(parquet)).survey({}).notes == []
+    monkeypatch.setattr("difftrain.data.tables.huggingface.KEPT_BYTES", 240_000)
+    (note,) = HuggingFaceSource(dataset_name=str(parquet)).survey({}).notes
+    assert "row groups hold more than" in note
+    assert "reading one image decodes its whole group" in note
+    assert "hint: write the files again in groups of 100 rows, as docs/rows.md shows, or set streaming = true" in note

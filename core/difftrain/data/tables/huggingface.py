@@ -12,12 +12,13 @@ from difftrain.contracts import DataSource, Listing
 from difftrain.data.files.captions import PromptedCaptions
 from difftrain.data.tables.columns import Column, find_column, is_image, is_text
 from difftrain.data.tables.row_filter import RowFilter, one_or_many, row_filter
+from difftrain.data.tables.row_groups import KEPT_BYTES
 from difftrain.data.tables.row_image import RowImage
 from difftrain.data.tables.set_files import FoundFile, find_files
 from difftrain.data.tables.set_options import SetOptions, need_pyarrow, parse_block
 from difftrain.data.tables.table_file import TableFile, open_table
 from difftrain.errors import DataError, printable
-from difftrain.types import Panel, SourceImage
+from difftrain.types import Panel, Shelf, SourceImage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,6 +136,7 @@ class _Rows:
         self._filter = RowFilter()
         self._columns: dict[str, Column] = {}
         self._rows = 0
+        self._shelves: list[Shelf] = []
         self.images: list[RowImage] = []
         self.left_out: list[str] = []
         """Keys of the rows that the filter does not keep."""
@@ -149,7 +151,7 @@ class _Rows:
             raise DataError(f"set {printable(self._name)}, file {printable(Path(file).name)}: {error}") from error
 
     def notes(self) -> list[str]:
-        """Say what the filter left out.
+        """Say what the filter left out, and which row groups are too large.
 
         Raises:
             DataError: If it left out everything.
@@ -161,13 +163,13 @@ class _Rows:
                 f"set {printable(self._name)}: filter_func keeps none of {self._rows} rows ({reasons})\n"
                 "hint: lower the limits, or check their spelling"
             )
-        if not left_out:
-            return []
-        return [f"filter_func keeps {len(self.images)} of {self._rows} rows: {reasons}"]
+        notes = [f"filter_func keeps {len(self.images)} of {self._rows} rows: {reasons}"] if left_out else []
+        return [*notes, *_note_large_groups(self._shelves, self._name)]
 
     def _take(self, found: FoundFile, table: TableFile) -> None:
         image_column = self._image_column(table.schema)
         shelves = table.shelves(image_column.top)
+        self._shelves += shelves
         captions = self._caption_columns(table.schema)
         counted = self._filter.left_out
         self._filter = row_filter(
@@ -215,6 +217,19 @@ class _Rows:
             if name is not None:
                 found.append([_text_column(key, name, schema)])
         return found
+
+
+def _note_large_groups(shelves: Sequence[Shelf], name: str) -> list[str]:
+    large = [one.bytes for one in shelves if one.bytes > KEPT_BYTES]
+    if not large:
+        return []
+    return [
+        f"set {printable(name)}: {len(large)} of {len(shelves)} row groups hold more than {KEPT_BYTES >> 20} MiB of "
+        f"images, the largest {max(large) >> 20} MiB: reading one image decodes its whole group, which takes that much "
+        "memory and, in random order, that much time for nearly every image\n"
+        "hint: write the files again in groups of 100 rows, as docs/rows.md shows, or set streaming = true, which "
+        "reads a group once an epoch"
+    ]
 
 
 def _text_column(key: str, name: str, schema: pa.Schema) -> Column:
