@@ -12,7 +12,6 @@ of the keys, or registers one of the names, wins over the tables; a family adds 
 
 from difftrain.config.known_keys.dataset_keys import DATASET_TABLES, KEYS_OF_TYPE
 from difftrain.config.known_keys.key_tables import (
-    ZERO_ASKS,
     Idle,
     KnownKeys,
     asks_for_nothing,
@@ -42,7 +41,6 @@ __all__ = [
     "PRECISION_WORDS",
     "RUN_TABLES",
     "UNCLEAR_PRECISIONS",
-    "ZERO_ASKS",
     "Idle",
     "KnownKeys",
     "asks_for_nothing",
