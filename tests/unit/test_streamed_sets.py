@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from test_epoch import sample
 
+from difftrain.data.caching.sample_caches import _decoded
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.streaming.epoch import plan_epoch
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
@@ -146,6 +147,15 @@ def test_a_scan_reads_each_row_group_once(parquet, loads, decoded, tmp_path):
         assert decoded() < 2 * LIMIT
         assert index.examine(images, NoPhase()) == facts
     assert sum(loads.values()) == 15
+
+
+def test_filling_the_cache_reads_each_row_group_once(parquet, loads):
+    images = [one.target for one in samples_of(listed(parquet, streaming=False))]
+    loads.clear()
+    groups = [group for group, _ in _decoded(images, 4)]
+    assert {image.record.key for group in groups for image in group} == {image.record.key for image in images}
+    assert all(len({image.geometry.bucket for image in group}) == 1 for group in groups)
+    assert loads == Counter(range(15))
 
 
 def test_batches_stay_within_a_window_and_are_nearly_full(parquet, loads):
