@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from difftrain.data.seeding import derive_seed
@@ -45,8 +46,14 @@ class ShelfWindows:
                 shelves = _shelves(sample)
                 if shelves:
                     needed[sample.dataset_id][shelves[0]].update(shelves)
+
+        def draw(name: str, shelf: Shelf) -> tuple[int, str]:
+            # by the name of the file, so that an epoch is the same after a set has moved
+            file = shelf.place.rpartition("/")[2]
+            return derive_seed(rules.seed, "shelves", epoch, name, file, shelf.number), shelf.place
+
         self._windows = {
-            name: _windows(sets, derive_seed(rules.seed, "shelves", epoch, name), limit // len(needed))
+            name: _windows(sets, sorted(sets, key=partial(draw, name)), limit // len(needed))
             for name, sets in needed.items()
         }
 
@@ -72,18 +79,13 @@ def _shelves(sample: Sample) -> Sequence[Shelf]:
     return [shelf for image in images if (shelf := image.record.image.shelf) is not None]
 
 
-def _windows(needed: Mapping[Shelf, set[Shelf]], seed: int, limit: int) -> dict[Shelf, Window]:
+def _windows(needed: Mapping[Shelf, set[Shelf]], order: Iterable[Shelf], limit: int) -> dict[Shelf, Window]:
     """Return the window of each shelf that places samples; with it all shelves are read that they need."""
     numbers: dict[Shelf, int] = {}
     number, taken = 0, set[Shelf]()
-    for shelf in sorted(needed, key=lambda one: (_drawn(seed, one), one.place)):
+    for shelf in order:
         with_this = taken | needed[shelf]
         if taken and sum(one.bytes for one in with_this) > limit:
             number, with_this = number + 1, needed[shelf]
         numbers[shelf], taken = number, with_this
     return {shelf: Window(at, number + 1) for shelf, at in numbers.items()}
-
-
-def _drawn(seed: int, shelf: Shelf) -> int:
-    """Return a draw by the name of its file, so that an epoch is the same after a set has moved."""
-    return derive_seed(seed, shelf.place.rpartition("/")[2], shelf.number)
