@@ -76,7 +76,7 @@ def test_check_takes_a_users_csv_entry_with_its_captions(command, tmp_path):
     assert (ended.json["samples"], ended.json["datasets"]["photos"]["images"]) == (2, 2)
     ended = check(command, tmp_path, **{**entry, "csv_caption_column": "other"})
     assert ended.status == 2
-    assert "1 of 2 images have no caption: photos/a.png" in ended.err
+    assert "1 of 2 images have no caption: photos/a.png\nhint: name each one in the table, with a caption" in ended.err
 
 
 def test_files_that_are_not_there_are_named(command, tmp_path):

@@ -143,6 +143,8 @@ class CaptionSource(Options, ABC):
     name: ClassVar[str]
     repeats_source: ClassVar[bool] = False
     """Whether these are the captions of the data source, chosen by name."""
+    remedy: ClassVar[str] = "give each one a caption"
+    """What a user can do about images without a caption."""
 
     @abstractmethod
     def files(self, image: SourceImage) -> tuple[str | Path, ...]:

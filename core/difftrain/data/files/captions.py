@@ -39,6 +39,7 @@ class TextfileCaptions(PromptedCaptions):
     """A text file beside each image, with the same stem: ``cat.png`` and ``cat.txt``."""
 
     name: ClassVar[str] = "textfile"
+    remedy: ClassVar[str] = "add a caption file to each (an empty file is an empty caption)"
 
     disable_multiline_split: bool = False
     """Take a file of several lines as one caption, instead of one caption a line."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from difftrain.data.buckets import SizeLimits, broken_limit
 from difftrain.data.entries.data_plan import DatasetPlan
+from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.other_files import note_listing
 from difftrain.data.scanning.file_facts import FileFacts
@@ -86,7 +87,12 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
         *examined.findings,
         *_told("unreadable_caption", "problem", plan, _complaints(complaints.values())),
         *_told("listing", "note", plan, note_listing(listing)),
-        *_told("several_captions", "note", plan, _split(captions, by_source=captioned_by_source)),
+        *_told(
+            "several_captions",
+            "note",
+            plan,
+            _split(captions, by_line=not captioned_by_source and isinstance(plan.captions, TextfileCaptions)),
+        ),
     ]
     return Scan(
         records=records,
@@ -264,9 +270,9 @@ def _complaints(complaints: Collection[str]) -> list[str]:
     return [f"{len(texts)} captions cannot be read: {first_few(different)}" + (f"\n{hint}" if hint else "")]
 
 
-def _split(captions: Collection[tuple[str, ...] | None], *, by_source: bool) -> list[str]:
+def _split(captions: Collection[tuple[str, ...] | None], *, by_line: bool) -> list[str]:
     count = sum(caption is not None and len(caption) > 1 for caption in captions)
     if not count:
         return []
-    which = "" if by_source else ", one per line of their caption file"
+    which = ", one per line of their caption file" if by_line else ""
     return [f"{count} images have several captions{which}: one of them is drawn at each visit"]

@@ -133,6 +133,8 @@ class _ReadTables:
 class _TableCaptions(PromptedCaptions):
     """Finds the table of an image."""
 
+    remedy: ClassVar[str] = "name each one in the table, with a caption"
+
     _settings: TableOptions = PrivateAttr(default_factory=TableOptions)
     _tables: _ReadTables = PrivateAttr(default_factory=_ReadTables)
 
