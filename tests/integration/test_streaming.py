@@ -1,6 +1,7 @@
 """A set that streams: trains on latents made on demand, resumes exactly, and says what it does."""
 
 import json
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +56,7 @@ def test_it_trains_on_latents_made_on_demand_and_resumes_exactly(pairs):
     assert losses(folder / "parts") == losses(folder / "whole")
 
 
-def test_an_epoch_decodes_each_row_group_once_for_targets_and_once_for_references(pairs, monkeypatch):
+def test_a_scan_and_an_epoch_decode_each_row_group_once_for_targets_and_once_for_references(pairs, monkeypatch):
     folder, arguments = pairs
     size = (folder / "pairs/train.parquet").stat().st_size // 6
     kept = row_groups.KeptGroups(5 * size // 2)  # two groups of both columns
@@ -63,7 +64,6 @@ def test_an_epoch_decodes_each_row_group_once_for_targets_and_once_for_reference
     monkeypatch.setitem(ShelfWindows.__init__.__kwdefaults__, "limit", 9 * size // 4)
     table_file._opened.cache_clear()
     arguments = changed(arguments, num_train_epochs=1, cache_dir="counted", output_dir="counted-out")
-    assert run_in(folder, "check", *changed(arguments)).status == 0  # scans
     decoded = []
     real = table_file._ParquetFile._group
     monkeypatch.setattr(
@@ -71,6 +71,11 @@ def test_an_epoch_decodes_each_row_group_once_for_targets_and_once_for_reference
         "_group",
         lambda self, group, column: decoded.append((group, column)) or real(self, group, column),
     )
+    once = sorted((group, column) for group in range(6) for column in ("edited", "original"))
     ended = run_in(folder, *arguments)
     assert ended.status == 0, ended.err
-    assert sorted(decoded) == sorted((group, column) for group in range(6) for column in ("edited", "original"))
+    # the scan decodes images too, so they are not read a third time to see whether they are whole
+    counts = Counter(decoded)
+    assert sorted(counts) == once
+    # what the scan read last may still be there
+    assert max(counts.values()) == 2

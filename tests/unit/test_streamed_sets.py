@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections import Counter
 from types import SimpleNamespace
 
@@ -139,13 +140,16 @@ def test_an_epoch_goes_on_where_it_was_left_and_reads_only_what_is_left(parquet,
     assert len(loads) < 15
 
 
-def test_a_scan_reads_each_row_group_once(parquet, loads, decoded, tmp_path):
+def test_a_scan_reads_each_row_group_once_in_whatever_order_images_are_asked_for(parquet, loads, decoded, tmp_path):
     images = listed(parquet)
+    random.Random(1).shuffle(images)
     with ImageIndex(tmp_path / "index.sqlite") as index:
         facts = index.examine(images, NoPhase())
         assert loads == Counter(range(15))
         assert decoded() < 2 * LIMIT
         assert index.examine(images, NoPhase()) == facts
+        sizes = [(64, 64), (96, 48), (64, 64)]
+        assert [(one.width, one.height) for one in facts] == [sizes[int(image.key) % 3] for image in images]
     assert sum(loads.values()) == 15
 
 

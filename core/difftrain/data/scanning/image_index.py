@@ -14,14 +14,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from difftrain.contracts import CaptionSource
 from difftrain.data.files.local_image import file_stamp
-from difftrain.data.scanning.file_facts import FileFacts, read_all, stamp_or_none
+from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
 from difftrain.errors import DataError
 from difftrain.types import Phase, SourceImage
@@ -33,6 +33,7 @@ _IMAGES_A_CHUNK = 10_000
 """Images remembered together, so that an interrupted scan continues from there."""
 _IMAGES_A_QUERY = 500
 _IMAGES_A_TASK = 64
+_ROWS_A_TASK = 4
 _SLOW_LOOK = 100e-6
 """Seconds from which on a look at a file has waited for the disk; from memory it takes some 5 microseconds."""
 
@@ -118,8 +119,9 @@ class ImageIndex:
             else:
                 stale[place] = image, stamp
         phase.advance(sum(place in facts for place in places))
-        for _, shelf in groupby(stale.values(), lambda one: one[0].shelf):  # else all threads fetch different ones
-            for unread, read in _in_threads(pool, lambda part: read_all(part, decode=decode), list(shelf)):
+        for some in by_shelf(stale.values()):
+            size = _IMAGES_A_TASK if some[0][0].shelf is None else _ROWS_A_TASK
+            for unread, read in _in_threads(pool, lambda part: read_all(part, decode=decode), some, size):
                 facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
                 phase.advance(len(unread), unread[-1][0].place)
         self.hashed += len(stale)
@@ -260,10 +262,13 @@ def _look_at(
 
 
 def _in_threads(
-    pool: ThreadPoolExecutor, work: Callable[[Sequence[_Item]], list[_Result]], items: Sequence[_Item]
+    pool: ThreadPoolExecutor,
+    work: Callable[[Sequence[_Item]], list[_Result]],
+    items: Sequence[_Item],
+    size: int | None = None,
 ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
     """Work on several parts at once, since disks and networks have latency; yield results in order."""
-    parts = list(_chunks(items, _IMAGES_A_TASK))
+    parts = list(_chunks(items, size or _IMAGES_A_TASK))
     return zip(parts, pool.map(work, parts), strict=True)
 
 

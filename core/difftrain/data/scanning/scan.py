@@ -154,7 +154,8 @@ def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex
     brought = [] if plan.is_reference else [one for image in images for one in image.references]
     everything = [*images, *brought]
     with reporter.phase(f"scan {plan.id}", len(everything)) as phase:
-        facts = index.examine(everything, phase)
+        # images that stream are encoded in training: decode them now, rather than read the whole set once more
+        facts = index.examine(everything, phase, decode=plan.source.streams)
     brought_facts = {one.place: its for one, its in zip(brought, facts[len(images) :], strict=True)}
     used: list[tuple[SourceImage, FileFacts]] = []
     for image, one in zip(images, facts, strict=False):
