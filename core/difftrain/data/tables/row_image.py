@@ -13,6 +13,7 @@ from difftrain.data.tables.columns import Column
 from difftrain.data.tables.hub_files import bytes_version, is_on_hub
 from difftrain.data.tables.table_file import open_table
 from difftrain.machine.open_file import open_file
+from difftrain.machine.retries import with_retries
 from difftrain.types import Shelf, SourceImage
 
 
@@ -45,8 +46,13 @@ class RowImage(SourceImage):
     def open(self) -> BinaryIO:
         return io.BytesIO(self._bytes())
 
+    def _cell(self) -> object:
+        return open_table(self.file, self.version).cell(self.row, self.column.top)
+
     def _bytes(self) -> bytes:
-        value = self.column.of(open_table(self.file, self.version).cell(self.row, self.column.top))
+        # training reads images of the hub hours after the start, and must not end with one that came late
+        cell = with_retries(self._cell) if is_on_hub(self.file) else self._cell()
+        value = self.column.of(cell)
         if isinstance(value, dict):
             value = value.get("path") if value.get("bytes") is None else value["bytes"]
         if isinstance(value, bytes):
