@@ -11,6 +11,7 @@ from difftrain import contracts
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
 from difftrain.data.files.sources import LocalSource
 from difftrain.data.tables.caption_tables import CsvCaptions, JsonLinesCaptions, ParquetCaptions
+from difftrain.data.tables.csv_set import CsvSource
 from difftrain.data.tables.huggingface import HuggingFaceCaptions, HuggingFaceSource
 from difftrain.model.lora import Lora
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
@@ -60,7 +61,7 @@ def difftrain_timestep_samplers() -> Iterable[type[contracts.TimestepSampler]]:
 
 @hookimpl
 def difftrain_data_sources() -> Iterable[type[contracts.DataSource]]:
-    return (LocalSource, HuggingFaceSource)
+    return (LocalSource, HuggingFaceSource, CsvSource)
 
 
 @hookimpl

@@ -94,8 +94,9 @@ def test_captions_split_into_lines_are_counted(tmp_path):
         ("cat .txt", "rename cat .txt to cat.txt"),
         ("captions/cat.txt", "move captions/cat.txt to cat.txt"),
         ("cat.json", "cat.json is not read"),
-        ("metadata.jsonl", "metadata.jsonl is not read"),
-        ("captions.txt", "captions.txt is not read"),
+        ("metadata.jsonl", "metadata.jsonl is not read: set caption_strategy = jsonl"),
+        ("captions.csv", 'captions.csv is not read: set caption_strategy = csv and "csv": {"path": ...}'),
+        ("captions.txt", "captions.txt is not read: put each caption into its own file"),
         ("metadata.csv", "metadata.csv is not read"),
     ],
 )

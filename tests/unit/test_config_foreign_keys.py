@@ -62,7 +62,7 @@ def is_zero(value) -> bool:
 
 @pytest.mark.parametrize("value", NOTHING)
 def test_every_key_that_waits_is_neutral_in_every_spelling(value):
-    keys = set(TABLES.not_built) - ({"max_upscale_threshold"} if is_zero(value) else set())
+    keys = set(TABLES.not_built)
     keys |= set() if is_zero(value) else {*TABLES.switches, *TABLES.turns_off}
     assert plan(run_values(**dict.fromkeys(keys, value))).notes == ()
 
@@ -70,7 +70,6 @@ def test_every_key_that_waits_is_neutral_in_every_spelling(value):
 @pytest.mark.parametrize("value", NOTHING)
 def test_every_dataset_key_that_waits_is_neutral_in_every_spelling(value):
     keys = set(DATASET_TABLES.not_built) - set(PLUGINS.dataset_schema.model_fields)
-    keys -= {"max_upscale_threshold"} if is_zero(value) else set()
     assert plan(datasets=pair(**dict.fromkeys(keys, value))).notes == ()
 
 
@@ -121,7 +120,6 @@ ASKED = [
     ("push_to_hub", True),
     ("init_lora", "x.safetensors"),
     ("scheduled_sampling_max_step_offset", 5),
-    ("max_upscale_threshold", 0),
     ("num_validation_images", 4),
     ("prediction_type", "epsilon"),
     ("revision", "main"),

@@ -96,6 +96,21 @@ def test_a_list_of_captions_is_several_captions_and_the_fallback_fills_gaps(parq
     assert listed(parquet, caption_column="texts.short")[1].captions is None
 
 
+def test_the_texts_of_several_columns_are_all_captions_and_a_description_comes_last(parquet):
+    assert listed(parquet, caption_column=["caption", "texts.all.1"])[0].captions == ("caption 0", "second 0")
+    found = listed(parquet, caption_column=["texts.short"], description_column="caption")
+    assert [image.captions for image in found[:2]] == [("short",), ("caption 1",)]
+
+
+def test_columns_may_stand_beside_the_block(parquet):
+    beside = HuggingFaceSource(dataset_name=str(parquet), image_column="images.1", caption_column="texts.all.1")
+    image = beside.survey({}).images[3]
+    assert open_upright(image).getpixel((0, 0)) == (3, 2, 0)
+    assert image.captions == ("second 3",)
+    message = wrong(dataset_name="a/b", caption_column=["a", "b"], huggingface={"caption_column": "c"})
+    assert "caption_column is 'a, b' beside the block huggingface and 'c' inside it; keep one" in message
+
+
 def test_an_empty_text_is_an_empty_caption_and_null_is_none(tmp_path):
     texts = [{"image": png((1, 1, 1)), "caption": text} for text in (" ", None, "x")]
     found = listed(write(tmp_path / "set.parquet", texts))
@@ -131,6 +146,30 @@ def test_the_filter_keeps_rows_that_meet_all_conditions_and_their_numbers(parque
         "filter_func keeps 1 of 4 rows: 2 not with collection in b, c, "
         "1 not with quality_assessment.sharpness at least 3"
     ]
+
+
+def test_a_collection_may_be_a_list_or_a_number(tmp_path):
+    for values in ([["a", "b"], ["c"], None], [1, 2, 3]):
+        table = [{"image": png((1, 1, 1)), "collection": value} for value in values]
+        path = write(tmp_path / f"{len(str(values))}.parquet", table)
+        kept = listed(path, filter_func={"collection": ["b", "1"]})
+        assert [image.key for image in kept] == ["000000000"]
+
+
+def test_a_filter_that_keeps_nothing_says_how_many_rows_each_part_left_out(parquet):
+    block = {"collection": "b", "quality_thresholds": {"sharpness": 3}, "min_width": 100}
+    with pytest.raises(DataError) as caught:
+        listed(parquet, filter_func=block)
+    assert (
+        "filter_func keeps none of 4 rows (2 not with collection in b, 1 not with quality_assessment.sharpness at "
+        "least 3, 1 not with width at least 100)\nhint: lower the limits"
+    ) in str(caught.value)
+
+
+def test_unknown_keys_of_the_filter_are_refused_with_the_nearest():
+    message = wrong(dataset_name="a/b", huggingface={"filter_func": {"quality_treshold": {"x": 1}, "min_widht": 2}})
+    assert "filter_func: unknown key 'quality_treshold'; did you mean 'quality_thresholds'?" in message
+    assert "filter_func: unknown key 'min_widht'; did you mean 'min_width'?" in message
 
 
 def test_a_panel_is_cut_from_the_upright_image(tmp_path):
@@ -240,9 +279,8 @@ def wrong(**keys):
 
 def test_wrong_keys_are_refused_before_any_file_is_read():
     assert "dataset_name is missing" in wrong()
-    both = wrong(dataset_name="a/b", streaming=True, huggingface={"image_colum": "x"})
-    assert "streaming = true is not supported" in both
-    assert "set it to false" in both
+    both = wrong(huggingface={"image_colum": "x"})
+    assert "dataset_name is missing" in both
     assert "did you mean 'image_column'" in both
     assert "unknown key 'caption_colum'; did you mean 'caption_column'?" in wrong(
         dataset_name="a/b", huggingface={"caption_colum": "x"}

@@ -35,6 +35,17 @@ def examined(root, *, pixels="all", long_captions=None, reporter=None, thumbnail
     )  # fmt: skip
 
 
+class ListeningReporter(SilentReporter):
+    """Remembers what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
 def names_by_kind(found):
     return {finding.kind: {name.partition(".")[0] for name in finding.names} for finding in found.findings}
 
@@ -123,8 +134,28 @@ def test_a_damaged_store_is_made_anew(tmp_path):
     whole = examined(tmp_path).as_json()
     store = tmp_path / "cache" / "pixels.sqlite"
     store.write_bytes(b"no database" * 100)
-    assert examined(tmp_path).as_json() == whole
+    told = ListeningReporter()
+    assert examined(tmp_path, reporter=told).as_json() == whole
+    assert [line for line in told.said if "pixels.sqlite" in line] == [
+        f"note: {store} cannot be used (file is not a database); it is made anew, and pairs are compared again"
+    ]
     assert sqlite3.connect(store).execute("SELECT count(*) FROM measures").fetchone()[0] > 0
+
+
+def test_a_store_that_another_program_locks_is_left_to_it_and_told(tmp_path, monkeypatch):
+    faulty_pairs(tmp_path)
+    whole = examined(tmp_path).as_json()
+    store = tmp_path / "cache" / "pixels.sqlite"
+    other = sqlite3.connect(store)
+    other.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr("difftrain.doctor.measures.BUSY_SECONDS", 0.01)
+    told = ListeningReporter()
+    assert examined(tmp_path, reporter=told).as_json() == whole
+    assert any(
+        "cannot be used (database is locked); what is compared now is not remembered" in line for line in told.said
+    )
+    other.rollback()
+    assert other.execute("SELECT count(*) FROM measures").fetchone()[0] > 0
 
 
 def test_many_new_pairs_are_compared_only_when_asked(tmp_path, monkeypatch):

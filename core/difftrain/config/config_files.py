@@ -13,8 +13,8 @@ from typing import Any
 import json5
 
 from difftrain.config.known_keys import (
-    BY_PLUGIN,
     DATASET_TABLES,
+    INSTEAD,
     KEYS_OF_TYPE,
     NOT_BUILT_VALUES,
     RUN_TABLES,
@@ -258,8 +258,8 @@ def load_datasets(
 
 
 def _report_type(kind: str, where: str, dataset: str, problems: Problems) -> None:
-    if kind in BY_PLUGIN["type"]:
-        problems.add(f"{where}type {kind!r}: {BY_PLUGIN['type'][kind]}")
+    if kind in INSTEAD["type"]:
+        problems.add(f"{where}type {kind!r}: {INSTEAD['type'][kind]}")
     else:
         problems.not_built(f"type {kind!r}", dataset)
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from difftrain.config.known_keys import is_unset
 from difftrain.config.options import Options
 from difftrain.config.run_options import OptionsT, pick_options
+from difftrain.config.user_values import block_of_switch
 
 KEYS_OF_TRAINING = (
     "repeats",
@@ -71,8 +72,8 @@ class DatasetConfig(Options):
     maximum_aspect_ratio: float | None = Field(None, gt=0)
     """Width over height; wider images are left out and counted."""
     max_upscale_threshold: float | None = Field(None, ge=0)
-    """Images that would be enlarged by more than this share are left out and counted: 0.2 is a fifth, 0 is not at
-    all."""
+    """Images that would be enlarged by more than this share are left out and counted: 0.2 is a fifth, 0 is not at all.
+    Default: the run's."""
     crop: bool = False
     """Crop images to crop_aspect; false cuts only the few pixels that overhang the bucket, evenly on both sides."""
     crop_style: Literal["center", "corner", "random"] = "center"
@@ -114,7 +115,7 @@ class DatasetConfig(Options):
     the target set's."""
 
     caption_shuffle: dict[str, Any] = {}
-    """Add captions with the tags in another order; {"count": 3}, see its keys below."""
+    """Add captions with the tags in another order; {"count": 3}, see its keys below, or false. Default: the run's."""
     caption_filter_list: tuple[str, ...] = ()
     """What to take out of captions: regular expressions, or s/find/replacement/; or one text or JSON file of them. On a
     text_embeds entry: for all sets whose text it holds."""
@@ -176,9 +177,7 @@ class DatasetConfig(Options):
     @field_validator("caption_shuffle", mode="before")
     @classmethod
     def _on_or_off(cls, value: object) -> object:
-        if is_unset(value) or value is False:
-            return {}
-        return {"enable": True} if value is True else value
+        return block_of_switch(value)
 
     @field_validator("conditioning_data", "conditioning", "caption_filter_list", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from difftrain.config.known_keys import ZERO_ASKS, KnownKeys, asks_for_nothing, is_unset
+from difftrain.config.known_keys import KnownKeys, asks_for_nothing, is_unset
 from difftrain.config.messages import shown, unknown_key
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
@@ -85,12 +85,7 @@ class KeySorter:
         return on is True
 
     def _examine(self, key: str, value: object, problems: Problems) -> None:
-        if asks_for_nothing(value, self.tables.not_built[key]) and not (key in ZERO_ASKS and _is_zero(value)):
+        if asks_for_nothing(value, self.tables.not_built[key]):
             self._neutral.append(key)
         else:
             problems.not_built(f"{key} = {value if isinstance(value, str) else shown(value)}", self.dataset)
-
-
-def _is_zero(value: object) -> bool:
-    number = coerce(float, value)
-    return isinstance(number, int | float) and not isinstance(number, bool) and number == 0

@@ -12,6 +12,7 @@ from typing import Any
 import json5
 from pydantic import TypeAdapter, ValidationError
 
+from difftrain.config.known_keys import is_unset
 from difftrain.errors import ConfigError
 
 _WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "none": None}
@@ -26,6 +27,13 @@ _STRANGE = re.compile(rf"\$\{{[^{{}}]*\}}|\${NAMES}|\{{[^{{}}]*\}}")
 def plain_key(key: str) -> str:
     """Turn ``--lora-rank`` and ``lora-rank`` into ``lora_rank``."""
     return key.strip().removeprefix("--").replace("-", "_")
+
+
+def block_of_switch(value: object) -> object:
+    """Return a block that may also be true or false: ``{"enable": true}``; empty if it is not set."""
+    if is_unset(value):
+        return {}
+    return {"enable": value} if isinstance(value, bool) else value
 
 
 def coerce(annotation: Any, value: object, *, lists_as_text: bool = False) -> object:

@@ -99,6 +99,12 @@ class DataSource(Options, ABC):
         """Where the images are, as hints name it: ``folder photos``, ``tar file pairs.tar``."""
         return f"data source {self.name!r}"
 
+    @property
+    def streams(self) -> bool:
+        """Whether images are to be encoded only when a batch first needs them, and in an order that reads what is
+        stored together (:attr:`~difftrain.types.SourceImage.shelf`) at one time."""
+        return False
+
     @abstractmethod
     def list_images(self) -> Iterable[SourceImage]:
         """Return every image, in any order, without opening any.
@@ -137,6 +143,8 @@ class CaptionSource(Options, ABC):
     name: ClassVar[str]
     repeats_source: ClassVar[bool] = False
     """Whether these are the captions of the data source, chosen by name."""
+    remedy: ClassVar[str] = "give each one a caption"
+    """What a user can do about images without a caption."""
 
     @abstractmethod
     def files(self, image: SourceImage) -> tuple[str | Path, ...]:

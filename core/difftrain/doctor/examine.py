@@ -113,6 +113,8 @@ def examine_pairs(
         else:
             facts = ahead.known
             not_checked = [*_not_compared(ahead), *not_checked]
+        for note in store.notes:
+            reporter.say(f"note: {note}")
     found = [*audited, *record_findings(pairs, long_captions), *pixel_findings(pairs, facts)]
     return Examined(pairs=everything, facts=facts, findings=worst_first(found), not_checked=not_checked)
 

@@ -13,6 +13,8 @@ from typing import Self
 
 VERSION = 1
 """Raise it when what comparing measures changes."""
+BUSY_SECONDS = 60.0
+"""Seconds to wait for another program that writes."""
 _A_QUERY = 500
 _SCHEMA = "CREATE TABLE IF NOT EXISTS measures (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID"
 
@@ -39,6 +41,8 @@ class MeasureStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: list[str] = []
+        """What could not be read or kept, for the user."""
         self._connection = self._open()
 
     def __enter__(self) -> Self:
@@ -66,28 +70,43 @@ class MeasureStore:
         """Keep what was found; a file that cannot be written loses it."""
         rows = [(f"pixels|{key}", value) for key, value in hashes.items()]
         rows += [(f"pair|{key}", json.dumps(asdict(value))) for key, value in measures.items()]
-        with suppress(sqlite3.Error), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO measures VALUES (?, ?)", rows)
+        try:
+            with self._connection:
+                self._connection.executemany("INSERT OR REPLACE INTO measures VALUES (?, ?)", rows)
+        except sqlite3.Error as error:
+            self._note(f"cannot be written ({error}); what is compared now is not remembered")
 
     def _known(self, keys: Sequence[str]) -> dict[str, str]:
         found: dict[str, str] = {}
-        with suppress(sqlite3.Error):
+        try:
             for part in _parts(list(dict.fromkeys(keys))):
                 query = f"SELECT key, value FROM measures WHERE key IN ({','.join('?' * len(part))})"
                 found.update(self._connection.execute(query, part).fetchall())
+        except sqlite3.Error as error:
+            self._note(f"cannot be read ({error}); pairs are compared again")
         return found
 
     def _open(self) -> sqlite3.Connection:
-        with suppress(sqlite3.Error, OSError):
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return self._connected(self.path)
-        with suppress(sqlite3.Error, OSError):  # damaged: make it anew
-            self.path.unlink(missing_ok=True)
-            return self._connected(self.path)
+        except sqlite3.OperationalError as error:  # locked or not writable: no reason to take it from other runs
+            self._note(f"cannot be used ({error}); what is compared now is not remembered")
+        except (sqlite3.Error, OSError) as error:
+            self._note(f"cannot be used ({error}); it is made anew, and pairs are compared again")
+            with suppress(sqlite3.Error, OSError):
+                self.path.unlink(missing_ok=True)
+                return self._connected(self.path)
+            self._note("cannot be made anew; what is compared now is not remembered")
         return self._connected(Path(":memory:"))
 
+    def _note(self, text: str) -> None:
+        note = f"{self.path} {text}"
+        if note not in self.notes:
+            self.notes.append(note)
+
     def _connected(self, path: Path) -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=60.0)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
         try:
             if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, VERSION):
                 connection.execute("DROP TABLE IF EXISTS measures")

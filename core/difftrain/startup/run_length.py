@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 from difftrain.config.schema import DatasetConfig
@@ -26,7 +27,7 @@ def epoch_rules(plan: RunPlan) -> EpochRules:
     return EpochRules(
         seed=config.seed,
         batch_size=config.train_batch_size,
-        sets={dataset.id: set_rules(dataset.config) for dataset in plan.data.target_sets},
+        sets={one.id: replace(set_rules(one.config), by_shelf=plan.data.streams(one)) for one in plan.data.target_sets},
         evenly=config.data_backend_sampling == "uniform",
         caption_dropout=config.caption_dropout_probability,
         reference_dropout=config.reference_dropout_probability,

@@ -19,7 +19,7 @@ from difftrain.types.finding import Finding, Level
 from difftrain.types.model_location import ModelLocation
 from difftrain.types.reporting import Phase, Reporter, StepResult
 from difftrain.types.sizes import Box, Geometry, GeometryRules, Panel, Size
-from difftrain.types.source_images import ImageMaker, ImageRecord, Recipe, SourceImage
+from difftrain.types.source_images import ImageMaker, ImageRecord, Recipe, Shelf, SourceImage
 from difftrain.types.training_samples import PlacedImage, ReferenceChoice, Sample
 from difftrain.types.validation_images import Sampler, ValidationRequest
 from difftrain.types.work import ModelOutline, ModelWork, Work
@@ -46,6 +46,7 @@ __all__ = [
     "Reporter",
     "Sample",
     "Sampler",
+    "Shelf",
     "Size",
     "SourceImage",
     "StepResult",

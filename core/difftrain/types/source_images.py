@@ -43,6 +43,18 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shelf:
+    """Images that are stored in one piece: to read one of them costs as much as to read all."""
+
+    place: str
+    """The file that they are in, and which part of its rows."""
+    number: int
+    """In that file."""
+    bytes: int
+    """Memory that the piece takes while its images are read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SourceImage(ABC):
     """One image as its data source lists it; its bytes are not read yet.
 
@@ -81,6 +93,12 @@ class SourceImage(ABC):
         Raises:
             OSError: If it cannot be opened.
         """
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """The piece that holds the image with others; None if it is read by itself. Images of one shelf follow each
+        other in the order of the keys, and are best read together."""
+        return None
 
     @property
     def extension(self) -> str:

@@ -12,7 +12,6 @@ of the keys, or registers one of the names, wins over the tables; a family adds 
 
 from difftrain.config.known_keys.dataset_keys import DATASET_TABLES, KEYS_OF_TYPE
 from difftrain.config.known_keys.key_tables import (
-    ZERO_ASKS,
     Idle,
     KnownKeys,
     asks_for_nothing,
@@ -21,7 +20,7 @@ from difftrain.config.known_keys.key_tables import (
     means_no_name,
 )
 from difftrain.config.known_keys.known_values import (
-    BY_PLUGIN,
+    INSTEAD,
     NO_PRECISIONS,
     NOT_BUILT_VALUES,
     OTHER_NAMES,
@@ -32,8 +31,8 @@ from difftrain.config.known_keys.known_values import (
 from difftrain.config.known_keys.run_keys import RUN_TABLES
 
 __all__ = [
-    "BY_PLUGIN",
     "DATASET_TABLES",
+    "INSTEAD",
     "KEYS_OF_TYPE",
     "NOT_BUILT_VALUES",
     "NO_PRECISIONS",
@@ -42,7 +41,6 @@ __all__ = [
     "PRECISION_WORDS",
     "RUN_TABLES",
     "UNCLEAR_PRECISIONS",
-    "ZERO_ASKS",
     "Idle",
     "KnownKeys",
     "asks_for_nothing",

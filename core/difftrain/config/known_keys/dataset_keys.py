@@ -17,13 +17,10 @@ DATASET_TABLES = KnownKeys(
     not_built={
         "prepend_instance_prompt": (),
         "instance_prompt": (),
-        "metadata_backend": ("discovery", "json", "huggingface", "parquet"),
+        "metadata_backend": ("discovery", "json", "huggingface", "parquet", "csv"),
         "reference_resolution": (),
         "conditioning_config": (),
         "aws_bucket_name": (),
-        "csv_file": (),
-        "csv_caption_column": (),
-        "csv_cache_dir": (),
         "video": (),
         "audio": (),
     },
@@ -46,6 +43,8 @@ DATASET_TABLES = KnownKeys(
         **because("every start compares the data index with the files", scan_for_errors=False),
         **because("cache entries are named by content", cache_file_suffix=None, hash_filenames=(False, True)),
         **because("sets are loaded when a run starts", auto_load=(False, True)),
+        **because("the files that a table names are on this machine, and nothing is downloaded", csv_cache_dir=None),
+        **because("rows are filtered while they are read", num_proc=16),
         **because("missing text is encoded at start-up", text_cache_ondemand=False, text_cache_disable=False),
         **because(
             "they belong to type aws, which a plugin must provide",
@@ -67,7 +66,7 @@ DATASET_TABLES = KnownKeys(
 
 KEYS_OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "parquet": ("parquet", "metadata_backend"),
+    "jsonl": ("jsonl", "metadata_backend"),
     "aws": ("aws_bucket_name",),
-    "csv": ("csv_file", "csv_caption_column", "csv_cache_dir"),
 }
 """Dataset keys that only describe a ``type`` that is not supported: one message names the type for all of them."""

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 Values = tuple[object, ...]
-ZERO_ASKS = frozenset({"max_upscale_threshold"})
-"""Keys where 0 is a limit rather than off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,8 @@ class KnownKeys:
     turns_off: Mapping[str, str] = field(default_factory=dict)
     """True-or-false keys that set another key to 0, whatever its value is."""
     not_built: Mapping[str, Values] = field(default_factory=dict)
-    """Keys that ask for something not supported yet. These values ask for nothing, as do null, false and 0 where it is
-    not a limit; any other value is an error that says so."""
+    """Keys that ask for something not supported yet. These values ask for nothing, as do null, false and 0; any
+    other value is an error that says so."""
     no_effect: Mapping[str, Idle] = field(default_factory=dict)
     """Keys that are accepted with any value, with the reason."""
 

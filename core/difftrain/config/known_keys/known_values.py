@@ -49,13 +49,19 @@ OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
 }
 """By key, other programs' names of values. Spellings that differ only in ``-``, ``_`` and case need no line."""
 
-BY_PLUGIN: Mapping[str, Mapping[str, str]] = {
+_ROWS_OR_CAPTIONS = (
+    "a set whose rows hold the images is type = huggingface with dataset_name = {file}; a table with the captions of "
+    "local images is type = local with caption_strategy = {name}"
+)
+INSTEAD: Mapping[str, Mapping[str, str]] = {
     "type": {
         "aws": "cloud stores come with a plugin that has a data source named 'aws' (docs/plugins.md, DataSource), and "
-        "none is installed\nhint: install one, or mount or copy the bucket and set type = local with instance_data_dir"
+        "none is installed\nhint: install one, or mount or copy the bucket and set type = local with instance_data_dir",
+        "parquet": _ROWS_OR_CAPTIONS.format(file="FILE.parquet", name="parquet"),
+        "jsonl": _ROWS_OR_CAPTIONS.format(file="a folder of parquet files", name="jsonl"),
     },
 }
-"""By key and value, what is left to plugins, and what to do without one."""
+"""By key and value, what to use instead of a value that is not supported."""
 
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
@@ -81,7 +87,7 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "report_to": ("tensorboard", "wandb", "comet_ml", "swanlab", "custom-tracker", "all"),
     "validation_prompt_library": ("true",),
     "dataset_type": ("image_embeds", "conditioning_image_embeds", "video", "audio"),
-    "type": ("parquet", "csv", "aws", "memory", "webshart"),
+    "type": ("parquet", "jsonl", "aws", "memory", "webshart"),
     "crop_style": ("face",),
     "caption_strategy": ("webshart",),
     "conditioning_type": ("mask", "segmentation", "controlnet"),

@@ -64,15 +64,6 @@ RUN_TABLES = KnownKeys(
         "checkpoint_epoch_interval": (),
         "checkpointing_rolling_steps": (),
         # data
-        "max_upscale_threshold": (),
-        "maximum_image_size": (),
-        "target_downsample_size": (),
-        "caption_shuffle": ({"enable": False},),
-        "instance_prompt": (),
-        "prepend_instance_prompt": (),
-        "only_instance_prompt": (),
-        "parquet_caption_column": (),
-        "parquet_filename_column": (),
         "ignore_missing_files": (),
         # validation and evaluation
         "validation_guidance_rescale": (0.1,),

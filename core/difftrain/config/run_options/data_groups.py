@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from difftrain.config.known_keys import means_no_name
+from difftrain.config.known_keys import is_unset, means_no_name
 from difftrain.config.options import Options
 from difftrain.config.run_options.training_groups import SEED_LIMIT
+from difftrain.config.user_values import block_of_switch
 from difftrain.types import Size
 
 
@@ -26,8 +27,26 @@ class DataOptions(Options):
     """pixel: shorter edge; area: megapixels; pixel_area: edge whose square is the area."""
     minimum_image_size: float | None = Field(None, ge=0)
     """For datasets that do not set it: leave out smaller images; same unit as resolution."""
+    maximum_image_size: float | None = Field(None, gt=0)
+    """For datasets that do not set it: first reduce larger images to target_downsample_size; same unit."""
+    target_downsample_size: float | None = Field(None, gt=0)
+    """For datasets that do not set it; see maximum_image_size."""
+    max_upscale_threshold: float | None = Field(None, ge=0)
+    """For datasets that do not set it: leave out images that would be enlarged by more than this share."""
     caption_strategy: str | None = "textfile"
     """For datasets that do not set it: where captions come from."""
+    only_instance_prompt: bool = False
+    """For datasets that set no caption_strategy: instance_prompt is the caption of every image."""
+    instance_prompt: str | None = None
+    """For datasets that do not set it: text for only_instance_prompt and prepend_instance_prompt."""
+    prepend_instance_prompt: bool = False
+    """For datasets that do not set it: put instance_prompt before every caption."""
+    caption_shuffle: dict[str, Any] = {}
+    """For datasets that do not set it: add captions with the tags in another order."""
+    parquet_caption_column: str | None = None
+    """For the block parquet of datasets that do not set its caption_column."""
+    parquet_filename_column: str | None = None
+    """For the block parquet of datasets that do not set its filename_column."""
     aspect_bucket_alignment: int = Field(64, ge=1)
     """Edges of the training images are multiples of this, in pixels."""
     caption_dropout_probability: float = Field(0.0, ge=0, le=1)
@@ -53,6 +72,16 @@ class DataOptions(Options):
     """As vae_cache_ondemand, and store no latents: each visit of an image encodes it again, and needs no disk."""
     vae_cache_sample: Literal["sample", "mean"] = "sample"
     """Draw target latents again at each visit, or always take the mean."""
+
+    @field_validator("instance_prompt", "parquet_caption_column", "parquet_filename_column", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if is_unset(value) else value
+
+    @field_validator("caption_shuffle", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: object) -> object:
+        return block_of_switch(value)
 
 
 class ValidationOptions(Options):

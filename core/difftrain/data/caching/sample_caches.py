@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-
 TARGET_LATENTS = ("mean", "std")
 """Names of the tensors in the entry of an image that is drawn from its posterior."""
 REFERENCE_LATENTS = ("mean",)
@@ -293,6 +292,9 @@ def _decoded(images: Sequence[PlacedImage], batch_size: int) -> Iterator[tuple[l
     for image in images:
         by_size[image.geometry.bucket].append(image)
     groups = [g[i : i + batch_size] for g in by_size.values() for i in range(0, len(g), batch_size)]
+    if any(image.record.image.shelf is not None for image in images):  # else each size would read all shelves
+        order = {id(image): place for place, image in enumerate(images)}
+        groups.sort(key=lambda group: order[id(group[0])])
     ahead = 4
     with ThreadPoolExecutor(max_workers=ahead) as pool:
         running = [pool.submit(load_pixels, group) for group in groups[:ahead]]

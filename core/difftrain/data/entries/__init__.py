@@ -3,6 +3,7 @@
 - `data_plan`: the plan's classes
 - `plan_datasets`: turns names into objects; start here
 - `entry_links`: ids, and the names by which entries refer to each other
+- `run_defaults`: what an entry leaves to the run
 - `size_rules`: the sizes that an entry asks for
 - `generator_entries`: `conditioning` blocks
 - `caption_entries`: changes to captions

@@ -22,7 +22,7 @@ def plan_caption_edits(
     shuffle = None
     if entry.caption_shuffle:
         values = {plain_key(key): value for key, value in entry.caption_shuffle.items()}
-        prefix = f"{who}caption_shuffle: "
+        prefix = "caption_shuffle: " if entry.caption_shuffle is config.caption_shuffle else f"{who}caption_shuffle: "
         known = placeholders(config, entry.id)
         shuffle = parse_options(CaptionShuffle, values, prefix=prefix, problems=problems, known=known)
     filters = entry.caption_filter_list or (text_entry.caption_filter_list if text_entry else ())

@@ -103,6 +103,10 @@ class DataPlan:
     def by_id(self, dataset_id: str) -> DatasetPlan:
         return next(plan for plan in self.datasets if plan.id == dataset_id)
 
+    def streams(self, dataset: DatasetPlan) -> bool:
+        """Return whether the images of a target set or of its references are read in the order they are stored in."""
+        return any(one.source.streams for one in (dataset, *map(self.by_id, dataset.references)))
+
     def place_of(self, dataset_id: str) -> str:
         """Where the images of a dataset or of a generator are, as hints name it."""
         for dataset in self.datasets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from difftrain.data.entries.entry_links import check_folders, check_ids, check_n
 from difftrain.data.entries.generator_entries import plan_generators
 from difftrain.data.entries.held_out import choose_held_out
 from difftrain.data.entries.reference_rules import check_references, choose_row_sets, chosen_flavour
+from difftrain.data.entries.run_defaults import with_run_defaults
 from difftrain.data.entries.size_rules import size_rules
 from difftrain.data.entries.text_entries import TextEntries, plan_text_entries
 from difftrain.data.entries.training_schedule import check_training
@@ -93,7 +95,7 @@ class _DatasetPlanner:
     def plan(self) -> DatasetPlan | None:
         """The plan, or None after a problem."""
         before = len(self.problems)
-        entry = self._with_defaults()
+        entry = self.filled
         source: DataSource | None = self._build("data source", entry.type)
         captions: CaptionSource | None = self._build("caption source", entry.caption_strategy)
         pairing = self._pairing(entry)
@@ -106,6 +108,11 @@ class _DatasetPlanner:
         self._note_unused_keys(source, captions, pairing, row_pairing, family_options, loss_options)
         if len(self.problems) > before or source is None:
             return None
+        if source.streams and not _first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand):
+            self.problems.note(
+                f"{self.who}streaming = true: images are encoded when a batch first needs them, as with "
+                "vae_cache_ondemand = true"
+            )
         return DatasetPlan(
             config=entry,
             source=source,
@@ -114,7 +121,11 @@ class _DatasetPlanner:
             rules=rules,
             pairing=pairing,
             row_pairing=row_pairing,
-            takes_source_captions="caption_strategy" not in self.entry.model_fields_set and not entry.is_reference,
+            takes_source_captions=(
+                "caption_strategy" not in self.entry.model_fields_set
+                and not entry.is_reference
+                and not self.config.only_instance_prompt
+            ),
             references=entry.conditioning_data,
             generators=generators,
             latents_folder=entry.cache_dir_vae or self.config.cache_dir / "vae" / entry.id,
@@ -122,27 +133,14 @@ class _DatasetPlanner:
             family_options=family_options,
             loss_options=loss_options,
             held_out=self.held_out,
-            latents_on_demand=_first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand),
+            latents_on_demand=source.streams or _first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand),
             latents_stored=not _first_given(entry.vae_cache_disable, self.config.vae_cache_disable),
         )
 
-    def _with_defaults(self) -> DatasetConfig:
-        """The entry with the run's defaults; a reference set has captions only if it says so itself."""
-        entry, config = self.entry, self.config
-        filled: dict[str, Any] = {}
-        for key in ("resolution", "resolution_type", "minimum_image_size"):
-            if getattr(entry, key) is None:
-                filled[key] = getattr(config, key)
-        own_type = entry.resolution_type or config.resolution_type
-        if filled.get("minimum_image_size") is not None and (own_type == "area") != (config.resolution_type == "area"):
-            del filled["minimum_image_size"]
-            self.problems.note(
-                f"{self.who}minimum_image_size {config.minimum_image_size:g} of the run is not used here: it is meant "
-                f"with resolution_type {config.resolution_type}, and this dataset has {own_type}"
-            )
-        if "caption_strategy" not in entry.model_fields_set and not entry.is_reference:
-            filled["caption_strategy"] = config.caption_strategy
-        return entry.model_copy(update=filled)
+    @cached_property
+    def filled(self) -> DatasetConfig:
+        """The entry with the run's values of what it does not set."""
+        return with_run_defaults(self.config, self.entry, self.problems)
 
     def _build(self, kind: str, name: str | None) -> Any:
         """The object that the entry names, of one kind; None if it names none, or after a problem."""
@@ -169,9 +167,9 @@ class _DatasetPlanner:
     def _built(self, cls: type[OptionsT], asked_by: str) -> OptionsT | None:
         """The entry's options of a class; None after a problem."""
         try:
-            return self.entry.build(cls)
+            return self.filled.build(cls)
         except ValidationError as error:
-            for sentence in explain(error, self.entry.model_dump(mode="json")).values():
+            for sentence in explain(error, self.filled.model_dump(mode="json")).values():
                 self.problems.add(f"{self.who}{sentence} (asked for by {asked_by})")
             return None
 

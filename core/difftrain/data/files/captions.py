@@ -17,7 +17,7 @@ from difftrain.machine.open_file import open_file
 from difftrain.types import SourceImage
 
 
-class _PromptedCaptions(CaptionSource):
+class PromptedCaptions(CaptionSource):
     """Captions with an optional common prefix."""
 
     instance_prompt: str | None = None
@@ -35,10 +35,11 @@ class _PromptedCaptions(CaptionSource):
         return f"{self.instance_prompt} {caption}".strip() if self.prepend_instance_prompt else caption
 
 
-class TextfileCaptions(_PromptedCaptions):
+class TextfileCaptions(PromptedCaptions):
     """A text file beside each image, with the same stem: ``cat.png`` and ``cat.txt``."""
 
     name: ClassVar[str] = "textfile"
+    remedy: ClassVar[str] = "add a caption file to each (an empty file is an empty caption)"
 
     disable_multiline_split: bool = False
     """Take a file of several lines as one caption, instead of one caption a line."""
@@ -95,7 +96,7 @@ def _text_file(image: LocalImage) -> str:
     return image.file.rpartition(".")[0] + ".txt"
 
 
-class FilenameCaptions(_PromptedCaptions):
+class FilenameCaptions(PromptedCaptions):
     """The image's file name, with spaces for underscores and dashes."""
 
     name: ClassVar[str] = "filename"

@@ -11,6 +11,8 @@ from difftrain.types import ImageRecord
 
 _TEXTS = frozenset({CAPTION, ".caption", ".captions", ".cap", ".text", ".prompt", ".tag", ".tags", ".md"})
 _TABLES = frozenset({".json", ".jsonl", ".csv", ".tsv", ".parquet", ".yaml", ".yml", ".xml"})
+_READ_AS_TABLES = ("jsonl", "csv", "parquet")
+"""Values of caption_strategy that read one table."""
 _WHOLE_SETS = frozenset({"annotations", "caption", "captions", "data", "dataset", "labels", "metadata", "prompts"})
 """Stems of files where other programs keep all captions of a folder."""
 
@@ -37,7 +39,7 @@ def near_captions(records: Sequence[ImageRecord], others: Iterable[str]) -> str 
             advice.append(_advice(record, found))
     if advice:
         return advice[0] + (f", and so on for {len(advice)} files" if len(advice) > 1 else "")
-    return f"{printable(whole[0])} is not read: put each caption into its own file" if whole else None
+    return f"{printable(whole[0])} is not read: {_way_to_read(whole[0])}" if whole else None
 
 
 def _nearest(record: ImageRecord, by_stem: dict[str, list[str]]) -> str | None:
@@ -57,6 +59,16 @@ def _advice(record: ImageRecord, found: str) -> str:
     if unicodedata.normalize("NFC", found) == wanted:
         return f"{printable(found)} spells its accents in another Unicode form than its image; rename it"
     return f"rename {printable(found)} to {printable(wanted)}"
+
+
+def _way_to_read(table: str) -> str:
+    """Return how a file with all captions can be used."""
+    strategy = suffix_of(table).removeprefix(".")
+    if strategy not in _READ_AS_TABLES:
+        return "put each caption into its own file"
+    if table.rpartition("/")[2] == f"metadata.{strategy}":
+        return f"set caption_strategy = {strategy}"
+    return f'set caption_strategy = {strategy} and "{strategy}": {{"path": ...}}'
 
 
 def _spelling(name: str) -> str:

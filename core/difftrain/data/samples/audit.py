@@ -122,20 +122,19 @@ def audit_uncaptioned(
     total: int,
     records: Sequence[ImageRecord],
     others: Sequence[str],
-    captioned_by_source: bool = False,
+    remedy: str,
 ) -> None:
     """Report samples without a caption.
 
     Args:
-        others: Other files of the dataset; some may have been meant as captions.
-        captioned_by_source: Whether captions come from the data source, not from files.
+        others: Other files of the dataset; some may have been meant as captions. Empty where captions are no files
+            beside images.
+        remedy: What to do about it.
     """
     if records:
         names = first_few(record.name for record in records)
-        remedy = "give each one in the data source" if captioned_by_source else "add a caption file to each"
-        advice = (None if captioned_by_source else near_captions(records, others)) or (
-            f"{remedy} (an empty {'text' if captioned_by_source else 'file'} is an empty caption), "
-            'or set "caption_strategy": null to train without captions'
+        advice = near_captions(records, others) or (
+            f'{remedy}, or set "caption_strategy": null to train without captions'
         )
         text = f"{len(records)} of {total} images have no caption: {names}"
         findings.problem("caption_missing", dataset, text, fix=advice, records=records)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difftrain.contracts import Pairing
 from difftrain.data.buckets import assign_bucket
 from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
+from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.samples.audit import Misfit, audit_matching, audit_misfits, audit_rows, audit_uncaptioned
 from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.made_images import make_missing, planned_records
@@ -118,8 +119,8 @@ class TargetSet:
             dataset=self.dataset.id,
             total=total,
             records=uncaptioned,
-            others=scan.others,
-            captioned_by_source=scan.captioned_by_source,
+            others=scan.others if isinstance(self.dataset.captions, TextfileCaptions) else (),
+            remedy=_remedy(scan, self.dataset),
         )
 
     def _limited(self, records: list[ImageRecord]) -> list[ImageRecord]:
@@ -229,6 +230,12 @@ class TargetSet:
         return tuple(
             ReferenceChoice(references=images, captions=images[0].record.captions or None) for images in placed
         )
+
+
+def _remedy(scan: Scan, dataset: DatasetPlan) -> str:
+    if scan.captioned_by_source or dataset.captions is None:
+        return "give each one in the data source (an empty text is an empty caption)"
+    return dataset.captions.remedy
 
 
 def _reference_places(choices: Sequence[ReferenceChoice]) -> list[str]:

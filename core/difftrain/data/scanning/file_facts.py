@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -13,7 +13,7 @@ from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open
 from difftrain.data.files.plain_headers import plain_size
 from difftrain.machine.open_file import open_image, stamp_of
 from difftrain.machine.retries import with_retries
-from difftrain.types import Panel, Size, SourceImage
+from difftrain.types import Panel, Shelf, Size, SourceImage
 
 
 class FileFacts(NamedTuple):
@@ -43,6 +43,14 @@ def stamp_or_none(image: SourceImage) -> str | None:
         return stamp_of(image)
     except OSError:
         return None
+
+
+def by_shelf(images: Iterable[tuple[SourceImage, str | None]]) -> Iterable[list[tuple[SourceImage, str | None]]]:
+    """Return images in lists of those that are stored together; threads that read one list share what it costs."""
+    shelves: dict[Shelf | None, list[tuple[SourceImage, str | None]]] = {}
+    for one in images:
+        shelves.setdefault(one[0].shelf, []).append(one)
+    return shelves.values()
 
 
 def read_all(images: Sequence[tuple[SourceImage, str | None]], *, decode: bool) -> list[FileFacts]:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from difftrain.contracts import CaptionSource
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import LocalImage, file_stamp
-from difftrain.data.scanning.file_facts import FileFacts, read_all, stamp_or_none
+from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
 from difftrain.data.scanning.many_files import ManyFiles
 from difftrain.errors import DataError
@@ -32,6 +32,7 @@ _Result = TypeVar("_Result")
 _IMAGES_A_CHUNK = 10_000
 """Images remembered together, so that an interrupted scan continues from there."""
 _IMAGES_A_QUERY = 500
+_ROWS_A_TASK = 4
 _SLOW_LOOK = 100e-6
 """Seconds from which on a look at a file has waited for the disk; from memory it takes some 5 microseconds."""
 
@@ -120,9 +121,12 @@ class ImageIndex:
         # Pillow decodes in parallel in threads, and more processes would only hold more images
         may_leave = not decode and all(type(image) is LocalImage for image, _ in stale.values())
         read_part = partial(read_all, decode=decode)
-        reading = files.work(read_part, list(stale.values()), may_leave=may_leave)
+        reading = [
+            files.work(read_part, some, may_leave=may_leave, size=None if some[0][0].shelf is None else _ROWS_A_TASK)
+            for some in by_shelf(stale.values())
+        ]
         yield
-        for unread, read in reading:
+        for unread, read in chain.from_iterable(reading):
             facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
             phase.advance(len(unread), unread[-1][0].place)
         self.hashed += len(stale)

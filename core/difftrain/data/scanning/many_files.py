@@ -51,7 +51,13 @@ class ManyFiles:
                 pool.shutdown(cancel_futures=True)
 
     def work(
-        self, work: Work[_Item, _Result], items: Sequence[_Item], *, may_leave: bool = False, slow: float = _SLOW
+        self,
+        work: Work[_Item, _Result],
+        items: Sequence[_Item],
+        *,
+        may_leave: bool = False,
+        slow: float = _SLOW,
+        size: int | None = None,
     ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
         """Return parts of the items with their results, in order. In processes, the work begins at once.
 
@@ -59,14 +65,15 @@ class ManyFiles:
             work: May run in several threads at once.
             may_leave: Whether work and items can be sent to other processes.
             slow: Seconds for one item from which on threads take over.
+            size: Items that are worked on together in one thread; None is the usual number.
         """
         if not (may_leave and self._wants_processes and len(items) >= _A_PROCESS_TASK):
-            return self._here(work, items, slow)
+            return self._here(work, items, slow, size or _A_TASK)
         try:
             return self._completed(self._in_processes(work, items), work, items, slow)
         except BrokenProcessPool:
             self._wants_processes = False
-            return self._here(work, items, slow)
+            return self._here(work, items, slow, _A_TASK)
 
     def _completed(
         self,
@@ -83,13 +90,13 @@ class ManyFiles:
                 yield part, results
         except BrokenProcessPool:
             self._wants_processes = False
-            yield from self._here(work, items[done:], slow)
+            yield from self._here(work, items[done:], slow, _A_TASK)
 
     def _here(
-        self, work: Work[_Item, _Result], items: Sequence[_Item], slow: float
+        self, work: Work[_Item, _Result], items: Sequence[_Item], slow: float, size: int
     ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
         done = 0
-        for part in _parts(items, _A_TASK):
+        for part in _parts(items, size):
             started = time.perf_counter()
             results = work(part)
             done += len(part)
@@ -99,7 +106,7 @@ class ManyFiles:
                 break
         if done < len(items):
             self._threads = self._threads or ThreadPoolExecutor(max_workers=min(32, 2 * self._cores + 2))
-            yield from _mapped(self._threads, work, items[done:], _A_TASK)
+            yield from _mapped(self._threads, work, items[done:], size)
 
     def _in_processes(
         self, work: Work[_Item, _Result], items: Sequence[_Item]

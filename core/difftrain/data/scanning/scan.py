@@ -11,6 +11,7 @@ from pathlib import Path
 
 from difftrain.data.buckets import SizeLimits, broken_limit
 from difftrain.data.entries.data_plan import DatasetPlan
+from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.other_files import note_listing
 from difftrain.data.scanning.file_facts import FileFacts
@@ -86,7 +87,12 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
         *examined.findings,
         *_told("unreadable_caption", "problem", plan, _complaints(complaints.values())),
         *_told("listing", "note", plan, note_listing(listing)),
-        *_told("several_captions", "note", plan, _split(captions, by_source=captioned_by_source)),
+        *_told(
+            "several_captions",
+            "note",
+            plan,
+            _split(captions, by_line=not captioned_by_source and isinstance(plan.captions, TextfileCaptions)),
+        ),
     ]
     return Scan(
         records=records,
@@ -148,7 +154,8 @@ def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex
     brought = [] if plan.is_reference else [one for image in images for one in image.references]
     everything = [*images, *brought]
     with reporter.phase(f"scan {plan.id}", len(everything)) as phase:
-        facts = index.examine(everything, phase)
+        # images that stream are encoded in training: decode them now, rather than read the whole set once more
+        facts = index.examine(everything, phase, decode=plan.source.streams)
     brought_facts = {one.place: its for one, its in zip(brought, facts[len(images) :], strict=True)}
     used: list[tuple[SourceImage, FileFacts]] = []
     for image, one in zip(images, facts, strict=False):
@@ -260,12 +267,13 @@ def _complaints(complaints: Collection[str]) -> list[str]:
         return []
     texts = [complaint.partition("\nhint: ")[0] for complaint in complaints]
     hint = next((hint for complaint in complaints if (hint := complaint.partition("\n")[2])), "")
-    return [f"{len(texts)} captions cannot be read: {first_few(texts)}" + (f"\n{hint}" if hint else "")]
+    different = list(dict.fromkeys(texts))  # images of one table have one complaint
+    return [f"{len(texts)} captions cannot be read: {first_few(different)}" + (f"\n{hint}" if hint else "")]
 
 
-def _split(captions: Collection[tuple[str, ...] | None], *, by_source: bool) -> list[str]:
+def _split(captions: Collection[tuple[str, ...] | None], *, by_line: bool) -> list[str]:
     count = sum(caption is not None and len(caption) > 1 for caption in captions)
     if not count:
         return []
-    which = "" if by_source else ", one per line of their caption file"
+    which = ", one per line of their caption file" if by_line else ""
     return [f"{count} images have several captions{which}: one of them is drawn at each visit"]

@@ -2,6 +2,7 @@
 
 - `set_rules`: how each dataset takes part
 - `draws`: random numbers of visits, for whole epochs at once
+- `shelf_windows`: keeps together what is stored together; pure
 - `epoch`: the samples of one epoch, in batches; pure
 - `rounds`: deals batches to steps and processes; pure
 - `coming_batches`: the shapes that batches of a run will have

@@ -20,6 +20,7 @@ from difftrain.data.packed.sample_table import Numbers, SampleTable
 from difftrain.data.seeding import SEED_BITS
 from difftrain.data.streaming.draws import Words, drawn_below, uniform, visit_numbers
 from difftrain.data.streaming.set_rules import EpochRules
+from difftrain.data.streaming.shelf_windows import PlacedWindows, ShelfWindows
 from difftrain.types import PlacedImage, Sample
 
 Batch = tuple["Visit", ...]
@@ -175,13 +176,14 @@ def plan_epoch(
         active: Ids of the datasets that take part; None is all.
     """
     table = SampleTable.of(samples)
-    places, numbers = _remaining(table, epoch, rules, taken, active)
+    windows = ShelfWindows(samples, epoch, rules).placed(samples)
+    places, numbers = _remaining(table, epoch, rules, taken, active, windows)
     shown: Sequence[Sample] = samples
     if rules.placed:
         shown = [rules.placed(sample, epoch) for sample in samples]
         table = SampleTable.of(shown)
     visits = _drawn(table, places, numbers, rules)
-    kinds, sizes = _kinds(table, shown, visits, rules)
+    kinds, sizes = _kinds(table, shown, visits, rules, windows)
     order, starts = _batched(kinds, sizes)
     return EpochPlan(samples, epoch, rules, visits.at(order), starts, kinds[order][starts[:-1]])
 
@@ -229,7 +231,12 @@ def epochs_vary(samples: Sequence[Sample], rules: EpochRules) -> bool:
 
 
 def _remaining(
-    table: SampleTable, epoch: int, rules: EpochRules, taken: Taken, active: Container[str] | None
+    table: SampleTable,
+    epoch: int,
+    rules: EpochRules,
+    taken: Taken,
+    active: Container[str] | None,
+    windows: PlacedWindows | None,
 ) -> tuple[Numbers, Words]:
     """Return every remaining visit of an epoch in order: the sample's place, and the visit's number."""
     sets, names = table.sets, table.names
@@ -245,7 +252,10 @@ def _remaining(
         rounds = math.ceil(end / span) if own.ignores_epochs else 1
         for repeat in range(rounds * (own.repeats + 1)):
             numbers = visit_numbers(names[places], seed=rules.seed, epoch=epoch, repeat=repeat)
-            when = (repeat // (own.repeats + 1) + numbers / 2**SEED_BITS) * span
+            share = numbers / 2**SEED_BITS
+            if windows is not None:
+                share = (windows.number[places] + share) / windows.of[places]
+            when = (repeat // (own.repeats + 1) + share) * span
             kept = np.ones(len(places), dtype=bool)
             if own.ignores_epochs:
                 kept &= when < end
@@ -282,7 +292,9 @@ def _drawn(table: SampleTable, places: Numbers, numbers: Words, rules: EpochRule
     return _Drawn(samples=places, numbers=numbers, choices=choices, captions=captions, bare=bare)
 
 
-def _kinds(table: SampleTable, samples: Sequence[Sample], visits: _Drawn, rules: EpochRules) -> tuple[Numbers, Numbers]:
+def _kinds(
+    table: SampleTable, samples: Sequence[Sample], visits: _Drawn, rules: EpochRules, windows: PlacedWindows | None
+) -> tuple[Numbers, Numbers]:
     """Return which visits can be stacked, those with equal numbers, and how many of them a batch takes; [N] each."""
     own = [rules.of(name) for name in table.datasets]
     sizes = np.array([rules.batch_size_of(name) for name in table.datasets] or [1], dtype=np.int64)
@@ -302,7 +314,8 @@ def _kinds(table: SampleTable, samples: Sequence[Sample], visits: _Drawn, rules:
     keys = np.zeros_like(sets)
     if rules.batch_key:
         keys = table.keys_by(rules.batch_key, samples)[visits.samples]
-    columns = np.stack([shapes, manners[sets], keys])
+    together = np.zeros_like(sets) if windows is None else windows.key[visits.samples]
+    columns = np.stack([shapes, manners[sets], keys, together])
     kinds = columns[0]
     for column in columns[1:]:
         kinds = kinds * (int(column.max(initial=0)) + 1) + column

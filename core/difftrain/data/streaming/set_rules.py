@@ -34,6 +34,8 @@ class SetRules:
     """Last one; None is the last of the run."""
     ignores_epochs: bool = False
     """Whether an epoch ends without waiting for this set."""
+    by_shelf: bool = False
+    """Whether images that are stored together are shown in one part of the epoch."""
 
     def in_steps(self, step: int) -> bool:
         """Return whether the set takes part in an optimizer step, which counts from 1."""

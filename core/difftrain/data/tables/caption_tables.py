@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -17,18 +14,18 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from difftrain.config.messages import nearest
 from difftrain.config.options import Options
-from difftrain.contracts import CaptionSource
+from difftrain.data.files.captions import PromptedCaptions
 from difftrain.data.files.local_image import LocalImage, file_stamp
-from difftrain.data.files.utf8 import decode_utf8
+from difftrain.data.tables.csv_set import ListedImage
+from difftrain.data.tables.plain_tables import READERS, Row, cannot_read
+from difftrain.data.tables.row_filter import one_or_many
 from difftrain.data.tables.set_options import need_pyarrow, parse_block
-from difftrain.data.tables.table_file import absolute, open_table
+from difftrain.data.tables.table_file import absolute
 from difftrain.errors import DataError, printable
-from difftrain.machine.open_file import open_file
 from difftrain.types import SourceImage
 
 _NAME_COLUMNS = ("file_name", "filename", "id")
-_CAPTION_COLUMNS = ("text", "caption", "prompt")
-Row = Mapping[str, Any]
+_CAPTION_COLUMNS = ("text", "caption", "prompt", "description")
 
 
 class TableOptions(Options):
@@ -41,8 +38,8 @@ class TableOptions(Options):
     """Column with the image's path below instance_data_dir or below the table's folder, or its name; default: the first
     that exists of file_name, filename, id."""
     caption_column: tuple[str, ...] = Field((), max_length=20)
-    """Column with a caption or a list of captions, or a list of such columns; default: the first that exists of text,
-    caption, prompt."""
+    """Column with a caption or a list of captions, or a list of such columns, tried in order; default: the first that
+    exists of text, caption, prompt, description."""
     fallback_caption_column: str | None = None
     """Column used where caption_column is empty."""
     identifier_includes_extension: bool = True
@@ -55,9 +52,7 @@ class TableOptions(Options):
     @field_validator("caption_column", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        if isinstance(value, str):
-            return (value,)
-        return tuple(value) if isinstance(value, list) else value
+        return one_or_many(value)
 
 
 class _Table:
@@ -111,21 +106,34 @@ class _ReadTables:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._tables: dict[str, tuple[str, _Table]] = {}
+        self._tables: dict[str, tuple[str, _Table | DataError]] = {}
 
     def __reduce__(self) -> tuple[type[_ReadTables], tuple[()]]:
         return _ReadTables, ()  # another process reads its own
 
     def get(self, file: str, stamp: str, read: Callable[[], _Table]) -> _Table:
+        """Return the table in a file.
+
+        Raises:
+            DataError: If it cannot be read; it is not tried again for every image.
+        """
         with self._lock:
             known = self._tables.get(file)
             if known is None or known[0] != stamp:
-                known = self._tables[file] = stamp, read()
-            return known[1]
+                try:
+                    known = stamp, read()
+                except DataError as error:
+                    known = stamp, error
+                self._tables[file] = known
+        if isinstance(known[1], DataError):
+            raise DataError(*known[1].problems) from known[1]
+        return known[1]
 
 
-class _TableCaptions(CaptionSource):
+class _TableCaptions(PromptedCaptions):
     """Finds the table of an image."""
+
+    remedy: ClassVar[str] = "name each one in the table, with a caption"
 
     _settings: TableOptions = PrivateAttr(default_factory=TableOptions)
     _tables: _ReadTables = PrivateAttr(default_factory=_ReadTables)
@@ -134,14 +142,6 @@ class _TableCaptions(CaptionSource):
     def _block_is_right(self) -> Self:
         self._settings = parse_block(TableOptions, getattr(self, self.name), f"{self.name}: ")
         return self
-
-    @abstractmethod
-    def _rows(self, file: str) -> Iterator[tuple[int, Row]]:
-        """Yield the rows of a table, each with its number for messages.
-
-        Raises:
-            DataError: If it cannot be read.
-        """
 
     def files(self, image: SourceImage) -> tuple[str | Path, ...]:
         return tuple(self._places(image)) if isinstance(image, LocalImage) else ()
@@ -158,9 +158,10 @@ class _TableCaptions(CaptionSource):
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise DataError(_cannot_read(file, error)) from error
+                raise DataError(cannot_read(file, error)) from error
             table = self._tables.get(file, stamp, partial(self._read, file))
-            return table.find(_names(image, file, is_named=bool(self._settings.path)))
+            found = table.find(_names(image, file, is_named=bool(self._settings.path)))
+            return tuple(map(self._prompted, found)) if found else None
         if self._settings.path:
             raise DataError(
                 f"{self.name}: path {printable(self._settings.path)} does not exist\n"
@@ -169,7 +170,15 @@ class _TableCaptions(CaptionSource):
         return None
 
     def _read(self, file: str) -> _Table:
-        return _Table(file, self._rows(file), self._settings)
+        wanted = self._settings
+        columns = (wanted.filename_column, *wanted.caption_column, wanted.fallback_caption_column)
+        names = [*_NAME_COLUMNS, *_CAPTION_COLUMNS, *(name for name in columns if name)]
+        return _Table(file, READERS[self._kind(file)](file, names), wanted)
+
+    def _kind(self, file: str) -> str:
+        """Return how a table is read: as its ending says, whichever block names it."""
+        ending = file.lower().rpartition(".")[2]
+        return ending if ending in READERS else self.name
 
     def _places(self, image: LocalImage) -> list[str]:
         """Return where the image's table may be, the nearest first."""
@@ -200,23 +209,8 @@ def _texts(value: object) -> list[str]:
     return [text.strip() for text in values if isinstance(text, str) and text.strip()]
 
 
-def _cannot_read(file: str, error: OSError) -> str:
-    return f"{printable(file)}: cannot be read ({(error.strerror or str(error)).lower()})"
-
-
-def _lines(file: str) -> list[str]:
-    try:
-        with open_file(file) as stream:
-            text = decode_utf8(stream.read())
-    except OSError as error:
-        raise DataError(_cannot_read(file, error)) from error
-    if text is None:
-        raise DataError(f"{printable(file)}: is not UTF-8\nhint: convert it with iconv -t UTF-8")
-    return text.split("\n")
-
-
 class ParquetCaptions(_TableCaptions):
-    """A parquet table that names the images; needs the extra ``hf``."""
+    """A parquet table that names the images; needs the extra ``hf``. Its path may also be a .jsonl or .csv file."""
 
     name: ClassVar[str] = "parquet"
 
@@ -225,20 +219,9 @@ class ParquetCaptions(_TableCaptions):
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
-        need_pyarrow("caption_strategy = parquet")
+        if self._kind(self._settings.path or "") == self.name:
+            need_pyarrow("caption_strategy = parquet")
         return self
-
-    def _rows(self, file: str) -> Iterator[tuple[int, Row]]:
-        wanted = self._settings
-        try:
-            table = open_table(file, file_stamp(file))
-            known = {*_NAME_COLUMNS, *_CAPTION_COLUMNS, wanted.filename_column, *wanted.caption_column}
-            known.add(wanted.fallback_caption_column)
-            # other columns may hold whole images
-            columns = [name for name in table.schema.names if name in known] or table.schema.names
-            yield from enumerate(table.values(columns))
-        except OSError as error:
-            raise DataError(_cannot_read(file, error)) from error
 
 
 class JsonLinesCaptions(_TableCaptions):
@@ -249,31 +232,25 @@ class JsonLinesCaptions(_TableCaptions):
     jsonl: dict[str, Any] = {}
     """A block: the table and its columns."""
 
-    def _rows(self, file: str) -> Iterator[tuple[int, Row]]:
-        for number, line in enumerate(_lines(file), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{printable(file)}:{number}: is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{printable(file)}:{number}: is not an object {{...}}")
-            yield number, row
-
 
 class CsvCaptions(_TableCaptions):
-    """A CSV file with a header that names the images, such as ``metadata.csv``."""
+    """A CSV file with a header that names the images, such as ``metadata.csv``. With type = csv, the captions are in
+    the same file as the names."""
 
     name: ClassVar[str] = "csv"
 
     csv: dict[str, Any] = {}
     """A block: the table and its columns."""
 
-    def _rows(self, file: str) -> Iterator[tuple[int, Row]]:
-        reader = csv.DictReader(line + "\n" for line in _lines(file))
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise DataError(f"{printable(file)}:{reader.line_num}: is not CSV ({error})") from error
+    def files(self, image: SourceImage) -> tuple[str | Path, ...]:
+        # the row's own captions are not remembered: they change with csv_caption_column
+        return () if self._are_own(image) else super().files(image)
+
+    def captions(self, image: SourceImage) -> tuple[str, ...] | None:
+        if not self._are_own(image):
+            return super().captions(image)
+        return tuple(map(self._prompted, image.captions)) if image.captions else None
+
+    def _are_own(self, image: SourceImage) -> bool:
+        """Return whether the captions of an image are those of the row that names it."""
+        return isinstance(image, ListedImage) and not self._settings.path

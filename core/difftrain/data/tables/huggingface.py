@@ -6,18 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from difftrain.contracts import CaptionSource, DataSource, Listing
-from difftrain.data.files.local_image import file_stamp
+from difftrain.contracts import DataSource, Listing
+from difftrain.data.files.captions import PromptedCaptions
 from difftrain.data.tables.columns import Column, find_column, is_image, is_text
-from difftrain.data.tables.row_filter import RowFilter, row_filter
+from difftrain.data.tables.row_filter import RowFilter, one_or_many, row_filter
+from difftrain.data.tables.row_groups import KEPT_BYTES
 from difftrain.data.tables.row_image import RowImage
-from difftrain.data.tables.set_files import find_files
+from difftrain.data.tables.set_files import FoundFile, find_files
 from difftrain.data.tables.set_options import SetOptions, need_pyarrow, parse_block
 from difftrain.data.tables.table_file import TableFile, open_table
 from difftrain.errors import DataError, printable
-from difftrain.types import Panel, SourceImage
+from difftrain.types import Panel, Shelf, SourceImage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,69 +39,76 @@ class HuggingFaceSource(DataSource):
     revision: str | None = None
     """Branch, tag or commit of a set of the hub; default: its main branch."""
     streaming: bool = False
-    """Not supported: images are looked at before the first step, so their files must be here."""
+    """Read files of the hub there, keep none of them, and encode images when a batch first needs them, in the order in
+    which they are stored."""
+    image_column: str | None = None
+    """As in the block."""
+    caption_column: tuple[str, ...] = ()
+    """As in the block."""
+    fallback_caption_column: str | None = None
+    """As in the block."""
     huggingface: dict[str, Any] = {}
     """A block: the columns and rows to use."""
+
+    @field_validator("caption_column", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return one_or_many(value)
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
         need_pyarrow("type = huggingface")
         problems = []
-        settings = SetOptions()
+        settings = None
         try:
-            settings = self.settings
+            settings = parse_block(SetOptions, self.huggingface, "huggingface: ")
         except ValueError as error:
             problems.append(str(error))
-        for key in ("dataset_name", "split", "revision", "streaming"):
-            try:
-                value = self._chosen(key, settings)
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            if key == "dataset_name" and not value and "dataset_name" not in self.huggingface:
-                problems.append("dataset_name is missing; name a set of the hub, or a folder of parquet files")
-            if key == "streaming" and value:
-                problems.append(
-                    "streaming = true is not supported: images are looked at before the first step; set it to false, "
-                    "and the files are downloaded once and rows are read from them"
-                )
+        if settings is not None:
+            for key, outer in self._beside().items():
+                inner = getattr(settings, key)
+                if key in settings.model_fields_set and inner and inner != outer:
+                    problems.append(
+                        f"{key} is {_shown(outer)} beside the block huggingface and {_shown(inner)} inside it; keep one"
+                    )
+        if not self.dataset_name and not self.huggingface.get("dataset_name"):
+            problems.append("dataset_name is missing; name a set of the hub, or a folder of parquet files")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     @property
     def settings(self) -> SetOptions:
-        return parse_block(SetOptions, self.huggingface, "huggingface: ")
+        """Return the values of the block, and those beside it."""
+        return parse_block(SetOptions, self.huggingface, "huggingface: ").model_copy(update=self._beside())
+
+    def _beside(self) -> dict[str, Any]:
+        """Return the values given beside the block that may also stand inside it."""
+        given = {key: getattr(self, key) for key in self.model_fields_set if key in SetOptions.model_fields}
+        return {key: value for key, value in given.items() if value or value is False}
 
     @property
     def place(self) -> str:
-        return f"set {printable(str(self._chosen('dataset_name', self.settings)))}"
+        return f"set {printable(str(self.settings.dataset_name))}"
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.settings.streaming)
 
     def list_images(self) -> Iterable[SourceImage]:
         return self.survey({}).images
 
     def survey(self, written: Mapping[str, Path]) -> Listing:
         settings = self.settings
-        name, split, revision = (self._chosen(key, settings) for key in ("dataset_name", "split", "revision"))
-        files = find_files(name, split, revision)
-        rows = _Rows(settings, name)
+        assert settings.dataset_name is not None, "validated"
+        files = find_files(settings.dataset_name, settings.split, settings.revision, streaming=bool(settings.streaming))
+        rows = _Rows(settings, settings.dataset_name)
         for file in files:
             rows.take_file(file)
         return Listing(images=rows.images, left_out={"filter_func": rows.left_out}, notes=rows.notes())
 
-    def _chosen(self, key: str, settings: SetOptions) -> Any:
-        """Return a value that may stand beside the block or inside it.
 
-        Raises:
-            ValueError: If the two differ.
-        """
-        outer, inner = getattr(self, key), getattr(settings, key)
-        if key in self.model_fields_set and inner is not None and outer is not None and outer != inner:
-            raise ValueError(f"{key} is {outer!r} beside the block huggingface and {inner!r} inside it; keep one")
-        return outer if inner is None else inner
-
-
-class HuggingFaceCaptions(CaptionSource):
+class HuggingFaceCaptions(PromptedCaptions):
     """The caption column of a Hugging Face set."""
 
     name: ClassVar[str] = "huggingface"
@@ -128,22 +136,22 @@ class _Rows:
         self._filter = RowFilter()
         self._columns: dict[str, Column] = {}
         self._rows = 0
+        self._shelves: list[Shelf] = []
         self.images: list[RowImage] = []
         self.left_out: list[str] = []
         """Keys of the rows that the filter does not keep."""
 
-    def take_file(self, file: str) -> None:
+    def take_file(self, found: FoundFile) -> None:
+        file = found.path
         try:
-            version = file_stamp(file)
-            table = open_table(file, version)
-            self._take(file, version, table)
+            self._take(found, open_table(file, found.version))
         except OSError as error:
             raise DataError(f"{printable(file)} cannot be read ({error.strerror or error})") from error
         except DataError as error:
             raise DataError(f"set {printable(self._name)}, file {printable(Path(file).name)}: {error}") from error
 
     def notes(self) -> list[str]:
-        """Say what the filter left out.
+        """Say what the filter left out, and which row groups are too large.
 
         Raises:
             DataError: If it left out everything.
@@ -155,12 +163,13 @@ class _Rows:
                 f"set {printable(self._name)}: filter_func keeps none of {self._rows} rows ({reasons})\n"
                 "hint: lower the limits, or check their spelling"
             )
-        if not left_out:
-            return []
-        return [f"filter_func keeps {len(self.images)} of {self._rows} rows: {reasons}"]
+        notes = [f"filter_func keeps {len(self.images)} of {self._rows} rows: {reasons}"] if left_out else []
+        return [*notes, *_note_large_groups(self._shelves, self._name)]
 
-    def _take(self, file: str, version: str, table: TableFile) -> None:
+    def _take(self, found: FoundFile, table: TableFile) -> None:
         image_column = self._image_column(table.schema)
+        shelves = table.shelves(image_column.top)
+        self._shelves += shelves
         captions = self._caption_columns(table.schema)
         counted = self._filter.left_out
         self._filter = row_filter(
@@ -170,7 +179,7 @@ class _Rows:
             height_column=self._settings.height_column,
         )
         self._filter.left_out = counted
-        tops = sorted(self._filter.tops | {column.top for column in captions})
+        tops = sorted(self._filter.tops | {column.top for columns in captions for column in columns})
         rows = table.values(tops) if tops else ({} for _ in range(table.rows))
         for number, row in enumerate(rows):
             key = f"{self._rows + number:0{_KEY_DIGITS}}"
@@ -181,10 +190,11 @@ class _Rows:
                     RowImage(
                         key=key,
                         captions=_captions(captions, row),
-                        file=file,
-                        version=version,
+                        file=found.path,
+                        version=found.version,
                         row=number,
                         column=image_column,
+                        group=shelves[table.shelf_number(number)] if shelves else None,
                         panel=self._panel,
                     )
                 )
@@ -197,28 +207,50 @@ class _Rows:
             raise DataError(f"image_column {column.name!r} holds {kind}, not images; columns that may: {able}")
         return self._columns.setdefault(column.name, column)  # rows share one object
 
-    def _caption_columns(self, schema: pa.Schema) -> Sequence[Column]:
+    def _caption_columns(self, schema: pa.Schema) -> Sequence[Sequence[Column]]:
+        """Return the columns whose texts are all captions, then those that are tried where these have none."""
         settings = self._settings
-        found = []
-        for key in ("caption_column", "fallback_caption_column"):
+        wanted = settings.caption_column or tuple(one for one in _CAPTION_COLUMNS if one in schema.names)[:1]
+        found = [[_text_column("caption_column", name, schema) for name in wanted]]
+        for key in ("fallback_caption_column", "description_column"):
             name = getattr(settings, key)
-            if name is None and key == "caption_column":
-                name = next((one for one in _CAPTION_COLUMNS if one in schema.names), None)
             if name is not None:
-                column, kind = find_column(key, name, schema)
-                if not is_text(kind):
-                    raise DataError(f"{key} {name!r} holds {kind}, not text")
-                found.append(column)
+                found.append([_text_column(key, name, schema)])
         return found
 
 
-def _captions(columns: Sequence[Column], row: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the captions of the first column that has any; an empty one if all that is there is an empty text."""
+def _note_large_groups(shelves: Sequence[Shelf], name: str) -> list[str]:
+    large = [one.bytes for one in shelves if one.bytes > KEPT_BYTES]
+    if not large:
+        return []
+    return [
+        f"set {printable(name)}: {len(large)} of {len(shelves)} row groups hold more than {KEPT_BYTES >> 20} MiB of "
+        f"images, the largest {max(large) >> 20} MiB: reading one image decodes its whole group, which takes that much "
+        "memory and, in random order, that much time for nearly every image\n"
+        "hint: write the files again in groups of 100 rows, as docs/rows.md shows, or set streaming = true, which "
+        "reads a group once an epoch"
+    ]
+
+
+def _text_column(key: str, name: str, schema: pa.Schema) -> Column:
+    column, kind = find_column(key, name, schema)
+    if not is_text(kind):
+        raise DataError(f"{key} {name!r} holds {kind}, not text")
+    return column
+
+
+def _shown(value: object) -> str:
+    return repr(", ".join(value) if isinstance(value, tuple) else value)
+
+
+def _captions(choices: Sequence[Sequence[Column]], row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the captions of the first columns that have any; an empty one if all that is there is an empty text."""
     is_empty = False
-    for column in columns:
-        value = column.of(row[column.top])
-        texts = [text.strip() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-        captions = tuple(text for text in texts if text)
+    for columns in choices:
+        values = [column.of(row[column.top]) for column in columns]
+        flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
+        texts = [text.strip() for text in flat if isinstance(text, str)]
+        captions = tuple(dict.fromkeys(text for text in texts if text))
         if captions:
             return captions
         is_empty |= bool(texts)

@@ -21,7 +21,7 @@ class FilterOptions(Options):
     """The keys of ``filter_func``; a row must meet all of them."""
 
     collection: tuple[str, ...] = ()
-    """Names, of which the column ``collection`` must hold one."""
+    """Names, of which the column ``collection`` must hold one, or a list with one."""
     quality_column: str = "quality_assessment"
     """Column with the scores that quality_thresholds names."""
     quality_thresholds: dict[str, float] = {}
@@ -34,9 +34,14 @@ class FilterOptions(Options):
     @field_validator("collection", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        if isinstance(value, str):
-            return (value,)
-        return tuple(value) if isinstance(value, list) else value
+        return one_or_many(value)
+
+
+def one_or_many(value: object) -> object:
+    """Return a text or a list of texts as a tuple; anything else unchanged, for validation to refuse."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(kw_only=True)
@@ -69,7 +74,7 @@ def row_filter(options: FilterOptions, schema: pa.Schema, *, width_column: str, 
     if options.collection:
         column, _ = find_column("filter_func: collection: column", "collection", schema)
         wanted = frozenset(options.collection)
-        made.conditions.append((f"collection in {', '.join(options.collection)}", column, wanted.__contains__))
+        made.conditions.append((f"collection in {', '.join(options.collection)}", column, _one_of(wanted)))
     for name, least in options.quality_thresholds.items():
         column = _score_column(options.quality_column, name, schema)
         made.conditions.append((f"{column.name} at least {least:g}", column, _at_least(least)))
@@ -91,6 +96,11 @@ def _score_column(parent: str, name: str, schema: pa.Schema) -> Column:
     if name in schema.names:
         return find_column("", name, schema)[0]
     return find_column("filter_func: quality_thresholds: column", f"{parent}.{name}", schema)[0]
+
+
+def _one_of(wanted: frozenset[str]) -> Callable[[Any], bool]:
+    """Return the condition that a value, or one of a list of values, is among those wanted; numbers as texts."""
+    return lambda value: any(str(one) in wanted for one in (value if isinstance(value, list) else [value]))
 
 
 def _at_least(limit: float) -> Callable[[Any], bool]:

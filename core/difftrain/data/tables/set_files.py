@@ -7,9 +7,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from difftrain.config.messages import nearest
+from difftrain.data.files.local_image import file_stamp
+from difftrain.data.tables.hub_files import hub_errors, list_hub_files
 from difftrain.data.tables.table_file import absolute
 from difftrain.errors import DataError, printable
 
@@ -24,21 +26,40 @@ _SPLITS = {
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def find_files(name: str, split: str | None, revision: str | None) -> list[str]:
-    """Return absolute paths of the files of a split, in order of the rows; asks the hub only for what is not here.
+class FoundFile(NamedTuple):
+    """A file of a set."""
+
+    path: str
+    """Absolute, or a name of a file on the hub."""
+    version: str
+    """Changes with its bytes."""
+
+
+def find_files(name: str, split: str | None, revision: str | None, *, streaming: bool = False) -> list[FoundFile]:
+    """Return the files of a split, in order of the rows; asks the hub only for what is not here.
+
+    Args:
+        streaming: Leave files of the hub there instead of keeping them on this machine.
 
     Raises:
         DataError: If the set or the split does not exist, or cannot be reached.
     """
     path = Path(name).expanduser()
     if path.exists():
-        return _local_files(Path(absolute(str(path))), split)
+        return list(map(_here, _local_files(Path(absolute(str(path))), split)))
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise DataError(
             f"dataset_name {printable(name)} does not exist\nhint: relative paths start at {Path.cwd()}; "
             "a set of the hub is named OWNER/NAME"
         )
-    return _hub_files(name, split, revision)
+    return _streamed(name, split, revision) if streaming else list(map(_here, _hub_files(name, split, revision)))
+
+
+def _here(file: str) -> FoundFile:
+    try:
+        return FoundFile(file, file_stamp(file))
+    except OSError as error:
+        raise DataError(f"{printable(file)} cannot be read ({error.strerror or error})") from error
 
 
 def _local_files(path: Path, split: str | None) -> list[str]:
@@ -76,11 +97,10 @@ def _hub_files(name: str, split: str | None, revision: str | None) -> list[str]:
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of whichever httpx it uses
         HfHubHTTPError,
         HTTPError,
-        LocalEntryNotFoundError,
         OfflineModeIsEnabled,
     )
 
-    try:
+    with hub_errors(name):
         try:
             listed = HfApi().list_repo_files(name, repo_type="dataset", revision=revision)
         except (OfflineModeIsEnabled, HTTPError) as error:
@@ -90,17 +110,16 @@ def _hub_files(name: str, split: str | None, revision: str | None) -> list[str]:
             return _local_files(Path(folder), split)
         chosen = _chosen(_by_split([one for one in listed if one.endswith(_SUFFIXES)]), split, name)
         return [hf_hub_download(name, one, repo_type="dataset", revision=revision) for one in chosen]
-    except LocalEntryNotFoundError as error:
+
+
+def _streamed(name: str, split: str | None, revision: str | None) -> list[FoundFile]:
+    listed = list_hub_files(name, revision)
+    if not listed:
         raise DataError(
-            f"dataset_name {name!r} is no path on this machine, is not in the cache of the hub, and the hub cannot be "
-            f"reached\nhint: relative paths start at {Path.cwd()}"
-        ) from error
-    except (OSError, HTTPError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise DataError(
-            f"dataset_name {name!r} cannot be loaded from the hub ({first})\n"
-            "hint: check its name and revision; for a set with restricted access run hf auth login"
-        ) from error
+            f"dataset_name {printable(name)} has no parquet files, and streaming reads no others\n"
+            'hint: try revision = "refs/convert/parquet", or set streaming = false'
+        )
+    return [FoundFile(*listed[one]) for one in _chosen(_by_split(listed), split, name)]
 
 
 def _by_split(names: Iterable[str]) -> dict[str, list[str]]:

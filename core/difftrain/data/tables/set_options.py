@@ -6,12 +6,12 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.section import parse_options
-from difftrain.data.tables.row_filter import FilterOptions
+from difftrain.data.tables.row_filter import FilterOptions, one_or_many
 
 _COMPOSITE, _FILTER = "composite_image_config: ", "filter_func: "
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -49,10 +49,13 @@ class SetOptions(Options):
     """As beside the block."""
     image_column: str = "image"
     """Column with the images: files as bytes, or paths of files."""
-    caption_column: str | None = None
-    """Column with a caption or a list of captions; default: the first that exists of caption, text, prompt."""
+    caption_column: tuple[str, ...] = Field((), max_length=20)
+    """Column with a caption or a list of captions, or a list of such columns, whose texts are all captions; default:
+    the first that exists of caption, text, prompt."""
     fallback_caption_column: str | None = None
     """Column used where caption_column is empty."""
+    description_column: str | None = None
+    """Column used where these two are empty."""
     width_column: str = "width"
     """Column with the width in pixels, for filter_func."""
     height_column: str = "height"
@@ -61,6 +64,11 @@ class SetOptions(Options):
     """A block: use one panel of images that are several images side by side."""
     filter_func: dict[str, Any] = {}
     """A block: use only some rows."""
+
+    @field_validator("caption_column", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return one_or_many(value)
 
     @model_validator(mode="after")
     def _blocks_are_right(self) -> Self:

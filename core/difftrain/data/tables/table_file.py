@@ -5,22 +5,21 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from difftrain.data.files.local_image import file_stamp
+from difftrain.data.tables.hub_files import fetched, is_on_hub, open_hub_file
+from difftrain.data.tables.row_groups import kept_groups
+from difftrain.types import Shelf
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-_KEPT_BYTES = 256 * 2**20
-"""Decoded row groups that a process keeps, so that neighbouring rows are decoded once."""
-_KEPT_GROUPS = 2
-"""Kept however large they are: threads that read rows on both sides of a border would decode both again and again."""
 _ROWS_A_BATCH = 1000
 
 
@@ -36,74 +35,102 @@ class TableFile(Protocol):
     def cell(self, row: int, column: str) -> Any:
         """Return one value."""
 
+    def shelves(self, column: str) -> Sequence[Shelf]:
+        """Return the row groups of a column in order; none if any row is read by itself."""
+
+    def shelf_number(self, row: int) -> int:
+        """Return the index of a row's group among :attr:`shelves`."""
+
 
 def open_table(path: str, version: str) -> TableFile:
     """Open a file; called from several threads.
 
     Args:
-        version: Its :func:`~difftrain.data.files.local_image.file_stamp` when its rows were listed.
+        version: Its :func:`~difftrain.data.files.local_image.file_stamp` when its rows were listed, or what
+            :func:`~difftrain.data.tables.hub_files.list_hub_files` gives.
 
     Raises:
         OSError: If it cannot be read, or has changed since.
     """
-    if file_stamp(path) != version:
+    if not is_on_hub(path) and file_stamp(path) != version:
         raise OSError(errno.ESTALE, "the file has changed since it was listed")
     return _opened(path, version)
 
 
 @lru_cache(maxsize=64)
-def _opened(path: str, version: str) -> TableFile:  # noqa: ARG001 - another version is another entry
+def _opened(path: str, version: str) -> TableFile:
+    with readable(path):
+        return _ParquetFile(path, version) if path.endswith(".parquet") else _ArrowFile(path)
+
+
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turn errors of pyarrow and of the network in the block into OSError.
+
+    Raises:
+        OSError: If the file is not what its ending says, or cannot be fetched.
+    """
     import pyarrow as pa
 
     try:
-        return _ParquetFile(path) if path.endswith(".parquet") else _ArrowFile(path)
+        if is_on_hub(path):
+            with fetched():
+                yield
+        else:
+            yield
     except pa.ArrowException as error:
         raise OSError(errno.EIO, f"not a readable {path.rpartition('.')[2]} file: {error}") from error
 
 
 class _ParquetFile:
-    def __init__(self, path: str) -> None:
-        import pyarrow.parquet as pq
-
-        self._path = path
-        self._file = pq.ParquetFile(path, memory_map=False)
+    def __init__(self, path: str, version: str) -> None:
+        self._path, self._version = path, version
+        self._file = self._open()
         self.schema = self._file.schema_arrow
-        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._metadata = self._file.metadata
+        counts = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
         self._ends = list(accumulate(counts))
         self.rows = self._ends[-1] if self._ends else 0
-        self._lock = Lock()
-        self._kept: OrderedDict[tuple[int, str], pa.ChunkedArray] = OrderedDict()
+        self._shelves: dict[str, Sequence[Shelf]] = {}
 
     def values(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            with pq.ParquetFile(self._path, memory_map=False) as file:  # another reader has no need of the lock
-                for batch in file.iter_batches(_ROWS_A_BATCH, columns=list(columns), use_threads=False):
-                    yield from batch.to_pylist()
-        except pa.ArrowException as error:
-            raise OSError(errno.EIO, str(error)) from error
+        with readable(self._path), self._open() as file:  # readers are not for several threads
+            for batch in file.iter_batches(_ROWS_A_BATCH, columns=list(columns), use_threads=False):
+                yield from batch.to_pylist()
 
     def cell(self, row: int, column: str) -> Any:
-        group = bisect_right(self._ends, row)
+        group = self.shelf_number(row)
         start = self._ends[group - 1] if group else 0
-        return self._group(group, column)[row - start].as_py()
+        shelf = self.shelves(column)[group]
+        return kept_groups().get(shelf, shelf.bytes, lambda: self._group(group, column))[row - start].as_py()
+
+    def shelves(self, column: str) -> Sequence[Shelf]:
+        if column not in self._shelves:
+            self._shelves[column] = [
+                Shelf(place=f"{self._path}, column {column}", number=group, bytes=self._size(group, column))
+                for group in range(len(self._ends))
+            ]
+        return self._shelves[column]
+
+    def shelf_number(self, row: int) -> int:
+        return bisect_right(self._ends, row)
+
+    def _open(self) -> pq.ParquetFile:
+        import pyarrow.parquet as pq
+
+        if is_on_hub(self._path):
+            return pq.ParquetFile(open_hub_file(self._path, self._version), pre_buffer=True)
+        return pq.ParquetFile(self._path, memory_map=False)
+
+    def _size(self, group: int, column: str) -> int:
+        """Return the decoded bytes of a group's column, with the columns nested in it."""
+        facts = self._metadata.row_group(group)
+        parts = (facts.column(index) for index in range(facts.num_columns))
+        return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
 
     def _group(self, group: int, column: str) -> pa.ChunkedArray:
-        import pyarrow as pa
-
-        with self._lock:
-            if (group, column) not in self._kept:
-                try:
-                    table = self._file.read_row_group(group, columns=[column], use_threads=False)
-                except pa.ArrowException as error:
-                    raise OSError(errno.EIO, str(error)) from error
-                self._kept[group, column] = table.column(0)
-                while len(self._kept) > _KEPT_GROUPS and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end((group, column))
-            return self._kept[group, column]
+        with readable(self._path):
+            return self._file.read_row_group(group, columns=[column], use_threads=False).column(0)
 
 
 class _ArrowFile:
@@ -126,6 +153,12 @@ class _ArrowFile:
 
     def cell(self, row: int, column: str) -> Any:
         return self._table.column(column)[row].as_py()
+
+    def shelves(self, column: str) -> Sequence[Shelf]:
+        return ()
+
+    def shelf_number(self, row: int) -> int:
+        return 0
 
 
 def absolute(path: str) -> str:
