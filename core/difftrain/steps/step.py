@@ -237,8 +237,13 @@ class _Prepared:
 def _prepared(state: TrainingState, batch: Batch, sigma: Tensor, noise: Tensor) -> _Prepared:
     device = state.accelerator.device
     batch = batch.to(device, state.compute_dtype)
-    noisy = state.noise_process.add_noise(batch.latents, sigma.to(device), noise.to(device))
+    noisy = state.noise_process.add_noise(batch.latents, _sent(sigma, device), _sent(noise, device))
     return _Prepared(batch=batch, noisy=noisy, model_input=input_of(state, noisy, batch))
+
+
+def _sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on the device. From pinned memory: for other memory the host waits for the GPU."""
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)
 
 
 def input_of(state: TrainingState, noisy: NoisyBatch, batch: Batch) -> Any:

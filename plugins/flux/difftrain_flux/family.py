@@ -242,7 +242,8 @@ class FluxFamily(ModelFamily["FluxInput"]):
         if self.flux_guidance_mode == "constant":
             return torch.full_like(sigma, self.flux_guidance_value)
         span = self.flux_guidance_max - self.flux_guidance_min
-        return (self.flux_guidance_min + span * torch.rand(sigma.shape)).to(sigma)
+        guidance = self.flux_guidance_min + span * torch.rand(sigma.shape)
+        return guidance.pin_memory().to(sigma, non_blocking=True) if sigma.is_cuda else guidance.to(sigma)
 
     # validation
     def make_sampler(
