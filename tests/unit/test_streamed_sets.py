@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -16,6 +17,8 @@ from PIL import Image
 from test_epoch import sample
 
 from difftrain.data.caching.sample_caches import _decoded
+from difftrain.data.packed.packed_samples import PackedSamples
+from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.streaming.epoch import plan_epoch
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
@@ -102,6 +105,13 @@ def samples_of(images):
     return made
 
 
+def windows_of(samples, limit=None):
+    """Return how many windows samples have, and the window of each."""
+    limits = {} if limit is None else {"limit": limit}
+    windows = ShelfWindows(SampleTable.of(samples), samples, 0, RULES, **limits)
+    return len(set(windows.kinds.tolist())), windows.kinds.tolist()
+
+
 def read(batches):
     """Read the images of some batches; return their keys."""
     images = [visit.sample.target.record.image for batch in batches for visit in batch]
@@ -164,35 +174,47 @@ def test_filling_the_cache_reads_each_row_group_once(parquet, loads):
 
 def test_batches_stay_within_a_window_and_are_nearly_full(parquet, loads):
     samples = samples_of(listed(parquet))
-    windows = ShelfWindows(samples, 0, RULES)
+    _, windows = windows_of(samples)
     batches = plan_epoch(samples, 0, RULES)
     for batch in batches:
-        assert len({windows.of(visit.sample) for visit in batch}) == 1
+        assert len({windows[int(visit.sample.target.record.key)] for visit in batch}) == 1
     assert sum(map(len, batches)) / (3 * len(batches)) > 0.9
 
 
-def test_a_group_larger_than_a_window_is_one_and_references_count(parquet, monkeypatch):
-    monkeypatch.setitem(ShelfWindows.__init__.__kwdefaults__, "limit", 1)
+def test_a_group_larger_than_a_window_is_one_and_references_count(parquet):
     samples = samples_of(listed(parquet))
-    windows = ShelfWindows(samples, 0, RULES)
-    assert {windows.of(one).of for one in samples} == {15}
-    other = [one.target for one in samples_of(listed(parquet, image_column="image"))]
-    both = ShelfWindows(samples, 0, RULES, limit=LIMIT)
+    assert windows_of(samples, limit=1)[0] == 15
     paired = [
-        Sample(
-            dataset_id="set", target=sample(0).target, captions=("x",), choices=(ReferenceChoice(references=(image,)),)
-        )
-        for image in other
+        replace(sample(0), dataset_id="set", choices=(ReferenceChoice(references=(one.target,)),)) for one in samples
     ]
-    assert ShelfWindows(paired, 0, RULES, limit=LIMIT).of(paired[0]).of == both.of(samples[0]).of > 1
+    assert windows_of(paired, limit=LIMIT)[0] == windows_of(samples, limit=LIMIT)[0] > 1
+
+
+def test_windows_have_room_for_references_in_another_column(parquet):
+    samples = samples_of(listed(parquet))
+
+    def reference(one):
+        image = one.target.record.image
+        other = replace(image, group=replace(image.group, place="another column"))
+        return replace(one.target, record=replace(one.target.record, image=other))
+
+    paired = [replace(one, choices=(ReferenceChoice(references=(reference(one),)),)) for one in samples]
+    assert windows_of(paired, limit=2 * LIMIT)[0] == windows_of(samples, limit=LIMIT)[0]
+    assert windows_of(paired, limit=LIMIT)[0] > windows_of(samples, limit=LIMIT)[0]
 
 
 def test_sets_that_do_not_stream_have_no_windows(parquet):
     samples = samples_of(listed(parquet))
-    assert not ShelfWindows(samples, 0, EpochRules(seed=1, batch_size=3))
+    windows = ShelfWindows(SampleTable.of(samples), samples, 0, EpochRules(seed=1, batch_size=3))
+    assert not windows.kinds.any()
     local = [sample(number) for number in range(9)]
     by_shelf = EpochRules(seed=1, batch_size=2, sets={"edits": SetRules(by_shelf=True)})
     assert list(plan_epoch(local, 0, by_shelf)) == list(plan_epoch(local, 0, EpochRules(seed=1, batch_size=2)))
+
+
+def test_packed_samples_have_the_same_epochs(parquet, loads):
+    samples = samples_of(listed(parquet))
+    assert list(plan_epoch(PackedSamples.of(samples), 2, RULES)) == list(plan_epoch(samples, 2, RULES))
 
 
 class FakeHub:

@@ -288,13 +288,13 @@ def load_pixels(images: Sequence[PlacedImage]) -> Tensor:
 
 def _decoded(images: Sequence[PlacedImage], batch_size: int) -> Iterator[tuple[list[PlacedImage], Tensor]]:
     """Yield groups of one bucket size with their pixels; decode the next groups while one is encoded."""
-    by_size: dict[Size, list[PlacedImage]] = defaultdict(list)
-    for image in images:
-        by_size[image.geometry.bucket].append(image)
-    groups = [g[i : i + batch_size] for g in by_size.values() for i in range(0, len(g), batch_size)]
-    if any(image.record.image.shelf is not None for image in images):  # else each size would read all shelves
-        order = {id(image): place for place, image in enumerate(images)}
-        groups.sort(key=lambda group: order[id(group[0])])
+    by_size: dict[Size, list[tuple[int, PlacedImage]]] = defaultdict(list)
+    for place, image in enumerate(images):
+        by_size[image.geometry.bucket].append((place, image))
+    numbered = [g[i : i + batch_size] for g in by_size.values() for i in range(0, len(g), batch_size)]
+    if any(group[0][1].record.image.shelf is not None for group in numbered):  # else each size would read all shelves
+        numbered.sort(key=lambda group: group[0][0])
+    groups = [[image for _, image in group] for group in numbered]
     ahead = 4
     with ThreadPoolExecutor(max_workers=ahead) as pool:
         running = [pool.submit(load_pixels, group) for group in groups[:ahead]]

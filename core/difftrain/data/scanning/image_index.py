@@ -122,7 +122,7 @@ class ImageIndex:
         may_leave = not decode and all(type(image) is LocalImage for image, _ in stale.values())
         read_part = partial(read_all, decode=decode)
         reading = [
-            files.work(read_part, some, may_leave=may_leave, size=None if some[0][0].shelf is None else _ROWS_A_TASK)
+            files.work(read_part, some, may_leave=may_leave, size=_ROWS_A_TASK if some[0][0].shelf else None)
             for some in by_shelf(stale.values())
         ]
         yield

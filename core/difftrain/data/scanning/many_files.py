@@ -65,7 +65,7 @@ class ManyFiles:
             work: May run in several threads at once.
             may_leave: Whether work and items can be sent to other processes.
             slow: Seconds for one item from which on threads take over.
-            size: Items that are worked on together in one thread; None is the usual number.
+            size: Items that a thread takes at once; None is the usual number.
         """
         if not (may_leave and self._wants_processes and len(items) >= _A_PROCESS_TASK):
             return self._here(work, items, slow, size or _A_TASK)
@@ -73,7 +73,7 @@ class ManyFiles:
             return self._completed(self._in_processes(work, items), work, items, slow)
         except BrokenProcessPool:
             self._wants_processes = False
-            return self._here(work, items, slow, _A_TASK)
+            return self._here(work, items, slow, size or _A_TASK)
 
     def _completed(
         self,

@@ -20,7 +20,7 @@ from difftrain.data.packed.sample_table import Numbers, SampleTable
 from difftrain.data.seeding import SEED_BITS
 from difftrain.data.streaming.draws import Words, drawn_below, uniform, visit_numbers
 from difftrain.data.streaming.set_rules import EpochRules
-from difftrain.data.streaming.shelf_windows import PlacedWindows, ShelfWindows
+from difftrain.data.streaming.shelf_windows import ShelfWindows
 from difftrain.types import PlacedImage, Sample
 
 Batch = tuple["Visit", ...]
@@ -176,7 +176,7 @@ def plan_epoch(
         active: Ids of the datasets that take part; None is all.
     """
     table = SampleTable.of(samples)
-    windows = ShelfWindows(samples, epoch, rules).placed(samples)
+    windows = ShelfWindows(table, samples, epoch, rules)
     places, numbers = _remaining(table, epoch, rules, taken, active, windows)
     shown: Sequence[Sample] = samples
     if rules.placed:
@@ -236,7 +236,7 @@ def _remaining(
     rules: EpochRules,
     taken: Taken,
     active: Container[str] | None,
-    windows: PlacedWindows | None,
+    windows: ShelfWindows,
 ) -> tuple[Numbers, Words]:
     """Return every remaining visit of an epoch in order: the sample's place, and the visit's number."""
     sets, names = table.sets, table.names
@@ -252,10 +252,7 @@ def _remaining(
         rounds = math.ceil(end / span) if own.ignores_epochs else 1
         for repeat in range(rounds * (own.repeats + 1)):
             numbers = visit_numbers(names[places], seed=rules.seed, epoch=epoch, repeat=repeat)
-            share = numbers / 2**SEED_BITS
-            if windows is not None:
-                share = (windows.number[places] + share) / windows.of[places]
-            when = (repeat // (own.repeats + 1) + share) * span
+            when = (repeat // (own.repeats + 1) + windows.shares(places, numbers / 2**SEED_BITS)) * span
             kept = np.ones(len(places), dtype=bool)
             if own.ignores_epochs:
                 kept &= when < end
@@ -293,7 +290,7 @@ def _drawn(table: SampleTable, places: Numbers, numbers: Words, rules: EpochRule
 
 
 def _kinds(
-    table: SampleTable, samples: Sequence[Sample], visits: _Drawn, rules: EpochRules, windows: PlacedWindows | None
+    table: SampleTable, samples: Sequence[Sample], visits: _Drawn, rules: EpochRules, windows: ShelfWindows
 ) -> tuple[Numbers, Numbers]:
     """Return which visits can be stacked, those with equal numbers, and how many of them a batch takes; [N] each."""
     own = [rules.of(name) for name in table.datasets]
@@ -314,8 +311,7 @@ def _kinds(
     keys = np.zeros_like(sets)
     if rules.batch_key:
         keys = table.keys_by(rules.batch_key, samples)[visits.samples]
-    together = np.zeros_like(sets) if windows is None else windows.key[visits.samples]
-    columns = np.stack([shapes, manners[sets], keys, together])
+    columns = np.stack([shapes, manners[sets], keys, windows.kinds[visits.samples]])
     kinds = columns[0]
     for column in columns[1:]:
         kinds = kinds * (int(column.max(initial=0)) + 1) + column
