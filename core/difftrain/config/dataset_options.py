@@ -104,7 +104,8 @@ class DatasetConfig(Options):
     """Epochs do not wait for this set; with data_backend_sampling uniform it starts over when it is through, and is cut
     off when the others are."""
     is_regularisation_data: bool = False
-    """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do."""
+    """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do.
+    Validations do not draw them."""
     slider_strength: float | None = None
     """Train these samples with the adapter at this strength, for adapters that are used as sliders: 1 is usual, -1 is
     the opposite way. Batches hold one strength."""

@@ -53,6 +53,16 @@ def set_rules(entry: DatasetConfig) -> SetRules:
     )
 
 
+def trained_as_shown(plan: RunPlan, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return the samples whose target the adapter learns to give at its usual strength; all if there are none.
+
+    The target of a regularisation set is not its image, and a slider's may be what the adapter moves away from.
+    """
+    rules = epoch_rules(plan)
+    shown = [one for one in samples if not (own := rules.of(one.dataset_id)).regularises and own.strength > 0]
+    return shown or samples
+
+
 def rounds_of(
     plan: RunPlan, samples: Sequence[Sample], *, start: Position | None = None, step: int = 0, processes: int = 1
 ) -> Rounds:
