@@ -48,6 +48,7 @@ def test_zero_is_from_the_start_and_without_an_end():
         ({"start_step": -1}, {}, "start_step must be at least 1, got -1"),
         ({"train_batch_size": "two"}, {}, "train_batch_size must be a whole number"),
         ({"timestep_sampling_offset": True}, {}, "timestep_sampling_offset must be a number"),
+        ({"timestep_sampling_offset": 100}, {}, "timestep_sampling_offset must be at most 10"),  # it is no timestep
         ({"start_stepp": 1}, {}, "unknown key 'start_stepp'; did you mean 'start_step'?"),
     ],
 )

@@ -109,7 +109,7 @@ class DatasetConfig(Options):
     slider_strength: float | None = None
     """Train these samples with the adapter at this strength, for adapters that are used as sliders: 1 is usual, -1 is
     the opposite way. Batches hold one strength."""
-    timestep_sampling_offset: float = 0.0
+    timestep_sampling_offset: float = Field(0.0, ge=-10, le=10)
     """Moves the set's noise levels: added to their logit, before the shift. 1 is noisier, -1 is cleaner, 0 is off."""
     caption_strategy: str | None = None
     """Where captions come from; default: the data source if it gives any, else the run's. Null on a reference set uses
