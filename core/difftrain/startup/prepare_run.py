@@ -201,6 +201,7 @@ def _check_disk(needs: Sequence[Need]) -> None:
             except MachineError as error:
                 problems.append(str(error))
     if problems:
+        problems[-1] += "\nhint: make these folders writable, or set cache_dir to another one"
         raise MachineError(*problems)
     check_room(needs)
 
