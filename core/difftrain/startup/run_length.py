@@ -10,6 +10,7 @@ from itertools import islice
 from difftrain.config.schema import DatasetConfig
 from difftrain.contracts import ModelFamily
 from difftrain.data.packed.sample_table import SampleTable
+from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
@@ -58,9 +59,11 @@ def trained_as_shown(plan: RunPlan, samples: Sequence[Sample]) -> Sequence[Sampl
 
     The target of a regularisation set is not its image, and a slider's may be what the adapter moves away from.
     """
-    rules = epoch_rules(plan)
-    shown = [one for one in samples if not (own := rules.of(one.dataset_id)).regularises and own.strength > 0]
-    return shown or samples
+    rules = {dataset.id: set_rules(dataset.config) for dataset in plan.data.target_sets}
+    hidden = {name for name, own in rules.items() if own.regularises or own.strength < 0}
+    if not hidden:
+        return samples
+    return PackedSamples.of(sample for sample in samples if sample.dataset_id not in hidden) or samples
 
 
 def rounds_of(
