@@ -11,6 +11,7 @@ from config_runs import PLUGINS, error_of, pair, run_values
 
 from difftrain.cli.demo_flag import opening
 from difftrain.cli.flags import read_command_line
+from difftrain.cli.main import COMMANDS
 from difftrain.config.schema import RunConfig
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "optimi", "optimum", "safetensors")
@@ -185,6 +186,20 @@ OWN = {f"--{key}" for key in ("config", "demo", "fast", "json", "html", "pixels"
 def test_help_shows_defaults_and_registered_names(command):
     text = " ".join(command("--help").out.split())
     assert "One of: adamw_bf16, optimi-lion. [default: adamw_bf16]" in text
+
+
+@pytest.mark.parametrize("named", sorted(COMMANDS))
+def test_a_commands_help_has_the_flags_that_it_takes_and_no_other(command, named):
+    ended = command(named, "--help")
+    shown = {line.split()[0] for line in ended.out.splitlines() if line.startswith("  --")}
+    assert {"--config", "--help"} <= shown <= OWN
+    assert len(ended.out.splitlines()) < 40
+    needed = {"--html": "pages", "--card": "H100"}
+    for flag in sorted(OWN - {"--config", "--demo", "--help"}):
+        given = (flag, needed[flag]) if flag in needed else (flag,)
+        ended = command(named, *given, "--max_train_steps", "no number")
+        refused = f"{flag} works only with " in ended.err + ended.out
+        assert refused == (flag not in shown), flag
 
 
 def test_help_works_beside_a_broken_run_file(command, tmp_path):

@@ -9,8 +9,8 @@ from itertools import islice
 
 from difftrain.config.schema import DatasetConfig
 from difftrain.contracts import ModelFamily
-from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.packed.packed_samples import PackedSamples
+from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.data.streaming.set_rules import EpochRules, SetRules
