@@ -46,7 +46,8 @@ def test_a_true_or_false_flag_may_stand_alone(arguments, value):
 
 @pytest.mark.parametrize("spelling", ["--{} maybe", "--{}=maybe"])
 @pytest.mark.parametrize("key", [key for key, field in RunConfig.model_fields.items() if "bool" in str(field)])
-def test_a_wrong_word_after_a_true_or_false_flag_is_its_value(key, spelling):
+def test_a_wrong_word_after_a_true_or_false_flag_is_its_value(key, spelling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     said = error_of(run_values(**{key: ...}), **given(*spelling.format(key).split()))
     assert said.startswith(f"flag --{key}: {key} must be ")
     assert said.endswith(', got "maybe"')
