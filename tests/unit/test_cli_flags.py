@@ -97,8 +97,9 @@ def test_a_negative_number_is_a_value():
     [
         (("--lora_rnk", "3"), "error: unknown flag --lora_rnk; did you mean --lora_rank?\n"),
         (("chek",), "error: unexpected word 'chek'; did you mean `difftrain check`?\n"),
-        (("--lora_rank",), "error: parameter --lora_rank requires an argument\n"),
-        (("--seed", "1", "--seed", "2"), "error: parameter --seed specified multiple times\n"),
+        (("--lora_rank",), "error: --lora_rank needs a value: --lora_rank VALUE\n"),
+        (("check", "--html"), "error: --html needs a value: --html DIR\n"),
+        (("--seed", "1", "--seed", "2"), "error: --seed is given twice; give it once\n"),
         (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
         (("--json",), "error: --json works only with `difftrain check`, `difftrain plan` and `difftrain plugins`\n"),
         (("check", "--card", "H100"), "error: --card works only with `difftrain plan`\n"),
