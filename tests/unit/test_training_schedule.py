@@ -37,6 +37,30 @@ def test_zero_is_from_the_start_and_without_an_end():
 
 
 @pytest.mark.parametrize(
+    ("sampling", "second", "notes"),
+    [
+        (
+            "auto-weighting",
+            False,
+            ["dataset 'edits': ignore_epochs: no effect, data_backend_sampling is not \"uniform\""],
+        ),
+        ("uniform", False, []),
+        (
+            "uniform",
+            True,
+            [
+                f"dataset {name!r}: ignore_epochs: no effect, there is no set that epochs wait for"
+                for name in ("edits", "more")
+            ],
+        ),
+    ],
+)
+def test_epochs_that_cannot_be_ignored_are_noted(sampling, second, notes):
+    planned = plan(run_values(data_backend_sampling=sampling), two({"ignore_epochs": True}, {"ignore_epochs": second}))
+    assert [note for note in planned.notes if "ignore_epochs" in note] == notes
+
+
+@pytest.mark.parametrize(
     ("first", "second", "part"),
     [
         ({"start_step": 5, "end_step": 4}, {}, "end_step 4 is before start_step 5, so the set would never be used"),

@@ -101,8 +101,8 @@ class DatasetConfig(Options):
     end_epoch: int | None = Field(None, ge=1)
     """Last epoch that uses the set; default: the last of the run."""
     ignore_epochs: bool = False
-    """Epochs do not wait for this set; with data_backend_sampling uniform it starts over when it is through, and is cut
-    off when the others are."""
+    """With data_backend_sampling uniform, epochs do not wait for this set: it starts over when it is through, and is
+    cut off when the others are. No effect otherwise: each set is spread over the whole epoch."""
     is_regularisation_data: bool = False
     """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do.
     Validations do not draw them."""
