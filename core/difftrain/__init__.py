@@ -42,7 +42,7 @@ from difftrain.errors import (
 )
 from difftrain.model.diffusers_files import DiffusersFiles
 from difftrain.model.diffusers_folder import check_complete, file_fingerprint, fingerprint, read_json
-from difftrain.model.hub import fetch_components, fetch_files, find_snapshot
+from difftrain.model.hub import cached_file, fetch_components, fetch_files, find_snapshot
 from difftrain.model.pipeline_sampler import PipelineSampler
 from difftrain.model.quiet_loading import loading, without_bars
 from difftrain.model.shards import read_weights
@@ -130,6 +130,7 @@ __all__ = [
     "__version__",
     "assign_bucket",
     "because",
+    "cached_file",
     "check_complete",
     "cover_bucket",
     "fetch_components",

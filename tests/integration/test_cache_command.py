@@ -66,7 +66,8 @@ def test_prune_removes_what_the_run_does_not_need_and_nothing_else(cache):
     half = before[0].with_name(f".{before[0].name}.123.456")
     fresh = before[1].with_name(f".{before[1].name}.123.456")
     stranger = before[0].with_name("notes.txt")
-    for path in (half, fresh, stranger):
+    weights = stranger.with_name(f"{stranger.parent.name}-lora.safetensors")  # named as its folder, as entries are
+    for path in (half, fresh, stranger, weights):
         path.write_bytes(b"1234")
     os.utime(half, (time.time() - 2 * 24 * 3600,) * 2)
     said = cache("--prune")
@@ -75,6 +76,7 @@ def test_prune_removes_what_the_run_does_not_need_and_nothing_else(cache):
     assert not half.exists()
     assert fresh.exists()
     assert stranger.exists()
+    assert weights.exists()
     assert "0 files that this run does not need" in cache("--prune")
     assert "nothing to encode" in cache(command=None)
 

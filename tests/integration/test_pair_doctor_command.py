@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conftest import run_in
-from difftrain.doctor import alignment
+from difftrain.doctor import alignment, page_rows
 from difftrain.doctor.kinds import KINDS
 from pictures_of_pairs import faulty_pairs, write_config
 
@@ -97,3 +97,13 @@ def test_flags_of_check_are_refused_elsewhere(tmp_path, flags, flag):
     ended = run_in(tmp_path, "plan", *flag, *flags)
     assert ended.status == 2
     assert f"{flag[0]} works only with `difftrain check`" in ended.err
+
+
+def test_a_page_that_cannot_show_all_pairs_is_told_beside_its_path(command, edit_pairs, monkeypatch):
+    monkeypatch.setattr(page_rows, "MOST_ROWS", 3)
+    datasets = edit_pairs(5)
+    arguments = ("check", *edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", "4")
+    said = command(*arguments, "--html", "pages").err
+    assert "note: the page shows 3 of 5 pairs, those with findings first; for the others set " in said
+    monkeypatch.setattr(page_rows, "MOST_ROWS", 5)
+    assert "note: the page shows" not in command(*arguments, "--html", "pages").err

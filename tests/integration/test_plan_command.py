@@ -102,6 +102,18 @@ def test_the_batch_is_the_largest_of_the_data(command, edit_pairs):
     assert found["steps"] == 3
 
 
+def test_a_set_with_larger_batches_of_its_own_gives_the_batch(command, edit_pairs):
+    datasets = edit_pairs(4, edit_sizes=[(64, 64)], resolution=64)
+    entries = json.loads((edit_pairs.folder / datasets).read_text())
+    entries[0]["train_batch_size"] = 4
+    (edit_pairs.folder / datasets).write_text(json.dumps(entries))
+    found = planned(command, *edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", "4")
+    assert found["batch"]["samples"] == 4
+    shutil.rmtree(edit_pairs.folder / "edits")  # what cannot be read is planned in the same batches
+    found = planned(command, *edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", "4")
+    assert found["batch"]["samples"] == 4
+
+
 def test_the_data_is_told_as_check_tells_it(command, edit_pairs):
     datasets = edit_pairs(4, edit_sizes=[(64, 64), (256, 128)], resolution=96)
     arguments = (*edit_pairs.kontext, "--data_backend_config", datasets, "--max_train_steps", "4")

@@ -205,6 +205,21 @@ def test_sets_of_every_kind_train_in_two_processes_and_one_process_continues(tmp
     assert "'slider' ends" in resumed.err
 
 
+def test_a_regularisation_set_trains_in_two_processes_on_a_base_in_eight_bits(tmp_path):
+    # its layers hold buffers, which DDP would exchange in each forward: one process has two, the other one
+    own = {"instance_data_dir": "edits", "resolution": 64, "train_batch_size": 1}
+    sets = [{**own, "id": "edits"}, {**own, "id": "guard", "is_regularisation_data": True, "max_num_samples": 3}]
+    pairs = EditPairs(tmp_path)
+    pairs(count=5, references=None)
+    (tmp_path / "sets.json").write_text(json.dumps(sets))
+    arguments = changed(
+        pairs.kontext, data_backend_config="sets.json", max_train_steps=6, base_model_precision="int8-matmul"
+    )
+    statuses, said = two_ranks(tmp_path, changed(arguments, output_dir="two"))
+    assert statuses == [0, 0], said
+    assert len(steps_of(tmp_path / "two")) == 6
+
+
 def test_processes_with_four_samples_and_one_have_the_gradient_of_five():
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
     script = Path(__file__).with_name("uneven_step.py")

@@ -9,6 +9,9 @@ from long_runs import changed
 from wiring import EDITS, DataTrials
 
 from conftest import EditPairs, run_in
+from difftrain.steps.recorded_steps import RecordedSteps
+from difftrain.training import session
+from recorder import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +184,32 @@ def test_compiled_blocks_see_regularisation_and_strength(train):
     compiled = train.with_datasets(EDITS, guard, slider, **options, dynamo_backend="aot_eager")
     assert {True, False} == {fed.batch.regularises for fed in plain.fed}
     assert [one.loss for one in compiled.results] == pytest.approx([one.loss for one in plain.results], rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("recomputed", ["false", "true"])
+def test_recorded_steps_train_sets_of_every_kind_as_plain_ones_do(train, monkeypatch, recomputed, accumulated):
+    """Sets of one shape differ in what is computed: each kind needs a recording of its own."""
+    sets = [
+        {**EDITS, "train_batch_size": 2},
+        {**MORE, "timestep_sampling_offset": 1},
+        {**MORE, "id": "guard", "is_regularisation_data": True, "start_step": 2},
+        {**MORE, "id": "slider", "slider_strength": -1},
+        {**MORE, "id": "gentle guard", "slider_strength": 0.5, "is_regularisation_data": True, "end_step": 12},
+    ]
+    options = {
+        "max_train_steps": 24 // accumulated, "num_train_epochs": None, "learning_rate": 3e-3,
+        "gradient_accumulation_steps": accumulated, "gradient_checkpointing": recomputed,
+    }  # fmt: skip
+    plain = train.with_datasets(*sets, **options)
+    recorder = Recorder()
+
+    def record(state, reporter):
+        state.recorded = RecordedSteps(state.trained, reporter.say, recorder)
+
+    monkeypatch.setattr(session, "record_steps", record)
+    recorded = train.with_datasets(*sets, **options, output_dir=f"recorded-{recomputed}-{accumulated}")
+    kinds = Counter((fed.batch.latents.shape, fed.batch.regularises, fed.batch.strength) for fed in plain.fed)
+    assert recorder.recordings == sum(times > 1 for times in kinds.values()) > 3  # the first of a kind is computed
+    assert [one.loss for one in recorded.results] == pytest.approx([one.loss for one in plain.results], rel=1e-5)
+    torch.testing.assert_close(recorded.weights[-1], plain.weights[-1], rtol=1e-5, atol=1e-6)

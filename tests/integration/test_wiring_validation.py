@@ -159,3 +159,25 @@ def test_the_adapter_is_in_what_is_measured(train):
     lines = read_metrics(train(validation_on_startup="true", learning_rate=0.05).run.output)
     first, last = (line["fixed_loss"] for line in lines if "fixed_loss" in line)
     assert first != pytest.approx(last, rel=1e-4)
+
+
+def test_samples_that_only_regularise_or_are_turned_away_from_are_neither_drawn_nor_measured(train):
+    common = {"instance_data_dir": "edits", "resolution": 64}
+    sets = [
+        {**common, "id": "a guard", "is_regularisation_data": True},
+        {**common, "id": "away", "slider_strength": -1},
+        {**common, "id": "edits"},
+    ]
+    folder = train().run.folder
+    (folder / "sets.json").write_text(json.dumps(sets))
+    drawing = train(data_backend_config="sets.json", num_eval_images=3)
+    drawn = {path.stem for path in (drawing.run.output / "validation" / "step-000002").glob("*.png")}
+    assert drawn == {"sheet", "edits-0000", "edits-0001", "edits-0002"}
+
+
+def test_where_all_samples_are_turned_away_from_they_are_drawn(train):
+    folder = train().run.folder
+    entry = {"id": "away", "instance_data_dir": "edits", "resolution": 64, "slider_strength": -1}
+    (folder / "away.json").write_text(json.dumps([entry]))
+    drawing = train(data_backend_config="away.json")
+    assert (drawing.run.output / "validation" / "step-000002" / "away-0000.png").is_file()

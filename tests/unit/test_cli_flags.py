@@ -11,6 +11,7 @@ from config_runs import PLUGINS, error_of, pair, run_values
 
 from difftrain.cli.demo_flag import opening
 from difftrain.cli.flags import read_command_line
+from difftrain.cli.main import COMMANDS
 from difftrain.config.schema import RunConfig
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "optimi", "optimum", "safetensors")
@@ -45,7 +46,8 @@ def test_a_true_or_false_flag_may_stand_alone(arguments, value):
 
 @pytest.mark.parametrize("spelling", ["--{} maybe", "--{}=maybe"])
 @pytest.mark.parametrize("key", [key for key, field in RunConfig.model_fields.items() if "bool" in str(field)])
-def test_a_wrong_word_after_a_true_or_false_flag_is_its_value(key, spelling):
+def test_a_wrong_word_after_a_true_or_false_flag_is_its_value(key, spelling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     said = error_of(run_values(**{key: ...}), **given(*spelling.format(key).split()))
     assert said.startswith(f"flag --{key}: {key} must be ")
     assert said.endswith(', got "maybe"')
@@ -95,8 +97,9 @@ def test_a_negative_number_is_a_value():
     [
         (("--lora_rnk", "3"), "error: unknown flag --lora_rnk; did you mean --lora_rank?\n"),
         (("chek",), "error: unexpected word 'chek'; did you mean `difftrain check`?\n"),
-        (("--lora_rank",), "error: parameter --lora_rank requires an argument\n"),
-        (("--seed", "1", "--seed", "2"), "error: parameter --seed specified multiple times\n"),
+        (("--lora_rank",), "error: --lora_rank needs a value: --lora_rank VALUE\n"),
+        (("check", "--html"), "error: --html needs a value: --html DIR\n"),
+        (("--seed", "1", "--seed", "2"), "error: --seed is given twice; give it once\n"),
         (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
         (("--json",), "error: --json works only with `difftrain check`, `difftrain plan` and `difftrain plugins`\n"),
         (("check", "--card", "H100"), "error: --card works only with `difftrain plan`\n"),
@@ -185,6 +188,20 @@ OWN = {f"--{key}" for key in ("config", "demo", "fast", "json", "html", "pixels"
 def test_help_shows_defaults_and_registered_names(command):
     text = " ".join(command("--help").out.split())
     assert "One of: adamw_bf16, optimi-lion. [default: adamw_bf16]" in text
+
+
+@pytest.mark.parametrize("named", sorted(COMMANDS))
+def test_a_commands_help_has_the_flags_that_it_takes_and_no_other(command, named):
+    ended = command(named, "--help")
+    shown = {line.split()[0] for line in ended.out.splitlines() if line.startswith("  --")}
+    assert {"--config", "--help"} <= shown <= OWN
+    assert len(ended.out.splitlines()) < 40
+    needed = {"--html": "pages", "--card": "H100"}
+    for flag in sorted(OWN - {"--config", "--demo", "--help"}):
+        given = (flag, needed[flag]) if flag in needed else (flag,)
+        ended = command(named, *given, "--max_train_steps", "no number")
+        refused = f"{flag} works only with " in ended.err + ended.out
+        assert refused == (flag not in shown), flag
 
 
 def test_help_works_beside_a_broken_run_file(command, tmp_path):

@@ -58,6 +58,13 @@ def test_a_folder_of_the_user_is_left_alone(tmp_path, monkeypatch, own, kept):
     assert {name: os.environ.get(name) for name in own} == own
 
 
+def test_torch_is_told_of_no_folder_that_not_even_root_can_write():
+    # it creates the folder when it is imported, also by runs that compile nothing and only read a complete cache
+    with compiled_kept_in(Path("/proc/cache")):
+        assert TORCH not in os.environ
+        assert TRITON not in os.environ
+
+
 def test_a_cache_that_cannot_be_written_leaves_torch_its_own_folder(tmp_path):
     (tmp_path / "compiled").write_text("a file in its place")
     with compiled_kept_in(tmp_path):

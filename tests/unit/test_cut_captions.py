@@ -1,9 +1,12 @@
 """Captions that are longer than the text encoder reads are counted once, in our words."""
 
 import re
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -11,6 +14,9 @@ from conftest import run_in
 from difftrain import ModelLocation
 from difftrain_flux.family import FluxFamily
 from difftrain_flux.flavours import Dev, Schnell
+from difftrain_flux.text_length import TOKENIZER
+
+COMMIT = "0" * 40
 
 LONG = "make the sky blue and add a boat, " * 150
 
@@ -44,6 +50,18 @@ def test_check_finds_the_same_without_the_encoder(flavour):
 def test_a_model_that_is_not_on_this_machine_leaves_captions_unchecked():
     location = ModelLocation(name="someone/model", identity="someone/model", path=None)
     assert FluxFamily().long_captions(location, Dev(), ["red"]) is None
+
+
+def test_the_tokenizer_of_a_hub_model_is_read_once_it_is_downloaded(tmp_path, monkeypatch):
+    tiny = FluxFamily().locate("tiny", Dev())
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / COMMIT
+    (snapshot / TOKENIZER).parent.mkdir(parents=True)
+    shutil.copy(tiny.path / TOKENIZER, snapshot / TOKENIZER)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    location = ModelLocation(name="someone/model", identity="someone/model", path=None, revision=COMMIT)
+    assert FluxFamily().long_captions(location, Dev(), ["red", LONG]) == [LONG]
+    other = replace(location, revision="1" * 40)
+    assert FluxFamily().long_captions(other, Dev(), ["red", LONG]) is None
 
 
 def test_a_caption_is_cut_only_beyond_the_last_token():

@@ -84,6 +84,19 @@ def test_tiny_random_loads_in_the_stock_pipeline(tiny_random):
     assert pipeline.tokenizer_2.decode(pipeline.tokenizer_2("red sky").input_ids, skip_special_tokens=True) == "red sky"
 
 
+def test_tiny_random_is_complete_in_whichever_process_of_a_run_builds_it(tiny_random, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: 1)
+    assert files_of(ensure_tiny_random(tmp_path / built_in.TINY_RANDOM_IDENTITY)) == files_of(tiny_random)
+
+
+def test_tiny_random_that_lacks_weights_is_built_again(tiny_random, copy):
+    shutil.rmtree(copy / "text_encoder")
+    assert files_of(ensure_tiny_random(copy)) == files_of(tiny_random)
+
+
 def test_building_tiny_random_leaves_the_callers_random_state_alone(tmp_path):
     import torch
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from config_runs import plan, run_values
+from config_runs import pair, plan, run_values, target_set
 
 from difftrain.training.out_of_memory import out_of_memory
 
@@ -27,6 +27,17 @@ def test_only_what_the_config_does_not_do_yet_is_advised():
         "lower resolution",
         "lower lora_rank",
     ]
+
+
+def test_the_set_with_the_largest_batches_is_named():
+    def said(*entries, **options):
+        config = plan(run_values(**options), [*pair(), *entries])
+        return str(out_of_memory(config, 3, torch.OutOfMemoryError("CUDA")))
+
+    own = target_set(id="more", instance_data_dir="more", train_batch_size=4)
+    assert "lower train_batch_size of dataset 'more', now 4, or " in said(own, train_batch_size=2)
+    assert "lower train_batch_size, now 6, or " in said(own, train_batch_size=6)
+    assert "train_batch_size" not in said({**own, "train_batch_size": 1})
 
 
 def test_weights_that_cannot_be_swapped_should_be_others_of_their_size():

@@ -162,8 +162,17 @@ def saved(folder, part):
     return path
 
 
-def test_the_smallest_family_keeps_the_contract(smallest):
+def test_the_smallest_family_keeps_the_contract_and_its_test_would_notice_if_not(smallest, monkeypatch):
     smallest["test_mine"]()
+    drop_channels(monkeypatch, smallest["Mine"])
+    with pytest.raises(AssertionError, match="predict"):
+        smallest["test_mine"]()
+
+
+def drop_channels(monkeypatch, family):
+    """Let a family's prediction have another shape than the latents."""
+    predict = family.predict
+    monkeypatch.setattr(family, "predict", lambda self, denoiser, given: predict(self, denoiser, given)[:, :1])
 
 
 def test_the_smallest_family_trains(tmp_path):
@@ -247,8 +256,12 @@ def family_guide(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_the_guides_family_keeps_the_contract(family_guide, tmp_path):
+def test_the_guides_family_keeps_the_contract_and_its_test_would_notice_if_not(family_guide, tmp_path, monkeypatch):
     family_guide[1].test_the_family_keeps_the_contract(tmp_path)
+    (tmp_path / "again").mkdir()
+    drop_channels(monkeypatch, family_guide[0].Patchwork)
+    with pytest.raises(AssertionError, match="predict"):
+        family_guide[1].test_the_family_keeps_the_contract(tmp_path / "again")
 
 
 def test_the_guides_family_trains_in_a_run(family_guide, tmp_path):

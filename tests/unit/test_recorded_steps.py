@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from difftrain.steps.recorded_steps import CannotRecord, RecordedSteps
+from recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -16,25 +16,6 @@ class Given:
     latents: Tensor
     text: Mapping[str, Tensor]
     count: int = 1
-
-
-class Recorder:
-    """Runs a function anew in each replay, as a GPU repeats what was recorded: its inputs stay where they were."""
-
-    def __init__(self):
-        self.recordings = 0
-
-    def __call__(self, run, earlier):
-        self.recordings += 1
-        with mock.patch.object(torch, "_foreach_add_"):  # a real recording computes nothing
-            shown = run()
-        result = torch.full_like(shown, float("nan"))
-
-        class Replay:
-            def replay(self):
-                result.copy_(run())
-
-        return Replay(), result
 
 
 PARAMETERS: list[nn.Parameter] = []
@@ -141,3 +122,17 @@ def test_an_input_that_may_hide_tensors_is_not_recorded(model):
     steps = RecordedSteps(list(model.parameters()), print, Recorder())
     with pytest.raises(CannotRecord, match="the model's input holds a Opaque"):
         steps.accumulate(loss_of(model), Given(torch.zeros(1, 3), {"bias": Opaque()}), 1.0)
+
+
+def test_the_order_of_a_mapping_makes_no_other_shape_and_swaps_no_tensors(model):
+    def loss(given):
+        return (model(given["latents"]).flatten() + given["bias"]).square()
+
+    batches = [{"latents": torch.randn(2, 3), "bias": torch.randn(2)} for _ in range(3)]
+    recorder = Recorder()
+    steps = RecordedSteps(list(model.parameters()), print, recorder)
+    for batch in batches:
+        for names in (("latents", "bias"), ("bias", "latents")):
+            losses = steps.accumulate(loss, {name: batch[name] for name in names}, 1.0)
+            assert torch.equal(losses, loss(batch).detach())
+    assert recorder.recordings == 1

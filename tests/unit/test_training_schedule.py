@@ -37,6 +37,30 @@ def test_zero_is_from_the_start_and_without_an_end():
 
 
 @pytest.mark.parametrize(
+    ("sampling", "second", "notes"),
+    [
+        (
+            "auto-weighting",
+            False,
+            ["dataset 'edits': ignore_epochs: no effect, data_backend_sampling is not \"uniform\""],
+        ),
+        ("uniform", False, []),
+        (
+            "uniform",
+            True,
+            [
+                f"dataset {name!r}: ignore_epochs: no effect, there is no set that epochs wait for"
+                for name in ("edits", "more")
+            ],
+        ),
+    ],
+)
+def test_epochs_that_cannot_be_ignored_are_noted(sampling, second, notes):
+    planned = plan(run_values(data_backend_sampling=sampling), two({"ignore_epochs": True}, {"ignore_epochs": second}))
+    assert [note for note in planned.notes if "ignore_epochs" in note] == notes
+
+
+@pytest.mark.parametrize(
     ("first", "second", "part"),
     [
         ({"start_step": 5, "end_step": 4}, {}, "end_step 4 is before start_step 5, so the set would never be used"),
@@ -48,6 +72,7 @@ def test_zero_is_from_the_start_and_without_an_end():
         ({"start_step": -1}, {}, "start_step must be at least 1, got -1"),
         ({"train_batch_size": "two"}, {}, "train_batch_size must be a whole number"),
         ({"timestep_sampling_offset": True}, {}, "timestep_sampling_offset must be a number"),
+        ({"timestep_sampling_offset": 100}, {}, "timestep_sampling_offset must be at most 10"),  # it is no timestep
         ({"start_stepp": 1}, {}, "unknown key 'start_stepp'; did you mean 'start_step'?"),
     ],
 )

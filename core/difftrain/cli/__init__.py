@@ -1,6 +1,7 @@
 """The command line: reads flags, calls a command, prints errors. Imports no model library.
 
 - `main`: chooses the command and prints errors; start here
+- `commands`: what each command is for, and its own flags
 - `flags`: every run option as a flag
 - `help_text`: the text of `--help`
 - `demo_flag`: `--demo`, the config and photographs that ship with the program

@@ -6,7 +6,6 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from difftrain.cli.invocation import Invocation
-from difftrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from difftrain.data.caching.sample_caches import TextItem
@@ -22,8 +21,6 @@ def cache(invocation: Invocation) -> int:
     Raises:
         DifftrainError: For anything that the user can fix.
     """
-    if invocation.json:
-        raise ConfigError("--json works only with `difftrain check`, `difftrain plan` and `difftrain plugins`")
     plan = invocation.plan()
     from difftrain.machine.disk import describe_bytes, describe_needs
     from difftrain.machine.processes import is_first_process

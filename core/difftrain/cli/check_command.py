@@ -50,7 +50,7 @@ def check(invocation: Invocation) -> int:
     samples = [*prepared.data.samples, *prepared.data.held_out]
     examined = _examine(invocation, plan, reporter, samples, prepared.data.findings, prepared.location)
     found = _found(plan, prepared)
-    page = _write_page(invocation, examined, _page_facts(found))
+    page = _write_page(invocation, examined, _page_facts(found), reporter)
     if invocation.json:
         print(json.dumps({**found, **examined.as_json(), "page": page}, indent=2, ensure_ascii=False))
     else:
@@ -72,7 +72,7 @@ def _report_problems(invocation: Invocation, plan: RunPlan, reporter: Reporter, 
     samples = _without_made(plan, audited.samples)
     location = None if isinstance(error, ModelError) else find_model(plan).location
     examined = _examine(invocation, plan, reporter, samples, audited.findings, location)
-    page = _write_page(invocation, examined, {"the run does not start": list(error.problems)})
+    page = _write_page(invocation, examined, {"the run does not start": list(error.problems)}, reporter)
     if not invocation.json:
         if page:
             reporter.say(f"page: {page}")
@@ -129,13 +129,19 @@ def _data_folders(plan: RunPlan) -> dict[str, Path]:
     return {name: Path(folder) for name, folder in folders.items() if folder}
 
 
-def _write_page(invocation: Invocation, examined: Examined, facts: Mapping[str, Any]) -> str | None:
+def _write_page(invocation: Invocation, examined: Examined, facts: Mapping[str, Any], reporter: Reporter) -> str | None:
     if invocation.html is None:
         return None
     from difftrain.doctor.page import THUMBNAILS, write_page
     from difftrain.doctor.page_rows import page_data
 
-    return str(write_page(invocation.html, page_data(examined, invocation.html / THUMBNAILS, facts)))
+    data = page_data(examined, invocation.html / THUMBNAILS, facts)
+    if data["left_out"]:
+        reporter.say(
+            f"note: the page shows {len(data['rows'])} of {len(examined.pairs)} pairs, those with findings first; for "
+            'the others set "disabled": true in some datasets'
+        )
+    return str(write_page(invocation.html, data))
 
 
 def _page_facts(found: Mapping[str, Any]) -> dict[str, list[str]]:

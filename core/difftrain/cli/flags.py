@@ -6,6 +6,7 @@ cyclopts parses; values stay texts here and are then checked like those of a fil
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -166,6 +167,11 @@ def _said(
         advice = f"did you mean `difftrain {guess}`?" if guess else f"commands: {', '.join(commands)}"
         return f"unexpected word {word!r}; {advice}"
     text = str(error)
+    spelled = re.search(r"--[\w-]+", text)
+    if isinstance(error, cyclopts.MissingArgumentError) and spelled:
+        return f"{spelled[0]} needs a value: {spelled[0]} {OWN_VALUES.get(plain_key(spelled[0]), 'VALUE')}"
+    if isinstance(error, cyclopts.RepeatArgumentError) and spelled:
+        return f"{spelled[0]} is given twice; give it once"
     return text[:1].lower() + text[1:].rstrip(".")
 
 

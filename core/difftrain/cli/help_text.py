@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from difftrain.cli.commands import DESCRIBED, typed
 from difftrain.cli.flags import OWN_FLAGS, OWN_VALUES, SWITCHES
 from difftrain.config.known_keys import PRECISION_WORDS
 from difftrain.config.messages import shown
@@ -25,6 +26,7 @@ difftrain plan [FLAGS]       predict memory, seconds and hours for a table of ca
 difftrain cache [FLAGS]      encode everything the run will read, without training
 difftrain plugins            list plugins and what they provide
 difftrain --version
+difftrain COMMAND --help     only what belongs to a command
 
 To try it without data of your own: difftrain --model FAMILY --flavour NAME --demo
 
@@ -34,10 +36,33 @@ SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"
 NAME_WIDTH = 34
 
 
+def help_of(command: str) -> str:
+    """Return what a command is for and its own flags, fitted to the terminal."""
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    described = DESCRIBED[command]
+    flags = {*described.flags, "config", "help", *(() if command == "plugins" else ("demo",))}
+    longest = max(map(len, described.examples))
+    examples = [f"  {example.ljust(longest)}  {does}" for example, does in described.examples.items()]
+    parts = [
+        f"{typed(command)} [FLAGS]",
+        textwrap.fill(described.about, width, break_on_hyphens=False),
+        "\n".join(["Examples:", *examples]),
+        _group("Flags", [(label, _alone(text, command)) for key, label, text in _own_lines() if key in flags], width),
+        textwrap.fill("Every option of the run is a flag too; `difftrain --help` lists them.", width),
+    ]
+    return "\n\n".join(parts)
+
+
+def _alone(text: str, command: str) -> str:
+    """Return a flag's help without the words that name its only command."""
+    short = text.removeprefix(f"With {command}: ")
+    return short[:1].upper() + short[1:]
+
+
 def help_text(registry: Registry) -> str:
     """Return the whole help, fitted to the terminal."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
-    parts = [INTRODUCTION, _group("Command line", list(_own_lines()), width)]
+    parts = [INTRODUCTION, _group("Command line", [(label, text) for _, label, text in _own_lines()], width)]
     names = {key: sorted(found) for key, found in registry.names_by_key().items()}
     for group in GROUPS:
         lines = [(_label(key, field), _about(key, field, names)) for key, field in _fields(group)]
@@ -53,9 +78,10 @@ def help_text(registry: Registry) -> str:
     return "\n\n".join(parts)
 
 
-def _own_lines() -> Iterator[tuple[str, str]]:
+def _own_lines() -> Iterator[tuple[str, str, str]]:
+    """Yield key, label and help of each flag that is no run option."""
     for key, text in OWN_FLAGS.items():
-        yield f"--{key}" + ("" if key in SWITCHES else f" {OWN_VALUES[key]}"), text
+        yield key, f"--{key}" + ("" if key in SWITCHES else f" {OWN_VALUES[key]}"), text
 
 
 def _fields(group: type[Options]) -> list[tuple[str, FieldInfo]]:

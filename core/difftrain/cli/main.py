@@ -16,6 +16,7 @@ from typing import Any
 from difftrain import __version__
 from difftrain.cli.cache_command import cache
 from difftrain.cli.check_command import USER_ERROR, check
+from difftrain.cli.commands import check_flags
 from difftrain.cli.flags import folder_of, load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plan_command import plan
@@ -125,19 +126,13 @@ def run(arguments: Sequence[str]) -> int:
         asks_help = "--help" in arguments or "-h" in arguments
         plugins = load_plugins_for(arguments, file_may_be_wrong=asks_help or arguments[:1] == ["plugins"])
         if asks_help:
-            from difftrain.cli.help_text import help_text
+            from difftrain.cli.help_text import help_of, help_text
 
-            print(help_text(plugins.registry))
+            named = next((word for word in arguments[:1] if word in COMMANDS), None)
+            print(help_of(named) if named else help_text(plugins.registry))
             return 0
         command, given = read_command_line(arguments, plugins.run_schema, COMMANDS, tables=plugins.run_tables)
-        if "card" in given and command is not plan:
-            raise ConfigError("--card works only with `difftrain plan`")
-        for flag in ("verify", "prune"):
-            if given.get(flag) and command is not cache:
-                raise ConfigError(f"--{flag} works only with `difftrain cache`")
-        for flag in ("html", "pixels"):
-            if given.get(flag) and command is not check:
-                raise ConfigError(f"--{flag} works only with `difftrain check`")
+        check_flags(next(name for name, one in COMMANDS.items() if one is command), given)
         return command(_invocation(given, arguments, plugins))
     except DifftrainError as error:
         if _asks_for_json(arguments):

@@ -7,7 +7,6 @@ import sys
 from difftrain.cli.demo_flag import closing, opening
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.rerun_commands import resume_command, same_command
-from difftrain.errors import ConfigError
 from difftrain.output.output_dir import newest_sheet
 
 
@@ -17,8 +16,6 @@ def train(invocation: Invocation) -> int:
     Raises:
         DifftrainError: For anything that the user can fix.
     """
-    if invocation.json:
-        raise ConfigError("--json works only with `difftrain check`, `difftrain plan` and `difftrain plugins`")
     plan = invocation.plan()
     if invocation.demo:
         model = plan.config.pretrained_model_name_or_path or plan.flavour.hub_id

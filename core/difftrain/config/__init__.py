@@ -4,7 +4,8 @@
 - `run_options`: the core's options of a run
 - `dataset_options`: the core's options of a dataset entry
 - `schema`: the core's options and the plugins', merged
-- `config_files`: reads the run file and the dataset list; start here
+- `config_files`: reads files, and checks the run file; start here
+- `dataset_list`: checks the dataset list
 - `line_numbers`: the line of each key in its file
 - `section`: checks one flat set of keys
 - `sorter`: sorts keys into known, foreign and unknown

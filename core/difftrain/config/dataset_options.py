@@ -101,14 +101,15 @@ class DatasetConfig(Options):
     end_epoch: int | None = Field(None, ge=1)
     """Last epoch that uses the set; default: the last of the run."""
     ignore_epochs: bool = False
-    """Epochs do not wait for this set; with data_backend_sampling uniform it starts over when it is through, and is cut
-    off when the others are."""
+    """With data_backend_sampling uniform, epochs do not wait for this set: it starts over when it is through, and is
+    cut off when the others are. No effect otherwise: each set is spread over the whole epoch."""
     is_regularisation_data: bool = False
-    """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do."""
+    """Train these samples towards what the model predicts without its adapter, so that it keeps what it can do.
+    Validations do not draw them."""
     slider_strength: float | None = None
     """Train these samples with the adapter at this strength, for adapters that are used as sliders: 1 is usual, -1 is
     the opposite way. Batches hold one strength."""
-    timestep_sampling_offset: float = 0.0
+    timestep_sampling_offset: float = Field(0.0, ge=-10, le=10)
     """Moves the set's noise levels: added to their logit, before the shift. 1 is noisier, -1 is cleaner, 0 is off."""
     caption_strategy: str | None = None
     """Where captions come from; default: the data source if it gives any, else the run's. Null on a reference set uses

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from difftrain.config.config_files import placeholders
+from difftrain.config.dataset_list import placeholders
 from difftrain.config.problems import Problems
 from difftrain.config.schema import RunConfig
 from difftrain.config.section import OptionsT, parse_options

@@ -132,7 +132,7 @@ def _without_tools(long_captions: LongCaptions | None) -> list[NotChecked]:
     if not alignment.can_estimate():
         missing.append(NotChecked(kinds=("shifted", "zoomed"), why=f"needs opencv: {alignment.EXTRA}"))
     if long_captions is None:
-        why = "the tokenizer is read only from a local model folder; the run says it when it encodes captions"
+        why = "the tokenizer is not on this machine yet; the run says it when it encodes captions"
         missing.append(NotChecked(kinds=("caption_too_long",), why=why))
     return missing
 

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from difftrain.errors import MachineError
+from difftrain.machine.folders import check_writable
+
 FOLDER = "compiled"
 TORCH, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 
@@ -20,19 +23,29 @@ TORCH, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 def compiled_kept_in(cache_dir: Path) -> Iterator[None]:
     """Within it, torch and Triton keep what they compile below a run's ``cache_dir``, unless the user chose a folder.
 
-    Nothing is created before something is compiled. torch itself decides what of it another version can use.
+    Nothing is created before something is compiled. torch itself decides what of it another version can use. If the
+    folder cannot be written, torch keeps its own: it creates the folder named here even where nothing is compiled.
     """
-    if not _is_torchs_own(os.environ.get(TORCH)):  # Triton's part of it is below that folder then
+    folder = cache_dir.absolute() / FOLDER
+    # Triton's part of it is below the user's folder then
+    if not _is_torchs_own(os.environ.get(TORCH)) or not _can_hold_files(folder):
         yield
         return
     before = {name: os.environ.get(name) for name in (TORCH, TRITON)}
-    folder = cache_dir.absolute() / FOLDER
     ours = {TORCH: str(folder / "torch")} | ({} if os.environ.get(TRITON) else {TRITON: str(folder / "triton")})
     os.environ.update(ours)
     try:
         yield
     finally:
         _restore(before)
+
+
+def _can_hold_files(folder: Path) -> bool:
+    try:
+        check_writable(folder, "cache_dir")
+    except MachineError:
+        return False
+    return True
 
 
 def _is_torchs_own(named: str | None) -> bool:

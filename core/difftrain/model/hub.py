@@ -80,6 +80,14 @@ def fetch_files(location: ModelLocation, patterns: Iterable[str], *, offline: st
     return Path(folder)
 
 
+def cached_file(location: ModelLocation, name: str) -> Path | None:
+    """Return a file of a hub model if an earlier download of this commit has left it; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(location.name, name, revision=location.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 @contextmanager
 def explained(hub_id: str, licence_url: str | None, offline: str) -> Iterator[None]:
     """Turn every refusal of the hub into one message that says what to do."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from difftrain import contracts
-from difftrain.config.config_files import FlagValue, load_datasets
+from difftrain.config.config_files import FlagValue
+from difftrain.config.dataset_list import load_datasets
 from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems

@@ -28,6 +28,7 @@ class LargestBatch:
 
     target: Size
     references: tuple[Size, ...]
+    samples: int
     shapes: int
     """How many shapes the batches of the run have."""
     steps: int | None
@@ -48,18 +49,22 @@ def shape_of_run(plan: RunPlan, reporter: Reporter) -> LargestBatch:
         samples = pair_samples(plan.data, reporter=reporter).samples
     except DataError as error:
         why = str(error).splitlines()[0]
-        return _assumed(plan.config, plan.flavour, _widest_rules(plan), f"the data cannot be used yet ({why})")
+        return _assumed(
+            plan.config, plan.flavour, _widest_rules(plan), f"the data cannot be used yet ({why})", _most(plan)
+        )
     if not samples:
-        return _assumed(plan.config, plan.flavour, _widest_rules(plan), "there are no samples to train on")
-    largest = max(samples, key=largest_area)
+        return _assumed(plan.config, plan.flavour, _widest_rules(plan), "there are no samples to train on", _most(plan))
+    rounds = rounds_of(plan, samples)
+    sizes = {name: rounds.rules.batch_size_of(name) for name in rounds.names}
+    largest = max(samples, key=lambda one: largest_area(one) * sizes[one.dataset_id])
     references = max(
         (choice.references for choice in largest.choices), key=lambda images: sum(map(encoded_area, images))
     )
-    rounds = rounds_of(plan, samples)
     steps = total_steps(plan, steps_left(rounds))
     return LargestBatch(
         target=largest.target.geometry.bucket,
         references=_sizes(references),
+        samples=sizes[largest.dataset_id],
         shapes=len(coming_shapes(rounds, steps)),
         steps=steps,
         source=f"the largest of {_counted(samples)}",
@@ -69,7 +74,9 @@ def shape_of_run(plan: RunPlan, reporter: Reporter) -> LargestBatch:
 
 def shape_of_config(config: RunConfig, flavour: ModelFlavour) -> LargestBatch:
     """Return the batch that the config alone describes, for a run without data."""
-    return _assumed(config, flavour, _rules_of(config), f"{config.data_backend_config} does not exist")
+    return _assumed(
+        config, flavour, _rules_of(config), f"{config.data_backend_config} does not exist", config.train_batch_size
+    )
 
 
 def data_is_described(config: RunConfig) -> bool:
@@ -77,13 +84,14 @@ def data_is_described(config: RunConfig) -> bool:
     return Path(config.data_backend_config).is_file()
 
 
-def _assumed(config: RunConfig, flavour: ModelFlavour, rules: GeometryRules, why: str) -> LargestBatch:
+def _assumed(config: RunConfig, flavour: ModelFlavour, rules: GeometryRules, why: str, samples: int) -> LargestBatch:
     size = assign_bucket(SQUARE, rules).bucket
     references = (size,) if flavour.max_references else ()
     with_reference = " and one reference of that size" if references else ""
     return LargestBatch(
         target=size,
         references=references,
+        samples=samples,
         shapes=1,
         steps=config.max_train_steps,
         source=f"assumed from the resolution{with_reference}, because {why}",
@@ -102,6 +110,11 @@ def _widest_rules(plan: RunPlan) -> GeometryRules:
     """Return the rules of the target set with the largest images."""
     rules = [dataset.rules for dataset in plan.data.target_sets]
     return max(rules, key=lambda one: _area(assign_bucket(SQUARE, one).bucket), default=_rules_of(plan.config))
+
+
+def _most(plan: RunPlan) -> int:
+    """Return the largest batch size of a target set."""
+    return max(dataset.config.train_batch_size or plan.config.train_batch_size for dataset in plan.data.target_sets)
 
 
 def _area(size: Size) -> int:

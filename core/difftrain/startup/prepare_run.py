@@ -29,7 +29,7 @@ from difftrain.model.flavour_match import Recognised
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import open_caches, room_needed
 from difftrain.startup.find_model import find_model
-from difftrain.startup.run_length import check_schedule
+from difftrain.startup.run_length import check_schedule, trained_as_shown
 from difftrain.types import ModelLocation, PlacedImage, Reporter, Sample
 from difftrain.validation.scenes import Scene, choose_scenes, spread
 
@@ -140,7 +140,7 @@ def _remaining_work(
     """Return what validations use, and what the samples need that the coming epoch shows; it counts from 0."""
     config, crops = plan.config, NewCrops(plan.data)
     validates = bool(config.validation_steps or config.validation_on_startup)
-    validated = (paired.held_out or paired.samples) if validates else ()
+    validated = (paired.held_out or trained_as_shown(plan, paired.samples)) if validates else ()
     measured = spread(validated, FIXED_LOSS_SAMPLES)  # images are drawn from the files: only these need latents
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     trained = PackedSamples.of(crops(sample, epoch) for sample in paired.samples) if crops and epoch else paired.samples
@@ -201,6 +201,7 @@ def _check_disk(needs: Sequence[Need]) -> None:
             except MachineError as error:
                 problems.append(str(error))
     if problems:
+        problems[-1] += "\nhint: make these folders writable, or set cache_dir to another one"
         raise MachineError(*problems)
     check_room(needs)
 

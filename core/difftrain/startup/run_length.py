@@ -9,6 +9,7 @@ from itertools import islice
 
 from difftrain.config.schema import DatasetConfig
 from difftrain.contracts import ModelFamily
+from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.streaming.rounds import Position, Rounds
@@ -51,6 +52,18 @@ def set_rules(entry: DatasetConfig) -> SetRules:
         end_epoch=entry.end_epoch,
         ignores_epochs=entry.ignore_epochs,
     )
+
+
+def trained_as_shown(plan: RunPlan, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return the samples whose target the adapter learns to give at its usual strength; all if there are none.
+
+    The target of a regularisation set is not its image, and a slider's may be what the adapter moves away from.
+    """
+    rules = {dataset.id: set_rules(dataset.config) for dataset in plan.data.target_sets}
+    hidden = {name for name, own in rules.items() if own.regularises or own.strength < 0}
+    if not hidden:
+        return samples
+    return PackedSamples.of(sample for sample in samples if sample.dataset_id not in hidden) or samples
 
 
 def rounds_of(

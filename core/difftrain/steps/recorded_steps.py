@@ -165,7 +165,7 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         fields = {field.name: mapped(getattr(value, field.name), change) for field in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)
     if isinstance(value, Mapping):
-        return {key: mapped(each, change) for key, each in value.items()}
+        return {key: mapped(value[key], change) for key in _in_order(value)}
     if isinstance(value, list | tuple):
         return type(value)(mapped(each, change) for each in value)
     return value
@@ -194,12 +194,17 @@ def shape_of(value: Any) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return type(value), *(shape_of(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(value, Mapping):
-        return tuple((key, shape_of(each)) for key, each in value.items())
+        return tuple((key, shape_of(value[key])) for key in _in_order(value))
     if isinstance(value, list | tuple):
         return tuple(map(shape_of, value))
     if isinstance(value, PLAIN):
         return value
     raise CannotRecord(f"the model's input holds a {type(value).__name__}")
+
+
+def _in_order(mapping: Mapping[Any, Any]) -> list[Any]:
+    """Return the keys in a fixed order: files of tensors give them in another order each time they are read."""
+    return sorted(mapping, key=str)
 
 
 def _copy(source: Any, target: Any) -> None:

@@ -260,17 +260,20 @@ def predict(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tens
 
 
 @torch.no_grad()
-def _predict_without_adapter(state: TrainingState, denoiser: nn.Module, model_input: Any) -> Tensor:
-    """Return what the model predicted before it was trained, float32: the target of regularisation sets."""
+def _predict_without_adapter(state: TrainingState, model_input: Any) -> Tensor:
+    """Return what the model predicted before it was trained, float32: the target of regularisation sets.
+
+    Of the bare model: DDP may exchange something in each forward, and other processes have no second one.
+    """
     with state.plan.adapter.at_strength(state.bare_denoiser, 0):
-        return predict(state, denoiser, model_input).float()
+        return predict(state, state.bare_denoiser, model_input).float()
 
 
 def _loss_of(state: TrainingState, denoiser: nn.Module, given: _Prepared) -> Tensor:
-    prediction = predict(state, denoiser, given.model_input)
     noisy = given.noisy
-    if given.batch.regularises:
-        noisy = replace(noisy, target=_predict_without_adapter(state, denoiser, given.model_input))
+    if given.batch.regularises:  # first: it would need memory beside the activations that the backward pass waits for
+        noisy = replace(noisy, target=_predict_without_adapter(state, given.model_input))
+    prediction = predict(state, denoiser, given.model_input)
     losses = state.plan.loss.compute(prediction, noisy, given.batch)
     if losses.shape != (len(prediction),):
         raise PluginError(

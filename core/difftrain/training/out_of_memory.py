@@ -19,13 +19,24 @@ def out_of_memory(plan: RunPlan | ModelPlan, step: int, error: Exception) -> str
     config = plan.config
     advice = [
         "" if config.gradient_checkpointing is True else "set gradient_checkpointing = true",
-        "" if config.train_batch_size == 1 else f"lower train_batch_size, now {config.train_batch_size}",
+        _batch_size(plan),
         _precision(plan),
         "lower resolution",
         "lower lora_rank",
     ]
     reason = f": {str(error).splitlines()[0]}" if str(error) else ""
     return f"out of memory in step {step}{reason}\nhint: {', or '.join(part for part in advice if part)}"
+
+
+def _batch_size(plan: RunPlan | ModelPlan) -> str:
+    """Return which batch size to lower; sets may have their own."""
+    usual = plan.config.train_batch_size
+    sets = plan.data.target_sets if isinstance(plan, RunPlan) else ()
+    own = {one.id: one.config.train_batch_size for one in sets if one.config.train_batch_size}
+    largest = max(own, key=lambda name: own[name] or 0, default=None)
+    if largest is not None and (own[largest] or 0) > (0 if len(own) == len(sets) else usual):
+        return "" if own[largest] == 1 else f"lower train_batch_size of dataset {largest!r}, now {own[largest]}"
+    return "" if usual == 1 else f"lower train_batch_size, now {usual}"
 
 
 def _precision(plan: RunPlan | ModelPlan) -> str:

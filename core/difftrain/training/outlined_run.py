@@ -63,7 +63,7 @@ def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: LargestBatc
         outline,
         target=shape.target,
         references=shape.references,
-        samples=plan.config.train_batch_size,
+        samples=shape.samples,
         dtype=dtype,
         adapter_dtype=adapter_dtype,
     )

@@ -76,7 +76,7 @@ def choose_scenes(
     samples in turn.
 
     Args:
-        samples: The held-out samples, or if nothing is held out, the training samples.
+        samples: The held-out samples, or if nothing is held out, the training samples that show what is learnt.
         prompts: Validation prompts by short name.
         multiple: Edges of the images are multiples of this, in pixels.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from difftrain import ModelFlavour, ModelLocation, read_json
+from difftrain import ModelFlavour, ModelLocation, cached_file, read_json
 from difftrain_flux.built_in import TINY_RANDOM
 from difftrain_flux.flavours import max_sequence_length
 
@@ -41,7 +41,7 @@ def long_captions(location: ModelLocation, flavour: ModelFlavour, captions: Sequ
 
     The same as :meth:`~difftrain_flux.text.FluxTextEncoder.cut_captions`, without torch and transformers.
     """
-    file = location.path / TOKENIZER if location.path is not None else None
+    file = location.path / TOKENIZER if location.path is not None else cached_file(location, TOKENIZER)
     if file is None or not file.is_file():
         return None
     from tokenizers import Tokenizer

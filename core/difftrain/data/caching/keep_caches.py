@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -90,13 +91,23 @@ def _files(folder: Path) -> Iterable[tuple[Path, os.stat_result]]:
 
 
 def _is_entry(path: Path, folder: Path) -> bool:
-    return TensorCache(folder).path(path.stem) == path
+    """Return whether a file has an entry's name; cache_dir_vae may also hold the user's own weights."""
+    return _is_key(path.stem) and TensorCache(folder).path(path.stem) == path
+
+
+def _is_key(name: str) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", name) is not None
 
 
 def _is_left_over(path: Path, folder: Path) -> bool:
     """Whether it has the name of a file that :func:`write_atomically` had not renamed yet."""
     name, _, rest = path.name.removeprefix(".").partition(".safetensors.")
-    return path.name.startswith(".") and bool(rest) and TensorCache(folder).path(name).parent == path.parent
+    return (
+        path.name.startswith(".")
+        and bool(rest)
+        and _is_key(name)
+        and TensorCache(folder).path(name).parent == path.parent
+    )
 
 
 def _remove(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from difftrain.config.config_files import placeholders
+from difftrain.config.dataset_list import placeholders
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.config.section import parse_options

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from difftrain.config.config_files import placeholders
+from difftrain.config.dataset_list import placeholders
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems

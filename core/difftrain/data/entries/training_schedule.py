@@ -28,7 +28,12 @@ def check_training(
         )
     _check_first_step(trained, problems)
     _check_gaps(config, trained, problems)
+    waited_for = [entry for entry in trained if not entry.ignore_epochs]
     for entry in trained:
+        if entry.ignore_epochs and config.data_backend_sampling != "uniform":
+            problems.note(f'dataset {entry.id!r}: ignore_epochs: no effect, data_backend_sampling is not "uniform"')
+        elif entry.ignore_epochs and not waited_for:
+            problems.note(f"dataset {entry.id!r}: ignore_epochs: no effect, there is no set that epochs wait for")
         for first, last in (("start_step", "max_train_steps"), ("start_epoch", "num_train_epochs")):
             start, end = getattr(entry, first), getattr(config, last)
             if end is not None and start > end:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WIDTH = TINY_RANDOM_WIDTH
 """Width of both text encoders."""
+PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+"""Folders with weights."""
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
 LATENT_CHANNELS = 16
 LATENT_GAIN = 5.0
@@ -39,13 +41,17 @@ def ensure_tiny_random(folder: Path) -> Path:
     Raises:
         ModelError: If it cannot be written.
     """
-    if folder.is_dir():
+    if _is_complete(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             pipeline = build_pipeline()
+            for name in ("text_encoder", "text_encoder_2"):
+                # transformers saves in the first process of a run only, and others may have a disk of their own
+                getattr(pipeline, name).should_save_on_this_rank = lambda _is_main_process: True
             with without_bars():
                 pipeline.save_pretrained(unfinished)
             unfinished.chmod(0o755)
@@ -198,6 +204,11 @@ def _calibrate_latents(vae: AutoencoderKL) -> None:
         last.weight[:LATENT_CHANNELS] *= LATENT_GAIN
         last.weight[LATENT_CHANNELS:] = 0.0
         last.bias[LATENT_CHANNELS:] = LOG_VARIANCE
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether every part has its weights."""
+    return all(any((folder / part).glob("*.safetensors")) for part in PARTS)
 
 
 def _rename_unless_there(unfinished: Path, folder: Path) -> None:

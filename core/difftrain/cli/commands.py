@@ -1,0 +1,79 @@
+"""The commands: what each is for, and which of the command line's own flags it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from difftrain.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command as its help describes it."""
+
+    about: str
+    """A few sentences."""
+    flags: Collection[str]
+    """Those of :data:`difftrain.cli.flags.OWN_FLAGS` that only some commands take."""
+    examples: Mapping[str, str]
+    """What to type, and what it does."""
+
+
+DESCRIBED: Mapping[str, Command] = {
+    "train": Command(
+        about="Trains. Checks everything first, encodes what the caches lack, and resumes from the newest checkpoint.",
+        flags=("fast",),
+        examples={
+            "difftrain": "train the run of config/config.json",
+            "difftrain --config my-run.json --lora_rank 32": "another run file; flags override it",
+        },
+    ),
+    "check": Command(
+        about="Checks config, model, images and pairs, and says what a run would do. Loads no weights. Exit status 0 "
+        "means ready to train, 2 that something is to be mended.",
+        flags=("fast", "json", "html", "pixels"),
+        examples={
+            "difftrain check": "what would stop the run, and what is worth a look",
+            "difftrain check --html pair-doctor": "also a page that shows every pair",
+        },
+    ),
+    "plan": Command(
+        about="Predicts memory, seconds and hours of a run for a table of cards. Needs no GPU, no weights and no "
+        "images; if the images are there, it also describes epochs, buckets and caches. Writes nothing.",
+        flags=("json", "card"),
+        examples={"difftrain plan --card 4090": "the table, and the lines for the run file of that card"},
+    ),
+    "cache": Command(
+        about="Encodes all images and captions that a run reads, without training. What is cached already is kept.",
+        flags=("fast", "verify", "prune"),
+        examples={
+            "difftrain cache": "fill the caches",
+            "difftrain cache --verify": "read every entry first, and make damaged ones again",
+        },
+    ),
+    "plugins": Command(
+        about="Lists the plugins, what each provides, and why one failed.",
+        flags=("json",),
+        examples={"difftrain plugins --json": "the same for programs"},
+    ),
+}
+
+
+def check_flags(command: str, given: Mapping[str, Any]) -> None:
+    """Check that a command takes the flags that it was given.
+
+    Raises:
+        ConfigError: If one belongs to other commands.
+    """
+    for flag in dict.fromkeys(flag for described in DESCRIBED.values() for flag in described.flags):
+        if given.get(flag) and flag not in DESCRIBED[command].flags:
+            takers = [f"`{typed(name)}`" for name, described in DESCRIBED.items() if flag in described.flags]
+            *others, last = takers
+            raise ConfigError(f"--{flag} works only with {', '.join(others) + ' and ' if others else ''}{last}")
+
+
+def typed(command: str) -> str:
+    """Return how a command is typed; training has no word of its own."""
+    return "difftrain" if command == "train" else f"difftrain {command}"
