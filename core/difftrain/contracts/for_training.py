@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from difftrain.contracts.for_models import ModelFamily
+
 
 class Adapter(Options, ABC):
     """Trainable weights beside a frozen model: ``lora_type: NAME``. Fields are run options."""
@@ -32,6 +34,39 @@ class Adapter(Options, ABC):
     def fixed(self) -> dict[str, object]:
         """Return the options, by name, that a resumed run must keep because the trained weights depend on them."""
         return self.model_dump(mode="json")
+
+    def check(self) -> Sequence[str]:
+        """Return what is wrong with packages and files that the options ask for, each with what to do.
+
+        Called before anything else is read. Files are best read here, once.
+        """
+        return ()
+
+    def check_model(self, denoiser: nn.Module, family: ModelFamily) -> None:
+        """Check that the options fit the model, before anything is encoded; for adapters that override :meth:`adapt`.
+
+        Args:
+            denoiser: Without its weights, on the meta device.
+
+        Raises:
+            ConfigError: As :meth:`adapt`.
+        """
+
+    def adapt(self, denoiser: nn.Module, family: ModelFamily, dtype: torch.dtype) -> Mapping[str, str]:
+        """Choose the modules to adapt, and :meth:`attach`; by default the family's targets.
+
+        For adapters whose own options choose modules. The denoiser may be on the meta device, to count or to check.
+
+        Returns:
+            By full name of each adapted module what it was chosen by, for messages, such as the class of modules that
+            it is in; empty texts if there is nothing to tell.
+
+        Raises:
+            ConfigError: If the options choose modules that the model does not have.
+        """
+        targets = family.adapter_targets(denoiser)
+        self.attach(denoiser, targets, dtype)
+        return dict.fromkeys(targets, "")
 
     @abstractmethod
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:

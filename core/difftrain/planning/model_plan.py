@@ -66,7 +66,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     run, plugins = read_run(path, flags, problems, plugins, needs_length=False)
     chosen = Chooser(config=run, registry=plugins.registry, problems=problems)
     family, flavour = chosen.family(), chosen.flavour()
-    adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
+    adapter, quantizer = chosen.adapter(), chosen.quantizer()
     text_quantizers = chosen.text_quantizers(family)
     chosen.check_combinations(family, adapter, quantizer)
     check_model(run, flavour, plugins, problems)
@@ -169,6 +169,13 @@ class Chooser:
             self.problems.add(f"model_flavour is missing; flavours of {self.config.model_family!r}: {known}")
             return None
         return self.named("flavour", name, family=self.config.model_family)
+
+    def adapter(self) -> Any:
+        """The adapter; what is wrong with the files and packages that it needs are problems."""
+        found = self.named("adapter", self.config.lora_type)
+        for text in found.check() if found is not None else ():
+            self.problems.add(text)
+        return found
 
     def quantizer(self) -> Any:
         """The quantizer of the denoiser; None for ``no_change``, for ``auto`` and after a problem."""

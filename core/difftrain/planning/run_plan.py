@@ -79,7 +79,7 @@ def build_plan(
     chosen = _TrainingChooser(config=config, registry=plugins.registry, problems=problems)
     family = chosen.family()
     flavour = chosen.flavour()
-    adapter = chosen.named("adapter", config.lora_type)
+    adapter = chosen.adapter()
     optimizer = chosen.optimizer()
     schedule = chosen.named("schedule", config.lr_scheduler)
     quantizer, text_quantizers = chosen.quantizer(), chosen.text_quantizers(family)

@@ -65,7 +65,6 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
 
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
-    "lora_type": ("lycoris",),
     "mixed_precision": ("fp16", "fp8"),
     "attention_mechanism": (
         "xformers",
