@@ -60,10 +60,8 @@ def load_adapted(
         swapped.add(plan.family.blocks(denoiser), waiting)
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     kinds = Counter(kind for kind in adapted.values() if kind)
-    listed = ", ".join(f"{number} of {kind}" for kind, number in kinds.items())
-    reporter.say(
-        f"adapter {plan.adapter.name}: {len(adapted)} modules{f': {listed}' if listed else ''}, {count:,} trained weights"
-    )
+    listed = f": {', '.join(f'{number} of {kind}' for kind, number in kinds.items())}" if kinds else ""
+    reporter.say(f"adapter {plan.adapter.name}: {len(adapted)} modules{listed}, {count:,} trained weights")
     return denoiser
 
 

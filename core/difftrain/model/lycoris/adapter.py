@@ -62,7 +62,7 @@ class Lycoris(Adapter):
         return [f"lora_type {self.name!r} {missing}"] if missing else []
 
     def fixed(self) -> dict[str, object]:
-        return {"lycoris_config": json.dumps(self.file.content, sort_keys=True)}
+        return {f"lycoris_config {key}": value for key, value in self.file.facts().items()}
 
     def check_model(self, denoiser: nn.Module, family: ModelFamily) -> None:
         self.choose(denoiser, family)

@@ -75,6 +75,18 @@ class LycorisFile:
     content: Mapping[str, Any] = field(default_factory=dict)
     """The file, to be kept with the trained weights."""
 
+    def facts(self) -> dict[str, Any]:
+        """Return all that the trained weights depend on, as JSON has it."""
+        preset = {
+            "target_module": list(self.classes),
+            "target_name": list(self.names),
+            "module_algo_map": {name: change.model_dump() for name, change in self.by_class.items()},
+            "name_algo_map": {name: change.model_dump() for name, change in self.by_name.items()},
+            "exclude_name": list(self.excluded),
+            "use_fnmatch": self.glob,
+        }
+        return {**self.default.model_dump(), "multiplier": self.multiplier, "apply_preset": preset}
+
     def with_classes(self, classes: tuple[str, ...]) -> LycorisFile:
         """Return the same for a family whose usual classes are these; a file that chooses modules stays as it is."""
         return self if self.classes or self.names else replace(self, classes=classes)
