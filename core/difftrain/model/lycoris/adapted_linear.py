@@ -31,9 +31,17 @@ class AdaptedLinear(nn.Module):
         self.base_layer = base
         self.change = change
         self._changed = _changed_by_product if hasattr(change, "hada_w1_a") else _changed
+        self.alpha: float | None = change.scale * change.lora_dim if hasattr(change, "lora_dim") else None
+        """As a file says it beside the factors. A number, because buffers of the model may be away from the device."""
+        change._buffers.pop("alpha", None)
         self.usual_strength = strength
         self.strength = strength
         """0 leaves the change out, exactly."""
+
+    def saved(self) -> dict[str, Tensor]:
+        """Return the tensors of the change under the library's names."""
+        found = {name: weight.detach() for name, weight in self.change.named_parameters()}
+        return found if self.alpha is None else {"alpha": torch.tensor(self.alpha), **found}
 
     def forward(self, input: Tensor, **named: Any) -> Tensor:
         """Return the output, [..., out_features].

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -118,11 +118,11 @@ class Lycoris(Adapter):
         """Return the weights, and the alphas that belong to them, under their names in a file."""
         from difftrain.model.lycoris.adapted_linear import adapted_layers, saved_name
 
-        found: dict[str, Tensor] = {}
-        for name, layer in adapted_layers(denoiser).items():
-            for key, tensor in _saved_tensors(layer.change):
-                found[f"{saved_name(name)}.{key}"] = tensor.detach()
-        return found
+        return {
+            f"{saved_name(name)}.{key}": tensor
+            for name, layer in adapted_layers(denoiser).items()
+            for key, tensor in layer.saved().items()
+        }
 
     def load_state(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
         import torch
@@ -138,7 +138,7 @@ class Lycoris(Adapter):
             )
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(state[name])
+                tensor.copy_(state[name])  # an alpha is a copy already, and the same
 
     def write(self, weights: Mapping[str, Tensor], folder: Path, prefix: str) -> None:
         """Write the library's own names, and the file that describes them; the names have no room for a prefix.
@@ -169,9 +169,3 @@ class Lycoris(Adapter):
             name: tensor.float() * factor if name.partition(".")[2] in _SCALED else tensor
             for name, tensor in weights.items()
         }
-
-
-def _saved_tensors(change: Any) -> Iterator[tuple[str, Tensor]]:
-    yield from change.named_parameters()
-    if "alpha" in dict(change.named_buffers()):
-        yield "alpha", change.alpha
