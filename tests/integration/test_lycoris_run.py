@@ -170,11 +170,22 @@ def test_a_class_that_the_model_lacks_ends_the_run_before_anything_is_encoded(pa
     assert "encode images" not in ended.err
 
 
-def test_images_of_validation_are_drawn_with_it(pairs):
+def drawn(output):
+    """Return the one image of the last step."""
+    (path,) = set(output.rglob("*4/*.png")) - set(output.rglob("sheet.png"))
+    return path.read_bytes()
+
+
+def test_images_of_validation_are_drawn_with_it_at_the_strength_asked_for(pairs):
     drawing = {"validation_steps": 4, "num_eval_images": 1, "validation_num_inference_steps": 1}
     ended = run_in(pairs.folder, *arguments(pairs, output_dir="drawn", validation_resolution=64, **drawing))
     assert ended.status == 0, ended.err
-    assert list((pairs.folder / "drawn" / "validation").rglob("sheet.png"))
+    full = drawn(pairs.folder / "drawn")
+    weaker = arguments(pairs, output_dir="weaker", validation_resolution=64, validation_lycoris_strength=0, **drawing)
+    ended = run_in(pairs.folder, *weaker)
+    assert ended.status == 0, ended.err
+    assert full != drawn(pairs.folder / "weaker")
+    assert (pairs.folder / "drawn" / ADAPTER).read_bytes() == (pairs.folder / "weaker" / ADAPTER).read_bytes()
 
 
 def test_the_plan_counts_its_trained_weights(pairs, whole):

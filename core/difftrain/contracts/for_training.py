@@ -35,6 +35,11 @@ class Adapter(Options, ABC):
         """Return the options, by name, that a resumed run must keep because the trained weights depend on them."""
         return self.model_dump(mode="json")
 
+    @property
+    def validation_strength(self) -> float:
+        """Strength at which validation images are drawn; other values than 1 need :meth:`at_strength`."""
+        return 1.0
+
     def check(self) -> Sequence[str]:
         """Return what is wrong with packages and files that the options ask for, each with what to do.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,20 +73,22 @@ def _changed_by_product(change: Any, input: Tensor, strength: float) -> Tensor:
 
 
 class FullChange(nn.Module):
-    """A change of every weight by itself, in the names of the library's algo full.
+    """A change of every weight and bias by itself, in the names of the library's algo full.
 
     The library's own module takes the layer's weight away and keeps a copy of it on the host; this one stands beside
     the layer, which may then be quantised.
     """
 
-    def __init__(self, base: nn.Linear, device: torch.device) -> None:
+    def __init__(self, base: nn.Linear, device: torch.device, dropout: float) -> None:
         super().__init__()
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         self.diff = nn.Parameter(torch.zeros(base.out_features, base.in_features, device=device))
         self.diff_b = None if base.bias is None else nn.Parameter(torch.zeros(base.out_features, device=device))
 
     def bypass_forward_diff(self, input: Tensor, scale: float) -> Tensor:
         bias = None if self.diff_b is None else self.diff_b.to(input.dtype) * scale
-        return nn.functional.linear(input, self.diff.to(input.dtype) * scale, bias)
+        output: Tensor = self.drop(nn.functional.linear(input, self.diff.to(input.dtype) * scale, bias))
+        return output
 
 
 def parts_of(denoiser: nn.Module) -> list[Part]:
@@ -141,7 +144,7 @@ def saved_name(name: str) -> str:
 def _new_change(name: str, base: nn.Linear, asked: Change) -> nn.Module:
     device = base.weight.device
     if asked.algo == "full":
-        return FullChange(base, device)
+        return FullChange(base, device, asked.dropout)
     # drawn on the CPU, so that equal seeds give equal weights on every device; the meta device has no numbers to draw
     with torch.device("meta" if device.type == "meta" else "cpu"):
         # the library's modules look at a layer's shape alone, unless they change its norm
@@ -152,20 +155,26 @@ def _new_change(name: str, base: nn.Linear, asked: Change) -> nn.Module:
             1.0,
             asked.dim,
             asked.alpha,
-            asked.dropout,
+            0.0,  # given below, since the library prints a warning that is only true where it merges weights
             bypass_mode=True,
             **asked.model_dump(include={"factor", "decompose_both", "full_matrix", "unbalanced_factorization"}),
             rs_lora=asked.rs_lora,
         )
+    if asked.dropout:
+        # the low-rank module has its own name for it
+        setattr(change, "dropout" if hasattr(change, "lora_up") else "drop", nn.Dropout(asked.dropout))
     return change
 
 
 def _library_modules() -> dict[str, Any]:
-    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
+    # or it chooses kernels of its own, or compiles single products, where no block is compiled; users may ask for them
+    os.environ.setdefault("LYCORIS_KERNEL_BACKEND", "torch")
     from lycoris.modules.locon import LoConModule
     from lycoris.modules.loha import LohaModule
     from lycoris.modules.lokr import LokrModule
 
+    # after the import, which sets it; its messages would stand in the output of --json
+    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
     return {"lokr": LokrModule, "loha": LohaModule, "lora": LoConModule, "locon": LoConModule}
 
 

@@ -47,6 +47,13 @@ class Lycoris(Adapter):
     """Begin LoKr as normal noise with this share of the spread of each layer's weights, instead of as nothing; 1e-4 to
     1e-2 is usual."""
 
+    validation_lycoris_strength: float = 1.0
+    """Draw validation images with the LyCORIS adapter at this strength."""
+
+    @property
+    def validation_strength(self) -> float:
+        return self.validation_lycoris_strength
+
     @cached_property
     def file(self) -> LycorisFile:
         """What is asked for; read once, so that the run does not depend on later changes of the file."""

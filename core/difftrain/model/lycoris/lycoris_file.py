@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from difftrain.config.config_files import read_config_file
 from difftrain.config.messages import explain, nearest, unknown_key
+from difftrain.config.user_values import coerce
 from difftrain.errors import ConfigError
 
 Algo = Literal["lokr", "loha", "lora", "locon", "full"]
@@ -39,7 +40,7 @@ _PRESET_KEYS = ("target_module", "target_name", "module_algo_map", "name_algo_ma
 class Change(BaseModel):
     """How one layer's weight is changed, as the library's modules take it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     algo: Algo = "lokr"
     dim: int = Field(4, ge=1)
@@ -172,6 +173,8 @@ def _change(values: Mapping[str, Any], base: Change, where: str, problems: list[
     """Return ``base`` with the values of one object of the file; None after a problem."""
     before = len(problems)
     asked: dict[str, Any] = {}
+    written: dict[str, str] = {}
+    """The user's name of each key."""
     for key, value in values.items():
         own = {"linear_dim": "dim", "linear_alpha": "alpha"}.get(key, key)
         if key in NO_EFFECT or value is None:
@@ -182,7 +185,8 @@ def _change(values: Mapping[str, Any], base: Change, where: str, problems: list[
         elif own not in Change.model_fields:
             problems.append(where + unknown_key(key, ["linear_dim", "linear_alpha", *Change.model_fields]))
         else:
-            asked[own] = value
+            asked[own] = coerce(Change.model_fields[own].annotation, value)
+            written[own] = key
     algo = asked.get("algo")
     if isinstance(algo, str) and algo.lower() not in ALGOS:
         guess = nearest(algo.lower(), ALGOS)
@@ -192,7 +196,8 @@ def _change(values: Mapping[str, Any], base: Change, where: str, problems: list[
     try:
         change = Change.model_validate({**base.model_dump(), **asked})
     except ValidationError as error:
-        problems += [where + sentence for sentence in explain(error, asked).values()]
+        for key, sentence in explain(error, asked).items():
+            problems.append(f"{where}{written.get(key, key)}{sentence.removeprefix(key)}")
         return None
     return change if len(problems) == before else None
 
