@@ -27,7 +27,7 @@ class AdaptedLinear(nn.Module):
     times as much (docs/adr/011-lycoris-beside-the-layer.md).
     """
 
-    def __init__(self, base: nn.Linear, change: nn.Module, *, strength: float) -> None:
+    def __init__(self, base: nn.Linear, change: Any, *, strength: float) -> None:
         super().__init__()
         self.base_layer = base
         self.change = change
