@@ -132,6 +132,17 @@ def test_the_library_loads_the_file_and_predicts_the_same(tmp_path, case, multip
     torch.testing.assert_close(predicted(other), ours, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["low-rank lokr", "loha with an alpha", "mixed by class and name"])
+def test_the_library_merges_the_file_to_the_same_prediction(tmp_path, case):
+    """With alpha unlike the rank it would apply alpha / rank twice; the file has them equal."""
+    model, adapter = adapted(tmp_path, CONFIGS[case])
+    adapter.write(adapter.state(model), tmp_path, "transformer")
+    other = flux()
+    network, _ = create_lycoris_from_weights(1.0, str(tmp_path / "pytorch_lora_weights.safetensors"), other)
+    network.merge_to()
+    torch.testing.assert_close(predicted(other), predicted(model), atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("case", CONFIGS)
 def test_what_was_written_has_the_same_effect_when_it_is_read(tmp_path, case):
     config = {**CONFIGS[case], "multiplier": 0.5}
@@ -216,3 +227,18 @@ def test_parts_name_quantised_layers_linear_and_leave_fused_ones_out():
     parts = parts_of(model)
     assert {part.name for part in parts if part.is_linear} == before
     assert {part.kind for part in parts if part.is_linear} == {"Linear"}
+
+
+def test_a_product_that_is_known_is_not_computed_again(tmp_path):
+    model, _ = adapted(tmp_path, CONFIGS["whole lokr by class"])
+    layer = model.transformer_blocks[0].attn.to_q
+    given = []
+
+    def forward(input, **named):
+        given.append(named)
+        return named["product"]
+
+    layer.base_layer.forward = forward
+    product = torch.randn(1, 6, 64)
+    assert not torch.equal(layer(torch.randn(1, 6, 64), product=product), product)
+    assert given == [{"product": product}]

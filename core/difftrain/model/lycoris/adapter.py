@@ -15,6 +15,7 @@ from difftrain.contracts import Adapter, ModelFamily
 from difftrain.errors import CheckpointError, ConfigError, first_few
 from difftrain.model.lora import ADAPTER_FILE
 from difftrain.model.lycoris.choose_modules import Chosen, choose_modules
+from difftrain.model.lycoris.fold_strength import folded, times
 from difftrain.model.lycoris.lycoris_file import USUAL, LycorisFile, read_lycoris_file
 from difftrain.model.precision.optional_package import lacking
 from difftrain.model.tensor_file import read_tensors, write_tensors
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "lycoris_config.json"
 """Beside the weights: what was trained, as the user's file said it."""
-_SCALED = ("lokr_w1", "lokr_w1_a", "hada_w1_a", "lora_up.weight", "diff", "diff_b")
-"""One factor of each kind of change, and both parts of a full one: those that carry the multiplier in a file."""
 
 
 class Lycoris(Adapter):
@@ -136,23 +135,23 @@ class Lycoris(Adapter):
 
         own = self.state(denoiser)
         different = sorted(set(own) ^ set(state)) + [n for n in own if n in state and own[n].shape != state[n].shape]
-        alphas = [name for name in own if name.endswith(".alpha") and name in state]
-        different += [name for name in alphas if float(own[name]) != float(state[name])]
         if different:
             raise CheckpointError(
                 f"{len(different)} adapter weights of the checkpoint do not fit this run's adapter: "
                 f"{first_few(different)}\nhint: resume with the lycoris_config that the checkpoint was trained with"
             )
+        alphas = {name: float(tensor) for name, tensor in own.items() if name.endswith(".alpha")}
+        ratios = {name.partition(".")[0]: float(state[name]) / alpha for name, alpha in alphas.items()}
         with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(state[name])  # an alpha is a copy already, and the same
+            for name, tensor in times(state, ratios).items():
+                own[name].copy_(tensor)  # an alpha is a copy already: the ratio has its effect
 
     def write(self, weights: Mapping[str, Tensor], folder: Path, prefix: str) -> None:
         """Write the library's own names, and the file that describes them; the names have no room for a prefix.
 
-        The multiplier is folded in, so that the file has its effect at a strength of 1.
+        Alpha and multiplier are folded in (see :func:`folded`).
         """
-        write_tensors(folder / ADAPTER_FILE, self._scaled(weights, self.file.multiplier))
+        write_tensors(folder / ADAPTER_FILE, folded(weights, self.file.multiplier))
         text = json.dumps(self.file.content, indent=1, ensure_ascii=False)
         (folder / CONFIG_FILE).write_text(f"{text}\n", encoding="utf-8")
 
@@ -165,14 +164,5 @@ class Lycoris(Adapter):
                 f"{file} is not a LyCORIS file: {len(strange)} of its {len(tensors)} tensors are not named "
                 f"lycoris_LAYER.FACTOR: {first_few(strange)}"
             )
-        return self._scaled(tensors, 1 / self.file.multiplier)
-
-    @staticmethod
-    def _scaled(weights: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-        if factor == 1:
-            return dict(weights)
-        # float32, because the factor may not be exact in the trained dtype
-        return {
-            name: tensor.float() * factor if name.partition(".")[2] in _SCALED else tensor
-            for name, tensor in weights.items()
-        }
+        layers = {name.partition(".")[0] for name in tensors}
+        return times(tensors, dict.fromkeys(layers, 1 / self.file.multiplier))
