@@ -200,7 +200,7 @@ def check_changes(saved: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
     if (before := _fixed_before(saved, plan)) is not None:
         problems += [
             f"{key} was {_summary(before.get(key))} and is now {_summary(value)}: the trained weights depend on it"
-            for key, value in plan.adapter.fixed().items()
+            for key, value in json.loads(json.dumps(plan.adapter.fixed())).items()
             if before.get(key) != value
         ]
     problems += [

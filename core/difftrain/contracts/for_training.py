@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -32,7 +32,10 @@ class Adapter(Options, ABC):
     ``fuse_qkv_projections`` computes the target's output beforehand and gives it as ``product``."""
 
     def fixed(self) -> dict[str, object]:
-        """Return the options, by name, that a resumed run must keep because the trained weights depend on them."""
+        """Return the options, by name, that a resumed run must keep because the trained weights depend on them.
+
+        Checkpoints record them, as JSON. What a file says that the options only name belongs here too.
+        """
         return self.model_dump(mode="json")
 
     @property
@@ -47,11 +50,18 @@ class Adapter(Options, ABC):
         """
         return ()
 
-    def check_model(self, denoiser: nn.Module, family: ModelFamily) -> None:
+    def first_effect(self) -> str:
+        """Identify what the adapter changes before the first step; empty if that is nothing.
+
+        Images of step 0 are drawn again when it changes.
+        """
+        return ""
+
+    def check_model(self, empty: Callable[[], nn.Module], family: ModelFamily) -> None:
         """Check that the options fit the model, before anything is encoded; for adapters that override :meth:`adapt`.
 
         Args:
-            denoiser: Without its weights, on the meta device.
+            empty: Builds the denoiser without its weights, on the meta device.
 
         Raises:
             ConfigError: As :meth:`adapt`.

@@ -12,7 +12,6 @@ import torch
 
 from difftrain.checkpoints.checkpoint_files import load_checkpoint
 from difftrain.checkpoints.resume_state import Resumed, ResumeState, trained_dtype
-from difftrain.contracts import Adapter
 from difftrain.data.packed.sample_table import one_of_each_set
 from difftrain.data.streaming.batch_reader import BatchReader, Reencoder
 from difftrain.data.streaming.coming_batches import ComingBatches
@@ -71,8 +70,7 @@ def assemble(
     """
     config = plan.config
     check_attention(config.attention_mechanism, accelerator.device)  # not when all is encoded
-    if type(plan.adapter).check_model is not Adapter.check_model:
-        plan.adapter.check_model(plan.family.empty_denoiser(prepared.location), plan.family)
+    plan.adapter.check_model(lambda: plan.family.empty_denoiser(prepared.location), plan.family)
     checkpoint, saved = resumed or (None, None)
     encoders = Encoders(plan, prepared.location, accelerator.device)
     extras = SampleExtras(plan.data, plan.family, plan.loss)

@@ -175,7 +175,7 @@ class Validator:
         )
 
     def _identity(self, scene: Scene, state: TrainingState) -> str:
-        return scene.identity(state.plan.config, self.model_identity)
+        return scene.identity(state.plan.config, self.model_identity + state.plan.adapter.first_effect())
 
     def _base(self, scene: Scene, state: TrainingState) -> Image.Image | None:
         """Return the scene as this run drew it before its first step, with the first seed; None if it did not."""

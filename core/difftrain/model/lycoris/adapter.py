@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -70,8 +70,11 @@ class Lycoris(Adapter):
     def fixed(self) -> dict[str, object]:
         return {f"lycoris_config {key}": value for key, value in self.file.facts().items()}
 
-    def check_model(self, denoiser: nn.Module, family: ModelFamily) -> None:
-        self.choose(denoiser, family)
+    def first_effect(self) -> str:
+        return "" if self.init_lokr_norm is None else f"init_lokr_norm {self.init_lokr_norm} {self.file.facts()}"
+
+    def check_model(self, empty: Callable[[], nn.Module], family: ModelFamily) -> None:
+        self.choose(empty(), family)
 
     def adapt(self, denoiser: nn.Module, family: ModelFamily, dtype: torch.dtype) -> Mapping[str, str]:
         chosen = self.choose(denoiser, family)
