@@ -33,7 +33,7 @@ QUANTIZERS = PLUGINS.registry.all("quantizer")
 ADAPTERS = PLUGINS.registry.all("adapter")
 ALGOS = ("lokr", "loha", "full")
 """Of `lora_type` lycoris, each a row of its own."""
-ROWS = [*(name for name in ADAPTERS if name != "lycoris"), *(f"lycoris {algo}" for algo in ALGOS)]
+ROWS = [*(name for name in ADAPTERS if name != "lycoris"), "standard dora", *(f"lycoris {algo}" for algo in ALGOS)]
 SWITCHES = {
     "dynamo_backend": ("no", "aot_eager"),
     "gradient_checkpointing": ("false", "true"),
@@ -93,7 +93,10 @@ def planned(precision, adapter, cell):
         "lora_type": adapter, "attention_mechanism": "math", **cell,
     }  # fmt: skip
     used = {key: str(value) for key, value in flags.items() if key != "lora_rank" or adapter == "standard"}
-    used |= {"lycoris_config": f"{algo}.json"} if algo else {}
+    if adapter == "lycoris" and algo:
+        used["lycoris_config"] = f"{algo}.json"
+    elif algo:
+        used["use_dora"] = "true"
     return plan_model(None, used, plugins=PLUGINS)
 
 
@@ -150,6 +153,11 @@ def refusals(precision, adapter, cell):
 @pytest.mark.parametrize("precision", ["no_change", *QUANTIZERS])
 def test_every_combination_trains_the_same_or_is_refused_with_the_nearest_that_works(precision, adapter):
     lacking = refusals(precision, adapter, PLAIN)
+    if adapter == "standard dora" and precision != "no_change":
+        assert any(
+            text.startswith("use_dora: ") and "set base_model_precision to no_change" in text for text in lacking
+        )
+        return
     if lacking:  # its package is missing, and the text says how to get it
         assert [text for text in lacking if precision not in text] == []
         pytest.skip(lacking[0])

@@ -122,5 +122,5 @@ def test_init_lora_of_another_rank_or_other_modules_is_refused_before_the_weight
     earlier.write(earlier.state(randomised(earlier)), tmp_path, "transformer")
     with pytest.raises(ConfigError, match="has rank 4, and lora_rank is 8"):
         Lora(lora_rank=8, init_lora=tmp_path).check_model(model, Chosen())
-    with pytest.raises(ConfigError, match=r"2 are only in the file, 1 only in the run: 0\.to_q"):
+    with pytest.raises(ConfigError, match=r"4 are only in the file, 2 only in the run: 0\.to_q"):
         Lora(lora_rank=4, init_lora=tmp_path, peft_lora_target_modules=("2",)).check_model(model, Chosen())

@@ -39,6 +39,12 @@ class Adapter(Options, ABC):
         return self.model_dump(mode="json")
 
     @property
+    def reads_weights(self) -> str | None:
+        """The option for which the adapter looks at the values of the frozen weights, which then must not be quantised;
+        None for adapters that only call the layers."""
+        return None
+
+    @property
     def validation_strength(self) -> float:
         """Strength at which validation images are drawn; other values than 1 need :meth:`at_strength`."""
         return 1.0

@@ -27,9 +27,10 @@ _HEADER = "lora_adapter_metadata"
 
 
 class Lora(Adapter):
-    """Low-rank adapter: each target weight W becomes ``W + alpha / rank * B @ A``.
+    """Low-rank adapter: each target weight W becomes ``W + alpha / rank * B @ A``; with DoRA its rows then get trained
+    lengths.
 
-    Source: Hu et al., LoRA, arXiv:2106.09685, section 4.1.
+    Source: Hu et al., LoRA, arXiv:2106.09685, section 4.1; Liu et al., DoRA, arXiv:2402.09353, section 4.
     """
 
     name: ClassVar[str] = "standard"
@@ -45,6 +46,9 @@ class Lora(Adapter):
 
     use_rslora: bool = False
     """Strength is alpha / sqrt(rank), so that it does not fall with the rank (rank-stabilised LoRA)."""
+    use_dora: bool = False
+    """Also train the length of each row of the weights (DoRA). Not over quantised weights; slower. Loads in diffusers;
+    ComfyUI leaves the lengths out."""
     lora_init_type: Literal["default", "gaussian"] = "default"
     """How A is drawn: evenly over a range, or from a normal distribution of deviation 1 / rank. B is 0. Others (pissa,
     olora, loftq) change the frozen weights, so that the file would not fit the published ones."""
@@ -68,8 +72,13 @@ class Lora(Adapter):
             "lora_rank": self.lora_rank,
             "lora_alpha": float(alpha),
             "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
             "peft_lora_target_modules": list(self.peft_lora_target_modules),
         }
+
+    @property
+    def reads_weights(self) -> str | None:
+        return "use_dora" if self.use_dora else None
 
     def first_effect(self) -> str:
         return "" if self.init_lora is None else f"init_lora {self.init_lora} {self.scale}"
@@ -107,12 +116,13 @@ class Lora(Adapter):
             ConfigError: If they are of another rank, or for other modules.
         """
         weights = self.read(path, prefix)
-        own = {f"{target}.lora_{part}.weight" for target in targets for part in "AB"}
+        parts = ("A", "B", *(["magnitude_vector"] if self.use_dora else []))
+        own = {f"{target}.lora_{part}.weight" for target in targets for part in parts}
         lacking, more = sorted(own - set(weights)), sorted(set(weights) - own)
         if lacking or more:
             raise ConfigError(
-                f"init_lora {path}: its modules are not those that this run adapts: {len(more) // 2} are only in the "
-                f"file, {len(lacking) // 2} only in the run: {first_few([*more, *lacking])}\n"
+                f"init_lora {path}: its weights are not those that this run trains: {len(more)} are only in the "
+                f"file, {len(lacking)} only in the run: {first_few([*more, *lacking])}\n"
                 "hint: choose its modules with the family's target option or peft_lora_target_modules"
             )
         ranks = {tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name}
@@ -136,6 +146,7 @@ class Lora(Adapter):
             r=self.lora_rank,
             lora_alpha=self.scale * self.lora_rank,
             lora_dropout=self.lora_dropout,
+            use_dora=self.use_dora,
             target_modules=list(targets),
             init_lora_weights=True if self.lora_init_type == "default" else self.lora_init_type,
         )
@@ -200,6 +211,7 @@ class Lora(Adapter):
             tensors[f"{prefix}.{name}"] = folded
         targets = sorted({name.split(".lora_")[0] for name in weights})
         settings = {"r": self.lora_rank, "lora_alpha": self.lora_rank, "target_modules": targets, "bias": "none"}
+        settings |= {"use_dora": True} if self.use_dora else {}
         header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)
         write_tensors(folder / ADAPTER_FILE, tensors, {_HEADER: header})
 

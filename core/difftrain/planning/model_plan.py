@@ -27,7 +27,12 @@ from difftrain.errors import PluginError
 from difftrain.model.attention.kernel_names import missing_package
 from difftrain.model.flavour_match import check_name
 from difftrain.planning.auto_precision import AUTO_PRECISIONS
-from difftrain.planning.combinations import clashes_of_adapter, clashes_of_family, clashes_of_precision
+from difftrain.planning.combinations import (
+    clash_of_weights,
+    clashes_of_adapter,
+    clashes_of_family,
+    clashes_of_precision,
+)
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import EXTENSIONS, Registry
 
@@ -193,6 +198,8 @@ class Chooser:
         clashes += clashes_of_family(self.config, family) if family else ()
         clashes += clashes_of_adapter(self.config, adapter, known("adapter")) if adapter else ()
         clashes += clashes_of_precision(self.config, quantizer, known("quantizer")) if quantizer else ()
+        if adapter and quantizer and (text := clash_of_weights(adapter, quantizer)):
+            clashes.append(text)
         if missing := missing_package(self.config.attention_mechanism):
             clashes.append(f'attention_mechanism {self.config.attention_mechanism!r}: {missing}, or set it to "auto"')
         for text in clashes:

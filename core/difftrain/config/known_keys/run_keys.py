@@ -42,7 +42,6 @@ RUN_TABLES = KnownKeys(
         "lora_format": ("diffusers",),
         "peft_lora_mode": ("standard",),
         "slider_lora_target": (),
-        "use_dora": (),
         # training
         "use_ema": (),
         "train_text_encoder": (),
