@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from difftrain.config.known_keys import NO_PRECISIONS, NOT_BUILT_VALUES
+from difftrain.config.known_keys import NO_PRECISIONS
 from difftrain.contracts import Quantizer
 from difftrain.planning.combinations import (
     can_compile,
@@ -96,11 +96,12 @@ def _adapters(plugins: LoadedPlugins) -> str:
     config = plan_model(None, {"model_family": "flux", "fuse_qkv_projections": "true"}, plugins=plugins).config
     fused = [name for name, found in known.items() if not clashes_of_adapter(config, config.build(found), known)]
     fusing = ", ".join(f"`{name}`" for name in fused)
-    unbuilt = ", ".join(f"`{name}`" for name in NOT_BUILT_VALUES["lora_type"])
     return (
         f"Adapters that go together with fused layers: {fusing}; a plugin's, if it declares\n"
-        f"`takes_products` ([plugins.md](plugins.md)). `lora_type` {unbuilt}, which LoKr comes with, is not supported "
-        "yet."
+        "`takes_products` ([plugins.md](plugins.md)). `lycoris` is LoKr, LoHa, LoRA and full changes by "
+        "`lycoris_config`;\nLoKr, LoHa and full are rows of the test, with every precision. A full change stands "
+        "beside the quantised\nweight, in the format of the adapter. `use_dora` reads the weights, and is refused with "
+        "all but `no_change`."
     )
 
 

@@ -14,6 +14,7 @@ from difftrain.data.tables.caption_tables import CsvCaptions, JsonLinesCaptions,
 from difftrain.data.tables.csv_set import CsvSource
 from difftrain.data.tables.huggingface import HuggingFaceCaptions, HuggingFaceSource
 from difftrain.model.lora import Lora
+from difftrain.model.lycoris.adapter import Lycoris
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
 from difftrain.model.precision.quanto import QuantoFp8, QuantoFp8Uz, QuantoInt2, QuantoInt4, QuantoInt8
@@ -28,7 +29,7 @@ from difftrain.steps.schedules import Constant, ConstantWithWarmup, Cosine, Line
 
 @hookimpl
 def difftrain_adapters() -> Iterable[type[contracts.Adapter]]:
-    return (Lora,)
+    return Lora, Lycoris
 
 
 @hookimpl

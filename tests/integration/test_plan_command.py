@@ -49,6 +49,15 @@ def test_the_demo_has_a_table_its_assumptions_and_the_lines_for_a_card(alone):
     assert lines[-2:] == ["RTX 4090: write into the run file", '  "gradient_checkpointing": false,']
 
 
+def test_no_precision_is_recommended_to_an_adapter_that_reads_the_weights(alone):
+    found = json.loads(alone(*FULL_SIZE, "--use_dora", "true", "--json"))
+    best = {row["best"]["base_model_precision"] for row in found["cards"] if row["best"]}
+    assert best <= {"no_change"}
+    assert {row["best"]["base_model_precision"] for row in json.loads(alone(*FULL_SIZE, "--json"))["cards"]} > {
+        "no_change"
+    }
+
+
 def test_json_is_one_object_with_the_same_numbers(alone):
     found = json.loads(alone(*DEMO, "--json"))
     assert (found["status"], found["steps"], found["card"]) == ("ok", 300, "H100")

@@ -7,6 +7,7 @@ Issue 10, clause 1. What an option does by itself is tested elsewhere, and `docs
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,9 @@ from difftrain.types import Batch
 PLUGINS = load_plugins(files=[str(Path(__file__).with_name("combination_plugin.py"))])
 QUANTIZERS = PLUGINS.registry.all("quantizer")
 ADAPTERS = PLUGINS.registry.all("adapter")
+ALGOS = ("lokr", "loha", "full")
+"""Of `lora_type` lycoris, each a row of its own."""
+ROWS = [*(name for name in ADAPTERS if name != "lycoris"), "standard dora", *(f"lycoris {algo}" for algo in ALGOS)]
 SWITCHES = {
     "dynamo_backend": ("no", "aot_eager"),
     "gradient_checkpointing": ("false", "true"),
@@ -44,6 +48,10 @@ ones."""
 OTHER_ORDER = {"full": 1e-4, "fp8": 0.05, "int8": 0.02}
 """Largest relative difference from the same precision without the options, by the format of its products: fused
 layers round their gradients together."""
+
+
+ZERO_AT_FIRST = (".lora_B.default.weight", ".lokr_w2", ".hada_w2_a")
+"""Trained weights without which the others get no gradient."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,28 @@ def _traced_only():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _lycoris_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lycoris")
+    for algo in ALGOS:
+        values = {"algo": algo, "linear_dim": 10000 if algo == "lokr" else 4, "factor": 8}
+        (folder / f"{algo}.json").write_text(json.dumps(values | {"apply_preset": {"target_module": ["Gated"]}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
 def planned(precision, adapter, cell):
+    adapter, _, algo = adapter.partition(" ")
     flags = {
         "model_family": "blocks", "mixed_precision": "no", "lora_rank": 4, "base_model_precision": precision,
         "lora_type": adapter, "attention_mechanism": "math", **cell,
     }  # fmt: skip
     used = {key: str(value) for key, value in flags.items() if key != "lora_rank" or adapter == "standard"}
+    if adapter == "lycoris" and algo:
+        used["lycoris_config"] = f"{algo}.json"
+    elif algo:
+        used["use_dora"] = "true"
     return plan_model(None, used, plugins=PLUGINS)
 
 
@@ -95,7 +119,7 @@ def trained(precision, adapter, *cell):
     fit_to_device(state, SimpleNamespace(shapes=[only], read=lambda _: batch), reporter)
     state.denoiser.train()
     for name, weight in state.named_trained:
-        if ".lora_B." in name:  # zero at first, and then A gets no gradient
+        if name.endswith(ZERO_AT_FIRST):
             weight.data.copy_(torch.randn(weight.shape, generator=draws) / 20)
     loss = loss_at(state, state.denoiser, batch, torch.full((1,), 0.5), noise).sum()
     loss.backward()
@@ -125,10 +149,15 @@ def refusals(precision, adapter, cell):
     return ()
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("adapter", ROWS)
 @pytest.mark.parametrize("precision", ["no_change", *QUANTIZERS])
 def test_every_combination_trains_the_same_or_is_refused_with_the_nearest_that_works(precision, adapter):
     lacking = refusals(precision, adapter, PLAIN)
+    if adapter == "standard dora" and precision != "no_change":
+        assert any(
+            text.startswith("use_dora: ") and "set base_model_precision to no_change" in text for text in lacking
+        )
+        return
     if lacking:  # its package is missing, and the text says how to get it
         assert [text for text in lacking if precision not in text] == []
         pytest.skip(lacking[0])
@@ -183,11 +212,3 @@ def test_the_nearest_precisions_need_about_as_much_memory(precision, nearest):
     for change in ({"dynamo_backend": "aot_eager"}, {"blocks_to_swap": 1}, {"fuse_qkv_projections": "true"}):
         (text,) = refusals(precision, "standard", {**PLAIN, **change})
         assert nearest in text
-
-
-@pytest.mark.parametrize("name", ["lycoris"])
-def test_an_adapter_that_is_not_there_is_refused_by_name(name):
-    """LoKr comes with lora_type lycoris, which is not built: once it is registered, it is a row of the test above."""
-    assert name not in ADAPTERS
-    (text,) = refusals("no_change", name, PLAIN)
-    assert f"lora_type '{name}'" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from config_runs import PLUGINS, USERS_FILES, pair, run_values
 
+from difftrain.errors import ConfigError
 from difftrain.planning.run_plan import plan_run
 
 EXPORT = USERS_FILES / "web_export.json"
@@ -92,3 +93,10 @@ def test_a_key_of_other_trainers_is_a_flag_with_and_without_a_value(command, fla
     Path("config.json").write_text(json.dumps(run_values()))
     Path("datasets.json").write_text(json.dumps(pair()))
     assert said in command("check", "--config", "config.json", *flags).err
+
+
+def test_the_lycoris_config_of_an_export_is_used_only_with_its_adapter():
+    assert not any("lycoris_config" in note for note in plan_export().notes)
+    assert any("lycoris_config: no effect" in note for note in plan_export(lycoris_config="my.json").notes)
+    with pytest.raises(ConfigError, match=r"lycoris_config: config/lycoris_config\.json does not exist"):
+        plan_export(lora_type="lycoris")

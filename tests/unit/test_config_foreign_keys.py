@@ -41,7 +41,6 @@ NEUTRAL = [
     ("fuse_qkv_projections", False),
     ("num_validation_images", 1),
     ("evaluation_type", None),
-    ("lora_init_type", "default"),
     ("validation_noise_scheduler", "euler"),
     ("flow_use_beta_schedule", False),
     ("validation_disable", False),
@@ -118,7 +117,6 @@ ASKED = [
     ("t5_padding", "zero"),
     ("validation_guidance_rescale", 0.7),
     ("push_to_hub", True),
-    ("init_lora", "x.safetensors"),
     ("scheduled_sampling_max_step_offset", 5),
     ("num_validation_images", 4),
     ("prediction_type", "epsilon"),
@@ -136,7 +134,6 @@ def test_what_is_asked_for_and_not_built_is_an_error(key, value):
 
 VALUES = [
     ("model_type", "full"),
-    ("lora_type", "lycoris"),
     ("report_to", "wandb"),
     ("lr_scheduler", "polynomial"),
     ("attention_mechanism", "flash-attn-3"),

@@ -53,7 +53,14 @@ RUN_PATHS = (
 
 def test_every_key_of_a_path_type_is_known_as_a_path():
     keys = {key for key, field in PLUGINS.run_schema.model_fields.items() if holds_path(key, field.annotation)}
-    assert keys == {*RUN_PATHS, "data_backend_config", "validation_prompt_library", "plugins"}
+    assert keys == {
+        *RUN_PATHS,
+        "data_backend_config",
+        "validation_prompt_library",
+        "plugins",
+        "lycoris_config",
+        "init_lora",
+    }
     keys = {key for key, field in PLUGINS.dataset_schema.model_fields.items() if holds_path(key, field.annotation)}
     assert keys == {"instance_data_dir", "cache_dir", "cache_dir_vae", "csv_file"}
 

@@ -9,6 +9,7 @@ from data_plans import SilentReporter, new_image
 from PIL import Image
 
 from difftrain.data.files.local_image import LocalImage
+from difftrain.model.lora import Lora
 from difftrain.types import Geometry, ImageRecord, PlacedImage
 from difftrain.validation.drawn_files import open_drawn
 from difftrain.validation.scenes import Scene
@@ -57,7 +58,7 @@ def state(step, **changes):
         "validation_num_inference_steps": 4, "validation_seed": 7, "seed": 1, "lora_type": "standard", **changes,
     }  # fmt: skip
     flavour = SimpleNamespace(default_guidance=2.5, pipeline_references=1)
-    plan = SimpleNamespace(config=SimpleNamespace(**values), flavour=flavour)
+    plan = SimpleNamespace(config=SimpleNamespace(**values), flavour=flavour, adapter=Lora())
     return SimpleNamespace(
         step=step, plan=plan, bare_denoiser=torch.nn.Identity(), evaluating=nullcontext, uncompiled=nullcontext
     )

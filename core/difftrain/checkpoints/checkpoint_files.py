@@ -186,6 +186,7 @@ def _write_parts(state: TrainingState, gathered: GatheredState, folder: Path) ->
         samples=state.position.samples,
         processes=state.accelerator.num_processes,
         config=state.plan.config.model_dump(mode="json"),
+        adapter=state.plan.adapter.fixed(),
         plugins=state.plan.plugins.versions(),
         data=dict(state.data),
         skipped=state.skipped,

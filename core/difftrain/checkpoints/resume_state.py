@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,6 +58,9 @@ class ResumeState(BaseModel):
     """Samples of that epoch already taken, for messages; only the stream knows exactly where the data continues."""
     processes: int = Field(ge=1)
     config: dict[str, Any]
+    adapter: dict[str, Any] | None = None
+    """What :meth:`difftrain.Adapter.fixed` gave, which may come from a file that ``config`` only names; None in
+    checkpoints of earlier versions."""
     plugins: dict[str, str]
     """Version of each plugin by name."""
     data: dict[str, str] = {}
@@ -195,12 +197,10 @@ def check_changes(saved: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
         for key, why in _FIXED.items()
         if key in saved.config and saved.config[key] != now.get(key)
     ]
-    adapter = type(plan.adapter)
-    with suppress(ValidationError):  # options of another version: the weights themselves are compared later
-        before = adapter(**{key: saved.config[key] for key in adapter.model_fields if key in saved.config}).fixed()
+    if (before := _fixed_before(saved, plan)) is not None:
         problems += [
             f"{key} was {_summary(before.get(key))} and is now {_summary(value)}: the trained weights depend on it"
-            for key, value in plan.adapter.fixed().items()
+            for key, value in json.loads(json.dumps(plan.adapter.fixed())).items()
             if before.get(key) != value
         ]
     problems += [
@@ -219,6 +219,17 @@ def check_changes(saved: ResumeState, plan: RunPlan, checkpoint: Path) -> None:
             f"{checkpoint} cannot be resumed with these options: " + "; ".join(problems) + "\n"
             "hint: use the values that the checkpoint was trained with, or start over: --resume_from_checkpoint none"
         )
+
+
+def _fixed_before(saved: ResumeState, plan: RunPlan) -> Mapping[str, object] | None:
+    """Return what the adapter's options fixed; None if another version wrote them: the weights are compared later."""
+    if saved.adapter is not None:
+        return saved.adapter
+    adapter = type(plan.adapter)
+    try:
+        return adapter(**{key: saved.config[key] for key in adapter.model_fields if key in saved.config}).fixed()
+    except ValidationError:
+        return None
 
 
 def changes_since(saved: ResumeState, plan: RunPlan, processes: int) -> list[str]:

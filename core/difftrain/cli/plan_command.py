@@ -74,7 +74,8 @@ def _rows(model: ModelPlan, shape: LargestBatch, run: OutlinedRun, cards: Sequen
     from difftrain.startup.encoded_form import compute_dtype
 
     compute = compute_dtype(model.config)
-    quantizers = model.plugins.registry.classes("quantizer")
+    # an adapter that reads the weights needs them as they are
+    quantizers = () if model.adapter.reads_weights else model.plugins.registry.classes("quantizer")
     blocks = len(run.work.blocks)
     pays = _pays_to_compile(shape, blocks)
     return [

@@ -116,6 +116,12 @@ class ModelFamily(TypedByInput[Input], ABC):
     replayable: ClassVar[bool] = False
     """Whether :meth:`predict` does the same operations for all inputs of one shape, looks at no value on the CPU and
     draws only from torch's generator of the GPU: a training step can then be recorded once and replayed."""
+    lycoris_classes: ClassVar[tuple[str, ...]] = ()
+    """Classes of modules whose linear layers ``lora_type: lycoris`` adapts if the config chooses none; empty adapts
+    :meth:`adapter_targets`."""
+    old_class_names: ClassVar[Mapping[str, str]] = {}
+    """Names that classes of the denoiser's modules had in earlier versions of their library, and still have in users'
+    adapter configs, with those of today."""
     lora_prefix: ClassVar[str] = "transformer"
     """Prefix of adapter keys in files that other programs load."""
 

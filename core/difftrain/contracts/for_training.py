@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -15,6 +15,8 @@ from difftrain.types import Batch, NoisyBatch, Sample
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from difftrain.contracts.for_models import ModelFamily
 
 
 class Adapter(Options, ABC):
@@ -30,8 +32,62 @@ class Adapter(Options, ABC):
     ``fuse_qkv_projections`` computes the target's output beforehand and gives it as ``product``."""
 
     def fixed(self) -> dict[str, object]:
-        """Return the options, by name, that a resumed run must keep because the trained weights depend on them."""
+        """Return the options, by name, that a resumed run must keep because the trained weights depend on them.
+
+        Checkpoints record them, as JSON. What a file says that the options only name belongs here too.
+        """
         return self.model_dump(mode="json")
+
+    @property
+    def reads_weights(self) -> str | None:
+        """The option for which the adapter looks at the values of the frozen weights, which then must not be quantised;
+        None for adapters that only call the layers."""
+        return None
+
+    @property
+    def validation_strength(self) -> float:
+        """Strength at which validation images are drawn; other values than 1 need :meth:`at_strength`."""
+        return 1.0
+
+    def check(self) -> Sequence[str]:
+        """Return what is wrong with packages and files that the options ask for, each with what to do.
+
+        Called before anything else is read. Files are best read here, once.
+        """
+        return ()
+
+    def first_effect(self) -> str:
+        """Identify what the adapter changes before the first step; empty if that is nothing.
+
+        Images of step 0 are drawn again when it changes.
+        """
+        return ""
+
+    def check_model(self, empty: Callable[[], nn.Module], family: ModelFamily) -> None:
+        """Check that the options fit the model, before anything is encoded; for adapters that override :meth:`adapt`.
+
+        Args:
+            empty: Builds the denoiser without its weights, on the meta device.
+
+        Raises:
+            ConfigError: As :meth:`adapt`.
+        """
+
+    def adapt(self, denoiser: nn.Module, family: ModelFamily, dtype: torch.dtype) -> Mapping[str, str]:
+        """Choose the modules to adapt, and :meth:`attach`; by default the family's targets.
+
+        For adapters whose own options choose modules. The denoiser may be on the meta device, to count or to check.
+
+        Returns:
+            By full name of each adapted module what it was chosen by, for messages, such as the class of modules that
+            it is in; empty texts if there is nothing to tell.
+
+        Raises:
+            ConfigError: If the options choose modules that the model does not have.
+        """
+        targets = family.adapter_targets(denoiser)
+        self.attach(denoiser, targets, dtype)
+        return dict.fromkeys(targets, "")
 
     @abstractmethod
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@
 - `fused`: frozen layers that share their input
 - `shared_input`: linear layers called together
 - `lora`: LoRA, through peft
+- `lycoris`: LoKr, LoHa and full changes through lycoris-lora
 - `attention`: attention kernels
 - `compiled`: what makes compiled blocks faster
 - `tuned_blocks`: blocks that are compiled, and that keep or recompute activations

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from difftrain.contracts import Adapter
+from difftrain.config.messages import nearest
+from difftrain.contracts import Adapter, ModelFamily
 from difftrain.errors import CheckpointError, ConfigError, first_few
 from difftrain.model.tensor_file import read_tensors, write_tensors
 
@@ -25,9 +27,10 @@ _HEADER = "lora_adapter_metadata"
 
 
 class Lora(Adapter):
-    """Low-rank adapter: each target weight W becomes ``W + alpha / rank * B @ A``.
+    """Low-rank adapter: each target weight W becomes ``W + alpha / rank * B @ A``; with DoRA its rows then get trained
+    lengths.
 
-    Source: Hu et al., LoRA, arXiv:2106.09685, section 4.1.
+    Source: Hu et al., LoRA, arXiv:2106.09685, section 4.1; Liu et al., DoRA, arXiv:2402.09353, section 4.
     """
 
     name: ClassVar[str] = "standard"
@@ -41,13 +44,94 @@ class Lora(Adapter):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the adapter's inputs that are zeroed in training."""
 
+    use_rslora: bool = False
+    """Strength is alpha / sqrt(rank), so that it does not fall with the rank (rank-stabilised LoRA)."""
+    use_dora: bool = False
+    """Also train the length of each row of the weights (DoRA). Not over quantised weights; slower. Loads in diffusers;
+    ComfyUI leaves the lengths out."""
+    lora_init_type: Literal["default", "gaussian"] = "default"
+    """How A is drawn: evenly over a range, or from a normal distribution of deviation 1 / rank. B is 0. Others (pissa,
+    olora, loftq) change the frozen weights, so that the file would not fit the published ones."""
+    init_lora: Path | None = None
+    """Begin with the LoRA in this file or folder, with diffusers' names, of the same rank and modules."""
+    peft_lora_target_modules: tuple[str, ...] = ()
+    """Adapt these linear modules instead of the family's: full names, or their ends, such as to_q or attn.to_out.0."""
+
     @property
     def scale(self) -> float:
-        """Factor on ``B @ A``."""
-        return (self.lora_rank if self.lora_alpha is None else self.lora_alpha) / self.lora_rank
+        """Factor on ``B @ A``.
+
+        Source of ``use_rslora``: Kalajdzievski, rsLoRA, arXiv:2312.03732, section 3.
+        """
+        alpha = self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        return alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
 
     def fixed(self) -> dict[str, object]:
-        return {"lora_rank": self.lora_rank, "lora_alpha": self.scale * self.lora_rank}
+        alpha = self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        return {
+            "lora_rank": self.lora_rank,
+            "lora_alpha": float(alpha),
+            "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
+            "peft_lora_target_modules": list(self.peft_lora_target_modules),
+        }
+
+    @property
+    def reads_weights(self) -> str | None:
+        return "use_dora" if self.use_dora else None
+
+    def first_effect(self) -> str:
+        return "" if self.init_lora is None else f"init_lora {self.init_lora} {self.scale}"
+
+    def check(self) -> Sequence[str]:
+        if self.init_lora is None or self.init_lora.is_file() or (self.init_lora / ADAPTER_FILE).is_file():
+            return ()
+        if self.init_lora.is_dir():
+            return [f"init_lora: the folder {self.init_lora} has no {ADAPTER_FILE}"]
+        return [f"init_lora: {self.init_lora} does not exist"]
+
+    def check_model(self, empty: Callable[[], nn.Module], family: ModelFamily) -> None:
+        if self.init_lora is None and not self.peft_lora_target_modules:
+            return
+        targets = self._targets(empty(), family)
+        if self.init_lora is not None:
+            self._first_weights(self.init_lora, targets, family.lora_prefix)
+
+    def adapt(self, denoiser: nn.Module, family: ModelFamily, dtype: torch.dtype) -> Mapping[str, str]:
+        targets = self._targets(denoiser, family)
+        self.attach(denoiser, targets, dtype)
+        if self.init_lora is not None:
+            self.load_state(denoiser, self._first_weights(self.init_lora, targets, family.lora_prefix))
+        return dict.fromkeys(targets, "")
+
+    def _targets(self, denoiser: nn.Module, family: ModelFamily) -> Sequence[str]:
+        if not self.peft_lora_target_modules:
+            return family.adapter_targets(denoiser)
+        return linears_named(denoiser, self.peft_lora_target_modules)
+
+    def _first_weights(self, path: Path, targets: Sequence[str], prefix: str) -> dict[str, Tensor]:
+        """Return the weights of ``init_lora``, for this adapter's strength.
+
+        Raises:
+            ConfigError: If they are of another rank, or for other modules.
+        """
+        weights = self.read(path, prefix)
+        parts = ("A", "B", *(["magnitude_vector"] if self.use_dora else []))
+        own = {f"{target}.lora_{part}.weight" for target in targets for part in parts}
+        lacking, more = sorted(own - set(weights)), sorted(set(weights) - own)
+        if lacking or more:
+            raise ConfigError(
+                f"init_lora {path}: its weights are not those that this run trains: {len(more)} are only in the "
+                f"file, {len(lacking)} only in the run: {first_few([*more, *lacking])}\n"
+                "hint: choose its modules with the family's target option or peft_lora_target_modules"
+            )
+        ranks = {tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name}
+        if ranks != {self.lora_rank}:
+            found = ", ".join(map(str, sorted(ranks)))
+            raise ConfigError(
+                f"init_lora {path} has rank {found}, and lora_rank is {self.lora_rank}\nhint: set lora_rank to {found}"
+            )
+        return {name: part.float() / self.scale if ".lora_B." in name else part for name, part in weights.items()}
 
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:
         from peft import LoraConfig, inject_adapter_in_model
@@ -62,8 +146,9 @@ class Lora(Adapter):
             r=self.lora_rank,
             lora_alpha=self.scale * self.lora_rank,
             lora_dropout=self.lora_dropout,
+            use_dora=self.use_dora,
             target_modules=list(targets),
-            init_lora_weights=True,
+            init_lora_weights=True if self.lora_init_type == "default" else self.lora_init_type,
         )
         inject_adapter_in_model(config, denoiser)
         for name, parameter in denoiser.named_parameters():
@@ -126,6 +211,7 @@ class Lora(Adapter):
             tensors[f"{prefix}.{name}"] = folded
         targets = sorted({name.split(".lora_")[0] for name in weights})
         settings = {"r": self.lora_rank, "lora_alpha": self.lora_rank, "target_modules": targets, "bias": "none"}
+        settings |= {"use_dora": True} if self.use_dora else {}
         header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)
         write_tensors(folder / ADAPTER_FILE, tensors, {_HEADER: header})
 
@@ -145,6 +231,32 @@ class Lora(Adapter):
             name: tensor.float() * scale if ".lora_B." in name and scale != 1 else tensor
             for name, tensor in named.items()
         }
+
+
+def linears_named(denoiser: nn.Module, wanted: Sequence[str]) -> list[str]:
+    """Return the linear modules whose full names are wanted, or end in a wanted name after a dot, in model order.
+
+    Raises:
+        ConfigError: With every name that fits none, and the nearest that does.
+    """
+    from torch import nn
+
+    linears = [name for name, part in denoiser.named_modules() if isinstance(part, nn.Linear)]
+    found = [name for name in linears if any(_fits(name, one) for one in wanted)]
+    wrong = [one for one in wanted if not any(_fits(name, one) for name in linears)]
+    ends = {name.split(".", count)[-1] for name in linears for count in range(name.count(".") + 1)}
+    problems = []
+    for one in wrong:
+        guess = nearest(one, linears if one.count(".") > 2 else ends)
+        meant = f"; did you mean {guess!r}?" if guess else f"; linear modules are, for example, {first_few(linears)}"
+        problems.append(f"peft_lora_target_modules: {one!r} is no linear module of this model{meant}")
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def _fits(name: str, wanted: str) -> bool:
+    return name == wanted or name.endswith(f".{wanted}")
 
 
 def _strength(header: Mapping[str, str], prefix: str) -> float:

@@ -56,6 +56,16 @@ def clashes_of_adapter(
     ]
 
 
+def clash_of_weights(adapter: contracts.Adapter, quantizer: contracts.Quantizer) -> str | None:
+    """Return why the adapter does not go together with quantised weights; None if it does."""
+    if adapter.reads_weights is None:
+        return None
+    return (
+        f"{adapter.reads_weights}: the adapter reads the frozen weights, and those of base_model_precision "
+        f"{quantizer.name!r} are codes; set base_model_precision to no_change, or {adapter.reads_weights} to false"
+    )
+
+
 def clashes_of_family(config: RunConfig, family: contracts.ModelFamily) -> list[str]:
     """Return the same for the model's family."""
     unnamed = type(family).shared_input_linears is contracts.ModelFamily.shared_input_linears

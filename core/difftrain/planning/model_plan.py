@@ -27,7 +27,12 @@ from difftrain.errors import PluginError
 from difftrain.model.attention.kernel_names import missing_package
 from difftrain.model.flavour_match import check_name
 from difftrain.planning.auto_precision import AUTO_PRECISIONS
-from difftrain.planning.combinations import clashes_of_adapter, clashes_of_family, clashes_of_precision
+from difftrain.planning.combinations import (
+    clash_of_weights,
+    clashes_of_adapter,
+    clashes_of_family,
+    clashes_of_precision,
+)
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
 from difftrain.plugins.registry import EXTENSIONS, Registry
 
@@ -66,7 +71,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
     run, plugins = read_run(path, flags, problems, plugins, needs_length=False)
     chosen = Chooser(config=run, registry=plugins.registry, problems=problems)
     family, flavour = chosen.family(), chosen.flavour()
-    adapter, quantizer = chosen.named("adapter", run.lora_type), chosen.quantizer()
+    adapter, quantizer = chosen.adapter(), chosen.quantizer()
     text_quantizers = chosen.text_quantizers(family)
     chosen.check_combinations(family, adapter, quantizer)
     check_model(run, flavour, plugins, problems)
@@ -170,6 +175,13 @@ class Chooser:
             return None
         return self.named("flavour", name, family=self.config.model_family)
 
+    def adapter(self) -> Any:
+        """The adapter; what is wrong with the files and packages that it needs are problems."""
+        found = self.named("adapter", self.config.lora_type)
+        for text in found.check() if found is not None else ():
+            self.problems.add(text)
+        return found
+
     def quantizer(self) -> Any:
         """The quantizer of the denoiser; None for ``no_change``, for ``auto`` and after a problem."""
         return self._of_precision("base_model_precision")
@@ -186,6 +198,8 @@ class Chooser:
         clashes += clashes_of_family(self.config, family) if family else ()
         clashes += clashes_of_adapter(self.config, adapter, known("adapter")) if adapter else ()
         clashes += clashes_of_precision(self.config, quantizer, known("quantizer")) if quantizer else ()
+        if adapter and quantizer and (text := clash_of_weights(adapter, quantizer)):
+            clashes.append(text)
         if missing := missing_package(self.config.attention_mechanism):
             clashes.append(f'attention_mechanism {self.config.attention_mechanism!r}: {missing}, or set it to "auto"')
         for text in clashes:

@@ -12,6 +12,7 @@ from typing import Any
 from difftrain import contracts
 from difftrain.config.config_files import FlagValue
 from difftrain.config.dataset_list import load_datasets
+from difftrain.config.known_keys import USUAL_ELSEWHERE
 from difftrain.config.optimizer_settings import optimizer_options
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
@@ -80,7 +81,7 @@ def build_plan(
     chosen = _TrainingChooser(config=config, registry=plugins.registry, problems=problems)
     family = chosen.family()
     flavour = chosen.flavour()
-    adapter = chosen.named("adapter", config.lora_type)
+    adapter = chosen.adapter()
     optimizer = chosen.optimizer()
     schedule = chosen.named("schedule", config.lr_scheduler)
     quantizer, text_quantizers = chosen.quantizer(), chosen.text_quantizers(family)
@@ -200,8 +201,10 @@ def _note_doubts(
 def _note_unused_options(config: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:
     used = {key for options in chosen for key in type(options).model_fields}
     unused = config.model_fields_set - set(RunConfig.model_fields) - used
-    # an option at its default asks for nothing
-    for key in sorted(key for key in unused if getattr(config, key) != type(config).model_fields[key].default):
+    # an option at its default, here or in the program that wrote the file, asks for nothing
+    for key in sorted(unused):
+        if getattr(config, key) in (type(config).model_fields[key].default, USUAL_ELSEWHERE.get(key)):
+            continue
         owners = [cls for cls in registry.run_option_classes() if key in cls.model_fields]
         named = " or ".join(dict.fromkeys(repr(getattr(owner, "name", owner.__name__)) for owner in owners))
         problems.note(f"{key}: no effect, it is an option of {named}, which this run does not use")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import nn
 
@@ -52,13 +54,14 @@ def load_adapted(
     )
     if plan.config.fuse_qkv_projections:
         reporter.say(_fuse(plan, denoiser))
-    targets = plan.family.adapter_targets(denoiser)
     torch.manual_seed(plan.config.seed)
-    plan.adapter.attach(denoiser, targets, adapter_dtype)
+    adapted = plan.adapter.adapt(denoiser, plan.family, adapter_dtype)
     if swapped:
         swapped.add(plan.family.blocks(denoiser), waiting)
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
-    reporter.say(f"adapter {plan.adapter.name}: {len(targets)} modules, {count:,} trained weights")
+    kinds = Counter(kind for kind in adapted.values() if kind)
+    listed = f": {', '.join(f'{number} of {kind}' for kind, number in kinds.items())}" if kinds else ""
+    reporter.say(f"adapter {plan.adapter.name}: {len(adapted)} modules{listed}, {count:,} trained weights")
     return denoiser
 
 

@@ -12,7 +12,7 @@ from difftrain.contracts import Quantizer
 from difftrain.machine.processes import greatest
 from difftrain.model.gpu_memory import available
 from difftrain.planning.auto_precision import AUTO_PRECISIONS, easy_share
-from difftrain.planning.combinations import clashes_of_precision
+from difftrain.planning.combinations import clash_of_weights, clashes_of_precision
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import compute_dtype
 from difftrain.types import ModelLocation, Reporter
@@ -102,7 +102,8 @@ def _lack(plan: RunPlan, name: str) -> str | None:
     quantizer = _quantizer(plan, name)
     if quantizer is None:
         return "it is not installed"
-    return quantizer.check() or next(iter(clashes_of_precision(plan.config, quantizer, known)), None)
+    clashes = [*clashes_of_precision(plan.config, quantizer, known), clash_of_weights(plan.adapter, quantizer)]
+    return quantizer.check() or next(filter(None, clashes), None)
 
 
 def _quantizer(plan: RunPlan, name: str) -> Quantizer | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -94,7 +94,11 @@ class Validator:
         files: dict[str, Path] = {}
         rows = []
         total = len(self.scenes) * self.seeds
-        with _evaluating(state), self.reporter.phase(f"validation at step {state.step}", total) as phase:
+        with (
+            _evaluating(state),
+            _at_strength_of_validation(state),
+            self.reporter.phase(f"validation at step {state.step}", total) as phase,
+        ):
             for scene in self.scenes:
                 drawn_with = scene.drawn_with(state.plan.flavour.pipeline_references)
                 references = tuple(map(load_placed, drawn_with))
@@ -146,7 +150,8 @@ class Validator:
     def images_identity(self, state: TrainingState) -> str:
         """Return what identifies the PSNR: its images, and how they are drawn; a few hexadecimal digits."""
         judged = [(self._identity(scene, state), image_identity(scene.target)) for scene in self.scenes if scene.target]
-        return _digest(judged, self.seeds)
+        strength = state.plan.adapter.validation_strength
+        return _digest(judged, self.seeds, *([] if strength == 1 else [strength]))
 
     def _request(
         self, scene: Scene, references: tuple[Image.Image, ...], state: TrainingState, seed_number: int
@@ -170,7 +175,7 @@ class Validator:
         )
 
     def _identity(self, scene: Scene, state: TrainingState) -> str:
-        return scene.identity(state.plan.config, self.model_identity)
+        return scene.identity(state.plan.config, self.model_identity + state.plan.adapter.first_effect())
 
     def _base(self, scene: Scene, state: TrainingState) -> Image.Image | None:
         """Return the scene as this run drew it before its first step, with the first seed; None if it did not."""
@@ -266,6 +271,11 @@ def _digest(*values: object) -> str:
 
 def _shown(image: Image.Image, decibel: float | None) -> Shown:
     return Shown(image=image, note="" if decibel is None else f"{decibel:.1f} dB")
+
+
+def _at_strength_of_validation(state: TrainingState) -> AbstractContextManager[None]:
+    strength = state.plan.adapter.validation_strength
+    return nullcontext() if strength == 1 else state.plan.adapter.at_strength(state.bare_denoiser, strength)
 
 
 @contextmanager

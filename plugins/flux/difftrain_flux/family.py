@@ -68,6 +68,8 @@ class FluxFamily(ModelFamily["FluxInput"]):
     replayable: ClassVar[bool] = True
     text_encoders: ClassVar[int] = 2
     known_keys: ClassVar[KnownKeys] = KNOWN_KEYS
+    lycoris_classes: ClassVar[tuple[str, ...]] = ("FluxAttention", "FeedForward")
+    old_class_names: ClassVar[Mapping[str, str]] = {"Attention": "FluxAttention"}
 
     flux_lora_target: Target = "all"
     """Modules that an adapter wraps: all (attention of all blocks), mmdit (attention of the double blocks),

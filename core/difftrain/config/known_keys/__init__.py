@@ -27,6 +27,7 @@ from difftrain.config.known_keys.known_values import (
     PRECISION_KEYS,
     PRECISION_WORDS,
     UNCLEAR_PRECISIONS,
+    USUAL_ELSEWHERE,
 )
 from difftrain.config.known_keys.run_keys import RUN_TABLES
 
@@ -41,6 +42,7 @@ __all__ = [
     "PRECISION_WORDS",
     "RUN_TABLES",
     "UNCLEAR_PRECISIONS",
+    "USUAL_ELSEWHERE",
     "Idle",
     "KnownKeys",
     "asks_for_nothing",

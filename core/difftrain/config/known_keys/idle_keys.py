@@ -39,9 +39,6 @@ NO_EFFECT = {
     **because("attention_mechanism names no such kernel", sageattention_usage="inference", sla_config=None),
     **because("torch decides by its own settings whether TF32 is used", disable_tf32=False, allow_tf32=(False, True)),
     # adapter
-    **because("lora_type lycoris is not supported yet",
-        lycoris_config="config/lycoris_config.json", init_lokr_norm=None, validation_lycoris_strength=1.0,
-    ),
     **because("peft_lora_mode is standard", singlora_ramp_up_steps=0),
     # noise and loss
     **because("the model's own flow matching schedule is used",

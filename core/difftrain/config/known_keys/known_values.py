@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 PRECISION_KEYS = ("base_model_precision", *(f"text_encoder_{number}_precision" for number in range(1, 5)))
 """Keys whose values are names of quantizers, or one of :data:`PRECISION_WORDS`."""
@@ -63,9 +64,12 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
 }
 """By key and value, what to use instead of a value that is not supported."""
 
+USUAL_ELSEWHERE: Mapping[str, object] = {"lycoris_config": Path("config/lycoris_config.json")}
+"""Defaults of other programs for keys that are options here, as exported files carry them whether they are used or not.
+"""
+
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "model_type": ("full",),
-    "lora_type": ("lycoris",),
     "mixed_precision": ("fp16", "fp8"),
     "attention_mechanism": (
         "xformers",

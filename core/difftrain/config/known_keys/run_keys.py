@@ -39,13 +39,9 @@ RUN_TABLES = KnownKeys(
         "fsdp_enable": (),
         "deepspeed_config": (),
         # adapter
-        "init_lora": (),
-        "lora_init_type": ("default",),
         "lora_format": ("diffusers",),
-        "peft_lora_target_modules": (),
         "peft_lora_mode": ("standard",),
         "slider_lora_target": (),
-        "use_dora": (),
         # training
         "use_ema": (),
         "train_text_encoder": (),

@@ -53,7 +53,7 @@ def count_work(
     denoiser.requires_grad_(False).train()
     _cast(denoiser, dtype, family.keep_in_float32())
     converted = _convertible(denoiser, family.keep_unquantized())
-    adapter.attach(denoiser, family.adapter_targets(denoiser), adapter_dtype)
+    adapter.adapt(denoiser, family, adapter_dtype)
     denoiser.to("meta")
     batch = outline.example_batch(target, references, samples).to(torch.device("meta"), dtype)
     counting = _Counting(denoiser, {id(weight) for weight in converted}, dtype)
