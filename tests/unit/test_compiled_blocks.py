@@ -1,5 +1,6 @@
 """What compiled blocks compute in another way: the same functions, and the same gradients."""
 
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,8 @@ from torch.nn import functional
 
 from difftrain import outputs_of
 from difftrain.model.compiled.compiled_gelu import gelu
-from difftrain.model.compiled.row_kernels import fits_registers, read_rows_once
+from difftrain.model.compiled.row_choices import fits_registers
+from difftrain.model.compiled.row_kernels import read_rows_once
 from difftrain.model.tuned_blocks import TunedBlocks
 
 
@@ -79,6 +81,8 @@ def test_compiling_sets_inductor_up_to_read_rows_once():
     assert type(V.choices).__name__ == "RowsInRegisters"
     assert decides(sympy.Integer(15360))
     assert V.choices.uuid()
+    # torch writes the class into the keys of its cache, and without a key it keeps no compiled code
+    assert pickle.loads(pickle.dumps(type(V.choices))) is type(V.choices)
     read_rows_once()  # twice changes nothing
     assert decides(sympy.Integer(3072))
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from difftrain.model.precision.eight_bit_linear import (
     FEWEST_ROWS,
@@ -27,6 +28,29 @@ def relative(value, exact):
 def linear(inputs=256, outputs=384):
     torch.manual_seed(0)
     return nn.Linear(inputs, outputs).requires_grad_(False)
+
+
+class IdleConversions(TorchFunctionMode):
+    """Counts conversions that return the tensor itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function, types, given=(), named=None):
+        result = function(*given, **(named or {}))
+        self.count += function is Tensor.to and result is given[0]
+        return result
+
+
+@pytest.mark.parametrize("form", ["fp8", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_not_converted_to_the_format_that_it_has(form, dtype):
+    # in a compiled autograd function that loses the gradient, with torch 2.11; tests/gpu/test_fast_modes.py sees it
+    rows = ScaledRows.of(torch.randn(32, 64), form)
+    with IdleConversions() as idle:
+        assert rows.product(rows, dtype).dtype == dtype
+    assert idle.count == 0
 
 
 @pytest.mark.parametrize("kind", ERRORS)

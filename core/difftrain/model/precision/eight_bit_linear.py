@@ -42,10 +42,10 @@ class ScaledRows:
         """Return ``self @ other.T``, [rows of self, rows of other]."""
         if self.codes.dtype == torch.int8:
             whole = torch._int_mm(self.codes, other.codes.t())
-            return (whole.float() * self.scale * other.scale.t()).to(dtype)
+            return _in_dtype(whole.float() * self.scale * other.scale.t(), dtype)
         if self.codes.device.type == "cpu":  # torch has no product of scaled rows there
             exact = self.codes.float() @ other.codes.float().t()
-            return (exact * self.scale * other.scale.t()).to(dtype)
+            return _in_dtype(exact * self.scale * other.scale.t(), dtype)
         output: Tensor = torch._scaled_mm(
             self.codes,
             other.codes.t(),
@@ -54,9 +54,15 @@ class ScaledRows:
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
-        # not a conversion to the dtype that it has: in a compiled autograd function that one loses the gradient, with
-        # torch 2.11 and no error (docs/log.md)
-        return output if dtype == torch.bfloat16 else output.to(dtype)
+        return _in_dtype(output, dtype)
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the tensor in a number format, without a conversion to the one that it has.
+
+    In a compiled autograd function such a conversion loses the gradient, with torch 2.11 and no error (docs/log.md).
+    """
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 class _Product(torch.autograd.Function):
