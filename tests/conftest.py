@@ -170,3 +170,16 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a disk")
     yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _attention_of_torch():
+    """Let torch choose its attention again: a run in this process may have chosen for it."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "backends"):
+        for kernel in ("flash", "mem_efficient", "math", "cudnn"):
+            getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(True)
+    own_kernels = sys.modules.get("difftrain.model.attention.own_kernels")
+    if own_kernels is not None:
+        own_kernels.route_models_to(None)
