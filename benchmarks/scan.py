@@ -35,7 +35,8 @@ from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.sources import LocalSource
 from difftrain.data.samples.prepare_samples import prepare_samples
-from difftrain.data.streaming.epoch import EpochRules, plan_epoch
+from difftrain.data.streaming.epoch import plan_epoch
+from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.types import GeometryRules, PlacedImage, Sample
 
 PARTS = ("first", "unchanged", "check", "plan")

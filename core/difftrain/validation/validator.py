@@ -17,7 +17,7 @@ from difftrain.contracts import ValidationResult
 from difftrain.data.files.pixels import load_placed
 from difftrain.data.seeding import derive_seed
 from difftrain.data.streaming.batch_reader import BatchReader
-from difftrain.data.streaming.epoch import Visit
+from difftrain.data.streaming.epoch_plan import Visit
 from difftrain.errors import first_few
 from difftrain.machine.interrupts import Interrupts
 from difftrain.output.observers import Observers

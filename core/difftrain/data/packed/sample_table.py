@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
-from difftrain.data.seeding import derive_seed
 from difftrain.types import PlacedImage, Sample, Size
 
 Numbers = npt.NDArray[np.int64]
@@ -45,7 +45,7 @@ class SampleTable:
         record = sample.target.record
         self._sets.append(self._place(self.datasets, sample.dataset_id))
         # two images of one folder may share a stem: the extension tells them apart
-        self._names.append(derive_seed(sample.dataset_id, record.key, record.image.extension))
+        self._names.append(_hashed(f"{sample.dataset_id}\0{record.key}\0{record.image.extension}"))
         target = sample.target.geometry.bucket
         self._bare.append(self._place(self.shapes, (target, ())))
         for choice in sample.choices:
@@ -132,6 +132,10 @@ class SampleTable:
             values.append(value)
             known = self._places[value] = len(values) - 1
         return known
+
+
+def _hashed(name: str) -> int:
+    return int.from_bytes(blake3(name.encode("utf-8", "surrogatepass")).digest(length=8), "big")
 
 
 def one_of_each_set(samples: Sequence[Sample]) -> list[Sample]:

@@ -4,6 +4,7 @@
 - `draws`: random numbers of visits, for whole epochs at once
 - `shelf_windows`: keeps together what is stored together; pure
 - `epoch`: the samples of one epoch, in batches; pure
+- `epoch_plan`: visits, and the batches of an epoch
 - `rounds`: deals batches to steps and processes; pure
 - `coming_batches`: the shapes that batches of a run will have
 - `sample_extras`: extra tensors that losses and families ask of each sample

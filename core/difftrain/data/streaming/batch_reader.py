@@ -12,7 +12,7 @@ from difftrain.contracts import ImageEncoder, ModelFamily, TextEncoder
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, embed_texts, load_pixels
 from difftrain.data.caching.tensor_cache import AbsentEntry, check_finite
 from difftrain.data.seeding import derive_seed
-from difftrain.data.streaming.epoch import Visit
+from difftrain.data.streaming.epoch_plan import Visit
 from difftrain.data.streaming.sample_extras import SampleExtras, stack_extras
 from difftrain.types import Batch, PlacedImage
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from difftrain.data.streaming.epoch import Visit, encoded_area, epochs_vary, largest_area
+from difftrain.data.streaming.epoch import encoded_area, epochs_vary, largest_area
+from difftrain.data.streaming.epoch_plan import Visit
 from difftrain.data.streaming.rounds import Rounds
 from difftrain.types import Batch, PlacedImage
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from difftrain.data.packed.sample_table import SampleTable
-from difftrain.data.streaming.epoch import EpochPlan, Visit, epochs_vary, plan_epoch
+from difftrain.data.streaming.epoch import epochs_vary, plan_epoch
+from difftrain.data.streaming.epoch_plan import EpochPlan, Visit
 from difftrain.data.streaming.set_rules import EpochRules
 from difftrain.errors import CheckpointError
 from difftrain.types import Sample

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from difftrain.data.streaming.batch_reader import BatchReader
 from difftrain.data.streaming.coming_batches import shape_name
-from difftrain.data.streaming.epoch import Visit
+from difftrain.data.streaming.epoch_plan import Visit
 from difftrain.data.streaming.rounds import Position, Rounds
 from difftrain.types import Batch
 
