@@ -161,7 +161,7 @@ def test_validation_images_are_the_same(train):
         (
             {"plugins": "./own_adapter.py", "lora_type": "own"},
             "fuse_qkv_projections: adapters of lora_type 'own' do not take products that are computed together; use "
-            "lora_type standard, or set fuse_qkv_projections to false",
+            "lora_type lycoris or standard, or set fuse_qkv_projections to false",
         ),
     ],
     ids=str,

@@ -122,5 +122,12 @@ def test_init_lora_of_another_rank_or_other_modules_is_refused_before_the_weight
     earlier.write(earlier.state(randomised(earlier)), tmp_path, "transformer")
     with pytest.raises(ConfigError, match="has rank 4, and lora_rank is 8"):
         Lora(lora_rank=8, init_lora=tmp_path).check_model(model, Chosen())
+    with pytest.raises(ConfigError, match="without lengths of rows; set use_dora to false"):
+        Lora(lora_rank=4, use_dora=True, init_lora=tmp_path).check_model(model, Chosen())
+    dora = Lora(lora_rank=4, use_dora=True)
+    (tmp_path / "dora").mkdir()
+    dora.write(dora.state(randomised(dora)), tmp_path / "dora", "transformer")
+    with pytest.raises(ConfigError, match="the file is a DoRA; set use_dora to true"):
+        Lora(lora_rank=4, init_lora=tmp_path / "dora").check_model(model, Chosen())
     with pytest.raises(ConfigError, match=r"4 are only in the file, 2 only in the run: 0\.to_q"):
         Lora(lora_rank=4, init_lora=tmp_path, peft_lora_target_modules=("2",)).check_model(model, Chosen())

@@ -123,7 +123,7 @@ class Lora(Adapter):
             raise ConfigError(
                 f"init_lora {path}: its weights are not those that this run trains: {len(more)} are only in the "
                 f"file, {len(lacking)} only in the run: {first_few([*more, *lacking])}\n"
-                "hint: choose its modules with the family's target option or peft_lora_target_modules"
+                f"hint: {_advice_of_parts(more, lacking)}"
             )
         ranks = {tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name}
         if ranks != {self.lora_rank}:
@@ -231,6 +231,15 @@ class Lora(Adapter):
             name: tensor.float() * scale if ".lora_B." in name and scale != 1 else tensor
             for name, tensor in named.items()
         }
+
+
+def _advice_of_parts(more: Sequence[str], lacking: Sequence[str]) -> str:
+    lengths = "lora_magnitude_vector"
+    if any(lengths in name for name in more) and not lacking:
+        return "the file is a DoRA; set use_dora to true"
+    if all(lengths in name for name in lacking) and not more:
+        return "the file is a LoRA without lengths of rows; set use_dora to false"
+    return "choose its modules with the family's target option or peft_lora_target_modules"
 
 
 def linears_named(denoiser: nn.Module, wanted: Sequence[str]) -> list[str]:
