@@ -11,6 +11,8 @@ PRECISION_WORDS: Mapping[str, tuple[str, ...]] = {
     "base_model_precision": ("no_change", "auto"),
     **dict.fromkeys(PRECISION_KEYS[1:], ("no_change",)),
 }
+PLAIN_CROP_STYLES = ("center", "corner", "random")
+"""Values of ``crop_style`` that look at no pixels; all others are names of crop styles."""
 _PRECISIONS = {
     "bf16": "no_change",
     "nf4": "nf4-bnb",
@@ -60,6 +62,10 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
         "none is installed\nhint: install one, or mount or copy the bucket and set type = local with instance_data_dir",
         "parquet": _ROWS_OR_CAPTIONS.format(file="FILE.parquet", name="parquet"),
         "jsonl": _ROWS_OR_CAPTIONS.format(file="a folder of parquet files", name="jsonl"),
+    },
+    "crop_style": {
+        "face": "crops around faces come with a plugin that has a crop style named 'face' (docs/plugins.md, CropStyle),"
+        " and none is installed\nhint: install one, or set crop_style = center",
     },
 }
 """By key and value, what to use instead of a value that is not supported."""

@@ -173,7 +173,11 @@ def _add_folder(digest: Any, root: str, apart: set[tuple[int, int]], count: Any)
 
 def _packages(plan: DataPlan) -> set[str]:
     """Return the folders of the program's and of the plugins' code that samples are made with."""
-    used = [type(each) for one in plan.datasets for each in (one.source, one.captions, one.pairing, one.row_pairing)]
+    used = [
+        type(each)
+        for one in plan.datasets
+        for each in (one.source, one.captions, one.crop_style, one.pairing, one.row_pairing)
+    ]
     modules = {cls.__module__.partition(".")[0] for cls in used} | {"difftrain"}
     files = (getattr(sys.modules[name], "__file__", None) for name in modules if name in sys.modules)
     return {os.path.dirname(file) for file in files if file}  # noqa: PTH120
