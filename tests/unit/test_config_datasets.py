@@ -194,7 +194,9 @@ def test_values_not_built_yet_name_the_datasets():
 @pytest.mark.parametrize("crop", [True, False])
 def test_crops_around_faces_say_which_plugin_point_they_need(crop):
     message = error_of(datasets=[target_set(crop=crop, crop_style="face")])
-    assert message.startswith("datasets.json:1: dataset 'edits': crop_style 'face': crops around faces come with a plugin")
+    assert message.startswith(
+        "datasets.json:1: dataset 'edits': crop_style 'face': crops around faces come with a plugin"
+    )
     assert "a crop style named 'face' (docs/plugins.md, CropStyle)" in message
     assert "hint: install one, or set crop_style = center" in message
 
