@@ -174,12 +174,11 @@ def _built_only(
                 kept[key] = None
             continue
         text = str(value).lower() if isinstance(value, bool) else value
-        if isinstance(text, str) and text in NOT_BUILT_VALUES.get(key, ()) and text not in registered:
-            instead = INSTEAD.get(key, {}).get(text)
-            if instead is None:
-                problems.not_built(f"{key} {text!r}", section.dataset)
-            else:
-                problems.add(f"{section.where(key)}{key} {text!r}: {instead}")
+        is_name = isinstance(text, str) and text not in registered
+        if is_name and text in INSTEAD.get(key, {}):
+            problems.add(f"{section.where(key)}{key} {text!r}: {INSTEAD[key][text]}")
+        elif is_name and text in NOT_BUILT_VALUES.get(key, ()):
+            problems.not_built(f"{key} {text!r}", section.dataset)
         else:
             kept[key] = _own_name(key, value, registered) if isinstance(value, str) else value
     return kept

@@ -1,8 +1,8 @@
 """Test tools for plugin authors. Importing it does not import torch.
 
-`check_generator`, `check_crop_style` and `check_family` test a whole contract; `load_denoiser` loads a family's model as a run
-does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes images to train on;
-`run_command` runs `difftrain`.
+`check_generator`, `check_crop_style` and `check_family` test a whole contract; `load_denoiser` loads a family's model
+as a run does; `TinyFamily` is a model that needs no file and trains in milliseconds; `make_dataset` writes images to
+train on; `run_command` runs `difftrain`.
 
 - `example_images`: images to train on, alone or in pairs
 - `command_runs`: runs the command in the process of a test

@@ -98,7 +98,6 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "validation_prompt_library": ("true",),
     "dataset_type": ("image_embeds", "conditioning_image_embeds", "video", "audio"),
     "type": ("parquet", "jsonl", "aws", "memory", "webshart"),
-    "crop_style": ("face",),
     "caption_strategy": ("webshart",),
     "conditioning_type": ("mask", "segmentation", "controlnet"),
 }
