@@ -18,6 +18,7 @@ from difftrain.data.samples import remembered
 from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.samples.prepare_samples import audit_samples, pair_samples, prepare_samples
 from difftrain.data.scanning import focus_points
+from difftrain.plugins.discovery import load_plugins
 from difftrain_conditioning_generators.superresolution import Superresolution
 from difftrain_flux_kontext.pairing import ReferenceLoose
 
@@ -53,6 +54,23 @@ class Finds(CropStyle):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+
+SPOTS_FILE = """
+from difftrain import CropStyle, hookimpl
+
+
+class Spots(CropStyle):
+    name = "spots"
+
+    def focus(self, image):
+        return 0.5, 0.5
+
+
+@hookimpl
+def difftrain_crop_styles():
+    return (Spots,)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -182,8 +200,25 @@ def test_another_version_or_package_asks_again(tmp_path, edits, monkeypatch):
 
 
 def test_the_code_of_a_style_is_among_what_samples_depend_on(tmp_path, edits):
-    without = remembered._packages(data_plan(tmp_path, target_set(tmp_path)))
-    assert remembered._packages(data_plan(tmp_path, edits)) - without
+    plan = data_plan(tmp_path, edits)
+    assert set(remembered._code(plan)) - set(remembered._code(data_plan(tmp_path, target_set(tmp_path))))
+
+
+def test_a_changed_plugin_file_scans_again_but_not_what_lies_below_its_folder(tmp_path, edits):
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    file = project / "spots.py"
+    file.write_text(SPOTS_FILE)
+    style = load_plugins(files=[file]).registry.find("crop style", "spots")
+    plan = data_plan(tmp_path, replace(edits, crop_style=style()))
+    assert "scan edits" in prepared(plan)[1]
+    (project / "data" / "script.py").write_text("1")
+    assert "scan edits" not in prepared(plan)[1]
+    (project / "helper.py").write_text("1")
+    assert "scan edits" in prepared(plan)[1]
+    file.write_text(f"{SPOTS_FILE}\n# changed")
+    assert "scan edits" in prepared(plan)[1]
+    assert "scan edits" not in prepared(plan)[1]
 
 
 def test_what_was_found_before_a_failure_is_kept(tmp_path, edits, monkeypatch):
