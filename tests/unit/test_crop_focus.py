@@ -221,20 +221,22 @@ def test_a_changed_plugin_file_scans_again_but_not_what_lies_below_its_folder(tm
     assert "scan edits" not in prepared(plan)[1]
 
 
-def test_what_was_found_before_a_failure_is_kept(tmp_path, edits, monkeypatch):
-    monkeypatch.setattr(focus_points, "_AT_ONCE", 2)
+@pytest.mark.parametrize("at_once", [2, 256])
+@pytest.mark.parametrize(("error", "raised"), [(RuntimeError, PluginError), (KeyboardInterrupt, KeyboardInterrupt)])
+def test_what_was_found_before_an_end_is_kept(tmp_path, edits, monkeypatch, at_once, error, raised):
+    monkeypatch.setattr(focus_points, "_AT_ONCE", at_once)
     plan, focus = data_plan(tmp_path, edits), Spot.focus
 
-    def fail_at_the_third(self, image):
-        if len(Spot.asked) == 2:
-            raise RuntimeError("out of luck")
+    def fail_at_the_black_one(self, image):
+        if image.getbbox() is None:  # the last of four
+            raise error("out of luck")
         return focus(self, image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spot, "focus", fail_at_the_third)
-        with pytest.raises(PluginError, match="out of luck"):
+        patch.setattr(Spot, "focus", fail_at_the_black_one)
+        with pytest.raises(raised, match="out of luck"):
             prepared(plan)
-    assert prepared(plan)[1]["find what to crop in edits"] == 2
+    assert prepared(plan)[1]["find what to crop in edits"] == 1
 
 
 def test_a_damaged_point_is_found_again(tmp_path, edits):

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS focus_points (
 """
 # Made when it is first needed: a file without it is no older format whose rows would have to be read again.
 _AT_ONCE = 256
-"""Images whose points are remembered together, so that an interrupted search continues from there."""
+"""Images whose points are remembered together; an interrupted search continues from its last image."""
 _IMAGES_A_QUERY = 500
 
 
@@ -86,12 +86,14 @@ def _ask_all(
         for start in range(0, len(records), _AT_ONCE):
             part = records[start : start + _AT_ONCE]
             found: dict[str, Point | None] = {}
-            for record, point in zip(part, pool.map(partial(_ask, style), part), strict=True):
-                phase.advance(item=record.key)
-                if not isinstance(point, DataError):
-                    found[record.content_hash] = point
-                yield record.content_hash, point
-            _remember(index, identity, found)
+            try:
+                for record, point in zip(part, pool.map(partial(_ask, style), part), strict=True):
+                    phase.advance(item=record.key)
+                    if not isinstance(point, DataError):
+                        found[record.content_hash] = point
+                    yield record.content_hash, point
+            finally:
+                _remember(index, identity, found)
     finally:
         pool.shutdown(cancel_futures=True)
 
