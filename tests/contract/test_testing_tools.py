@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from difftrain import Batch, ConditioningGenerator, FlowMatching, ModelError, NoisyBatch
+from difftrain import Batch, ConditioningGenerator, CropStyle, FlowMatching, ModelError, NoisyBatch
 from difftrain.testing import (
     TinyEditFlavour,
     TinyFamily,
     TinyFlavour,
+    check_crop_style,
     check_family,
     check_generator,
     load_denoiser,
@@ -81,6 +82,46 @@ def test_good_generator_passes_as_object_and_as_class():
 def test_bad_generator_fails_with_the_reason(generator, says):
     with pytest.raises(AssertionError, match=says):
         check_generator(generator)
+
+
+class Corner(CropStyle):
+    """A good crop style."""
+
+    name: ClassVar[str] = "corner-of-light"
+    share: float = 0.0
+    """Of both edges."""
+
+    def focus(self, image):
+        return (self.share, self.share) if image.width > 1 else None
+
+
+class InPixels(Corner):
+    def focus(self, image):
+        return image.width / 2, image.height / 2
+
+
+class Unsure(Corner):
+    def focus(self, image):
+        return random.SystemRandom().random(), 0.5
+
+
+class Painter(Corner):
+    def focus(self, image):
+        image.putpixel((0, 0), (1, 2, 3))
+
+
+def test_good_crop_style_passes_as_object_and_as_class():
+    check_crop_style(Corner(share=1))
+    check_crop_style(Corner, share=0.25)
+
+
+@pytest.mark.parametrize(
+    ("style", "says"),
+    [(InPixels, "not shares of the image's edges"), (Unsure, "for one image"), (Painter, "changes the image")],
+)
+def test_bad_crop_style_fails_with_the_reason(style, says):
+    with pytest.raises(AssertionError, match=says):
+        check_crop_style(style)
 
 
 @pytest.mark.parametrize("flavour", [TinyFlavour(), TinyEditFlavour()])

@@ -10,7 +10,13 @@ from example_packages import EXAMPLES, environment_with
 
 @pytest.mark.parametrize(
     "example",
-    ["difftrain-csv-tracker", "difftrain-instruct-pix2pix", "difftrain-qwen-image-edit", "difftrain-tar"],
+    [
+        "difftrain-csv-tracker",
+        "difftrain-focus",
+        "difftrain-instruct-pix2pix",
+        "difftrain-qwen-image-edit",
+        "difftrain-tar",
+    ],
 )
 def test_the_tests_of_an_example_pass(example, tmp_path):
     flags = ("-q", "-p", "no:cacheprovider", "--rootdir", EXAMPLES / example)

@@ -1,11 +1,12 @@
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from difftrain import ConfigError, GeometryRules, assign_bucket, cover_bucket
-from difftrain.data.buckets import USUAL_ASPECTS, SizeLimits, broken_limit
+from difftrain.data.buckets import USUAL_ASPECTS, SizeLimits, broken_limit, focused
 
 SIZES = st.tuples(st.integers(1, 9000), st.integers(1, 9000))
 ALIGNMENTS = st.sampled_from([8, 16, 64])
@@ -185,3 +186,41 @@ def test_images_that_would_be_enlarged_too_much_are_left_out(size, threshold, br
     random_aspect = rules(resolution=128, alignment=32, crop=True, crop_aspect="random", crop_aspect_buckets=(1.0,))
     limits = SizeLimits(resolution_type="pixel_area", max_upscale=threshold, rules=random_aspect)
     assert broken_limit(size, limits) == ("max_upscale_threshold" if broken else None)
+
+
+POINTS = st.tuples(st.floats(0, 1), st.floats(0, 1))
+
+
+@given(SIZES, any_rules(), POINTS)
+def test_a_crop_has_its_focus_as_near_to_its_centre_as_the_edges_allow(size, asked, point):
+    cropped = replace(asked, crop=True, crop_style="focus")
+    geometry = assign_bucket(size, focused(cropped, point))
+    plain = assign_bucket(size, replace(cropped, crop_style="center"))
+    assert (geometry.resize, geometry.bucket) == (plain.resize, plain.bucket)
+    for axis in (0, 1):
+        start, room = geometry.crop[axis], geometry.resize[axis] - geometry.bucket[axis]
+        assert 0 <= start <= room
+        wanted = point[axis] * geometry.resize[axis]
+        distances = {other: abs(other + geometry.bucket[axis] / 2 - wanted) for other in (start - 1, start, start + 1)}
+        inside = [distance for other, distance in distances.items() if 0 <= other <= room]
+        assert distances[start] <= min(inside) + 1e-6
+
+
+@given(SIZES, any_rules(), POINTS)
+def test_transposed_image_and_focus_get_transposed_numbers(size, asked, point):
+    cropped = replace(asked, crop=True, crop_style="focus")
+    geometry = assign_bucket(size, focused(cropped, point))
+    transposed = assign_bucket(flipped(size), focused(cropped, flipped(point)))
+    assert transposed.crop == flipped(geometry.crop)
+
+
+@given(SIZES, any_rules(), st.sampled_from([None, (0.5, 0.5)]))
+def test_without_a_focus_or_with_the_middle_the_crop_is_centred(size, asked, point):
+    cropped = replace(asked, crop=True, crop_style="focus")
+    assert assign_bucket(size, focused(cropped, point)) == assign_bucket(size, replace(cropped, crop_style="center"))
+
+
+@pytest.mark.parametrize("style", ["center", "corner"])
+def test_a_focus_changes_no_other_style(style):
+    asked = rules(crop=True, crop_aspect="square", crop_style=style)
+    assert focused(asked, (0.1, 0.9)) is asked

@@ -187,8 +187,25 @@ def test_sizes_that_contradict_each_other_are_an_error(changes, part):
 
 
 def test_values_not_built_yet_name_the_datasets():
-    message = error_of(datasets=[target_set(crop_style="face"), target_set(id="b", crop_style="face")])
-    assert message == "not supported yet in difftrain 0.1: crop_style 'face' (datasets edits, b)"
+    message = error_of(datasets=[target_set(id=name, caption_strategy="webshart") for name in ("edits", "b")])
+    assert message == "not supported yet in difftrain 0.1: caption_strategy 'webshart' (datasets edits, b)"
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_crops_around_faces_say_which_plugin_point_they_need(crop):
+    message = error_of(datasets=[target_set(crop=crop, crop_style="face")])
+    assert message.startswith(
+        "datasets.json:1: dataset 'edits': crop_style 'face': crops around faces come with a plugin"
+    )
+    assert "a crop style named 'face' (docs/plugins.md, CropStyle)" in message
+    assert "hint: install one, or set crop_style = center" in message
+
+
+def test_an_unknown_crop_style_gets_the_nearest_and_all_names():
+    message = error_of(datasets=[target_set(crop_style="centre")])
+    assert message == (
+        "dataset 'edits': crop_style: unknown crop style 'centre'; did you mean 'center'? known: center, corner, random"
+    )
 
 
 def test_the_id_is_a_placeholder():

@@ -34,6 +34,7 @@ def placed_images(draw):
         content_hash=draw(st.text("0123456789abcdef", min_size=4, max_size=64)),
         captions=draw(st.sampled_from([None, (), ("",), ("red", "blue \udc80")])),
         recipe=draw(st.sampled_from([None, RECIPE])),
+        focus=draw(st.sampled_from([None, (0.1, 1 / 3)])),
     )
     left = draw(st.integers(0, 3))
     return PlacedImage(

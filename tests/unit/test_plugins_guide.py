@@ -21,12 +21,12 @@ from data_plans import SilentReporter, data_plan, new_image, target_set
 from PIL import Image
 
 from conftest import read_metrics
-from difftrain import FlowMatching, PluginError, RunStart, ValidationResult, contracts
+from difftrain import FlowMatching, PluginError, RunStart, ValidationResult, contracts, types
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.streaming.sample_extras import stack_extras
 from difftrain.plugins import hookspecs
 from difftrain.plugins.discovery import load_plugins
-from difftrain.testing import check_family, check_generator, make_dataset, run_command
+from difftrain.testing import check_crop_style, check_family, check_generator, make_dataset, run_command
 from difftrain.testing.tiny_denoiser import make_denoiser
 from difftrain_flux_kontext.pairing import ReferenceStrict
 
@@ -78,6 +78,29 @@ def test_the_example_holds_what_every_generator_must(posterize):
 def test_the_example_draws_what_it_says(posterize):
     drawn = posterize(bits=1).generate(Image.new("RGB", (4, 4), (200, 100, 0)), random.Random(0))
     assert drawn.getpixel((0, 0)) == (128, 0, 0)
+
+
+@pytest.fixture
+def detail(load):
+    return load("class Detail").registry.find("crop style", "detail")
+
+
+def test_the_guides_crop_style_holds_what_every_one_must(detail):
+    check_crop_style(detail(detail_level=8))
+
+
+def test_the_guides_crop_style_finds_the_middle_of_the_edges(detail):
+    image = Image.new("RGB", (200, 100))
+    assert detail().focus(image) is None
+    image.paste((255, 255, 255), (120, 20, 160, 40))
+    x, y = detail().focus(image)
+    assert (round(x, 1), round(y, 1)) == (0.7, 0.3)
+
+
+def test_the_guide_gives_the_signature_of_focus():
+    (stated,) = re.findall(r"^    def focus\(self, image: PIL.Image.Image\) -> (.*)$", GUIDE, re.MULTILINE)
+    assert inspect.signature(contracts.CropStyle.focus).return_annotation == "Point | None"
+    assert stated == f"{types.Point} | None".replace("builtins.", "")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
-from difftrain import ConditioningGenerator, ModelFlavour, PluginError
+from difftrain import ConditioningGenerator, CropStyle, ModelFlavour, PluginError
 from difftrain.plugins.registry import Registry, check_provided
 
 
@@ -56,6 +56,18 @@ def test_a_class_is_found_by_name_and_alias(registry, name):
 def test_a_name_that_two_give_is_an_error_naming_both(registry):
     with pytest.raises(PluginError, match=r"'flip' is given twice: by difftrain-mirror 1\.0 and by other 2\.0"):
         registry.add("generator", OtherFlip, "other 2.0")
+
+
+class Centred(CropStyle):
+    name: ClassVar[str] = "center"
+
+    def focus(self, image: Image.Image) -> None:
+        return None
+
+
+def test_a_name_that_the_core_understands_is_not_for_plugins(registry):
+    with pytest.raises(PluginError, match=r"crop style 'center' of other 2\.0 has a name of difftrain's own"):
+        registry.add("crop style", Centred, "other 2.0")
 
 
 def test_an_unknown_name_gets_the_nearest_and_all_names(registry):

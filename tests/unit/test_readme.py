@@ -32,6 +32,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 PLUGIN_FILES = {
     "grey.py": (ROOT / "README.md", "class Grey"),
     "posterize.py": (ROOT / "docs" / "plugins.md", "class Posterize"),
+    "detail.py": (ROOT / "docs" / "plugins.md", "class Detail"),
     "rows.py": (ROOT / "docs" / "plugins.md", "class JsonImages"),
 }
 """Plugins that a page shows in full, in the Python block that defines a class."""

@@ -83,10 +83,10 @@ def test_changed_code_of_a_plugin_scans_again(plan, monkeypatch, tmp_path):
     package = tmp_path / "program"
     package.mkdir()
     (package / "pairing.py").write_text("1")
-    used = remembered._packages(plan)
+    used = remembered._code(plan)
     assert str(Path(difftrain.__file__).parent) in used
     assert any("kontext" in folder for folder in used)
-    monkeypatch.setattr(remembered, "_packages", lambda plan: {*used, str(package)})
+    monkeypatch.setattr(remembered, "_code", lambda plan: {**used, str(package): "**/*.py"})
     assert prepared(plan)[1]
     assert not prepared(plan)[1]
     (package / "pairing.py").write_text("22")

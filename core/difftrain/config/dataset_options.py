@@ -76,8 +76,8 @@ class DatasetConfig(Options):
     Default: the run's."""
     crop: bool = False
     """Crop images to crop_aspect; false cuts only the few pixels that overhang the bucket, evenly on both sides."""
-    crop_style: Literal["center", "corner", "random"] = "center"
-    """Position of the crop."""
+    crop_style: str = "center"
+    """Position of the crop. A plugin's style looks at the image and puts the crop around a point in it."""
     crop_aspect: Literal["square", "preserve", "closest", "random"] = "square"
     """Aspect of the crop: square, the image's own, the closest of crop_aspect_buckets, or any of them at random."""
     crop_aspect_buckets: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from difftrain.config.known_keys import NOT_BUILT_VALUES, OTHER_NAMES, KnownKeys, is_unset, means_no_name
+from difftrain.config.known_keys import INSTEAD, NOT_BUILT_VALUES, OTHER_NAMES, KnownKeys, is_unset, means_no_name
 from difftrain.config.messages import explain, unknown_key
 from difftrain.config.options import Options
 from difftrain.config.paths import expand, holds_path, is_optional
@@ -174,7 +174,10 @@ def _built_only(
                 kept[key] = None
             continue
         text = str(value).lower() if isinstance(value, bool) else value
-        if isinstance(text, str) and text in NOT_BUILT_VALUES.get(key, ()) and text not in registered:
+        is_name = isinstance(text, str) and text not in registered
+        if is_name and text in INSTEAD.get(key, {}):
+            problems.add(f"{section.where(key)}{key} {text!r}: {INSTEAD[key][text]}")
+        elif is_name and text in NOT_BUILT_VALUES.get(key, ()):
             problems.not_built(f"{key} {text!r}", section.dataset)
         else:
             kept[key] = _own_name(key, value, registered) if isinstance(value, str) else value

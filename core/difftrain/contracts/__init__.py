@@ -7,7 +7,7 @@ light and does its heavy imports inside the methods.
 Every contract is an :class:`Options` class: its fields are the options that users may set, with help and validation,
 and its ``name`` is the name in a config.
 
-- `for_data`: data sources, captions, pairings, generators
+- `for_data`: data sources, captions, crop styles, pairings, generators
 - `encoders`: text and image encoders
 - `for_models`: flavours and families; start here for a model
 - `model_input`: what a family's forward takes, as a type
@@ -21,6 +21,7 @@ from difftrain.contracts.encoders import ImageEncoder, TextEncoder
 from difftrain.contracts.for_data import (
     CaptionSource,
     ConditioningGenerator,
+    CropStyle,
     DataSource,
     Listing,
     Pairing,
@@ -41,6 +42,7 @@ __all__ = [
     "Adapter",
     "CaptionSource",
     "ConditioningGenerator",
+    "CropStyle",
     "DataSource",
     "FlowMatching",
     "ImageEncoder",

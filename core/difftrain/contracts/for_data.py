@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.config.options import Options
-from difftrain.types import Geometry, GeometryRules, ImageRecord, SourceImage
+from difftrain.types import Geometry, GeometryRules, ImageRecord, Point, SourceImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,6 +39,30 @@ class ConditioningGenerator(Options, ABC):
         """
 
 
+class CropStyle(Options, ABC):
+    """Chooses what the crop of an image is centred on: ``crop_style: NAME`` with ``crop: true``. Fields become dataset
+    keys.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raise it when equal options give other points: images are then looked at again."""
+
+    @abstractmethod
+    def focus(self, image: Image.Image) -> Point | None:
+        """Return the point that the crop keeps as near to its centre as the image's edges allow; None is the middle.
+
+        Equal images must give equal points. The core asks once for each image, from several threads at a time, and
+        remembers the answer.
+
+        Args:
+            image: RGB, upright, in its original size.
+
+        Returns:
+            (x, y) in shares of width and height, 0 to 1: (0, 0) is the upper left corner.
+        """
+
+
 class Pairing(Options, ABC):
     """Defines how a reference follows its target image: ``conditioning_type: NAME`` on a reference set, or on a target
     set whose data source gives references with its images.
@@ -47,6 +71,12 @@ class Pairing(Options, ABC):
     """
 
     name: ClassVar[str]
+
+    @property
+    def crops_by_own_rules(self) -> bool:
+        """Whether :meth:`place` crops references as the rules of their own entry say. If not, a crop style of that
+        entry need not look at them."""
+        return True
 
     @abstractmethod
     def place(
@@ -58,7 +88,7 @@ class Pairing(Options, ABC):
             target: The target image.
             target_geometry: The target's geometry, assigned by the rules of its dataset.
             reference: The reference image.
-            own_rules: The rules of the reference's dataset entry.
+            own_rules: The rules of the reference's dataset entry, with what the entry's crop style found in this image.
 
         Raises:
             PairingError: If the two cannot be a pair, for example because their aspects differ too much.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from difftrain.errors import ConfigError
-from difftrain.types import Geometry, GeometryRules, Size
+from difftrain.types import Geometry, GeometryRules, Point, Size
 
 USUAL_ASPECTS = (9 / 16, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9)
 """Aspects (width over height) for ``crop_aspect: random`` if the entry names none."""
@@ -36,13 +36,18 @@ def assign_bucket(size: Size, rules: GeometryRules, *, draw: random.Random | Non
         return cover_bucket(size, _own_aspect_bucket(size, rules))
     bucket = _crop_bucket(size, rules, draw)
     resize = _covering_size(size, _size_before_crop(size, bucket, rules))
-    return Geometry(resize=resize, crop=_crop_corner(resize, bucket, rules.crop_style, draw), bucket=bucket)
+    return Geometry(resize=resize, crop=_crop_corner(resize, bucket, rules, draw), bucket=bucket)
+
+
+def focused(rules: GeometryRules, focus: Point | None) -> GeometryRules:
+    """Return the rules for one image, whose crop is centred on its focus if that is their style."""
+    return replace(rules, focus=focus) if rules.crop_style == "focus" else rules
 
 
 def cover_bucket(size: Size, bucket: Size) -> Geometry:
     """Return the smallest resize that keeps the aspect and covers the bucket, cut at the centre."""
     resize = _covering_size(size, bucket)
-    return Geometry(resize=resize, crop=_crop_corner(resize, bucket, "center", None), bucket=bucket)
+    return Geometry(resize=resize, crop=_centred(resize, bucket), bucket=bucket)
 
 
 def edge_in_pixels(value: float, resolution_type: str) -> float:
@@ -186,14 +191,28 @@ def _size_before_crop(size: Size, bucket: Size, rules: GeometryRules) -> Size:
     return max(bucket[0], _round_half_up(reduced[0])), max(bucket[1], _round_half_up(reduced[1]))
 
 
-def _crop_corner(resize: Size, bucket: Size, style: str, draw: random.Random | None) -> tuple[int, int]:
+def _crop_corner(resize: Size, bucket: Size, rules: GeometryRules, draw: random.Random | None) -> tuple[int, int]:
     """Return (left, top). ``corner`` is the lower right one, as in other trainers."""
+    style = rules.crop_style
     overhang = resize[0] - bucket[0], resize[1] - bucket[1]
-    if style == "center":
-        return overhang[0] // 2, overhang[1] // 2
+    if style == "center" or (style == "focus" and rules.focus is None):
+        return _centred(resize, bucket)
+    if style == "focus":
+        assert rules.focus is not None
+        left, top = (_start_around(rules.focus[axis] * resize[axis], bucket[axis], overhang[axis]) for axis in (0, 1))
+        return left, top
     if style == "corner":
         return overhang
     if style == "random":
         assert draw is not None, "crop_style random needs a source of randomness"
         return draw.randint(0, overhang[0]), draw.randint(0, overhang[1])
-    raise ConfigError(f"crop_style must be center, corner or random, got {style!r}")
+    raise ConfigError(f"crop_style must be center, corner, random or focus, got {style!r}")
+
+
+def _centred(resize: Size, bucket: Size) -> tuple[int, int]:
+    return (resize[0] - bucket[0]) // 2, (resize[1] - bucket[1]) // 2
+
+
+def _start_around(point: float, length: int, overhang: int) -> int:
+    """Return where a box begins whose centre is as near to a point as the edges allow; of two equal ones, the first."""
+    return min(max(math.ceil(point - length / 2 - 0.5), 0), overhang)

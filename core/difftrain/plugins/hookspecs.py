@@ -71,6 +71,14 @@ def difftrain_caption_sources() -> Iterable[type[contracts.CaptionSource]]:  # t
 
 
 @hookspec
+def difftrain_crop_styles() -> Iterable[type[contracts.CropStyle]]:  # type: ignore[empty-body]
+    """Register choices of what crops are centred on, named by ``crop_style``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
 def difftrain_adapters() -> Iterable[type[contracts.Adapter]]:  # type: ignore[empty-body]
     """Register trainable adapters, named by ``lora_type``.
 

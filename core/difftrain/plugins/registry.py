@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from difftrain import contracts
-from difftrain.config.known_keys import PRECISION_KEYS
+from difftrain.config.known_keys import PLAIN_CROP_STYLES, PRECISION_KEYS
 from difftrain.config.messages import nearest
 from difftrain.config.options import Options
 from difftrain.errors import PluginError
@@ -35,6 +35,8 @@ class Extension:
     """True if the fields of a class's ``dataset_options`` are keys of a dataset entry."""
     is_chosen: bool = True
     """False if every run has all of the kind; the key is then only for messages."""
+    own_names: tuple[str, ...] = ()
+    """Names that the core itself understands, without a class; no plugin may take them."""
 
 
 EXTENSIONS: Mapping[str, Extension] = {
@@ -77,6 +79,13 @@ EXTENSIONS: Mapping[str, Extension] = {
         contract=contracts.CaptionSource,
         key="caption_strategy",
         dataset_options=True,
+    ),
+    "crop style": Extension(
+        hook="difftrain_crop_styles",
+        contract=contracts.CropStyle,
+        key="crop_style",
+        dataset_options=True,
+        own_names=PLAIN_CROP_STYLES,
     ),
     "pairing": Extension(
         hook="difftrain_pairings", contract=contracts.Pairing, key="conditioning_type", dataset_options=True
@@ -121,6 +130,11 @@ class Registry:
                     f"{kind} {name!r} is given twice: by {taken.provider} and by {provider}\n"
                     "hint: uninstall one of them, or turn one off with --disable_plugin NAME (see `difftrain plugins`)"
                 )
+            if name in EXTENSIONS[kind].own_names:
+                raise PluginError(
+                    f"{kind} {name!r} of {provider} has a name of difftrain's own\n"
+                    "hint: turn it off with --disable_plugin NAME (see `difftrain plugins`)"
+                )
             self._entries[kind][name] = _Entry(provided, provider)
 
     def find(self, kind: str, name: str, *, family: str | None = None) -> type[Any]:
@@ -136,7 +150,8 @@ class Registry:
         if name in choices:
             return choices[name]
         of_family = f" of {family!r}" if kind == "flavour" and family is not None else ""
-        raise PluginError(f"unknown {kind} {name!r}{of_family}; {_advice(name, choices)}{self._absent_hint()}")
+        known = (*EXTENSIONS[kind].own_names, *choices)
+        raise PluginError(f"unknown {kind} {name!r}{of_family}; {_advice(name, known)}{self._absent_hint()}")
 
     def _absent_hint(self) -> str:
         """Return the same hint for every name, so that a report of several problems gives it once."""
@@ -172,7 +187,9 @@ class Registry:
     def names_by_key(self) -> dict[str, frozenset[str]]:
         """Return the names that each config key may have; flavours of all families together."""
         return {
-            key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind))
+            key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind)).union(
+                facts.own_names
+            )
             for kind, facts in EXTENSIONS.items()
             if facts.is_chosen
             for key in (facts.key, *facts.more_keys)

@@ -18,7 +18,7 @@ from difftrain.types.batches import AttentionShape, Batch, NoisyBatch, TextEmbed
 from difftrain.types.finding import Finding, Level
 from difftrain.types.model_location import ModelLocation
 from difftrain.types.reporting import Phase, Reporter, StepResult
-from difftrain.types.sizes import Box, Geometry, GeometryRules, Panel, Size
+from difftrain.types.sizes import Box, Geometry, GeometryRules, Panel, Point, Size
 from difftrain.types.source_images import ImageMaker, ImageRecord, Recipe, Shelf, SourceImage
 from difftrain.types.training_samples import PlacedImage, ReferenceChoice, Sample
 from difftrain.types.validation_images import Sampler, ValidationRequest
@@ -41,6 +41,7 @@ __all__ = [
     "Panel",
     "Phase",
     "PlacedImage",
+    "Point",
     "Recipe",
     "ReferenceChoice",
     "Reporter",

@@ -10,6 +10,9 @@ Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels of an upright source image; fractions are allowed."""
 
+Point = tuple[float, float]
+"""(x, y) in shares of an upright image's width and height: (0, 0) is its upper left corner, (1, 1) its lower right."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
@@ -59,6 +62,10 @@ class GeometryRules:
     """Bucket edges are multiples of this, in pixels."""
     crop: bool = False
     crop_style: str = "center"
+    """``center``, ``corner``, ``random``, or ``focus``: around :attr:`focus`."""
+    focus: Point | None = None
+    """A point of the one image to be placed, which a crop of style ``focus`` keeps as near to its centre as the image's
+    edges allow; None is the centre."""
     crop_aspect: str = "preserve"
     crop_aspect_buckets: tuple[float, ...] = ()
     maximum_image_size: float | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
 
-from difftrain.types.sizes import Panel, Size
+from difftrain.types.sizes import Panel, Point, Size
 
 if TYPE_CHECKING:
     import random
@@ -143,6 +143,8 @@ class ImageRecord:
     """One is drawn per visit. None means no caption; an empty text is an empty caption."""
     recipe: Recipe | None = None
     """Set when the image is generated from ``image`` in memory, on demand."""
+    focus: Point | None = None
+    """What its crop is centred on, if its dataset's crop style looks at pixels and has found something."""
 
     def __post_init__(self) -> None:
         if self.width <= 0 or self.height <= 0:

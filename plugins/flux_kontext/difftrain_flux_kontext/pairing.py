@@ -34,6 +34,10 @@ class ReferenceStrict(Pairing):
 
     name: ClassVar[str] = "reference_strict"
 
+    @property
+    def crops_by_own_rules(self) -> bool:
+        return False
+
     def place(
         self,
         *,
@@ -76,6 +80,10 @@ class ReferenceLoose(Pairing):
                 f"{self.reference_resolution} references have few sizes already"
             )
         return self
+
+    @property
+    def crops_by_own_rules(self) -> bool:
+        return self.reference_resolution == "own" and self.reference_shapes is None
 
     def place(
         self,

@@ -11,6 +11,8 @@ PRECISION_WORDS: Mapping[str, tuple[str, ...]] = {
     "base_model_precision": ("no_change", "auto"),
     **dict.fromkeys(PRECISION_KEYS[1:], ("no_change",)),
 }
+PLAIN_CROP_STYLES = ("center", "corner", "random")
+"""Values of ``crop_style`` that look at no pixels; all others are names of crop styles."""
 _PRECISIONS = {
     "bf16": "no_change",
     "nf4": "nf4-bnb",
@@ -61,6 +63,10 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
         "parquet": _ROWS_OR_CAPTIONS.format(file="FILE.parquet", name="parquet"),
         "jsonl": _ROWS_OR_CAPTIONS.format(file="a folder of parquet files", name="jsonl"),
     },
+    "crop_style": {
+        "face": "crops around faces come with a plugin that has a crop style named 'face' (docs/plugins.md, CropStyle),"
+        " and none is installed\nhint: install one, or set crop_style = center",
+    },
 }
 """By key and value, what to use instead of a value that is not supported."""
 
@@ -92,7 +98,6 @@ NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
     "validation_prompt_library": ("true",),
     "dataset_type": ("image_embeds", "conditioning_image_embeds", "video", "audio"),
     "type": ("parquet", "jsonl", "aws", "memory", "webshart"),
-    "crop_style": ("face",),
     "caption_strategy": ("webshart",),
     "conditioning_type": ("mask", "segmentation", "controlnet"),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftrain.contracts import CaptionSource, ConditioningGenerator, DataSource, Pairing
+from difftrain.contracts import CaptionSource, ConditioningGenerator, CropStyle, DataSource, Pairing
 from difftrain.data.caption_edits import UNEDITED, CaptionEdits
 from difftrain.types import GeometryRules
 
@@ -41,6 +41,8 @@ class DatasetPlan:
     """None for ``caption_strategy: null``."""
     caption_edits: CaptionEdits = UNEDITED
     rules: GeometryRules
+    crop_style: CropStyle | None = None
+    """Finds what the crop of each image is centred on; None if crops need no look at pixels."""
     pairing: Pairing | None
     """Set on reference sets only."""
     row_pairing: Pairing | None = None

@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from difftrain.config.known_keys import NOT_BUILT_VALUES
+from difftrain.config.known_keys import NOT_BUILT_VALUES, PLAIN_CROP_STYLES
 from difftrain.config.messages import explain
 from difftrain.config.options import Options
 from difftrain.config.problems import Problems
 from difftrain.config.run_options import OptionsT
 from difftrain.config.schema import DatasetConfig, RunConfig
-from difftrain.contracts import CaptionSource, DataSource, Pairing
+from difftrain.contracts import CaptionSource, CropStyle, DataSource, Pairing
 from difftrain.data.entries.caption_entries import plan_caption_edits
 from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.entries.entry_links import check_folders, check_ids, check_names
@@ -98,6 +98,7 @@ class _DatasetPlanner:
         entry = self.filled
         source: DataSource | None = self._build("data source", entry.type)
         captions: CaptionSource | None = self._build("caption source", entry.caption_strategy)
+        crop_style = self._crop_style(entry)
         pairing = self._pairing(entry)
         row_pairing: Pairing | None = self._build("pairing", self.row_pairing)
         edits = plan_caption_edits(self.config, entry, self.texts.by_set.get(entry.id), self.problems)
@@ -105,7 +106,7 @@ class _DatasetPlanner:
         generators = plan_generators(self.config, entry, self.registry, self.problems)
         family_options = self._asked("family", self.config.model_family)
         loss_options = self._asked("loss", self.config.loss_type)
-        self._note_unused_keys(source, captions, pairing, row_pairing, family_options, loss_options)
+        self._note_unused_keys(source, captions, crop_style, pairing, row_pairing, family_options, loss_options)
         if len(self.problems) > before or source is None:
             return None
         if source.streams and not _first_given(entry.vae_cache_ondemand, self.config.vae_cache_ondemand):
@@ -119,6 +120,7 @@ class _DatasetPlanner:
             captions=captions,
             caption_edits=edits,
             rules=rules,
+            crop_style=crop_style,
             pairing=pairing,
             row_pairing=row_pairing,
             takes_source_captions=(
@@ -186,6 +188,13 @@ class _DatasetPlanner:
         pairing: Pairing | None = self._build("pairing", entry.conditioning_type)
         return pairing
 
+    def _crop_style(self, entry: DatasetConfig) -> CropStyle | None:
+        """The style that looks at pixels; also built to be checked if nothing is cropped."""
+        if entry.crop_style in PLAIN_CROP_STYLES:
+            return None
+        style: CropStyle | None = self._build("crop style", entry.crop_style)
+        return style if entry.crop else None
+
     def _note_unused_keys(self, *chosen: Options | None) -> None:
         used = {key for options in chosen if options is not None for key in type(options).model_fields}
         for key in sorted(self.entry.model_fields_set - set(DatasetConfig.model_fields) - used):
@@ -201,7 +210,7 @@ class _DatasetPlanner:
         if owners:
             named = " or ".join(f"{kind} {cls.name!r}" for kind, cls in owners)
             return f", it is an option of {named}, which this run does not use"
-        return " with the type, captions and pairing of this dataset"
+        return " with the type, captions, crop and pairing of this dataset"
 
 
 def _without_unused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difftrain.config.known_keys import PLAIN_CROP_STYLES
 from difftrain.config.problems import Problems
 from difftrain.config.schema import DatasetConfig, RunConfig
 from difftrain.types import GeometryRules
@@ -24,7 +25,7 @@ def size_rules(config: RunConfig, entry: DatasetConfig, problems: Problems) -> G
         resolution_type=entry.resolution_type,
         alignment=config.aspect_bucket_alignment,
         crop=entry.crop,
-        crop_style=entry.crop_style,
+        crop_style=entry.crop_style if entry.crop_style in PLAIN_CROP_STYLES else "focus",
         crop_aspect=entry.crop_aspect,
         crop_aspect_buckets=entry.crop_aspect_buckets,
         maximum_image_size=entry.maximum_image_size,

@@ -16,7 +16,7 @@ from difftrain.types.source_images import extension_of
 
 Row = list[Any]
 """Dataset, folder or -1, key or place in :attr:`ImageRows.sources`, file, name, width, height, hash, captions, recipe,
-geometry."""
+geometry; and the focus, if it has one."""
 _NO_GEOMETRY = Geometry(resize=(1, 1), crop=(0, 0), bucket=(1, 1))
 """In the rows of records, which have none."""
 _MOST_GEOMETRIES = 10_000
@@ -79,11 +79,12 @@ class ImageRows:
             record.captions,
             None if record.recipe is None else self._recipe_place(record.recipe),
             self._geometry_place(geometry),
+            *([] if record.focus is None else [record.focus]),
         ]
 
     def image(self, row: Row) -> PlacedImage:
         """Return the image of a row."""
-        dataset, folder, where, file, name, width, height, content_hash, captions, recipe, geometry = row
+        dataset, folder, where, file, name, width, height, content_hash, captions, recipe, geometry, *focus = row
         if folder >= 0:
             image: SourceImage = LocalImage(key=where, file=self.folders[folder] + where)
         elif file is not None:
@@ -99,6 +100,7 @@ class ImageRows:
             content_hash=content_hash,
             captions=None if captions is None else tuple(captions),
             recipe=None if recipe is None else self.recipes[recipe],
+            focus=tuple(focus[0]) if focus else None,
         )
         placed = self.geometries[geometry] if isinstance(geometry, int) else _geometry(geometry)
         return PlacedImage(record=record, geometry=placed)

@@ -4,6 +4,7 @@
 - `target_set`: the samples of one target set
 - `new_crops`: crops that are drawn again in each epoch; pure
 - `matching`: finds the reference of each target; pure
+- `crop_focus`: what crops are centred on
 - `made_images`: reference images that generators make
 - `remembered`: the samples that unchanged data gave
 - `audit`: problems and notes, in words

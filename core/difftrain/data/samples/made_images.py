@@ -79,6 +79,7 @@ def planned_records(plan: GeneratorPlan, sources: Iterable[ImageRecord]) -> list
                 content_hash=task.made_hash,
                 captions=plan.captions,
                 recipe=recipe if plan.on_demand else None,
+                focus=source.focus,
             )
         )
     return records

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 
 from difftrain.contracts import Pairing
-from difftrain.data.buckets import assign_bucket
+from difftrain.data.buckets import assign_bucket, focused
 from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.seeding import derive_seed
 from difftrain.types import Geometry, GeometryRules, ImageRecord, PlacedImage, ReferenceChoice, Sample
@@ -62,7 +62,7 @@ class NewCrops:
 
     def _crop(self, dataset: DatasetPlan, record: ImageRecord, epoch: int) -> Geometry:
         draw = random.Random(derive_seed(self._seed, "crop", record.content_hash, epoch))
-        return assign_bucket(record.size, dataset.rules, draw=draw)
+        return assign_bucket(record.size, focused(dataset.rules, record.focus), draw=draw)
 
     def _follow(self, target: PlacedImage, reference: PlacedImage) -> PlacedImage:
         follower = self._followers[reference.record.dataset_id]
@@ -70,7 +70,7 @@ class NewCrops:
             target=target.record,
             target_geometry=target.geometry,
             reference=reference.record,
-            own_rules=follower.rules,
+            own_rules=focused(follower.rules, reference.record.focus),
         )
         return replace(reference, geometry=geometry)
 

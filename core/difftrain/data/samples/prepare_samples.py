@@ -222,7 +222,7 @@ def _pair_all(
     samples: list[Sample] = []
     held_out: list[Sample] = []
     for target_set in target_sets:
-        target_set.gather_references()
+        target_set.gather_references(index, reporter)
         with reporter.phase(f"pair {target_set.dataset.id}", len(target_set.records)) as phase:
             own = target_set.samples(phase)
         audit_unedited(findings, target_set.dataset.config, own)

@@ -132,8 +132,8 @@ def _digest(plan: DataPlan, count: Any) -> str:
         OSError: If something cannot be looked at; the scan will say what.
     """
     digest = blake3(f"{sys.version}|{np.__version__}|".encode())
-    for package in sorted(_packages(plan)):
-        for file in sorted(Path(package).rglob("*.py")):
+    for folder, pattern in sorted(_code(plan).items()):
+        for file in sorted(Path(folder).glob(pattern)):
             digest.update(f"{file}:{file_stamp(file)}|".encode("utf-8", "surrogateescape"))
     apart = {_identity(folder) for folder in plan.written_folders.values() if folder.exists()}
     for dataset in plan.datasets:
@@ -171,12 +171,22 @@ def _add_folder(digest: Any, root: str, apart: set[tuple[int, int]], count: Any)
         count(len(files))
 
 
-def _packages(plan: DataPlan) -> set[str]:
-    """Return the folders of the program's and of the plugins' code that samples are made with."""
-    used = [type(each) for one in plan.datasets for each in (one.source, one.captions, one.pairing, one.row_pairing)]
+def _code(plan: DataPlan) -> dict[str, str]:
+    """Return the folders of the program's and of the plugins' code that samples are made with, and which files count.
+
+    Beside a plugin that is a single file, the folders may hold anything, such as the data.
+    """
+    used = [
+        type(each)
+        for one in plan.datasets
+        for each in (one.source, one.captions, one.crop_style, one.pairing, one.row_pairing)
+    ]
     modules = {cls.__module__.partition(".")[0] for cls in used} | {"difftrain"}
-    files = (getattr(sys.modules[name], "__file__", None) for name in modules if name in sys.modules)
-    return {os.path.dirname(file) for file in files if file}  # noqa: PTH120
+    code: dict[str, str] = {}
+    for module in filter(None, map(sys.modules.get, modules)):
+        if file := getattr(module, "__file__", None):
+            code[os.path.dirname(file)] = "**/*.py" if hasattr(module, "__path__") else "*.py"  # noqa: PTH120
+    return code
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from difftrain.contracts import Pairing
-from difftrain.data.buckets import assign_bucket
+from difftrain.data.buckets import assign_bucket, focused
 from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.samples.audit import Misfit, audit_matching, audit_misfits, audit_rows, audit_uncaptioned
+from difftrain.data.samples.crop_focus import CropFocus, Images
 from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.made_images import make_missing, planned_records
 from difftrain.data.samples.matching import match
@@ -29,7 +30,7 @@ class _ReferenceSet:
     id: str
     pairing: Pairing
     rules_of: DatasetPlan
-    by_target: Mapping[str, ImageRecord | tuple[ImageRecord, ...]]
+    by_target: Mapping[str, Images]
     """By the target image's key in its source."""
 
     def of(self, target: ImageRecord) -> tuple[ImageRecord, ...]:
@@ -54,13 +55,14 @@ class TargetSet:
         self.records = scans[dataset.id].records
         """Images that become samples; those without a reference are removed as reference sets are matched."""
 
-    def gather_references(self) -> None:
-        """Take the rows' own references, match the reference sets and plan the generators' images."""
+    def gather_references(self, index: ImageIndex, reporter: Reporter) -> None:
+        """Take the rows' own references, match the reference sets, find what to crop, plan the generators' images."""
         if self._scans[self.dataset.id].references:
             self._take_rows()
         for reference_id in self.dataset.references:
             self._match(self._plan.by_id(reference_id))
         self.records = self._limited(self.records)
+        self._find_focus(CropFocus(index=index, reporter=reporter, findings=self._findings))
         for generator in self.dataset.generators:
             planned = planned_records(generator, self.records)
             by_target = {record.image.key: made for record, made in zip(self.records, planned, strict=True)}
@@ -134,6 +136,14 @@ class TargetSet:
         self.left_out["max_num_samples"] += len(records) - limit
         return [record for record in records if record.image.key in kept]
 
+    def _find_focus(self, find: CropFocus) -> None:
+        """Find what crops are centred on, in targets and in those references that are cropped by their own rules."""
+        self.records = find.on(self.dataset, self.records)
+        for place, one in enumerate(self._references):
+            if one.pairing.crops_by_own_rules:
+                used = {record.image.key: one.by_target[record.image.key] for record in self.records}
+                self._references[place] = replace(one, by_target=find.on_references(one.rules_of, used))
+
     def _take_rows(self) -> None:
         """Take the references that the images bring; if some bring any, all must."""
         scan, pairing = self._scans[self.dataset.id], self.dataset.row_pairing
@@ -206,7 +216,7 @@ class TargetSet:
                 target=target.record,
                 target_geometry=target.geometry,
                 reference=reference,
-                own_rules=reference_set.rules_of.rules,
+                own_rules=focused(reference_set.rules_of.rules, reference.focus),
             )
         except PairingError as error:
             misfits[reference_set.id].append((target.record, str(error)))
@@ -258,14 +268,16 @@ def _own_captions(
 
 
 def _geometry_cache(dataset: DatasetPlan) -> Callable[[ImageRecord, int], Geometry]:
-    """Cache geometries by size, since many images share one; random crops depend on the image's content instead."""
+    """Cache geometries by size, since many images share one; other crops depend on the image's content instead."""
     rules = dataset.rules
     known: dict[Size, Geometry] = {}
 
     def geometry(record: ImageRecord, seed: int) -> Geometry:
         if rules.draws:
             draw = random.Random(derive_seed(seed, "crop", record.content_hash))
-            return assign_bucket(record.size, rules, draw=draw)
+            return assign_bucket(record.size, focused(rules, record.focus), draw=draw)
+        if record.focus is not None:
+            return assign_bucket(record.size, focused(rules, record.focus))
         if record.size not in known:
             known[record.size] = assign_bucket(record.size, rules)
         return known[record.size]

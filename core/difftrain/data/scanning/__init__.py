@@ -4,6 +4,7 @@
 - `survey`: checks what a source lists
 - `image_index`: remembers what earlier scans found
 - `index_file`: the SQLite file of the index
+- `focus_points`: what crop styles find in images
 - `many_files`: works on long lists of files, in threads or processes
 - `file_facts`: size, hash and soundness of one file
 """

@@ -87,6 +87,10 @@ class ImageIndex:
             statement = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             self._file.do(lambda connection: connection.executemany(statement, rows))
 
+    def do(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Return the result of work on the file, for what others remember there; see :meth:`IndexFile.do`."""
+        return self._file.do(work)
+
     def captions(
         self, source: CaptionSource, images: Sequence[SourceImage]
     ) -> tuple[list[tuple[str, ...] | None], dict[str, str]]:
