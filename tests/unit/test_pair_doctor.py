@@ -8,7 +8,7 @@ import pytest
 from data_plans import SilentReporter, data_plan, reference_set, rules, target_set
 
 from difftrain.data.samples.prepare_samples import audit_samples, prepare_samples
-from difftrain.doctor import alignment
+from difftrain.doctor import alignment, record_findings
 from difftrain.doctor.examine import FEW_PAIRS, examine_pairs
 from difftrain.doctor.instructions import describes
 from difftrain.doctor.kinds import KINDS
@@ -233,3 +233,18 @@ def test_a_row_has_the_crop_that_training_uses(tmp_path):
 )
 def test_captions_that_describe_are_guessed(caption, expected):
     assert describes(caption) is expected
+
+
+def test_captions_are_tokenised_a_few_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_findings, "CAPTIONS_AT_ONCE", 3)
+    for number in range(7):
+        write_pair(tmp_path, str(number), edited(view("astronaut")), view("astronaut"), caption=f"make it {number}")
+    asked = []
+
+    def long_captions(captions):
+        asked.append(len(captions))
+        return [caption for caption in captions if caption.endswith(("1", "5"))]
+
+    found = examined(tmp_path, pixels="none", long_captions=long_captions)
+    assert asked == [3, 3, 1]
+    assert names_by_kind(found)["caption_too_long"] == {"1", "5"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def check(invocation: Invocation) -> int:
         if invocation.html is None and not (invocation.json and isinstance(error, DataError)):
             raise
         return _report_problems(invocation, plan, reporter, error)
-    samples = [*prepared.data.samples, *prepared.data.held_out]
+    samples = chain(prepared.data.samples, prepared.data.held_out)
     examined = _examine(invocation, plan, reporter, samples, prepared.data.findings, prepared.location)
     found = _found(plan, prepared)
     page = _write_page(invocation, examined, _page_facts(found), reporter)
@@ -86,7 +87,7 @@ def _examine(
     invocation: Invocation,
     plan: RunPlan,
     reporter: Reporter,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     findings: Sequence[Finding],
     location: ModelLocation | None,
 ) -> Examined:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from difftrain.doctor.instructions import describes
 from difftrain.doctor.pairs import Pair, aspects_differ, identity
@@ -14,6 +15,9 @@ MOST_ENLARGED = 1.5
 """Factor of an edge beyond which an enlarged image is blurred more than a model should learn from."""
 LOOSE_ASPECT = 0.1
 """Relative difference of two shapes beyond which references are noted."""
+
+CAPTIONS_AT_ONCE = 1000
+"""Captions that a tokenizer gets at once: it takes some 5 KB for each."""
 
 LongCaptions = Callable[[Sequence[str]], Sequence[str]]
 """Returns the captions that the text encoder does not read to the end."""
@@ -153,7 +157,11 @@ def _by_caption(
             owners[pair.dataset].setdefault(caption, pair.target.record)
     chosen: dict[str, dict[str, ImageRecord]] = {}
     for dataset, captions in owners.items():
-        if found := {caption: captions[caption] for caption in choose(list(captions))}:
+        every = iter(captions)
+        found: dict[str, ImageRecord] = {}
+        while some := list(islice(every, CAPTIONS_AT_ONCE)):
+            found.update((caption, captions[caption]) for caption in choose(some))
+        if found:
             chosen[dataset] = found
     return chosen
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from difftrain.checkpoints.resume_state import find_state
+from difftrain.contracts import ModelFlavour
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image, missing_images, missing_texts
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.files.pixels import load_placed
@@ -145,9 +146,7 @@ def _remaining_work(
     scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
     trained = PackedSamples.of(crops(sample, epoch) for sample in paired.samples) if crops and epoch else paired.samples
     check_schedule(plan, paired.samples)
-    check_counts(chain(paired.samples, paired.held_out), plan.flavour.max_references, flavour=plan.flavour.name)
-    if plan.flavour.needs_reference:
-        check_has_references(chain(paired.samples, paired.held_out), flavour=plan.flavour.name)
+    _check_references(plan.flavour, paired)
     if plan.flavour.max_pixels is not None:
         check_areas(chain(trained, measured), plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
@@ -165,6 +164,20 @@ def _remaining_work(
         needs=needs,
         trained=trained,
     )
+
+
+def _check_references(flavour: ModelFlavour, paired: PairedData) -> None:
+    """Raise a DataError with all samples that have too many references, or too few."""
+    problems: list[str] = []
+    for samples in (paired.samples, paired.held_out):
+        try:
+            check_counts(samples, flavour.max_references, flavour=flavour.name)
+            if flavour.needs_reference:
+                check_has_references(samples, flavour=flavour.name)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(*problems)
 
 
 def _texts(

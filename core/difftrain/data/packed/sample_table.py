@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,20 @@ class SampleTable:
         """Return the number of samples of each dataset."""
         return dict(zip(self.datasets, np.bincount(self.sets, minlength=len(self.datasets)).tolist(), strict=True))
 
+    def bucket_counts(self) -> tuple[Counter[Size], Counter[Size]]:
+        """Return how many targets are encoded in each size, and how many references of all choices."""
+        targets, references = Counter[Size](), Counter[Size]()
+        for shape, count in _counted(self.bare):
+            targets[self.shapes[shape][0]] += count
+        for shape, count in _counted(self.shape):
+            for size in self.shapes[shape][1]:
+                references[size] += count
+        return targets, references
+
+    def reference_counts(self) -> Numbers:
+        """Return the number of references of each choice."""
+        return np.array([len(references) for _, references in self.shapes] or [0], dtype=np.int64)[self.shape]
+
     def keys_by(self, key_of: Callable[[Sample], Hashable], samples: Iterable[Sample]) -> Numbers:
         """Return a number for each of the table's samples; equal for those with equal keys. Made once for a function.
 
@@ -132,6 +147,11 @@ class SampleTable:
             values.append(value)
             known = self._places[value] = len(values) - 1
         return known
+
+
+def _counted(places: Numbers) -> list[tuple[int, int]]:
+    found, counts = np.unique(places, return_counts=True)
+    return list(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _hashed(name: str) -> int:

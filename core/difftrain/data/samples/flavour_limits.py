@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
+from difftrain.data.packed.sample_table import Numbers, SampleTable
 from difftrain.errors import DataError, first_few
 from difftrain.types import Sample, Size
 
 
-def check_counts(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
+def check_counts(samples: Sequence[Sample], most: int, *, flavour: str) -> None:
     """Check that no sample has more references at once than the model can take.
 
     The config tells how many come from reference sets and generators; only the images tell how many come from rows.
@@ -22,13 +26,11 @@ def check_counts(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
     Raises:
         DataError: Naming the images of each dataset.
     """
-    totals: Counter[str] = Counter()
+    totals = SampleTable.of(samples).counts()
     crowded: dict[str, list[str]] = defaultdict(list)
-    for sample in samples:
-        totals[sample.dataset_id] += 1
+    for sample in _those_with(samples, lambda counts: counts > most):
         count = max(len(choice.references) for choice in sample.choices)
-        if count > most:
-            crowded[sample.dataset_id].append(f"{sample.target.record.name} ({count})")
+        crowded[sample.dataset_id].append(f"{sample.target.record.name} ({count})")
     problems = [
         f"dataset {dataset_id!r}: {len(names)} of {totals[dataset_id]} images have more references than flavour "
         f"{flavour!r} can take, {most}: {first_few(names)}\n"
@@ -39,7 +41,7 @@ def check_counts(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
         raise DataError(*problems)
 
 
-def check_has_references(samples: Iterable[Sample], *, flavour: str) -> None:
+def check_has_references(samples: Sequence[Sample], *, flavour: str) -> None:
     """Check that every sample has a reference, whichever of its choices is drawn.
 
     The config tells this of reference sets and generators; only the images tell it of rows.
@@ -51,12 +53,10 @@ def check_has_references(samples: Iterable[Sample], *, flavour: str) -> None:
     Raises:
         DataError: Naming the images of each dataset.
     """
-    totals: Counter[str] = Counter()
+    totals = SampleTable.of(samples).counts()
     plain: dict[str, list[str]] = defaultdict(list)
-    for sample in samples:
-        totals[sample.dataset_id] += 1
-        if not all(choice.references for choice in sample.choices):
-            plain[sample.dataset_id].append(sample.target.record.name)
+    for sample in _those_with(samples, lambda counts: counts == 0):
+        plain[sample.dataset_id].append(sample.target.record.name)
     problems = [
         f"dataset {dataset_id!r}: {len(names)} of {totals[dataset_id]} images have no reference, but flavour "
         f"{flavour!r} needs one for every image: {first_few(names)}\n"
@@ -94,3 +94,11 @@ def check_areas(samples: Iterable[Sample], most: int, *, flavour: str) -> None:
             )
     if problems:
         raise DataError(*problems)
+
+
+def _those_with(samples: Sequence[Sample], wanted: Callable[[Numbers], npt.NDArray[np.bool_]]) -> Iterator[Sample]:
+    """Yield the samples that have a choice with a number of references that is asked for."""
+    table = SampleTable.of(samples)
+    choices = np.flatnonzero(wanted(table.reference_counts()))
+    for place in np.unique(np.searchsorted(table.first, choices, side="right") - 1).tolist():
+        yield samples[place]

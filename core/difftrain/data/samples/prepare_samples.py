@@ -12,6 +12,7 @@ from typing import Any
 
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.packed.packed_samples import PackedSamples
+from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.samples.audit import (
     audit_contents,
     audit_empty_captions,
@@ -30,7 +31,7 @@ from difftrain.errors import DataError, MachineError
 from difftrain.machine.disk import Need
 from difftrain.machine.folders import check_folder
 from difftrain.machine.garbage import paused_garbage_collection
-from difftrain.types import Finding, Reporter, Sample
+from difftrain.types import Finding, Reporter, Sample, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,14 @@ class PreparedData:
 
     def held_out_counts(self) -> dict[str, int]:
         """Return the number of samples in each held-out set, by dataset id."""
-        return dict(Counter(sample.dataset_id for sample in self.held_out))
+        return SampleTable.of(self.held_out).counts()
 
     def summary(self) -> dict[str, Any]:
         """Return counts, and the buckets of the training samples, as plain JSON values."""
         held_out = self.held_out_counts()
-        counts = Counter(sample.dataset_id for sample in self.samples) + Counter(held_out)
-        references = (placed for sample in self.samples for choice in sample.choices for placed in choice.references)
+        table = SampleTable.of(self.samples)
+        counts = table.counts() | held_out
+        targets, references = table.bucket_counts()
         return {
             "samples": len(self.samples),
             "held_out_samples": len(self.held_out),
@@ -85,8 +87,8 @@ class PreparedData:
                 }
                 for dataset_id, images in self.images.items()
             },
-            "buckets": _bucket_counts(sample.target.geometry for sample in self.samples),
-            "reference_buckets": _bucket_counts(placed.geometry for placed in references),
+            "buckets": _largest_first(targets),
+            "reference_buckets": _largest_first(references),
             "files": {
                 "scanned": self.scanned,
                 "hashed": self.hashed,
@@ -275,7 +277,6 @@ def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: F
     return scans
 
 
-def _bucket_counts(geometries: Any) -> dict[str, int]:
-    """Return the number of images in each bucket, largest first."""
-    counts = Counter(f"{geometry.bucket[0]}x{geometry.bucket[1]}" for geometry in geometries)
-    return dict(counts.most_common())
+def _largest_first(buckets: Counter[Size]) -> dict[str, int]:
+    """Return the number of images in each bucket, by its name, largest number first."""
+    return {f"{width}x{height}": count for (width, height), count in buckets.most_common()}
