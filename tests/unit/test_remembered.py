@@ -78,6 +78,25 @@ def test_other_options_give_other_samples(plan):
     assert not prepared(plan)[1], "both are remembered"
 
 
+def test_where_a_run_writes_matters_only_if_it_is_in_the_data(plan, tmp_path):
+    elsewhere = replace(plan, written_folders={"output_dir": tmp_path / "out1"})
+    prepared(elsewhere)
+    assert not prepared(replace(plan, written_folders={"output_dir": tmp_path / "out2"}))[1]
+    inside = tmp_path / "edits" / "out"
+    caption(new_image(inside / "z.png", seed=7), "z")
+    new_image(tmp_path / "references" / "out" / "z.png", seed=8)
+    data, scanned = prepared(elsewhere)
+    assert scanned
+    assert len(data.samples) == 4
+    data, scanned = prepared(replace(plan, written_folders={"output_dir": inside}, datasets=(
+        replace(plan.datasets[0], config=plan.datasets[0].config.model_copy(update={"on_missing": "skip"})),
+        plan.datasets[1],
+    )))  # fmt: skip
+    assert scanned
+    assert len(data.samples) == 3
+    assert len(prepared(elsewhere)[0].samples) == 4
+
+
 def test_changed_code_of_a_plugin_scans_again(plan, monkeypatch, tmp_path):
     prepared(plan)
     package = tmp_path / "program"

@@ -14,7 +14,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,9 @@ class DataMemory:
         self._path: Path | None = None
         self._digest = ""
         if _is_plain(plan):
-            identity = blake3(repr(plan).encode("utf-8", "backslashreplace")).hexdigest()
+            # runs that differ only in where they write share a file; the digest has the folders that matter
+            same = replace(plan, written_folders={})
+            identity = blake3(repr(same).encode("utf-8", "backslashreplace")).hexdigest()
             self._path = plan.index_path.parent / FOLDER / f"{identity[:32]}.npz"
             self._had_index = plan.index_path.exists()  # whoever deletes it wants all files read again
             with suppress(OSError), reporter.phase("look for changed files") as phase:
@@ -139,8 +141,16 @@ def _digest(plan: DataPlan, count: Any) -> str:
     for dataset in plan.datasets:
         assert isinstance(dataset.source, LocalSource), "see _is_plain"
         root = os.path.abspath(dataset.source.instance_data_dir.expanduser())  # noqa: PTH100
+        digest.update(repr(_written_around(plan, root)).encode("utf-8", "backslashreplace"))
         _add_folder(digest, root, apart, count)
     return digest.hexdigest()
+
+
+def _written_around(plan: DataPlan, root: str) -> list[tuple[str, str]]:
+    """Return the folders that this run writes, by name, that contain a data folder or lie in it."""
+    data = os.path.join(os.path.realpath(root), "")  # noqa: PTH118
+    written = ((name, os.path.join(os.path.realpath(folder), "")) for name, folder in plan.written_folders.items())  # noqa: PTH118
+    return sorted(one for one in written if data.startswith(one[1]) or one[1].startswith(data))
 
 
 def _add_folder(digest: Any, root: str, apart: set[tuple[int, int]], count: Any) -> None:
