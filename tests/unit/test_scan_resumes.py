@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from data_plans import SilentReporter, local, new_image
 
-from difftrain.data.scanning import image_index, many_files
+from difftrain.data.scanning import image_index, index_rows, many_files
 from difftrain.data.scanning.image_index import ImageIndex
 
 COUNT, CHUNK = 40, 10
@@ -59,7 +59,7 @@ HOSTILE = ["a'b.png", 'a"b.png', "a%b.png", "a_b.png", "a\nb.png", "é.png", "z\
 
 @pytest.mark.parametrize("is_sorted", [True, False], ids=["one statement", "many statements"])
 def test_rows_are_found_in_any_order_and_under_any_name(tmp_path, is_sorted, monkeypatch):
-    monkeypatch.setattr(image_index, "_IMAGES_A_QUERY", 3)
+    monkeypatch.setattr(index_rows, "_IMAGES_A_QUERY", 3)
     for number, name in enumerate(HOSTILE):
         new_image(tmp_path / "plain.png", (16, 16), seed=number).rename(tmp_path / name)
     images = local([tmp_path / name for name in sorted(HOSTILE, reverse=not is_sorted)])

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from test_epoch import sample
 
-from difftrain.data.caching.sample_caches import _decoded
+from difftrain.data.caching.decoded_groups import decoded_groups
 from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.scanning.image_index import ImageIndex
@@ -166,7 +166,7 @@ def test_a_scan_reads_each_row_group_once_in_whatever_order_images_are_asked_for
 def test_filling_the_cache_reads_each_row_group_once(parquet, loads):
     images = [one.target for one in samples_of(listed(parquet, streaming=False))]
     loads.clear()
-    groups = [group for group, _ in _decoded(images, 4)]
+    groups = [group for group, _ in decoded_groups(images, 4)]
     assert {image.record.key for group in groups for image in group} == {image.record.key for image in images}
     assert all(len({image.geometry.bucket for image in group}) == 1 for group in groups)
     assert loads == Counter(range(15))

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, TextEncoder
 from difftrain.data.caching.cache_listing import absent_keys
+from difftrain.data.caching.decoded_groups import decoded_groups
 from difftrain.data.caching.tensor_cache import TensorCache, cache_key
 from difftrain.data.caching.text_views import TextViews
 from difftrain.data.entries.data_plan import DataPlan
-from difftrain.data.files.pixels import load_placed, to_pixels
 from difftrain.errors import first_few
 from difftrain.types import Phase, PlacedImage, Reporter, Sample, Size, TextEmbeds
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor
 
 TARGET_LATENTS = ("mean", "std")
 """Names of the tensors in the entry of an image that is drawn from its posterior."""
@@ -234,7 +232,7 @@ def encode_images(
     with reporter.phase("load image encoder"):
         encoder = load()
     with reporter.phase("encode images", len(missing)) as phase:
-        for group, pixels in _decoded(missing, batch_size):
+        for group, pixels in decoded_groups(missing, batch_size):
             mean, std = encoder.encode(pixels)
             for index, image in enumerate(group):
                 cache, key = caches.latents(image)
@@ -277,29 +275,3 @@ def every_image(samples: Iterable[Sample]) -> Iterator[PlacedImage]:
         yield sample.target
         for choice in sample.choices:
             yield from choice.references
-
-
-def load_pixels(images: Sequence[PlacedImage]) -> Tensor:
-    """Return images of one bucket as [B, 3, H, W], -1 to 1, float32."""
-    import torch
-
-    return torch.stack([torch.from_numpy(to_pixels(load_placed(image))) for image in images])
-
-
-def _decoded(images: Sequence[PlacedImage], batch_size: int) -> Iterator[tuple[list[PlacedImage], Tensor]]:
-    """Yield groups of one bucket size with their pixels; decode the next groups while one is encoded."""
-    by_size: dict[Size, list[tuple[int, PlacedImage]]] = defaultdict(list)
-    for place, image in enumerate(images):
-        by_size[image.geometry.bucket].append((place, image))
-    numbered = [g[i : i + batch_size] for g in by_size.values() for i in range(0, len(g), batch_size)]
-    if any(group[0][1].record.image.shelf is not None for group in numbered):  # else each size would read all shelves
-        numbered.sort(key=lambda group: group[0][0])
-    groups = [[image for _, image in group] for group in numbered]
-    ahead = 4
-    with ThreadPoolExecutor(max_workers=ahead) as pool:
-        running = [pool.submit(load_pixels, group) for group in groups[:ahead]]
-        for index, group in enumerate(groups):
-            pixels = running.pop(0).result()
-            if index + ahead < len(groups):
-                running.append(pool.submit(load_pixels, groups[index + ahead]))
-            yield group, pixels

@@ -3,6 +3,7 @@
 - `scan`: turns one dataset into records; start here
 - `survey`: checks what a source lists
 - `image_index`: remembers what earlier scans found
+- `index_rows`: rows of the index, checked when read
 - `index_file`: the SQLite file of the index
 - `focus_points`: what crop styles find in images
 - `many_files`: works on long lists of files, in threads or processes

@@ -6,22 +6,21 @@ A row is valid for the bytes at an image's place as long as the stamp stays the 
 from __future__ import annotations
 
 import json
-import operator
 import sqlite3
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from difftrain.contracts import CaptionSource
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import LocalImage, file_stamp
 from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
+from difftrain.data.scanning.index_rows import checksum, decoded, encoded, image_facts, image_row, rows_of
 from difftrain.data.scanning.many_files import ManyFiles
 from difftrain.errors import DataError
 from difftrain.types import Phase, SourceImage
@@ -31,7 +30,6 @@ _Result = TypeVar("_Result")
 
 _IMAGES_A_CHUNK = 10_000
 """Images remembered together, so that an interrupted scan continues from there."""
-_IMAGES_A_QUERY = 500
 _ROWS_A_TASK = 4
 _SLOW_LOOK = 100e-6
 """Seconds from which on a look at a file has waited for the disk; from memory it takes some 5 microseconds."""
@@ -82,7 +80,7 @@ class ImageIndex:
 
     def remember(self, images: Iterable[tuple[str, FileFacts]]) -> None:
         """Store facts, by place, of images that the caller has just written."""
-        rows = [_image_row(place, facts) for place, facts in images]
+        rows = [image_row(place, facts) for place, facts in images]
         if rows:
             statement = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             self._file.do(lambda connection: connection.executemany(statement, rows))
@@ -139,7 +137,7 @@ class ImageIndex:
 
     def _known_images(self, places: Sequence[str]) -> dict[str, FileFacts]:
         def select(connection: sqlite3.Connection) -> dict[str, FileFacts]:
-            return dict(map(_image_facts, _rows_of(connection, "SELECT * FROM images WHERE", (), places)))
+            return dict(map(image_facts, rows_of(connection, "SELECT * FROM images WHERE", (), places)))
 
         return self._file.do(select)
 
@@ -174,10 +172,10 @@ class ImageIndex:
                     problems[image.place] = str(captions)
                 found[image.key] = None if isinstance(captions, DataError) else captions
                 if stamp and not isinstance(captions, DataError):
-                    fresh.append((_encoded(image.place), identity, stamp, json.dumps(captions)))
+                    fresh.append((encoded(image.place), identity, stamp, json.dumps(captions)))
         self.captions_read += len(fresh)
         if fresh:
-            rows = [(*values, _checksum(values)) for values in fresh]
+            rows = [(*values, checksum(values)) for values in fresh]
             statement = "INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?, ?)"
             self._file.do(lambda connection: connection.executemany(statement, rows))
         return [found[image.key] for image in images]
@@ -186,47 +184,13 @@ class ImageIndex:
         def select(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
             known: dict[str, tuple[str, str]] = {}
             statement = "SELECT * FROM captions WHERE source = ? AND"
-            for row in _rows_of(connection, statement, (identity,), places):
-                if _checksum(row[:-1]) != row[-1]:
+            for row in rows_of(connection, statement, (identity,), places):
+                if checksum(row[:-1]) != row[-1]:
                     raise DamagedRow("a row does not fit its checksum")
-                known[_decoded(row[0])] = (row[2], row[3])
+                known[decoded(row[0])] = (row[2], row[3])
             return known
 
         return self._file.do(select)
-
-
-def _image_row(place: str, facts: FileFacts) -> tuple[Any, ...]:
-    error = facts.error and facts.error.encode("utf-8", "backslashreplace").decode()
-    stamp, content_hash, width, height = facts[:4]
-    flags = int(facts.decoded), int(facts.is_animated)
-    values = (_encoded(place), stamp, content_hash, width, height, error, *flags)
-    return (*values, _checksum(values))
-
-
-def _image_facts(row: tuple[Any, ...]) -> tuple[str, FileFacts]:
-    """Return place and facts of a row.
-
-    Raises:
-        DamagedRow: If the row is not as it was written.
-    """
-    if _checksum(row[:-1]) != row[-1]:
-        raise DamagedRow("a row does not fit its checksum")
-    place, stamp, content_hash, width, height, error, decoded, animated, _ = row
-    return _decoded(place), FileFacts(stamp, content_hash, width, height, error, decoded == 1, 0, animated == 1)
-
-
-def _encoded(place: str) -> bytes:
-    """Encode for SQLite: paths may contain bytes that are not UTF-8, which Python holds as lone surrogates."""
-    return place.encode("utf-8", "surrogatepass")
-
-
-def _decoded(place: bytes) -> str:
-    return place.decode("utf-8", "surrogatepass")
-
-
-def _checksum(values: tuple[Any, ...]) -> int:
-    """Return a checksum that detects a row which the disk has changed without SQLite noticing."""
-    return zlib.crc32(repr(values).encode("utf-8", "backslashreplace"))
 
 
 def _each_begun_early(chunks: Iterable[Generator[None, None, list[_Result]]]) -> list[_Result]:
@@ -264,24 +228,6 @@ def _captions_of(source: CaptionSource, image: SourceImage) -> tuple[str, ...] |
         return source.captions(image)
     except DataError as error:
         return error
-
-
-def _rows_of(
-    connection: sqlite3.Connection, statement: str, values: tuple[str, ...], places: Sequence[str]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of these places, and perhaps of others between them.
-
-    Args:
-        statement: Ends where the condition on the place follows.
-        values: Of the marks in the statement.
-        places: One statement reads them all if they are sorted, as those of a folder are.
-    """
-    encoded = [_encoded(place) for place in places]
-    if len(encoded) > _IMAGES_A_QUERY and all(map(operator.le, encoded, islice(encoded, 1, None))):
-        yield from connection.execute(f"{statement} place BETWEEN ? AND ?", (*values, encoded[0], encoded[-1]))
-        return
-    for part in _chunks(encoded, _IMAGES_A_QUERY):
-        yield from connection.execute(f"{statement} place IN ({','.join('?' * len(part))})", (*values, *part))
 
 
 def _look_at(files: ManyFiles, look: Callable[[SourceImage], _Result], images: Sequence[SourceImage]) -> list[_Result]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ImageEncoder, ModelFamily, TextEncoder
-from difftrain.data.caching.sample_caches import SampleCaches, TextItem, embed_texts, load_pixels
+from difftrain.data.caching.decoded_groups import load_pixels
+from difftrain.data.caching.sample_caches import SampleCaches, TextItem, embed_texts
 from difftrain.data.caching.tensor_cache import AbsentEntry, check_finite
 from difftrain.data.seeding import derive_seed
 from difftrain.data.streaming.epoch_plan import Visit
