@@ -53,6 +53,18 @@ DESCRIBED: Mapping[str, Command] = {
             "difftrain cache --verify": "read every entry first, and make damaged ones again",
         },
     ),
+    "export": Command(
+        about="Writes the adapter of a run, a checkpoint or any program's file for another program, with alpha folded "
+        "in, so that strength 1 is the trained strength everywhere. The written file is read back and compared before "
+        "it gets its name: through the stock pipeline for diffusers, else by mapping its names back onto the model. "
+        "diffusers: names of diffusers' modules, also for nunchaku and InvokeAI; comfyui: original names, LoKr and "
+        "LoHa as they are; bfl: original names; kohya: for sd-scripts and Forge.",
+        flags=("format", "output", "dtype", "no_verify"),
+        examples={
+            "difftrain export output --format kohya --output my-edit.safetensors": "the newest adapter of a run",
+            "difftrain export their-lora.safetensors --output d.safetensors --dtype bf16": "any file, for diffusers",
+        },
+    ),
     "plugins": Command(
         about="Lists the plugins, what each provides, and why one failed.",
         flags=("json",),

@@ -33,13 +33,28 @@ OWN_FLAGS: Mapping[str, str] = {
     "card": "With plan: the card to explain, such as 4090; default: this machine's, else the H100.",
     "verify": "With cache: read every entry that the run needs, and make damaged ones again.",
     "prune": "With cache: remove entries that this run does not need; other runs may share the folders.",
+    "format": "With export: the layout to write: diffusers (default), comfyui, bfl or kohya.",
+    "output": "With export: the file to write; it must not exist.",
+    "dtype": "With export: fp32, bf16 or fp16; default: as in the source, fp32 where a strength was folded in.",
+    "no_verify": "With export: do not read the written file back and compare it.",
     "help": "Print this text.",
 }
 """Flags that are not run options, with their help."""
-SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "help")
+SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "no_verify", "help")
 """Those of :data:`OWN_FLAGS` that take no value."""
-OWN_VALUES: Mapping[str, str] = {"config": "PATH", "html": "DIR", "card": "NAME"}
+OWN_VALUES: Mapping[str, str] = {
+    "config": "PATH",
+    "html": "DIR",
+    "card": "NAME",
+    "format": "NAME",
+    "output": "FILE",
+    "dtype": "NAME",
+}
 """What the others take."""
+FILE_WORD = "file"
+"""Key of the plain word after a command of :data:`FILE_COMMANDS`."""
+FILE_COMMANDS = ("export", "identify")
+"""Commands that take a file or folder as a plain word."""
 
 
 def join_values(
@@ -125,7 +140,7 @@ def read_command_line(
     flags = signature(schema, tables, arguments)
     default = next(iter(commands))
     for name, command in commands.items():
-        reader = _reader(command, flags)
+        reader = _reader(command, _with_file(flags) if name in FILE_COMMANDS else flags)
         if name == default:
             app.default(reader)
         app.command(reader, name=name)
@@ -143,9 +158,21 @@ def _items(values: Sequence[str]) -> list[str]:
     return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
+def _with_file(flags: inspect.Signature) -> inspect.Signature:
+    from cyclopts import Parameter
+
+    word = inspect.Parameter(
+        FILE_WORD,
+        inspect.Parameter.POSITIONAL_ONLY,
+        default=None,
+        annotation=Annotated[str | None, Parameter(allow_leading_hyphen=False)],
+    )
+    return flags.replace(parameters=[word, *flags.parameters.values()])
+
+
 def _reader(command: Callable[..., int], flags: inspect.Signature) -> Callable[..., Any]:
-    def reader(**given: Any) -> tuple[Callable[..., int], dict[str, Any]]:
-        return command, given
+    def reader(*words: Any, **given: Any) -> tuple[Callable[..., int], dict[str, Any]]:
+        return command, given | dict(zip((FILE_WORD,), words, strict=False))
 
     reader.__signature__ = flags  # type: ignore[attr-defined]
     return reader

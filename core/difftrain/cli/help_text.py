@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from difftrain.cli.commands import DESCRIBED, typed
-from difftrain.cli.flags import OWN_FLAGS, OWN_VALUES, SWITCHES
+from difftrain.cli.flags import FILE_COMMANDS, OWN_FLAGS, OWN_VALUES, SWITCHES
 from difftrain.config.known_keys import PRECISION_WORDS
 from difftrain.config.messages import shown
 from difftrain.config.options import Options
@@ -24,6 +24,7 @@ difftrain [FLAGS]            train
 difftrain check [FLAGS]      check config, data and pairs before any weight is loaded
 difftrain plan [FLAGS]       predict memory, seconds and hours for a table of cards, without a GPU
 difftrain cache [FLAGS]      encode everything the run will read, without training
+difftrain export RUN|FILE    write an adapter for another program: diffusers, ComfyUI, kohya, BFL
 difftrain plugins            list plugins and what they provide
 difftrain --version
 difftrain COMMAND --help     only what belongs to a command
@@ -40,11 +41,11 @@ def help_of(command: str) -> str:
     """Return what a command is for and its own flags, fitted to the terminal."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     described = DESCRIBED[command]
-    flags = {*described.flags, "config", "help", *(() if command == "plugins" else ("demo",))}
+    flags = {*described.flags, "config", "help", *(() if command in ("plugins", *FILE_COMMANDS) else ("demo",))}
     longest = max(map(len, described.examples))
     examples = [f"  {example.ljust(longest)}  {does}" for example, does in described.examples.items()]
     parts = [
-        f"{typed(command)} [FLAGS]",
+        f"{typed(command)}{' RUN|FILE' if command in FILE_COMMANDS else ''} [FLAGS]",
         textwrap.fill(described.about, width, break_on_hyphens=False),
         "\n".join(["Examples:", *examples]),
         _group("Flags", [(label, _alone(text, command)) for key, label, text in _own_lines() if key in flags], width),

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileFlags:
+    """What commands that work on files were asked; texts as typed."""
+
+    path: str | None = None
+    """The run, checkpoint or file: the word after the command."""
+    format: str | None = None
+    output: str | None = None
+    dtype: str | None = None
+    no_verify: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Invocation:
     """One invocation of the program."""
 
@@ -36,6 +48,7 @@ class Invocation:
     """``--pixels``: compare the pixels of all pairs."""
     card: str | None
     """``--card``: the card that `difftrain plan` explains."""
+    files: FileFlags = FileFlags()
     flags: Mapping[str, FlagValue]
     """Run options by plain key; the values are texts as typed."""
     arguments: tuple[str, ...]

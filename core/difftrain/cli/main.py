@@ -17,8 +17,9 @@ from difftrain import __version__
 from difftrain.cli.cache_command import cache
 from difftrain.cli.check_command import USER_ERROR, check
 from difftrain.cli.commands import check_flags
-from difftrain.cli.flags import folder_of, load_plugins_for, read_command_line, run_file_path
-from difftrain.cli.invocation import Invocation
+from difftrain.cli.file_commands.export_command import export
+from difftrain.cli.flags import FILE_WORD, folder_of, load_plugins_for, read_command_line, run_file_path
+from difftrain.cli.invocation import FileFlags, Invocation
 from difftrain.cli.plan_command import plan
 from difftrain.cli.plugins_command import list_plugins
 from difftrain.cli.train_command import train
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "check": check,
     "plan": plan,
     "cache": cache,
+    "export": export,
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""
@@ -174,6 +176,13 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
         card=given.pop("card", None),
         verify=bool(given.pop("verify", False)),
         prune=bool(given.pop("prune", False)),
+        files=FileFlags(
+            path=given.pop(FILE_WORD, None),
+            format=given.pop("format", None),
+            output=given.pop("output", None),
+            dtype=given.pop("dtype", None),
+            no_verify=bool(given.pop("no_verify", False)),
+        ),
         flags=given,
         arguments=tuple(arguments),
         plugins=plugins,

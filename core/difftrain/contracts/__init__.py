@@ -12,6 +12,7 @@ and its ``name`` is the name in a config.
 - `for_models`: flavours and families; start here for a model
 - `model_input`: what a family's forward takes, as a type
 - `recomputing`: gradient checkpointing, a family's default
+- `original_layers`: names of layers in a model's original checkpoint
 - `noise_process`: how noise is added to latents, and what a model has to predict
 - `for_training`: adapters, optimizers, schedules, quantizers, samplers, losses
 - `for_observers`: observers of a run
@@ -37,6 +38,7 @@ from difftrain.contracts.for_training import (
     TimestepSampler,
 )
 from difftrain.contracts.noise_process import FlowMatching, NoiseProcess
+from difftrain.contracts.original_layers import OriginalLayers
 
 __all__ = [
     "Adapter",
@@ -53,6 +55,7 @@ __all__ = [
     "NoiseProcess",
     "Observer",
     "OptimizerFactory",
+    "OriginalLayers",
     "Pairing",
     "Quantizer",
     "RunStart",

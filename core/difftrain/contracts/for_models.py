@@ -11,6 +11,7 @@ from difftrain.config.options import Options
 from difftrain.contracts.encoders import ImageEncoder, TextEncoder
 from difftrain.contracts.model_input import Input, TypedByInput
 from difftrain.contracts.noise_process import FlowMatching, NoiseProcess
+from difftrain.contracts.original_layers import OriginalLayers
 from difftrain.contracts.recomputing import recompute_blocks
 from difftrain.errors import ModelError
 from difftrain.types import (
@@ -124,6 +125,9 @@ class ModelFamily(TypedByInput[Input], ABC):
     adapter configs, with those of today."""
     lora_prefix: ClassVar[str] = "transformer"
     """Prefix of adapter keys in files that other programs load."""
+    original_layers: ClassVar[OriginalLayers | None] = None
+    """Names of layers in the original checkpoint, for adapter files of programs that use them; None if the modules'
+    own names are the original ones."""
 
     # before any weight; must not import torch
     @abstractmethod

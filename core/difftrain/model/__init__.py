@@ -14,6 +14,7 @@
 - `shared_input`: linear layers called together
 - `lora`: LoRA, through peft
 - `lycoris`: LoKr, LoHa and full changes through lycoris-lora
+- `adapter_files`: adapter files of every layout
 - `attention`: attention kernels
 - `compiled`: what makes compiled blocks faster
 - `tuned_blocks`: blocks that are compiled, and that keep or recompute activations

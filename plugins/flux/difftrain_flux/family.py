@@ -22,6 +22,7 @@ from difftrain import (
     ModelLocation,
     ModelOutline,
     NoisyBatch,
+    OriginalLayers,
     Sampler,
     Size,
     TextEmbeds,
@@ -31,6 +32,7 @@ from difftrain_flux.known_keys import KNOWN_KEYS
 from difftrain_flux.model_files.denoiser import denoiser_weights
 from difftrain_flux.model_files.entry_bytes import latents_bytes, text_bytes
 from difftrain_flux.model_files.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
+from difftrain_flux.model_files.layouts import ORIGINAL_LAYERS
 from difftrain_flux.model_files.locate import locate, locate_with_denoiser, part_identity
 from difftrain_flux.targets import Target, attention_inputs, select_targets
 from difftrain_flux.text_length import long_captions, text_length
@@ -70,6 +72,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
     known_keys: ClassVar[KnownKeys] = KNOWN_KEYS
     lycoris_classes: ClassVar[tuple[str, ...]] = ("FluxAttention", "FeedForward")
     old_class_names: ClassVar[Mapping[str, str]] = {"Attention": "FluxAttention"}
+    original_layers: ClassVar[OriginalLayers | None] = ORIGINAL_LAYERS
 
     flux_lora_target: Target = "all"
     """Modules that an adapter wraps: all (attention of all blocks), mmdit (attention of the double blocks),

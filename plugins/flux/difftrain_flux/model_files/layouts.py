@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from difftrain import OriginalLayers
+
 Shape = tuple[int, ...]
 TIME_CHANNELS = 256
 """Sinusoids of a noise level or guidance value."""
@@ -57,6 +59,22 @@ SINGLE = {
     "linear2": ("proj_out",),
 }
 SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
+ORIGINAL_LAYERS = OriginalLayers(
+    parts={
+        **{original: (name,) for original, name in OUTER.items()},
+        **{
+            f"{original_block}.{{n}}.{original}": tuple(f"{block}.{{n}}.{name}" for name in names)
+            for original_block, block, layers in (
+                ("double_blocks", "transformer_blocks", DOUBLE),
+                ("single_blocks", "single_transformer_blocks", SINGLE),
+            )
+            for original, names in layers.items()
+        },
+    },
+    rows={"single_transformer_blocks.{n}.proj_mlp": 4},
+    halves_swapped=(SWAPPED,),
+)
+"""The same for adapters, whatever the number of blocks."""
 
 
 def diffusers_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:

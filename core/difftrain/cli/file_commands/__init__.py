@@ -1,0 +1,4 @@
+"""Commands that work on adapter files: they name the file or folder as a plain word.
+
+- `export_command`: `difftrain export` writes an adapter for another program
+"""

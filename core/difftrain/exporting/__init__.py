@@ -1,0 +1,7 @@
+"""Trained adapters as files for other programs.
+
+- `adapter_source`: what is exported: a run, a checkpoint or a file; its family and model
+- `compare_changes`: whether two sets of changes do the same
+- `prediction`: what the model predicts with the run's adapter, and with a written file
+- `write_export`: writes under a temporary name, checks, renames
+"""

@@ -1,0 +1,146 @@
+"""Writes an adapter for another program under a temporary name, checks the file, and gives it its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from difftrain.errors import CheckpointError, ConfigError, MachineError
+from difftrain.exporting.adapter_source import AdapterSource
+from difftrain.exporting.compare_changes import tolerance_of, worst_difference
+from difftrain.exporting.prediction import compare_predictions, open_predictor
+from difftrain.machine.retries import refusal
+from difftrain.model.adapter_files.changes import Change
+from difftrain.model.adapter_files.layer_names import LayerNames
+from difftrain.model.adapter_files.layouts import tensors_of
+from difftrain.model.adapter_files.read_changes import read_changes
+from difftrain.model.tensor_file import write_tensors
+from difftrain.types import Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What to write."""
+
+    layout: str
+    output: Path
+    dtype: torch.dtype | None
+    """None keeps that of each tensor."""
+    verify: bool
+
+
+def check_output(output: Path) -> None:
+    """Check that a file can be written there before anything is read.
+
+    Raises:
+        ConfigError: If it exists, its folder does not, or it is not named as safetensors.
+    """
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"--output {output}: programs load only names that end in .safetensors")
+    if output.exists():
+        raise ConfigError(f"--output {output} exists already\nhint: name another file, or remove it")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist\nhint: create it")
+
+
+def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
+    """Write the file, check it as asked, and say what was compared.
+
+    Raises:
+        CheckpointError: If the layout cannot hold the adapter, or the written file does something else; there is then
+            no file under the asked name.
+        MachineError: If it cannot be written.
+    """
+    names = LayerNames(source.family, _own_modules(source))
+    content = read_changes(source.file, names)
+    if content.encoder_tensors:
+        reporter.say(f"note: {len(content.encoder_tensors)} tensors for text encoders are left out")
+    check_finite(content.changes, source.file)
+    tensors, header = tensors_of(content.changes, wanted.layout, names)
+    temporary = wanted.output.with_name(f".{wanted.output.stem}.partial.safetensors")
+    try:
+        write_tensors(temporary, {name: _as_dtype(tensor, wanted.dtype) for name, tensor in tensors.items()}, header)
+        if wanted.verify:
+            _verify(source, content.changes, temporary, wanted, names, reporter)
+        temporary.replace(wanted.output)
+    except OSError as error:
+        raise MachineError(refusal(f"{wanted.output} cannot be written", error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    reporter.say(f"wrote {wanted.output}: {len(content.changes)} modules, layout {wanted.layout}")
+
+
+def check_finite(changes: Mapping[str, Change], file: Path) -> None:
+    """Raise if a change is not made of finite numbers.
+
+    Raises:
+        CheckpointError: Names the first module.
+    """
+    for module, change in changes.items():
+        parts = change.__dict__ if not hasattr(change, "tensors") else change.tensors
+        broken = [name for name, part in parts.items() if isinstance(part, Tensor) and not part.isfinite().all()]
+        if broken:
+            raise CheckpointError(
+                f"{file}: {module} has numbers that are not finite ({broken[0]})\nhint: export an earlier checkpoint"
+            )
+
+
+def _own_modules(source: AdapterSource) -> list[str]:
+    """Return the linear modules of the source's model by its shapes, for a family without original names."""
+    if source.family.original_layers is not None or source.plan is None:
+        return []
+    outline = source.plan.family.outline(source.plan.config.pretrained_model_name_or_path, source.plan.flavour)
+    if outline is None:
+        return []
+    return [name for name, part in outline.denoiser.named_modules() if isinstance(part, torch.nn.Linear)]
+
+
+def _as_dtype(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    # a single number is an alpha, which bfloat16 may not hold
+    return tensor if dtype is None or tensor.ndim == 0 else tensor.to(dtype)
+
+
+def _verify(
+    source: AdapterSource,
+    changes: Mapping[str, Change],
+    written: Path,
+    wanted: Export,
+    names: LayerNames,
+    reporter: Reporter,
+) -> None:
+    """Compare the written file with the adapter: layer by layer, and by the model's prediction if the model is here.
+
+    Raises:
+        CheckpointError: If it does something else.
+    """
+    tolerance = tolerance_of(wanted.dtype or torch.float32)
+    worst = worst_difference(changes, read_changes(written, names).changes)
+    at = f" (at {worst.module})" if worst.module else ""
+    reporter.say(f"verify: layer by layer, worst relative difference {worst.difference:.1e}{at}")
+    if worst.difference > tolerance:
+        raise _wrong(wanted, f"the output of {worst.module} differs by {worst.difference:.1e}, relative")
+    if source.plan is None:
+        reporter.say("verify: no prediction: nothing says which model the file is for (--model, --flavour)")
+        return
+    predictor = open_predictor(source.plan)
+    if isinstance(predictor, str):
+        reporter.say(f"verify: no prediction: {predictor}")
+        return
+    found = compare_predictions(source, written, wanted.layout, predictor)
+    reporter.say(
+        f"verify: prediction with the file through {found.through}: worst difference {found.difference:.1e}, where the "
+        f"adapter changes up to {found.effect:.1e}"
+    )
+    if found.difference > max(tolerance * found.effect, 1e-5):
+        raise _wrong(wanted, f"its prediction differs by {found.difference:.1e}")
+
+
+def _wrong(wanted: Export, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the file that was written for {wanted.output} is wrong and was removed: {what}\n"
+        "hint: this is a fault of difftrain, please report it; another --format may work"
+    )

@@ -1,0 +1,8 @@
+"""Adapter files of every layout: what is in them, on which modules of a model, and how they are written.
+
+- `tensor_names`: the parts of a tensor's name
+- `layer_names`: from the names of layers in files to modules, and back
+- `changes`: what an adapter does to one layer
+- `read_changes`: a file as changes of modules
+- `layouts`: changes as the tensors of a file
+"""
