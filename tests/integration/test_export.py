@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from diffusers import FluxKontextPipeline
 from safetensors.torch import load_file
 
 from conftest import EditPairs, run_in
+from difftrain.exporting import merge as merging
 from difftrain.exporting import write_export
 from difftrain.model.adapter_files.layouts import FORMATS, tensors_of
+from difftrain_flux.built_in import tiny_random_folder
 
 RUNS = {
     "alpha 8": {"lora_alpha": "8", "flux_lora_target": "all+ffs"},
@@ -108,3 +111,47 @@ def test_an_existing_file_is_kept(runs, tmp_path):
     assert ended.status == 2
     assert "exists already" in ended.err
     assert output.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("rank", [1, 4, 64])
+def test_a_lokr_becomes_a_lora_that_the_stock_pipeline_loads(runs, rank, tmp_path):
+    ended = export(runs("lokr"), tmp_path / "a.safetensors", "--as_lora", rank)
+    assert ended.status == 0, ended.err
+    assert "load_lora_weights" in ended.err
+    errors = [float(line.split()[0]) for line in ended.out.splitlines()]
+    assert errors[:-1] == sorted(errors[:-1], reverse=True)
+    assert errors[-1] == pytest.approx(sum(errors[:-1]) / len(errors[:-1]), abs=1e-3)
+    assert (errors[0] == 0) == (rank == 64)
+
+
+@pytest.mark.parametrize("case", ["alpha 8", "dora", "lokr"])
+def test_a_merged_model_predicts_the_same_and_loads_in_the_stock_pipeline(runs, case, tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "SHARD_BYTES", 400_000)
+    ended = export(runs(case), tmp_path / "model", "--merge")
+    assert ended.status == 0, ended.err
+    assert "verify: prediction of the merged model: worst difference" in ended.err
+    pipeline = FluxKontextPipeline.from_pretrained(tmp_path / "model")
+    assert len(list((tmp_path / "model" / "transformer").glob("*.safetensors"))) > 1
+    plain = FluxKontextPipeline.from_pretrained(tiny_random_folder()).transformer.state_dict()
+    moved = [name for name, tensor in pipeline.transformer.state_dict().items() if not torch.equal(tensor, plain[name])]
+    assert moved
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_wrong_merged_model_never_has_its_name(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "changed_weight", lambda weight, change: weight)
+    ended = export(runs("alpha 8"), tmp_path / "model", "--merge")
+    assert ended.status == 2
+    assert "is wrong and was removed" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_alone_does_not_say_what_to_merge_it_into(runs, tmp_path):
+    assert export(runs("alpha 8"), tmp_path / "k.safetensors", "--format", "kohya").status == 0
+    ended = run_in(tmp_path, "export", "k.safetensors", "--merge", "--output", "model")
+    assert ended.status == 2
+    assert "does not say which model it was trained on" in ended.err
+    named = ("--model", "flux", "--flavour", "kontext", "--pretrained_model_name_or_path", "tiny-random")
+    ended = run_in(tmp_path, "export", "k.safetensors", "--merge", "--output", "model", *named)
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "model" / "model_index.json").is_file()

@@ -182,8 +182,8 @@ def test_help_shows_every_option_once(command):
     assert sorted(shown) == sorted({f"--{key}" for key in PLUGINS.run_schema.model_fields} | OWN)
 
 
-SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "no_verify", "help")
-OWN = {f"--{key}" for key in (*SWITCHES, "config", "html", "card", "format", "output", "dtype")}
+SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "merge", "no_verify", "help")
+OWN = {f"--{key}" for key in (*SWITCHES, "config", "html", "card", "format", "output", "dtype", "as_lora")}
 
 
 def test_help_shows_defaults_and_registered_names(command):
@@ -197,7 +197,14 @@ def test_a_commands_help_has_the_flags_that_it_takes_and_no_other(command, named
     shown = {line.split()[0] for line in ended.out.splitlines() if line.startswith("  --")}
     assert {"--config", "--help"} <= shown <= OWN
     assert len(ended.out.splitlines()) < 40
-    needed = {"--html": "pages", "--card": "H100", "--format": "kohya", "--output": "a.safetensors", "--dtype": "bf16"}
+    needed = {
+        "--html": "pages",
+        "--card": "H100",
+        "--format": "kohya",
+        "--output": "a.safetensors",
+        "--dtype": "bf16",
+        "--as_lora": "4",
+    }
     for flag in sorted(OWN - {"--config", "--demo", "--help"}):
         given = (flag, needed[flag]) if flag in needed else (flag,)
         ended = command(named, *given, "--max_train_steps", "no number")

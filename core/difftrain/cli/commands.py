@@ -59,10 +59,12 @@ DESCRIBED: Mapping[str, Command] = {
         "it gets its name: through the stock pipeline for diffusers, else by mapping its names back onto the model. "
         "diffusers: names of diffusers' modules, also for nunchaku and InvokeAI; comfyui: original names, LoKr and "
         "LoHa as they are; bfl: original names; kohya: for sd-scripts and Forge.",
-        flags=("format", "output", "dtype", "no_verify"),
+        flags=("format", "output", "dtype", "as_lora", "merge", "no_verify"),
         examples={
             "difftrain export output --format kohya --output my-edit.safetensors": "the newest adapter of a run",
             "difftrain export their-lora.safetensors --output d.safetensors --dtype bf16": "any file, for diffusers",
+            "difftrain export output --as_lora 32 --output small.safetensors": "LoKr as the nearest LoRA",
+            "difftrain export output --merge --output my-model": "a model folder that needs no adapter",
         },
     ),
     "plugins": Command(

@@ -36,11 +36,14 @@ OWN_FLAGS: Mapping[str, str] = {
     "format": "With export: the layout to write: diffusers (default), comfyui, bfl or kohya.",
     "output": "With export: the file to write; it must not exist.",
     "dtype": "With export: fp32, bf16 or fp16; default: as in the source, fp32 where a strength was folded in.",
+    "as_lora": "With export: turn LoKr, LoHa, a full change or a larger LoRA into the nearest LoRA of this rank, and "
+    "print the relative error of each module.",
+    "merge": "With export: write the whole model, with the change in its weights, into the new folder --output.",
     "no_verify": "With export: do not read the written file back and compare it.",
     "help": "Print this text.",
 }
 """Flags that are not run options, with their help."""
-SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "no_verify", "help")
+SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "merge", "no_verify", "help")
 """Those of :data:`OWN_FLAGS` that take no value."""
 OWN_VALUES: Mapping[str, str] = {
     "config": "PATH",
@@ -49,6 +52,7 @@ OWN_VALUES: Mapping[str, str] = {
     "format": "NAME",
     "output": "FILE",
     "dtype": "NAME",
+    "as_lora": "RANK",
 }
 """What the others take."""
 FILE_WORD = "file"

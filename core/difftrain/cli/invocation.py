@@ -25,6 +25,8 @@ class FileFlags:
     format: str | None = None
     output: str | None = None
     dtype: str | None = None
+    as_lora: str | None = None
+    merge: bool = False
     no_verify: bool = False
 
 

@@ -181,6 +181,8 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
             format=given.pop("format", None),
             output=given.pop("output", None),
             dtype=given.pop("dtype", None),
+            as_lora=given.pop("as_lora", None),
+            merge=bool(given.pop("merge", False)),
             no_verify=bool(given.pop("no_verify", False)),
         ),
         flags=given,

@@ -85,15 +85,7 @@ def compare_predictions(source: AdapterSource, written: Path, layout: str, predi
     """Predict with the adapter as it was trained, or as the source's file has it, and with the written file."""
     plan, names = source.plan, LayerNames(source.family, linear_names(predictor.denoiser))
     assert plan is not None, "a predictor needs it"
-    base = predictor.predict(predictor.denoiser)
-    own = copy.deepcopy(predictor.denoiser)
-    if source.trained is not None:
-        plan.adapter.adapt(own, plan.family, torch.float32)
-        plan.adapter.load_state(own, read_tensors(source.trained)[0])
-        expected = predictor.predict(own)
-    else:
-        with changed(own, read_changes(source.file, names).changes):
-            expected = predictor.predict(own)
+    base, expected = predict_expected(source, predictor)
     other = copy.deepcopy(predictor.denoiser)
     if layout == "diffusers":
         through = f"{_load_in_pipeline(plan, other, written)}.load_lora_weights"
@@ -105,6 +97,20 @@ def compare_predictions(source: AdapterSource, written: Path, layout: str, predi
     return Compared(
         difference=float((found - expected).abs().max()), effect=float((expected - base).abs().max()), through=through
     )
+
+
+def predict_expected(source: AdapterSource, predictor: Predictor) -> tuple[Tensor, Tensor]:
+    """Return the prediction of the model alone, and with the adapter as it was trained, or as the source has it."""
+    plan = source.plan
+    assert plan is not None, "a predictor needs it"
+    base = predictor.predict(predictor.denoiser)
+    own = copy.deepcopy(predictor.denoiser)
+    if source.trained is not None:
+        plan.adapter.adapt(own, plan.family, torch.float32)
+        plan.adapter.load_state(own, read_tensors(source.trained)[0])
+        return base, predictor.predict(own)
+    with changed(own, read_changes(source.file, LayerNames(source.family, linear_names(own))).changes):
+        return base, predictor.predict(own)
 
 
 def linear_names(denoiser: nn.Module) -> list[str]:

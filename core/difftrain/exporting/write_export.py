@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from difftrain.errors import CheckpointError, ConfigError, MachineError
+from difftrain.errors import CheckpointError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.compare_changes import tolerance_of, worst_difference
 from difftrain.exporting.prediction import compare_predictions, open_predictor
@@ -18,6 +18,7 @@ from difftrain.model.adapter_files.changes import Change
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.layouts import tensors_of
 from difftrain.model.adapter_files.read_changes import read_changes
+from difftrain.model.adapter_files.reduce_rank import reduce_all
 from difftrain.model.tensor_file import write_tensors
 from difftrain.types import Reporter
 
@@ -31,24 +32,15 @@ class Export:
     dtype: torch.dtype | None
     """None keeps that of each tensor."""
     verify: bool
+    as_lora: int | None = None
+    """Turn every change into the nearest LoRA of this rank; None keeps its kind."""
 
 
-def check_output(output: Path) -> None:
-    """Check that a file can be written there before anything is read.
-
-    Raises:
-        ConfigError: If it exists, its folder does not, or it is not named as safetensors.
-    """
-    if output.suffix != ".safetensors":
-        raise ConfigError(f"--output {output}: programs load only names that end in .safetensors")
-    if output.exists():
-        raise ConfigError(f"--output {output} exists already\nhint: name another file, or remove it")
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist\nhint: create it")
-
-
-def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
+def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) -> Mapping[str, float]:
     """Write the file, check it as asked, and say what was compared.
+
+    Returns:
+        With ``as_lora`` the relative error of each module, the largest first.
 
     Raises:
         CheckpointError: If the layout cannot hold the adapter, or the written file does something else; there is then
@@ -60,18 +52,25 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
     if content.encoder_tensors:
         reporter.say(f"note: {len(content.encoder_tensors)} tensors for text encoders are left out")
     check_finite(content.changes, source.file)
-    tensors, header = tensors_of(content.changes, wanted.layout, names)
+    changes, errors = content.changes, {}
+    if wanted.as_lora is not None:
+        with reporter.phase("reduce to a LoRA"):
+            reduced = reduce_all(changes, wanted.as_lora)
+        changes = {module: one.change for module, one in reduced.items()}
+        errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
+    tensors, header = tensors_of(changes, wanted.layout, names)
     temporary = wanted.output.with_name(f".{wanted.output.stem}.partial.safetensors")
     try:
         write_tensors(temporary, {name: _as_dtype(tensor, wanted.dtype) for name, tensor in tensors.items()}, header)
         if wanted.verify:
-            _verify(source, content.changes, temporary, wanted, names, reporter)
+            _verify(source, changes, temporary, wanted, names, reporter)
         temporary.replace(wanted.output)
     except OSError as error:
         raise MachineError(refusal(f"{wanted.output} cannot be written", error)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    reporter.say(f"wrote {wanted.output}: {len(content.changes)} modules, layout {wanted.layout}")
+    reporter.say(f"wrote {wanted.output}: {len(changes)} modules, layout {wanted.layout}")
+    return errors
 
 
 def check_finite(changes: Mapping[str, Change], file: Path) -> None:
@@ -135,6 +134,8 @@ def _verify(
         f"verify: prediction with the file through {found.through}: worst difference {found.difference:.1e}, where the "
         f"adapter changes up to {found.effect:.1e}"
     )
+    if wanted.as_lora is not None:  # what a lower rank leaves out is no fault; its size has been said
+        return
     if found.difference > max(tolerance * found.effect, 1e-5):
         raise _wrong(wanted, f"its prediction differs by {found.difference:.1e}")
 

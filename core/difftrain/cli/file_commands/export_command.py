@@ -20,7 +20,8 @@ def export(invocation: Invocation) -> int:
     Raises:
         DifftrainError: For anything that the user can fix; nothing is then left under the asked name.
     """
-    path, output, layout, dtype = _asked(invocation)
+    path, output, layout = _asked(invocation)
+    asked = invocation.files
     from difftrain.exporting.adapter_source import find_source
 
     names_model = invocation.config is not None or "model_family" in invocation.flags or "model" in invocation.flags
@@ -31,16 +32,27 @@ def export(invocation: Invocation) -> int:
     with reporter.phase("start torch"):
         import torch
 
-        from difftrain.exporting.write_export import Export, check_output, export_adapter
-    check_output(output)
-    kept = None if dtype is None else getattr(torch, DTYPES.get(dtype, dtype))
-    export_adapter(
-        source, Export(layout=layout, output=output, dtype=kept, verify=not invocation.files.no_verify), reporter
+        from difftrain.exporting.merge import merge
+        from difftrain.exporting.write_export import Export, export_adapter
+    wanted = Export(
+        layout=layout,
+        output=output,
+        dtype=None if asked.dtype is None else getattr(torch, DTYPES.get(asked.dtype, asked.dtype)),
+        verify=not asked.no_verify,
+        as_lora=None if asked.as_lora is None else int(asked.as_lora),
     )
+    if asked.merge:
+        merge(source, wanted, reporter)
+        return 0
+    errors = export_adapter(source, wanted, reporter)
+    for module, error in errors.items():
+        print(f"{error:.4f}  {module}")
+    if errors:
+        print(f"{sum(errors.values()) / len(errors):.4f}  mean of {len(errors)} modules, relative error at this rank")
     return 0
 
 
-def _asked(invocation: Invocation) -> tuple[Path, Path, str, str | None]:
+def _asked(invocation: Invocation) -> tuple[Path, Path, str]:
     """Return what the flags ask for.
 
     Raises:
@@ -58,11 +70,28 @@ def _asked(invocation: Invocation) -> tuple[Path, Path, str, str | None]:
         problems.append(_unknown("--format", layout, FORMATS))
     if asked.dtype is not None and asked.dtype not in (*DTYPES, *DTYPES.values()):
         problems.append(_unknown("--dtype", asked.dtype, tuple(DTYPES)))
+    if asked.as_lora is not None and not (asked.as_lora.isdecimal() and int(asked.as_lora) > 0):
+        problems.append(f"--as_lora {asked.as_lora!r} must be a rank, a whole number from 1 on")
+    if asked.merge and (asked.as_lora or asked.format):
+        problems.append("--merge writes a whole model, so --as_lora and --format have no place beside it")
+    if asked.output is not None:
+        output = Path(expand_path(asked.output, {}))
+        problems += [text for text in (_wrong_output(output, asked.merge),) if text]
     if problems:
         raise ConfigError(*problems)
     assert asked.path is not None
-    assert asked.output is not None
-    return Path(expand_path(asked.path, {})), Path(expand_path(asked.output, {})), layout, asked.dtype
+    return Path(expand_path(asked.path, {})), output, layout
+
+
+def _wrong_output(output: Path, merge: bool) -> str | None:
+    """Return why nothing can be written there; None if it can."""
+    if output.exists():
+        return f"--output {output} exists already\nhint: name another one, or remove it"
+    if not merge and output.suffix != ".safetensors":
+        return f"--output {output}: programs load only names that end in .safetensors"
+    if not output.parent.is_dir():
+        return f"--output {output}: the folder {output.parent} does not exist\nhint: create it"
+    return None
 
 
 def _unknown(flag: str, value: str, known: tuple[str, ...]) -> str:

@@ -4,5 +4,6 @@
 - `layer_names`: from the names of layers in files to modules, and back
 - `changes`: what an adapter does to one layer
 - `read_changes`: a file as changes of modules
+- `reduce_rank`: any change as the nearest LoRA of a rank
 - `layouts`: changes as the tensors of a file
 """

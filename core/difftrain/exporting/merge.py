@@ -1,0 +1,178 @@
+"""A model with an adapter's changes in its own weights, as a folder in diffusers layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from difftrain.errors import CheckpointError, ConfigError, MachineError
+from difftrain.exporting.adapter_source import AdapterSource
+from difftrain.exporting.compare_changes import tolerance_of
+from difftrain.exporting.prediction import Predictor, changed_weight, linear_names, open_predictor, predict_expected
+from difftrain.exporting.write_export import Export, check_finite
+from difftrain.machine.retries import refusal
+from difftrain.model.adapter_files.changes import Change
+from difftrain.model.adapter_files.layer_names import LayerNames
+from difftrain.model.adapter_files.read_changes import read_changes
+from difftrain.model.diffusers_folder import read_json
+from difftrain.model.shards import read_weights
+from difftrain.model.tensor_file import write_tensors
+from difftrain.planning.model_plan import ModelPlan
+from difftrain.startup.find_model import find_model
+from difftrain.types import ModelLocation, Reporter
+
+SHARD_BYTES = 5_000_000_000
+"""Size from which on a file of weights is followed by another."""
+WEIGHTS = "diffusion_pytorch_model"
+
+
+def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
+    """Write the merged model, compare its prediction with the adapter's, and give the folder its name.
+
+    Raises:
+        ConfigError: If nothing says which model it is.
+        CheckpointError: If the adapter does not fit the model, or the merged one predicts something else.
+        MachineError: If it cannot be written.
+    """
+    plan = source.plan
+    if plan is None:
+        raise ConfigError(
+            f"--merge: {source.file} does not say which model it was trained on\n"
+            "hint: name it: --model FAMILY --flavour NAME --pretrained_model_name_or_path MODEL"
+        )
+    location = find_model(plan).location
+    empty = plan.family.empty_denoiser(location)
+    changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes
+    check_finite(changes, source.file)
+    temporary = wanted.output.with_name(f".{wanted.output.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        folder = temporary / plan.family.lora_prefix
+        folder.mkdir(parents=True)
+        with reporter.phase("merge"):
+            _write_shards(_merged(plan, location, empty, changes, wanted.dtype), folder)
+        _write_config(empty, folder)
+        parts = _copy_other_parts(location, temporary, plan.family.lora_prefix)
+        if wanted.verify:
+            _verify(source, folder, wanted, reporter)
+        temporary.rename(wanted.output)
+    except OSError as error:
+        raise MachineError(refusal(f"{wanted.output} cannot be written", error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    there = "with the other parts of the model" if parts else "without the other parts, which are on the hub"
+    reporter.say(f"wrote {wanted.output}: {len(changes)} modules merged, {there}")
+
+
+def _merged(
+    plan: ModelPlan,
+    location: ModelLocation,
+    empty: nn.Module,
+    changes: Mapping[str, Change],
+    dtype: torch.dtype | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield every weight, changed in float32 and rounded once.
+
+    Raises:
+        CheckpointError: If the model has no layer of a changed name and shape.
+    """
+    sizes = {name: parameter.shape for name, parameter in empty.named_parameters()}
+    for module, change in changes.items():
+        shape = sizes.get(f"{module}.weight")
+        if shape is None or shape != change.delta().shape:
+            raise CheckpointError(
+                f"the adapter changes {module} {list(change.delta().shape)}, and the model has "
+                f"{'no such layer' if shape is None else list(shape)}\nhint: name the model that it was trained on"
+            )
+    for name, tensor in plan.family.denoiser_weights(location):
+        change_of = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        made = tensor if change_of is None else changed_weight(tensor.float(), change_of)
+        yield name, made.to(dtype or tensor.dtype)
+
+
+def _write_shards(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+    """Write files of at most :data:`SHARD_BYTES`, and an index if there are several."""
+    shards: list[list[str]] = []
+    waiting: dict[str, Tensor] = {}
+    total = held = 0
+
+    def close() -> None:
+        write_tensors(folder / f"{len(shards)}.part", waiting, {"format": "pt"})
+        shards.append([*waiting])
+        waiting.clear()
+
+    for name, tensor in weights:
+        size = tensor.numel() * tensor.element_size()
+        if waiting and held + size > SHARD_BYTES:
+            close()
+            held = 0
+        waiting[name] = tensor.clone()
+        held += size
+        total += size
+    close()
+    files = [
+        f"{WEIGHTS}.safetensors" if len(shards) == 1 else f"{WEIGHTS}-{number + 1:05}-of-{len(shards):05}.safetensors"
+        for number in range(len(shards))
+    ]
+    for number, file in enumerate(files):
+        (folder / f"{number}.part").rename(folder / file)
+    if len(files) > 1:
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
+        }
+        (folder / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _write_config(empty: nn.Module, folder: Path) -> None:
+    """Write the model's config, as diffusers' models do.
+
+    Raises:
+        ConfigError: If the family's model is not one of diffusers.
+    """
+    save = getattr(empty, "save_config", None)
+    if save is None:
+        raise ConfigError("--merge: the models of this family are not diffusers' and have no config to write")
+    save(str(folder))
+
+
+def _copy_other_parts(location: ModelLocation, output: Path, denoiser: str) -> bool:
+    """Copy the parts beside the denoiser if they are in a local folder; return whether they are."""
+    whole = location.path
+    if whole is None or not (whole / "model_index.json").is_file():
+        return False
+    for name in read_json(whole / "model_index.json"):
+        if name != denoiser and (whole / name).is_dir():
+            shutil.copytree(whole / name, output / name)
+    shutil.copy(whole / "model_index.json", output)
+    return True
+
+
+def _verify(source: AdapterSource, folder: Path, wanted: Export, reporter: Reporter) -> None:
+    """Load the written weights into the model and compare its prediction with the adapter's.
+
+    Raises:
+        CheckpointError: If it predicts something else.
+    """
+    assert source.plan is not None, "checked before"
+    predictor = open_predictor(source.plan)
+    if not isinstance(predictor, Predictor):
+        reporter.say(f"verify: no prediction: {predictor}")
+        return
+    base, expected = predict_expected(source, predictor)
+    predictor.denoiser.load_state_dict({name: tensor.float() for name, tensor in read_weights(folder)})
+    difference = float((predictor.predict(predictor.denoiser) - expected).abs().max())
+    effect = float((expected - base).abs().max())
+    reporter.say(f"verify: prediction of the merged model: worst difference {difference:.1e}, effect {effect:.1e}")
+    # the whole model is rounded to a lower dtype, not only the change
+    size = float(expected.abs().max())
+    if difference > max(tolerance_of(wanted.dtype or torch.float32) * (size if wanted.dtype else effect), 1e-5):
+        raise CheckpointError(
+            f"the merged model that was written for {wanted.output} is wrong and was removed: its prediction differs "
+            f"by {difference:.1e}\nhint: this is a fault of difftrain, please report it"
+        )
