@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adapter_layouts import SHAPES, WIDTH, low_rank, modules_of
+from adapter_layouts import CONFIG, SHAPES, WIDTH, low_rank, modules_of
 from difftrain.errors import CheckpointError
 from difftrain.model.adapter_files.changes import Factors, LowRank
 from difftrain.model.adapter_files.layer_names import LayerNames
@@ -14,6 +14,7 @@ from difftrain.model.adapter_files.layouts import FORMATS, tensors_of
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.testing.tiny_family import TinyFamily
 from difftrain_flux.family import FluxFamily
+from difftrain_flux.model_files.layouts import diffusers_shapes, original_parts
 
 NAMES = LayerNames(FluxFamily)
 TARGETS = ("all", "mmdit", "context", "context+ffs", "all+ffs", "every")
@@ -190,3 +191,46 @@ def test_a_family_without_original_names_writes_its_own(tmp_path):
         torch.testing.assert_close(found["middle"].delta(), changes["middle"].delta())
     with pytest.raises(CheckpointError, match="has no original names"):
         tensors_of(changes, "bfl", names)
+
+
+def test_diffusers_own_converter_reads_a_kohya_file_as_the_same_change(tmp_path):
+    # an independent reader, at the width of the published models, which it takes for granted
+    from diffusers import FluxPipeline
+
+    one_block = {
+        **CONFIG,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+    }
+    shapes = {name.removesuffix(".weight"): shape for name, shape in diffusers_shapes(one_block).items()}
+    changes = {
+        name: LowRank(down=torch.randn(1, shapes[name][1]), up=torch.randn(shapes[name][0], 1))
+        for name in modules_of("all+ffs")
+        if ".0." in name and "blocks.1." not in name
+    }
+    tensors, _ = tensors_of(changes, "kohya", NAMES)
+    save_file(tensors, tmp_path / "a.safetensors")
+    theirs = FluxPipeline.lora_state_dict(tmp_path / "a.safetensors")
+    assert {name.partition(".lora_")[0] for name in theirs} == {f"transformer.{name}" for name in changes}
+    for module, change in changes.items():
+        down, up = (theirs[f"transformer.{module}.lora_{part}.weight"].float() for part in "AB")
+        inputs = torch.randn(change.down.shape[1], 2)
+        torch.testing.assert_close(up @ (down @ inputs), change.up @ (change.down @ inputs), atol=1e-3, rtol=1e-4)
+
+
+def test_every_layer_of_the_published_sizes_has_an_original_name():
+    published = {**CONFIG, "num_layers": 19, "num_single_layers": 38}
+    parts = {
+        original.removesuffix(".weight"): tuple(name.removesuffix(".weight") for name in names)
+        for original, names in original_parts(published).items()
+        if original.endswith(".weight")
+    }
+    assert len(parts) > 19 * 10 + 38 * 3
+    for original, modules in parts.items():
+        assert NAMES.find(original).modules == modules
+        assert NAMES.find(original.replace(".", "_")).modules == modules
+        for module in modules:
+            assert NAMES.find(module.replace(".", "_")).modules == (module,)
+            assert NAMES.original_of(module).name == original

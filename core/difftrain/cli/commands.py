@@ -67,6 +67,16 @@ DESCRIBED: Mapping[str, Command] = {
             "difftrain export output --merge --output my-model": "a model folder that needs no adapter",
         },
     ),
+    "identify": Command(
+        about="Says what a file or folder is: family, flavour, kind of adapter, rank, alpha, whose names, number "
+        "formats and what trained it, from names, shapes and header. Reads no weights. Of something unknown it says "
+        "what it saw.",
+        flags=("json",),
+        examples={
+            "difftrain identify their-lora.safetensors": "whose LoRA it is, and for which model",
+            "difftrain identify models/a-folder --json": "a model's folder, for programs",
+        },
+    ),
     "plugins": Command(
         about="Lists the plugins, what each provides, and why one failed.",
         flags=("json",),

@@ -25,6 +25,7 @@ difftrain check [FLAGS]      check config, data and pairs before any weight is l
 difftrain plan [FLAGS]       predict memory, seconds and hours for a table of cards, without a GPU
 difftrain cache [FLAGS]      encode everything the run will read, without training
 difftrain export RUN|FILE    write an adapter for another program: diffusers, ComfyUI, kohya, BFL
+difftrain identify FILE|DIR  say what a file or folder is: family, flavour, rank, whose names
 difftrain plugins            list plugins and what they provide
 difftrain --version
 difftrain COMMAND --help     only what belongs to a command
@@ -35,6 +36,8 @@ Set an option in the run file (config/config.json) or as a flag: --lora_rank 16,
 Write lists as a,b. For the keys of the dataset list see docs/options.md."""
 SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"}
 NAME_WIDTH = 34
+PATHS = {"export": " RUN|FILE", "identify": " FILE|FOLDER"}
+"""What commands take as a plain word."""
 
 
 def help_of(command: str) -> str:
@@ -45,7 +48,7 @@ def help_of(command: str) -> str:
     longest = max(map(len, described.examples))
     examples = [f"  {example.ljust(longest)}  {does}" for example, does in described.examples.items()]
     parts = [
-        f"{typed(command)}{' RUN|FILE' if command in FILE_COMMANDS else ''} [FLAGS]",
+        f"{typed(command)}{PATHS.get(command, '')} [FLAGS]",
         textwrap.fill(described.about, width, break_on_hyphens=False),
         "\n".join(["Examples:", *examples]),
         _group("Flags", [(label, _alone(text, command)) for key, label, text in _own_lines() if key in flags], width),

@@ -18,6 +18,7 @@ from difftrain.cli.cache_command import cache
 from difftrain.cli.check_command import USER_ERROR, check
 from difftrain.cli.commands import check_flags
 from difftrain.cli.file_commands.export_command import export
+from difftrain.cli.file_commands.identify_command import identify
 from difftrain.cli.flags import FILE_WORD, folder_of, load_plugins_for, read_command_line, run_file_path
 from difftrain.cli.invocation import FileFlags, Invocation
 from difftrain.cli.plan_command import plan
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "plan": plan,
     "cache": cache,
     "export": export,
+    "identify": identify,
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""
@@ -161,7 +163,7 @@ def _say(text: str) -> None:
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
     """Look in the raw words, because the command line itself may be wrong."""
-    return arguments[:1] in (["check"], ["plan"]) and not {"--json", "--json=true"}.isdisjoint(arguments)
+    return arguments[:1] in (["check"], ["plan"], ["identify"]) and not {"--json", "--json=true"}.isdisjoint(arguments)
 
 
 def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: LoadedPlugins) -> Invocation:

@@ -28,6 +28,8 @@ from difftrain.types import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
@@ -153,6 +155,17 @@ class ModelFamily(TypedByInput[Input], ABC):
             ModelError: As :meth:`locate`; and if the denoiser is another model, or does not fit the other parts.
         """
         raise ModelError(f"family {self.name!r} takes no denoiser from another place than the other parts")
+
+    def identify_file(self, path: Path) -> ModelLocation | None:
+        """Say what a checkpoint of the denoiser in one file is, from its header, for `difftrain identify`.
+
+        Returns:
+            A location with its facts and origins; None if the family does not read such files.
+
+        Raises:
+            ModelError: If it is something else, or cannot be trained; says what it is.
+        """
+        return None
 
     @abstractmethod
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:

@@ -1,6 +1,7 @@
-"""Trained adapters as files for other programs.
+"""Trained adapters as files for other programs, and what files of other programs are.
 
 - `adapter_source`: what is exported: a run, a checkpoint or a file; its family and model
+- `identified`: what a file or folder is
 - `compare_changes`: whether two sets of changes do the same
 - `prediction`: what the model predicts with the run's adapter, and with a written file
 - `merge`: the changes in the model's own weights, as a folder

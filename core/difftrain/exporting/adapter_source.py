@@ -52,8 +52,8 @@ def find_source(path: Path, plugins: LoadedPlugins, named: ModelPlan | None) -> 
         ConfigError: If there is no adapter, or nothing says which model it is for.
         ModelError: If the file is not safetensors, or damaged.
     """
-    file = _adapter_file(path)
-    saved = _saved_config(file.parent)
+    file = adapter_file(path)
+    saved = saved_config(file.parent)
     plan = named
     if plan is None and saved is not None:
         plan = _plan_of(saved, file, plugins)
@@ -63,7 +63,12 @@ def find_source(path: Path, plugins: LoadedPlugins, named: ModelPlan | None) -> 
     return AdapterSource(file=file, family=_family_of(file, plugins), plan=None)
 
 
-def _adapter_file(path: Path) -> Path:
+def adapter_file(path: Path) -> Path:
+    """Return the adapter that a path names: a file, the newest one of a run's folder, or that of a checkpoint.
+
+    Raises:
+        ConfigError: If there is none, or several.
+    """
     if path.is_file():
         return path
     if not path.exists():
@@ -88,7 +93,7 @@ def _trained_weights(file: Path) -> Path | None:
     return None
 
 
-def _saved_config(folder: Path) -> Mapping[str, Any] | None:
+def saved_config(folder: Path) -> Mapping[str, Any] | None:
     """Return the config that the newest checkpoint beside a file recorded; None if there is none."""
     for checkpoint in (folder, *reversed(list_checkpoints(folder))):
         state = checkpoint / RESUME_FOLDER / STATE_FILE

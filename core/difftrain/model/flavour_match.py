@@ -132,6 +132,15 @@ def check_files(location: ModelLocation, chosen: ModelFlavour, flavours: Flavour
     return Recognised(flavours=names, notes=tuple(_doubts(location, facts, chosen, fitting)))
 
 
+def likely_flavours(location: ModelLocation, flavours: Flavours) -> tuple[str, ...]:
+    """Return the flavours that weights may belong to, by the facts in their files, then by what names speak of."""
+    fitting = [flavour for flavour in flavours.values() if _fits(flavour, location.facts or {})]
+    for text in (PurePath(location.name).name, *location.origins):
+        if (spoken_of := _spoken_of(text, fitting)) is not None:
+            return (spoken_of,)
+    return tuple(flavour.name for flavour in fitting)
+
+
 def _fits(flavour: type[ModelFlavour], facts: Mapping[str, str]) -> bool:
     """Return whether no known fact contradicts the flavour; unknown facts contradict nothing."""
     return all(facts[key] in values for key, values in flavour.weights.items() if key in facts)

@@ -34,10 +34,13 @@ from difftrain_flux.model_files.entry_bytes import latents_bytes, text_bytes
 from difftrain_flux.model_files.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
 from difftrain_flux.model_files.layouts import ORIGINAL_LAYERS
 from difftrain_flux.model_files.locate import locate, locate_with_denoiser, part_identity
+from difftrain_flux.model_files.single_file import recognise
 from difftrain_flux.targets import Target, attention_inputs, select_targets
 from difftrain_flux.text_length import long_captions, text_length
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from diffusers import FluxTransformer2DModel
     from torch import Tensor, nn
@@ -114,6 +117,10 @@ class FluxFamily(ModelFamily["FluxInput"]):
 
     def locate_with_denoiser(self, model: str | None, denoiser: str, flavour: ModelFlavour) -> ModelLocation:
         return locate_with_denoiser(model, denoiser, flavour)
+
+    def identify_file(self, path: Path) -> ModelLocation:
+        known = recognise(path).identity
+        return ModelLocation(name=path.name, identity="", path=path, facts=known.facts, origins=known.origins)
 
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:
         return f"flux-text-1|{part_identity(location, TEXT_COMPONENTS)}|{text_length(location, flavour)}"

@@ -2,6 +2,7 @@
 
 - `tensor_names`: the parts of a tensor's name
 - `layer_names`: from the names of layers in files to modules, and back
+- `describe_adapter`: what a file is, from its header
 - `changes`: what an adapter does to one layer
 - `read_changes`: a file as changes of modules
 - `reduce_rank`: any change as the nearest LoRA of a rank
