@@ -101,7 +101,7 @@ def test_a_negative_number_is_a_value():
         (("check", "--html"), "error: --html needs a value: --html DIR\n"),
         (("--seed", "1", "--seed", "2"), "error: --seed is given twice; give it once\n"),
         (("--config", "nowhere.json"), "error: nowhere.json does not exist\n"),
-        (("--json",), "error: --json works only with `difftrain check`, `difftrain plan` and `difftrain plugins`\n"),
+        (("--json",), "error: --json works only with `difftrain check`, `difftrain plan`, `difftrain identify` and "),
         (("check", "--card", "H100"), "error: --card works only with `difftrain plan`\n"),
         (("--demo", "--config", "config.json"), "error: --demo comes with its own run file"),
         ((), "error: 2 problems\n- no run file: config/config.json does not exist in "),

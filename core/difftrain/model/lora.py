@@ -53,7 +53,8 @@ class Lora(Adapter):
     """How A is drawn: evenly over a range, or from a normal distribution of deviation 1 / rank. B is 0. Others (pissa,
     olora, loftq) change the frozen weights, so that the file would not fit the published ones."""
     init_lora: Path | None = None
-    """Begin with the LoRA in this file or folder, with diffusers' names, of the same rank and modules."""
+    """Begin with the LoRA in this file or folder, of the same rank and modules; it may have the names of diffusers,
+    kohya, ai-toolkit, ComfyUI, BFL, peft or LyCORIS."""
     peft_lora_target_modules: tuple[str, ...] = ()
     """Adapt these linear modules instead of the family's: full names, or their ends, such as to_q or attn.to_out.0."""
 
@@ -93,15 +94,19 @@ class Lora(Adapter):
     def check_model(self, empty: Callable[[], nn.Module], family: ModelFamily) -> None:
         if self.init_lora is None and not self.peft_lora_target_modules:
             return
-        targets = self._targets(empty(), family)
+        denoiser = empty()
+        targets = self._targets(denoiser, family)
         if self.init_lora is not None:
-            self._first_weights(self.init_lora, targets, family.lora_prefix)
+            self._first_weights(self.init_lora, targets, denoiser, family)
 
     def adapt(self, denoiser: nn.Module, family: ModelFamily, dtype: torch.dtype) -> Mapping[str, str]:
         targets = self._targets(denoiser, family)
+        first = None if self.init_lora is None else self._first_weights(self.init_lora, targets, denoiser, family)
         self.attach(denoiser, targets, dtype)
-        if self.init_lora is not None:
-            self.load_state(denoiser, self._first_weights(self.init_lora, targets, family.lora_prefix))
+        if first is not None:
+            from difftrain.model.adapter_files.first_lora import filled_up
+
+            self.load_state(denoiser, filled_up(first, self.state(denoiser)))
         return dict.fromkeys(targets, "")
 
     def _targets(self, denoiser: nn.Module, family: ModelFamily) -> Sequence[str]:
@@ -109,13 +114,19 @@ class Lora(Adapter):
             return family.adapter_targets(denoiser)
         return linears_named(denoiser, self.peft_lora_target_modules)
 
-    def _first_weights(self, path: Path, targets: Sequence[str], prefix: str) -> dict[str, Tensor]:
+    def _first_weights(
+        self, path: Path, targets: Sequence[str], denoiser: nn.Module, family: ModelFamily
+    ) -> dict[str, Tensor]:
         """Return the weights of ``init_lora``, for this adapter's strength.
 
         Raises:
-            ConfigError: If they are of another rank, or for other modules.
+            ConfigError: If they are of another rank, for other modules, or for a model of another size.
         """
-        weights = self.read(path, prefix)
+        from difftrain.model.adapter_files.first_lora import check_sizes, first_lora
+
+        file = path / ADAPTER_FILE if path.is_dir() else path
+        modules = dict(denoiser.named_modules())
+        weights = first_lora(file, family, [name for name in modules if name])
         parts = ("A", "B", *(["magnitude_vector"] if self.use_dora else []))
         own = {f"{target}.lora_{part}.weight" for target in targets for part in parts}
         lacking, more = sorted(own - set(weights)), sorted(set(weights) - own)
@@ -125,12 +136,12 @@ class Lora(Adapter):
                 f"file, {len(lacking)} only in the run: {first_few([*more, *lacking])}\n"
                 f"hint: {_advice_of_parts(more, lacking)}"
             )
-        ranks = {tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name}
-        if ranks != {self.lora_rank}:
-            found = ", ".join(map(str, sorted(ranks)))
+        rank = max(tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name)
+        if rank != self.lora_rank:
             raise ConfigError(
-                f"init_lora {path} has rank {found}, and lora_rank is {self.lora_rank}\nhint: set lora_rank to {found}"
+                f"init_lora {path} has rank {rank}, and lora_rank is {self.lora_rank}\nhint: set lora_rank to {rank}"
             )
+        check_sizes(path, weights, modules)
         return {name: part.float() / self.scale if ".lora_B." in name else part for name, part in weights.items()}
 
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:

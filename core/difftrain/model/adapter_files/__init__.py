@@ -5,6 +5,7 @@
 - `describe_adapter`: what a file is, from its header
 - `changes`: what an adapter does to one layer
 - `read_changes`: a file as changes of modules
+- `first_lora`: the weights that `init_lora` begins with
 - `reduce_rank`: any change as the nearest LoRA of a rank
 - `layouts`: changes as the tensors of a file
 """
