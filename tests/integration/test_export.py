@@ -3,7 +3,8 @@
 import pytest
 import torch
 from diffusers import FluxKontextPipeline
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from conftest import EditPairs, run_in
 from difftrain.exporting import merge as merging
@@ -64,6 +65,19 @@ def test_a_file_of_another_layout_goes_back_to_diffusers_names_without_its_run(r
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     own = load_file(folder / "pytorch_lora_weights.safetensors")
     assert {name for name in own if "lora_A" in name} == {name for name in tensors if "lora_A" in name}
+
+
+def test_a_runs_folder_is_identified_with_its_flavour_and_what_a_header_says_stays(runs, tmp_path):
+    said = run_in(runs("dora").parent, "identify", "dora").out
+    assert "a DoRA of rank 4" in said
+    assert "flavour    kontext" in said
+    tensors = load_file(runs("alpha 8") / "pytorch_lora_weights.safetensors")
+    texts = {"modelspec.architecture": "flux.1-kontext-dev/lora", "ss_train_data_dir": "/home/somebody"}
+    save_file(tensors, tmp_path / "a.safetensors", metadata=texts)
+    assert run_in(tmp_path, "export", "a.safetensors", "--format", "kohya", "--output", "k.safetensors").status == 0
+    with safe_open(tmp_path / "k.safetensors", framework="pt") as file:
+        assert file.metadata() == {"modelspec.architecture": "flux.1-kontext-dev/lora"}
+    assert "flavour    kontext" in run_in(tmp_path, "identify", "k.safetensors").out
 
 
 def test_a_dora_goes_through_the_stock_pipeline(runs, tmp_path):
@@ -136,6 +150,14 @@ def test_a_merged_model_predicts_the_same_and_loads_in_the_stock_pipeline(runs, 
     moved = [name for name, tensor in pipeline.transformer.state_dict().items() if not torch.equal(tensor, plain[name])]
     assert moved
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("case", ["alpha 8", "lokr"])
+def test_a_model_merged_in_16_bits_differs_by_their_rounding_alone(runs, case, tmp_path):
+    ended = export(runs(case), tmp_path / "model", "--merge", "--dtype", "bf16")
+    assert ended.status == 0, ended.err
+    tensors = load_file(tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
 
 def test_a_wrong_merged_model_never_has_its_name(runs, tmp_path, monkeypatch):

@@ -146,6 +146,12 @@ def test_a_model_folder_is_known_with_its_flavour(tmp_path):
     assert "flavour    kontext" in ended.out
 
 
+def test_the_denoisers_folder_alone_is_known_by_its_file(tmp_path):
+    ended = run_in(tmp_path, "identify", TINY_FOLDER / "transformer")
+    assert "the weights of a denoiser in one file" in ended.out
+    assert "family     flux" in ended.out
+
+
 def test_a_folder_of_something_else_says_what_it_has(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").touch()

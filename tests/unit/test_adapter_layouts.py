@@ -111,6 +111,18 @@ def test_alpha_in_the_header_is_folded_in(tmp_path):
     torch.testing.assert_close(found["transformer_blocks.1.attn.to_q"].delta(), 4 * change.delta())
 
 
+def test_rslora_and_ranks_of_their_own_in_the_header_count_as_in_peft(tmp_path):
+    module = "transformer_blocks.1.attn.to_q"
+    change = low_rank("all", rank=4)[module]
+    tensors, header = tensors_of({module: change}, "diffusers", NAMES)
+    settings = json.loads(header["lora_adapter_metadata"]) | {"transformer.r": 16, "transformer.lora_alpha": 8}
+    for rslora, strength in ((False, 2.0), (True, 4.0)):
+        said = json.dumps(settings | {"transformer.use_rslora": rslora})
+        save_file(tensors, tmp_path / "a.safetensors", metadata={"lora_adapter_metadata": said})
+        found = read_changes(tmp_path / "a.safetensors", NAMES).changes[module]
+        torch.testing.assert_close(found.delta(), strength * change.delta())
+
+
 def lokr(alpha=None):
     generator = torch.Generator().manual_seed(1)
     w1, a, b = (torch.randn(*shape, generator=generator) for shape in ((2, 2), (4, 3), (3, 4)))

@@ -58,7 +58,7 @@ DESCRIBED: Mapping[str, Command] = {
         "in, so that strength 1 is the trained strength everywhere. The written file is read back and compared before "
         "it gets its name: through the stock pipeline for diffusers, else by mapping its names back onto the model. "
         "diffusers: names of diffusers' modules, also for nunchaku and InvokeAI; comfyui: original names, LoKr and "
-        "LoHa as they are; bfl: original names; kohya: for sd-scripts and Forge.",
+        "LoHa as they are; bfl: original names; kohya: names of sd-scripts, also for InvokeAI.",
         flags=("format", "output", "dtype", "as_lora", "merge", "no_verify"),
         examples={
             "difftrain export output --format kohya --output my-edit.safetensors": "the newest adapter of a run",

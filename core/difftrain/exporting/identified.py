@@ -50,6 +50,8 @@ def identified(path: Path, plugins: LoadedPlugins) -> Identified:
             found = _of_model(path, family, plugins, refused)
             if found is not None:
                 return found
+        if len(files := list(path.glob("*.safetensors"))) == 1:  # a part of a model alone
+            return _of_file(files[0], plugins)
     else:
         try:
             file = adapter_file(path)

@@ -67,7 +67,15 @@ class Predictor:
 
 def open_predictor(plan: ModelPlan) -> Predictor | str:
     """Load the model for comparing; return why not if it is too large, or not on this machine."""
-    outline = plan.family.outline(plan.config.pretrained_model_name_or_path, plan.flavour)
+    model, denoiser = (
+        plan.config.pretrained_model_name_or_path,
+        plan.config.pretrained_transformer_model_name_or_path,
+    )
+    outline = (
+        plan.family.outline(model, plan.flavour)
+        if denoiser is None
+        else plan.family.outline_with_denoiser(model, denoiser, plan.flavour)
+    )
     if outline is None:
         return "the family has no example input"
     numbers = sum(parameter.numel() for parameter in outline.denoiser.parameters())

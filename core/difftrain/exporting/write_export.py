@@ -59,9 +59,10 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
         changes = {module: one.change for module, one in reduced.items()}
         errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
     tensors, header = tensors_of(changes, wanted.layout, names)
+    texts = {**content.texts, **header}
     temporary = wanted.output.with_name(f".{wanted.output.stem}.partial.safetensors")
     try:
-        write_tensors(temporary, {name: _as_dtype(tensor, wanted.dtype) for name, tensor in tensors.items()}, header)
+        write_tensors(temporary, {name: _as_dtype(tensor, wanted.dtype) for name, tensor in tensors.items()}, texts)
         if wanted.verify:
             _verify(source, changes, temporary, wanted, names, reporter)
         temporary.replace(wanted.output)

@@ -19,7 +19,7 @@ FORMATS: Mapping[str, str] = {
     "diffusers": "names of diffusers' modules; also for nunchaku and InvokeAI",
     "comfyui": "original names after diffusion_model., LoKr, LoHa and full changes as lycoris_ names",
     "bfl": "original names of Black Forest Labs",
-    "kohya": "original names with underscores and alphas, as sd-scripts has them; also for Forge and InvokeAI",
+    "kohya": "original names with underscores and alphas, as sd-scripts has them; also for InvokeAI",
 }
 """What the files of a layout have."""
 Written = tuple[dict[str, "Tensor"], dict[str, str]]

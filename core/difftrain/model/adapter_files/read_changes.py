@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "lora_adapter_metadata"
 """Entry of a file's header where diffusers keeps an adapter's settings."""
+PUBLIC_TEXTS = ("modelspec.", "ss_base_model_version")
+"""Start of the names of a header's texts that stay with the adapter. Others tell paths of whoever trained it."""
 _RANKED = ("lokr_w2_a", "lokr_w1_a", "hada_w1_a")
 """Factors whose last dimension is the rank that alpha is divided by."""
 
@@ -30,6 +33,8 @@ class AdapterContent:
     changes: Mapping[str, Change]
     encoder_tensors: tuple[str, ...] = ()
     """Names of tensors for text encoders, which are left out of the changes."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """What the header says of the adapter's model and purpose, for every layout."""
 
 
 def read_changes(path: Path, names: LayerNames) -> AdapterContent:
@@ -62,7 +67,8 @@ def read_changes(path: Path, names: LayerNames) -> AdapterContent:
         layer = found[written]
         assert layer is not None, "unknown ones are refused above"
         changes.update(_of_modules(_change(path, layer, factors, settings, names.prefix), layer))
-    return AdapterContent(changes=changes, encoder_tensors=tuple(encoders))
+    texts = {key: text for key, text in header.items() if key.startswith(PUBLIC_TEXTS)}
+    return AdapterContent(changes=changes, encoder_tensors=tuple(encoders), texts=texts)
 
 
 def _not_ours(path: Path, strange: list[str], unknown: list[str], count: int) -> str:
@@ -145,13 +151,13 @@ def _settings(header: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def _alpha_in(settings: Mapping[str, Any], prefix: str, layer: str, rank: int) -> float:
-    """Return a layer's alpha from the header's settings; its rank if they say nothing, as all programs assume."""
+    """Return a layer's alpha from the header's settings; its rank if they say nothing, as all programs assume.
+
+    Source of ``use_rslora``, alpha / sqrt(rank): Kalajdzievski, rsLoRA, arXiv:2312.03732, section 3.
+    """
     own = settings.get(f"{prefix}.alpha_pattern")
     own = own.get(layer) if isinstance(own, dict) else None
     alpha = settings.get(f"{prefix}.lora_alpha") if own is None else own
-    said = settings.get(f"{prefix}.r")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         return rank
-    if own is None and isinstance(said, int) and said > 0:
-        return alpha / said * rank
-    return float(alpha)
+    return alpha * (math.sqrt(rank) if settings.get(f"{prefix}.use_rslora") else 1.0)
