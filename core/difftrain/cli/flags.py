@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
+from difftrain.cli.adapter_commands.edit_flags import EDIT_FLAGS, EDIT_VALUES, REPEATED
 from difftrain.config.config_files import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
 from difftrain.config.known_keys import RUN_TABLES, KnownKeys
 from difftrain.config.messages import nearest
@@ -33,12 +34,13 @@ OWN_FLAGS: Mapping[str, str] = {
     "card": "With plan: the card to explain, such as 4090; default: this machine's, else the H100.",
     "verify": "With cache: read every entry that the run needs, and make damaged ones again.",
     "prune": "With cache: remove entries that this run does not need; other runs may share the folders.",
+    **EDIT_FLAGS,
     "help": "Print this text.",
 }
 """Flags that are not run options, with their help."""
 SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "help")
 """Those of :data:`OWN_FLAGS` that take no value."""
-OWN_VALUES: Mapping[str, str] = {"config": "PATH", "html": "DIR", "card": "NAME"}
+OWN_VALUES: Mapping[str, str] = {"config": "PATH", "html": "DIR", "card": "NAME", **EDIT_VALUES}
 """What the others take."""
 
 
@@ -83,7 +85,8 @@ def signature(schema: type[RunConfig], tables: KnownKeys, arguments: Sequence[st
     other_names: dict[str, list[str]] = {}
     for other, key in tables.renamed.items():
         other_names.setdefault(key, []).append(other)
-    parameters = [_parameter(key, str) for key in OWN_FLAGS if key not in SWITCHES]
+    own = [key for key in OWN_FLAGS if key not in SWITCHES and (key not in EDIT_FLAGS or key in mentioned)]
+    parameters = [_parameter(key, list[str] if key in REPEATED else str) for key in own]
     parameters += [_parameter(key, bool, names=["-h"] if key == "help" else []) for key in SWITCHES]
     for key, field in schema.model_fields.items():
         if mentioned.isdisjoint((key, *other_names.get(key, ()))):
@@ -134,7 +137,9 @@ def read_command_line(
     except cyclopts.CycloptsError as error:
         raise ConfigError(_said(error, schema, tables, commands)) from error
     return command, {
-        key: _items(value) if isinstance(value, list) else value for key, value in given.items() if value is not None
+        key: _items(value) if isinstance(value, list) and key not in REPEATED else value
+        for key, value in given.items()
+        if value is not None
     }
 
 

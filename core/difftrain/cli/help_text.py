@@ -24,6 +24,7 @@ difftrain [FLAGS]            train
 difftrain check [FLAGS]      check config, data and pairs before any weight is loaded
 difftrain plan [FLAGS]       predict memory, seconds and hours for a table of cards, without a GPU
 difftrain cache [FLAGS]      encode everything the run will read, without training
+difftrain edit [FLAGS]       edit images with a trained adapter
 difftrain plugins            list plugins and what they provide
 difftrain --version
 difftrain COMMAND --help     only what belongs to a command
@@ -40,7 +41,7 @@ def help_of(command: str) -> str:
     """Return what a command is for and its own flags, fitted to the terminal."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     described = DESCRIBED[command]
-    flags = {*described.flags, "config", "help", *(() if command == "plugins" else ("demo",))}
+    flags = {*described.flags, "config", "help", *(() if command in ("edit", "plugins") else ("demo",))}
     longest = max(map(len, described.examples))
     examples = [f"  {example.ljust(longest)}  {does}" for example, does in described.examples.items()]
     parts = [

@@ -14,6 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from difftrain import __version__
+from difftrain.cli.adapter_commands.edit_command import edit
+from difftrain.cli.adapter_commands.edit_flags import EDIT_FLAGS
 from difftrain.cli.cache_command import cache
 from difftrain.cli.check_command import USER_ERROR, check
 from difftrain.cli.commands import check_flags
@@ -30,6 +32,7 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "check": check,
     "plan": plan,
     "cache": cache,
+    "edit": edit,
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""
@@ -174,6 +177,7 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
         card=given.pop("card", None),
         verify=bool(given.pop("verify", False)),
         prune=bool(given.pop("prune", False)),
+        own={key: given.pop(key) for key in EDIT_FLAGS if key in given},
         flags=given,
         arguments=tuple(arguments),
         plugins=plugins,
