@@ -35,13 +35,15 @@ Set an option in the run file (config/config.json) or as a flag: --lora_rank 16,
 Write lists as a,b. For the keys of the dataset list see docs/options.md."""
 SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"}
 NAME_WIDTH = 34
+_SHARED: dict[str, tuple[str, ...]] = {"plugins": ("config",), "edit": ()}
+"""Flags of all commands that a command's own help describes; by default both."""
 
 
 def help_of(command: str) -> str:
     """Return what a command is for and its own flags, fitted to the terminal."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     described = DESCRIBED[command]
-    flags = {*described.flags, "config", "help", *(() if command in ("edit", "plugins") else ("demo",))}
+    flags = {*described.flags, "help", *_SHARED.get(command, ("config", "demo"))}
     longest = max(map(len, described.examples))
     examples = [f"  {example.ljust(longest)}  {does}" for example, does in described.examples.items()]
     parts = [

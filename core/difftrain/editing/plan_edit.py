@@ -92,7 +92,8 @@ def plan_edit(
     if asked is not None and model is not None:
         _check_fits(asked, model, problems)
     problems.raise_all()
-    assert asked and images and adapter and model, "nothing is missing without a problem"
+    assert asked is not None and images is not None, "nothing is missing without a problem"  # noqa: PT018
+    assert adapter is not None and model is not None, "nothing is missing without a problem"  # noqa: PT018
     trained = _trained_precision(adapter)
     return EditPlan(
         asked=asked,
@@ -131,8 +132,9 @@ def _plan_model(
     content |= _options_to_use(found, content, flags, plugins.registry, alone=alone)
     if alone and not {"model_family", "model"} & {*content, *flags}:
         problems.add(
-            f"--adapter {printable(found.weights[0].path)}: there is no run beside this file that says which model it "
-            "is for\nhint: name it: --model FAMILY --flavour NAME, and --pretrained_model_name_or_path for your own copy"
+            f"--adapter {printable(found.weights[0].path)}: there is no run beside this file that says which "
+            "model it is for\nhint: name it: --model FAMILY --flavour NAME, and --pretrained_model_name_or_path for "
+            "your own copy"
         )
         problems.raise_all()
     place = file.path if file is not None else found.recorded_in
