@@ -214,7 +214,7 @@ def test_without_output_each_edit_has_a_folder_of_its_own_in_the_run(run):
 
 
 def test_what_is_left_to_draw_is_counted(run):
-    assert "1 image x 3 columns x 2 seeds = 6 pictures" in run.edit(strength="0,0.5,1", seeds=2).err
+    assert "1 image x 3 columns x 2 seeds = 6 results" in run.edit(strength="0,0.5,1", seeds=2).err
 
 
 def test_the_precision_of_training_is_used_and_another_one_is_said(pairs):

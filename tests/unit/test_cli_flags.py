@@ -9,6 +9,7 @@ import sys
 import pytest
 from config_runs import PLUGINS, error_of, pair, run_values
 
+from difftrain.cli.adapter_commands.edit_flags import EDIT_FLAGS
 from difftrain.cli.demo_flag import opening
 from difftrain.cli.flags import read_command_line
 from difftrain.cli.main import COMMANDS
@@ -183,6 +184,7 @@ def test_help_shows_every_option_once(command):
 
 
 OWN = {f"--{key}" for key in ("config", "demo", "fast", "json", "html", "pixels", "card", "verify", "prune", "help")}
+OWN |= {f"--{key}" for key in EDIT_FLAGS}
 
 
 def test_help_shows_defaults_and_registered_names(command):
@@ -196,7 +198,7 @@ def test_a_commands_help_has_the_flags_that_it_takes_and_no_other(command, named
     shown = {line.split()[0] for line in ended.out.splitlines() if line.startswith("  --")}
     assert {"--config", "--help"} <= shown <= OWN
     assert len(ended.out.splitlines()) < 40
-    needed = {"--html": "pages", "--card": "H100"}
+    needed = {"--html": "pages", "--card": "H100", **{f"--{key}": "1" for key in EDIT_FLAGS}}
     for flag in sorted(OWN - {"--config", "--demo", "--help"}):
         given = (flag, needed[flag]) if flag in needed else (flag,)
         ended = command(named, *given, "--max_train_steps", "no number")

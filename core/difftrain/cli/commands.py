@@ -56,11 +56,11 @@ DESCRIBED: Mapping[str, Command] = {
     ),
     "edit": Command(
         about="Edits images with a trained adapter, as validation draws them: a grid over strengths, seeds and "
-        "checkpoints. Takes model and precision from the adapter's run. Writes the pictures, a sheet of all, and how "
+        "checkpoints. Takes model and precision from the adapter's run. Writes the results, a sheet of all, and how "
         "close they come to the targets if there are any.",
         flags=EDIT_FLAGS,
         examples={
-            'difftrain edit --adapter output --image in.png --prompt "..."': "one picture",
+            'difftrain edit --adapter output --image in.png --prompt "..."': "one result",
             "difftrain edit ... --strength 0,0.5,1 --seeds 3": "a grid; strength 0 is the model without the adapter",
             "difftrain edit ... --image before --targets after": "a whole folder, and how close it comes",
             "difftrain edit ... --checkpoints all --compare base": "which checkpoint is the best",

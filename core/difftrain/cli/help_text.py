@@ -35,30 +35,32 @@ Set an option in the run file (config/config.json) or as a flag: --lora_rank 16,
 Write lists as a,b. For the keys of the dataset list see docs/options.md."""
 SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"}
 NAME_WIDTH = 34
-_SHARED: dict[str, tuple[str, ...]] = {"plugins": ("config",), "edit": ()}
-"""Flags of all commands that a command's own help describes; by default both."""
+_OTHERWISE = {("edit", "config"): "Run file to use instead of what the adapter's run recorded; JSON with comments."}
+"""Help of flags that mean something else to one command."""
 
 
 def help_of(command: str) -> str:
     """Return what a command is for and its own flags, fitted to the terminal."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     described = DESCRIBED[command]
-    flags = {*described.flags, "help", *_SHARED.get(command, ("config", "demo"))}
+    flags = {*described.flags, "help", "config", *(() if command in ("edit", "plugins") else ("demo",))}
     longest = max(map(len, described.examples))
     examples = [f"  {example.ljust(longest)}  {does}" for example, does in described.examples.items()]
     parts = [
         f"{typed(command)} [FLAGS]",
         textwrap.fill(described.about, width, break_on_hyphens=False),
         "\n".join(["Examples:", *examples]),
-        _group("Flags", [(label, _alone(text, command)) for key, label, text in _own_lines() if key in flags], width),
+        _group(
+            "Flags", [(label, _alone(key, text, command)) for key, label, text in _own_lines() if key in flags], width
+        ),
         textwrap.fill("Every option of the run is a flag too; `difftrain --help` lists them.", width),
     ]
     return "\n\n".join(parts)
 
 
-def _alone(text: str, command: str) -> str:
+def _alone(key: str, text: str, command: str) -> str:
     """Return a flag's help without the words that name its only command."""
-    short = text.removeprefix(f"With {command}: ")
+    short = _OTHERWISE.get((command, key), text).removeprefix(f"With {command}: ")
     return short[:1].upper() + short[1:]
 
 

@@ -103,7 +103,7 @@ def _seeds(text: str, problems: Problems) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_SEEDS:
         return int(text)
     problems.add(
-        f"--seeds {text}: must be how many pictures to draw of each edit, 1 to {MOST_SEEDS}; "
+        f"--seeds {text}: must be how many results to draw of each edit, 1 to {MOST_SEEDS}; "
         "the first has the seed of --validation_seed"
     )
     return 1

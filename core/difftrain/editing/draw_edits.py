@@ -36,7 +36,7 @@ _Asked = tuple[str, tuple[PlacedImage, ...]]
 
 
 def draw_edits(plan: EditPlan, location: ModelLocation, reporter: Reporter) -> Results:
-    """Draw everything and write each picture at once; the sheet and the metrics are written at the end.
+    """Draw everything and write each result at once; the sheet and the metrics are written at the end.
 
     Raises:
         DifftrainError: For anything that the user can fix; an adapter that does not fit the model is found before the
@@ -138,7 +138,7 @@ def _asked(scene: Scene, text: str, model: ModelPlan) -> _Asked:
 
 @dataclass
 class _Drawing:
-    """A loaded model, and the pictures it has drawn."""
+    """A loaded model, and the results it has drawn."""
 
     plan: EditPlan
     denoiser: nn.Module

@@ -1,4 +1,4 @@
-"""What an edit leaves beside its pictures: the sheet of all, and metrics.json."""
+"""What an edit leaves beside its results: the sheet of all, and metrics.json."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from difftrain.validation.sheet import CELL, Shown, TableRow, draw_table
 SHEET_FILE = "sheet.png"
 METRICS_FILE = "metrics.json"
 MOST_ROWS = 60
-"""Of the sheet; the pictures themselves are all written."""
+"""Of the sheet; the results themselves are all written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnEdit:
-    """One picture of the grid."""
+    """One result of the grid."""
 
     scene: int
     """Place in :attr:`EditPlan.scenes`, and below in ``variants``."""
@@ -43,7 +43,7 @@ class DrawnEdit:
 
 @dataclass(kw_only=True)
 class Results:
-    """The pictures drawn so far, and what they are compared with."""
+    """The results drawn so far, and what they are compared with."""
 
     plan: EditPlan
     precision: str
@@ -73,7 +73,7 @@ class Results:
         return {name: found for name, found in columns.items() if found}
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything for other programs; paths of pictures are relative to the folder."""
+        """Return everything for other programs; paths of results are relative to the folder."""
         plan, config = self.plan, self.plan.model.config
         guidance, real = guidance_of(plan.model)
         return {

@@ -1,10 +1,12 @@
-"""How close a picture comes to its target: PSNR, and SSIM where scikit-image is installed. Reads no files."""
+"""How close a result comes to its target: PSNR, and SSIM where scikit-image is installed. Reads no files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import fmean
+from typing import Any
 
 from PIL import Image
 
@@ -39,8 +41,8 @@ def measure(image: Image.Image, target: Image.Image, *, size: Size | None = None
 
 def _ssim(image: Image.Image, target: Image.Image, size: Size) -> float:
     import numpy as np
-    from skimage.metrics import structural_similarity
 
+    metrics: Any = import_module("skimage.metrics")  # an extra, without types
     ours, theirs = (
         np.asarray(
             one.convert("RGB").resize(size, Image.Resampling.LANCZOS) if one.size != size else one.convert("RGB")
@@ -48,7 +50,7 @@ def _ssim(image: Image.Image, target: Image.Image, size: Size) -> float:
         for one in (image, target)
     )
     return float(
-        structural_similarity(
+        metrics.structural_similarity(
             ours,
             theirs,
             channel_axis=2,
@@ -61,7 +63,7 @@ def _ssim(image: Image.Image, target: Image.Image, size: Size) -> float:
 
 
 def means(values: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each metric over pictures that all have it; empty without pictures."""
+    """Return the mean of each metric over results that all have it; empty without results."""
     every: Sequence[Mapping[str, float]] = list(values)
     return {name: round(fmean(one[name] for one in every), 4) for name in (every[0] if every else ())}
 

@@ -32,7 +32,7 @@ _SAID_BY_HEADER = {PRECISION_ENTRY: PRECISION_ENTRY, "mixed_precision": "trainin
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One column of pictures: which weights, how strong."""
+    """One column of results: which weights, how strong."""
 
     strength: float
     weights: int | None
@@ -146,8 +146,8 @@ def _said_by_header(found: FoundAdapter, registry: Registry) -> dict[str, Any]:
     texts = _texts(found)
     said: dict[str, Any] = {key: texts[entry] for key, entry in _SAID_BY_HEADER.items() if entry in texts}
     for flavour in registry.classes("flavour"):
-        if flavour.hub_id == texts.get("base_model"):  # type: ignore[attr-defined]
-            said |= {"model_family": flavour.family, "model_flavour": flavour.name}  # type: ignore[attr-defined]
+        if flavour.hub_id == texts.get("base_model"):
+            said |= {"model_family": flavour.family, "model_flavour": flavour.name}
     return said
 
 

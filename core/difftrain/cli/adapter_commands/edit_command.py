@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def edit(invocation: Invocation) -> int:
-    """Draw the grid, and say where the pictures, the sheet and the metrics are.
+    """Draw the grid, and say where the results, the sheet and the metrics are.
 
     Raises:
         DifftrainError: For anything that the user can fix; problems with flags, files and images together, before
@@ -38,10 +38,10 @@ def edit(invocation: Invocation) -> int:
         notes.append(WITHOUT_SSIM)
     for note in notes:
         reporter.say(f"note: {note}")
-    pictures = len(plan.scenes) * len(plan.variants) * plan.asked.seeds
+    count = len(plan.scenes) * len(plan.variants) * plan.asked.seeds
     reporter.say(
         f"edit: {len(plan.scenes)} image{'s' if len(plan.scenes) > 1 else ''} x {len(plan.variants)} columns x "
-        f"{plan.asked.seeds} seed{'s' if plan.asked.seeds > 1 else ''} = {pictures} pictures"
+        f"{plan.asked.seeds} seed{'s' if plan.asked.seeds > 1 else ''} = {count} results"
     )
     # torch only now: every mistake that needs no weights has been found by here, fast
     with reporter.phase("start torch"):
@@ -59,10 +59,10 @@ def _closing(results: Results) -> list[str]:
     folder = results.plan.output
     lines = [f"{name}: {described(found)}" for name, found in results.summary().items()]
     if lines:
-        lines.insert(0, "how close to the target, mean of all pictures (input: the image as it is):")
+        lines.insert(0, "how close to the target, mean of all results (input: the image as it is):")
     return [
         *lines,
-        f"pictures: {folder}",
+        f"results:  {folder}",
         f"sheet:    {folder / SHEET_FILE}",
         f"metrics:  {folder / METRICS_FILE}",
     ]

@@ -10,7 +10,7 @@ EDIT_FLAGS: Mapping[str, str] = {
     "prompt": "With edit: what to do, worded as in training; default: the text file beside each image.",
     "reference": "With edit: a further reference image; repeat it for more. --image is the first.",
     "strength": "With edit: strengths of the adapter, such as 0,0.5,1; 0 is the model without it. [default: 1]",
-    "seeds": "With edit: pictures of each edit, with consecutive seeds from --validation_seed. [default: 1]",
+    "seeds": "With edit: results of each edit, with consecutive seeds from --validation_seed. [default: 1]",
     "compare": "With edit: add a column of the model without the adapter.",
     "checkpoints": "With edit: all, or steps such as 200,300, of the run; default: the newest.",
     "targets": "With edit: the folder of what the images should become, with the same names; for the metrics.",
