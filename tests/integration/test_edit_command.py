@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from long_runs import changed
 from PIL import Image
+from safetensors import safe_open
+from seeing_family import SOURCE
 
 from conftest import EditPairs, run_in
+from difftrain.editing import draw_edits, edit_results
+from difftrain.validation.drawn_files import save_png
 from difftrain.validation.sheet import CELL, GAP
+from difftrain_flux_kontext.flavour import Kontext
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 
@@ -135,6 +140,69 @@ def test_a_file_without_its_run_needs_only_the_model(run):
     assert "--model FAMILY --flavour NAME" in ended.err
 
 
+def test_a_file_alone_is_used_as_its_header_says(run):
+    from safetensors.torch import load_file, save_file
+
+    alone = run.folder / "stated.safetensors"
+    with safe_open(run.output / ADAPTER, framework="pt") as file:
+        header = file.metadata()
+    header |= {"base_model": Kontext.hub_id, "base_model_precision": "int8-quanto", "training.mixed_precision": "no"}
+    save_file(load_file(run.output / ADAPTER), alone, header)
+    run.edit(adapter=alone, pretrained_model_name_or_path="tiny-random", validation_resolution=64)
+    found = read(run.folder / "drawn")
+    assert (found["base_model_precision"], found["mixed_precision"]) == ("int8-quanto", "no")
+
+
+def test_a_lycoris_file_alone_needs_the_description_beside_it(pairs):
+    run = train(pairs, "lokr-alone", lora_type="lycoris")
+    alone = run.folder / "alone"
+    alone.mkdir()
+    shutil.copy(run.output / ADAPTER, alone)
+    options = {
+        "adapter": alone, "model": "flux", "flavour": "kontext", "pretrained_model_name_or_path": "tiny-random",
+        "mixed_precision": "no", "aspect_bucket_alignment": 16, "validation_resolution": 64,
+        "validation_num_inference_steps": 2,
+    }  # fmt: skip
+    assert "lycoris_config.json" in run.edit(status=2, **options).err
+    shutil.copy(run.output / "lycoris_config.json", alone)
+    assert np.abs(run.picture("0000-strength-1", **options) - run.validated(4)).max() <= 1
+
+
+def test_a_text_encoder_that_sees_references_sees_those_of_the_edit(tmp_path):
+    pairs = EditPairs(tmp_path)
+    pairs(count=2)
+    (tmp_path / "seeing.py").write_text(SOURCE)
+    pairs.kontext = tuple(
+        {"flux": "seeing", "kontext": "edit", "tiny-random": "nowhere"}.get(str(word), word) for word in pairs.kontext
+    )
+    run = train(pairs, "seen", plugins="./seeing.py", validation_num_seeds=1)
+    (tmp_path / "encoded.jsonl").unlink()
+    assert np.array_equal(run.picture("0000-strength-1"), run.validated(4))
+    lines = [json.loads(line) for line in (tmp_path / "encoded.jsonl").read_text().splitlines()]
+    assert [len(line["seen"]) for line in lines if "seen" in line] == [1]
+
+
+def test_ctrl_c_leaves_a_sheet_of_what_was_drawn(run, monkeypatch):
+    drawn = []
+
+    def stopped(image, path, *marks):
+        if len(drawn) == 2 and path.name != "sheet.png":
+            raise KeyboardInterrupt
+        drawn.append(path.name)
+        save_png(image, path, *marks)
+
+    for module in (draw_edits, edit_results):
+        monkeypatch.setattr(module, "save_png", stopped)
+    run.edit(seeds=3, status=130)
+    assert drawn == ["0000-strength-1.png", "0000-strength-1-seed-2.png", "sheet.png"]
+    assert len(read(run.folder / "drawn")["images"][0]["drawn"]) == 2
+
+
+def test_several_processes_are_refused(run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "runs as one process" in run.edit(status=2).err
+
+
 def test_options_of_validation_win_over_the_runs(run):
     assert not np.array_equal(run.picture("0000-strength-1", validation_num_inference_steps=3), run.validated(4))
     assert run.picture("0000-strength-1", validation_resolution=128).shape[:2] == (96, 160)
@@ -234,6 +302,7 @@ def test_the_precision_of_training_is_used_and_another_one_is_said(pairs):
         ("rslora", {"use_rslora": "true"}),
         ("fused", {"fuse_qkv_projections": "true"}),
         ("swapped", {"blocks_to_swap": 2}),
+        ("bf16", {"mixed_precision": "bf16"}),
         ("lokr", {"lora_type": "lycoris", "init_lokr_norm": 1e-2}),
         ("low-rank", {"lora_type": "lycoris", "lycoris_config": "lokr.json"}),
     ],

@@ -36,7 +36,7 @@ _Asked = tuple[str, tuple[PlacedImage, ...]]
 
 
 def draw_edits(plan: EditPlan, location: ModelLocation, reporter: Reporter) -> Results:
-    """Draw everything and write each result at once; the sheet and the metrics are written at the end.
+    """Draw everything and write each result at once; the sheet and the metrics follow at the end, also an early one.
 
     Raises:
         DifftrainError: For anything that the user can fix; an adapter that does not fit the model is found before the
@@ -70,7 +70,9 @@ def draw_edits(plan: EditPlan, location: ModelLocation, reporter: Reporter) -> R
             f"hint: lower --validation_resolution, now {model.config.validation_resolution}, or set "
             "--base_model_precision, for example int8-quanto"
         ) from error
-    drawing.results.write()
+    finally:
+        if drawing.results.drawn:  # also of a grid that Ctrl-C ended
+            drawing.results.write()
     return drawing.results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from difftrain.cli.invocation import Invocation
+from difftrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from difftrain.editing.edit_results import Results
@@ -20,9 +21,12 @@ def edit(invocation: Invocation) -> int:
     from difftrain.editing.measure_edits import WITHOUT_SSIM, measures_ssim
     from difftrain.editing.plan_edit import plan_edit
     from difftrain.machine.folders import check_writable
+    from difftrain.machine.processes import processes_started
     from difftrain.output.console import make_reporter
     from difftrain.startup.find_model import find_model
 
+    if processes_started() > 1:
+        raise ConfigError("difftrain edit runs as one process; start it without torchrun or accelerate launch")
     reporter = make_reporter()
     plan = plan_edit(
         invocation.own,
