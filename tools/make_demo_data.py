@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFilter
 
 DEMO = Path(__file__).parent.parent / "core" / "difftrain" / "demo"
 PACKAGE = "lomiri-wallpapers-16.04"
 EDGE = 128
 """Edge of a window, in pixels."""
+BLUR = 3.0
+"""Radius of the demo's blur, in pixels: ``blur_radius`` in its dataset list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,16 @@ def write(photos: dict[str, Photo], sources: list[Path], folder: Path) -> None:
             window.save(folder / f"{name}-{number}.jpg", quality=92, subsampling="4:4:4", optimize=True)
 
 
+def write_blurred(photos: Path, folder: Path) -> None:
+    """Write a blurred copy of every photograph under its name, as the demo's pairs have it, to be edited."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for path in sorted(photos.glob("*.jpg")):
+        with Image.open(path) as image:
+            image.convert("RGB").filter(ImageFilter.GaussianBlur(BLUR)).save(folder / f"{path.stem}.png", optimize=True)
+
+
 def unpacked(packages: Path) -> Path:
     """Return the folder of the package's images; download and unpack it if necessary."""
     folder = packages / "unpacked" / PACKAGE
@@ -94,6 +106,7 @@ def main() -> None:
     sources = [unpacked(parser.parse_args().packages), Path(skimage.data.__file__).parent]
     write(TRAINING, sources, DEMO / "photos")
     write(HELD_OUT, sources, DEMO / "held_out")
+    write_blurred(DEMO / "held_out", DEMO / "to_edit")
 
 
 if __name__ == "__main__":

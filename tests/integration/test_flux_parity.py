@@ -143,6 +143,39 @@ def test_reference_of_another_size_gives_the_stock_ids_and_prediction(family, de
     torch.testing.assert_close(prediction, unpack(call.prediction[:, :16], 8, 8), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("rule", ["offset", "index"])
+def test_several_references_have_the_ids_and_tokens_of_training(family, denoiser, image_encoder, texts, stock, rule):
+    images = [new_image(1, 96, 48), new_image(2, 48, 80), new_image(3)]
+    flavour = Kontext(reference_ids=rule)
+    pipeline = flavour.pipeline_class()(**stock[FluxKontextPipeline].components)
+    call = stock_call(pipeline, texts[0], image=images, max_area=SIZE * SIZE, _auto_resize=False)
+    means = [image_encoder.encode(to_pixels(image))[0] for image in images]
+    model_input = our_input(family, flavour, denoiser, call, texts[0], means)
+    assert torch.equal(model_input.ids, call.arguments["img_ids"])
+    torch.testing.assert_close(model_input.tokens, call.arguments["hidden_states"], atol=1e-5, rtol=0)
+    with torch.no_grad():
+        prediction = family.predict(denoiser, model_input)
+    torch.testing.assert_close(prediction, unpack(call.prediction[:, :16], 8, 8), atol=1e-5, rtol=0)
+
+
+def test_further_references_are_resized_as_the_first(stock, texts):
+    image = new_image(1, 96, 48)
+    pipeline = Kontext().pipeline_class()(**stock[FluxKontextPipeline].components)
+    call = stock_call(pipeline, texts[0], image=[image, image], max_area=SIZE * SIZE)
+    references = call.arguments["hidden_states"][0, 16:].chunk(2)
+    assert len(references[0]) > 4000  # a megapixel
+    torch.testing.assert_close(*references)
+
+
+def test_with_one_reference_the_pipeline_does_what_the_stock_one_does(stock, texts):
+    ours = Kontext().pipeline_class()(**stock[FluxKontextPipeline].components)
+    calls = [
+        stock_call(one, texts[0], image=new_image(1, 96, 48), max_area=SIZE * SIZE, _auto_resize=False)
+        for one in (ours, stock[FluxKontextPipeline])
+    ]
+    assert torch.equal(calls[0].prediction, calls[1].prediction)
+
+
 @pytest.mark.parametrize("kind", [FluxPipeline, FluxKontextPipeline])
 def test_text_to_image_equals_the_stock_pipelines(family, denoiser, texts, stock, kind):
     call = stock_call(stock[kind], texts[0], **({"max_area": SIZE * SIZE} if kind is FluxKontextPipeline else {}))

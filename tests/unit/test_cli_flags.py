@@ -9,6 +9,7 @@ import sys
 import pytest
 from config_runs import PLUGINS, error_of, pair, run_values
 
+from difftrain.cli.adapter_commands.edit_flags import EDIT_FLAGS
 from difftrain.cli.demo_flag import opening
 from difftrain.cli.flags import read_command_line
 from difftrain.cli.main import COMMANDS
@@ -184,6 +185,7 @@ def test_help_shows_every_option_once(command):
 
 SWITCHES = ("demo", "fast", "json", "pixels", "verify", "prune", "merge", "no_verify", "help")
 OWN = {f"--{key}" for key in (*SWITCHES, "config", "html", "card", "format", "output", "dtype", "as_lora")}
+OWN |= {f"--{key}" for key in EDIT_FLAGS}
 
 
 def test_help_shows_defaults_and_registered_names(command):
@@ -204,6 +206,7 @@ def test_a_commands_help_has_the_flags_that_it_takes_and_no_other(command, named
         "--output": "a.safetensors",
         "--dtype": "bf16",
         "--as_lora": "4",
+        **{f"--{key}": "1" for key in EDIT_FLAGS},
     }
     for flag in sorted(OWN - {"--config", "--demo", "--help"}):
         given = (flag, needed[flag]) if flag in needed else (flag,)

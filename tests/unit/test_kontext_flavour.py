@@ -50,9 +50,9 @@ def test_without_references_the_pipeline_draws_from_text():
     assert "image" not in arguments(1024, 1024)
 
 
-def test_of_several_references_the_pipeline_is_shown_the_first():
+def test_the_pipeline_is_shown_all_references_in_order():
     first, second = new_image(1024, 1024), new_image(512, 512)
-    assert arguments(1024, 1024, first, second)["image"] is first
+    assert arguments(1024, 1024, first, second)["image"] == [first, second]
 
 
 def test_sequence_is_target_then_references_in_order():

@@ -132,6 +132,24 @@ def read_state(checkpoint: Path) -> ResumeState:
     Raises:
         CheckpointError: If another program or another version wrote it, or it is damaged.
     """
+    saved, folder = read_record(checkpoint), checkpoint / RESUME_FOLDER
+    try:
+        for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
+            if saved.files.get(name) != sha256_of(folder / name):
+                raise ValueError(f"{name} has changed since it was written")
+    except OSError as error:
+        raise damaged(checkpoint, f"{error.filename} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise damaged(checkpoint, str(error)) from error
+    return saved
+
+
+def read_record(checkpoint: Path) -> ResumeState:
+    """Read what the checkpoint records about its run, and nothing else.
+
+    Raises:
+        CheckpointError: As :func:`read_state`.
+    """
     folder = checkpoint / RESUME_FOLDER
     if not folder.is_dir():
         raise CheckpointError(foreign_checkpoint(checkpoint))
@@ -141,9 +159,6 @@ def read_state(checkpoint: Path) -> ResumeState:
         if isinstance(written, int) and written != FORMAT:
             raise CheckpointError(_other_format(checkpoint, written))
         saved = ResumeState.model_validate(content)
-        for name in (WEIGHTS_FILE, VISITS_FILE, OPTIMIZER_FILE):
-            if saved.files.get(name) != sha256_of(folder / name):
-                raise ValueError(f"{name} has changed since it was written")
         named = step_of(checkpoint) if is_checkpoint_name(checkpoint.name) else saved.step
         if named != saved.step:
             raise ValueError(f"{STATE_FILE} belongs to step {saved.step}")

@@ -13,6 +13,7 @@
 - `forecast_text`: its output
 - `cache_command`: `difftrain cache` fills, checks and cleans the caches of a run
 - `file_commands`: commands on adapter files
+- `adapter_commands`: commands that use a trained adapter
 - `plugins_command`: `difftrain plugins` lists what is installed
 - `rerun_commands`: the commands that resume or repeat a run
 """

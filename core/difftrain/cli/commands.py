@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from difftrain.cli.adapter_commands.edit_flags import EDIT_FLAGS
 from difftrain.errors import ConfigError
 
 
@@ -75,6 +76,18 @@ DESCRIBED: Mapping[str, Command] = {
         examples={
             "difftrain identify their-lora.safetensors": "whose LoRA it is, and for which model",
             "difftrain identify models/a-folder --json": "a model's folder, for programs",
+        },
+    ),
+    "edit": Command(
+        about="Edits images with a trained adapter, as validation draws them: a grid over strengths, seeds and "
+        "checkpoints. Takes model and precision from the adapter's run. Writes the results, a sheet of all, and how "
+        "close they come to the targets if there are any.",
+        flags=(*EDIT_FLAGS, "output"),
+        examples={
+            'difftrain edit --adapter output --image in.png --prompt "..."': "one result",
+            "difftrain edit ... --strength 0,0.5,1 --seeds 3": "a grid; strength 0 is the model without the adapter",
+            "difftrain edit ... --image before --targets after": "a whole folder, and how close it comes",
+            "difftrain edit ... --checkpoints all --compare base": "which checkpoint is the best",
         },
     ),
     "plugins": Command(

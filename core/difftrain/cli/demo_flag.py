@@ -36,14 +36,24 @@ def opening(model: str, flags: Mapping[str, FlagValue]) -> str:
     )
 
 
-def closing(typed: str, sheet: Path | None) -> str:
+def edit_words(output_dir: Path) -> list[str]:
+    """Return the words of the command that sharpens the photographs that the demo holds out, and measures it."""
+    photos = ["--image", str(demo_folder() / "to_edit"), "--targets", str(demo_folder() / "held_out")]
+    asked = ["--prompt", "sharpen the photograph", "--strength", "0,0.5,1"]
+    return ["edit", "--adapter", str(output_dir), *photos, *asked]
+
+
+def closing(typed: str, sheet: Path | None, edit: str) -> str:
     """Return what to do next, and where the images are.
 
     Args:
         typed: The model flags, such as ``--model NAME --flavour NAME``.
+        edit: The command line of :func:`edit_words`.
         sheet: The newest sheet of the run; None if it drew none.
     """
     text = f"""\
+to edit photographs with the adapter, at three strengths:
+  {edit}
 this was the demo; its two config files in {demo_folder()} are short and commented.
 for a real run:
   1. write config/config.json and config/multidatabackend.json (README, "A real run"), or copy the demo's

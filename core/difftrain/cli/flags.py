@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
+from difftrain.cli.adapter_commands.edit_flags import EDIT_FLAGS, EDIT_VALUES, REPEATED
 from difftrain.config.config_files import EMPTY_FILE, FlagValue, find_run_file, plugin_switches
 from difftrain.config.known_keys import RUN_TABLES, KnownKeys
 from difftrain.config.messages import nearest
@@ -34,12 +35,14 @@ OWN_FLAGS: Mapping[str, str] = {
     "verify": "With cache: read every entry that the run needs, and make damaged ones again.",
     "prune": "With cache: remove entries that this run does not need; other runs may share the folders.",
     "format": "With export: the layout to write: diffusers (default), comfyui, bfl or kohya.",
-    "output": "With export: the file to write; it must not exist.",
+    "output": "With export: the file to write; it must not exist. With edit: the folder; default: a new folder "
+    "edits/edit-N in the run's folder.",
     "dtype": "With export: fp32, bf16 or fp16; default: as in the source, fp32 where a strength was folded in.",
     "as_lora": "With export: turn LoKr, LoHa, a full change or a larger LoRA into the nearest LoRA of this rank, and "
     "print the relative error of each module.",
     "merge": "With export: write the whole model, with the change in its weights, into the new folder --output.",
     "no_verify": "With export: do not read the written file back and compare it.",
+    **EDIT_FLAGS,
     "help": "Print this text.",
 }
 """Flags that are not run options, with their help."""
@@ -50,9 +53,10 @@ OWN_VALUES: Mapping[str, str] = {
     "html": "DIR",
     "card": "NAME",
     "format": "NAME",
-    "output": "FILE",
+    "output": "PATH",
     "dtype": "NAME",
     "as_lora": "RANK",
+    **EDIT_VALUES,
 }
 """What the others take."""
 FILE_WORD = "file"
@@ -102,7 +106,8 @@ def signature(schema: type[RunConfig], tables: KnownKeys, arguments: Sequence[st
     other_names: dict[str, list[str]] = {}
     for other, key in tables.renamed.items():
         other_names.setdefault(key, []).append(other)
-    parameters = [_parameter(key, str) for key in OWN_FLAGS if key not in SWITCHES]
+    own = [key for key in OWN_FLAGS if key not in SWITCHES and (key not in EDIT_FLAGS or key in mentioned)]
+    parameters = [_parameter(key, list[str] if key in REPEATED else str) for key in own]
     parameters += [_parameter(key, bool, names=["-h"] if key == "help" else []) for key in SWITCHES]
     for key, field in schema.model_fields.items():
         if mentioned.isdisjoint((key, *other_names.get(key, ()))):
@@ -153,7 +158,9 @@ def read_command_line(
     except cyclopts.CycloptsError as error:
         raise ConfigError(_said(error, schema, tables, commands)) from error
     return command, {
-        key: _items(value) if isinstance(value, list) else value for key, value in given.items() if value is not None
+        key: _items(value) if isinstance(value, list) and key not in REPEATED else value
+        for key, value in given.items()
+        if value is not None
     }
 
 

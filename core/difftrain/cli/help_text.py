@@ -26,6 +26,7 @@ difftrain plan [FLAGS]       predict memory, seconds and hours for a table of ca
 difftrain cache [FLAGS]      encode everything the run will read, without training
 difftrain export RUN|FILE    write an adapter for another program: diffusers, ComfyUI, kohya, BFL
 difftrain identify FILE|DIR  say what a file or folder is: family, flavour, rank, whose names
+difftrain edit [FLAGS]       edit images with a trained adapter
 difftrain plugins            list plugins and what they provide
 difftrain --version
 difftrain COMMAND --help     only what belongs to a command
@@ -38,28 +39,37 @@ SHORT: dict[str, str] = {"model_family": "--model", "model_flavour": "--flavour"
 NAME_WIDTH = 34
 PATHS = {"export": " RUN|FILE", "identify": " FILE|FOLDER"}
 """What commands take as a plain word."""
+_OTHERWISE = {
+    ("edit", "config"): "Run file to use instead of what the adapter's run recorded; JSON with comments.",
+    ("edit", "output"): "Where to write; default: a new folder edits/edit-N in the run's folder.",
+    ("export", "output"): "The file to write; it must not exist. With --merge, a new folder.",
+}
+"""Help of flags that mean something else to one command."""
 
 
 def help_of(command: str) -> str:
     """Return what a command is for and its own flags, fitted to the terminal."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     described = DESCRIBED[command]
-    flags = {*described.flags, "config", "help", *(() if command in ("plugins", *FILE_COMMANDS) else ("demo",))}
+    without_demo = ("edit", "plugins", *FILE_COMMANDS)
+    flags = {*described.flags, "config", "help", *(() if command in without_demo else ("demo",))}
     longest = max(map(len, described.examples))
     examples = [f"  {example.ljust(longest)}  {does}" for example, does in described.examples.items()]
     parts = [
         f"{typed(command)}{PATHS.get(command, '')} [FLAGS]",
         textwrap.fill(described.about, width, break_on_hyphens=False),
         "\n".join(["Examples:", *examples]),
-        _group("Flags", [(label, _alone(text, command)) for key, label, text in _own_lines() if key in flags], width),
+        _group(
+            "Flags", [(label, _alone(key, text, command)) for key, label, text in _own_lines() if key in flags], width
+        ),
         textwrap.fill("Every option of the run is a flag too; `difftrain --help` lists them.", width),
     ]
     return "\n\n".join(parts)
 
 
-def _alone(text: str, command: str) -> str:
+def _alone(key: str, text: str, command: str) -> str:
     """Return a flag's help without the words that name its only command."""
-    short = text.removeprefix(f"With {command}: ")
+    short = _OTHERWISE.get((command, key), text).removeprefix(f"With {command}: ")
     return short[:1].upper() + short[1:]
 
 

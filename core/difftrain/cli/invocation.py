@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,8 @@ class Invocation:
     """``--html``: the folder for the page of the pair doctor."""
     pixels: bool = False
     """``--pixels``: compare the pixels of all pairs."""
+    own: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """The flags of `difftrain edit` that were given, as typed."""
     card: str | None
     """``--card``: the card that `difftrain plan` explains."""
     files: FileFlags = FileFlags()

@@ -14,6 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from difftrain import __version__
+from difftrain.cli.adapter_commands.edit_command import edit
+from difftrain.cli.adapter_commands.edit_flags import EDIT_FLAGS
 from difftrain.cli.cache_command import cache
 from difftrain.cli.check_command import USER_ERROR, check
 from difftrain.cli.commands import check_flags
@@ -34,6 +36,7 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "cache": cache,
     "export": export,
     "identify": identify,
+    "edit": edit,
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""
@@ -167,7 +170,10 @@ def _asks_for_json(arguments: Sequence[str]) -> bool:
 
 
 def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: LoadedPlugins) -> Invocation:
-    config = given.pop("config", None)
+    config, output = given.pop("config", None), given.pop("output", None)
+    own = {key: given.pop(key) for key in EDIT_FLAGS if key in given}
+    if output is not None:
+        own["output"] = output
     return Invocation(
         config=run_file_path(config) if config is not None else None,
         demo=bool(given.pop("demo", False)),
@@ -181,12 +187,13 @@ def _invocation(given: dict[str, Any], arguments: Sequence[str], plugins: Loaded
         files=FileFlags(
             path=given.pop(FILE_WORD, None),
             format=given.pop("format", None),
-            output=given.pop("output", None),
+            output=output,
             dtype=given.pop("dtype", None),
             as_lora=given.pop("as_lora", None),
             merge=bool(given.pop("merge", False)),
             no_verify=bool(given.pop("no_verify", False)),
         ),
+        own=own,
         flags=given,
         arguments=tuple(arguments),
         plugins=plugins,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from difftrain.cli.demo_flag import closing, opening
+from difftrain.cli.demo_flag import closing, edit_words, opening
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.rerun_commands import resume_command, same_command
 from difftrain.output.output_dir import newest_sheet
@@ -28,5 +28,6 @@ def train(invocation: Invocation) -> int:
     status = run_training(plan, again, fast=invocation.fast)
     if invocation.demo and status == 0:
         chosen = f"--model {plan.family.name} --flavour {plan.flavour.name}"
-        print(closing(chosen, newest_sheet(plan.config.output_dir)), file=sys.stderr)
+        output = plan.config.output_dir
+        print(closing(chosen, newest_sheet(output), same_command(edit_words(output))), file=sys.stderr)
     return status

@@ -132,6 +132,25 @@ class Adapter(Options, ABC):
             OSError: If it cannot be written.
         """
 
+    @classmethod
+    def options_to_use(cls, path: Path, prefix: str, *, alone: bool) -> Mapping[str, object] | None:
+        """Return the run options with which a written file is used, and not trained on: for `difftrain edit`.
+
+        With them, :meth:`load_state` of what :meth:`read` gives acts as the file does in other programs. An adapter
+        that does not override it keeps the options of its run. Must not import torch.
+
+        Args:
+            path: As in :meth:`read`.
+            alone: No run says which modules were adapted, so the options must choose them too.
+
+        Returns:
+            Values by option; none for an option that keeps its default. None if the file is of another kind.
+
+        Raises:
+            CheckpointError: If the file cannot be used by itself.
+        """
+        return None if alone else {}
+
     @abstractmethod
     def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
         """Return the weights that :meth:`write` wrote, named as in :meth:`state`.

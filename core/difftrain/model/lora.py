@@ -14,6 +14,7 @@ from pydantic import Field
 from difftrain.config.messages import nearest
 from difftrain.contracts import Adapter, ModelFamily
 from difftrain.errors import CheckpointError, ConfigError, first_few
+from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """The file name that diffusers looks for in a folder."""
+_DOWN = ".lora_A.weight"
 _HEADER = "lora_adapter_metadata"
 """Entry of a file's header where diffusers looks for an adapter's settings."""
 
@@ -225,6 +227,24 @@ class Lora(Adapter):
         settings |= {"use_dora": True} if self.use_dora else {}
         header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)
         write_tensors(folder / ADAPTER_FILE, tensors, {_HEADER: header})
+
+    @classmethod
+    def options_to_use(cls, path: Path, prefix: str, *, alone: bool) -> Mapping[str, object] | None:
+        file = path / ADAPTER_FILE if path.is_dir() else path
+        tensors = read_header(file).tensors
+        downs = {name: tensor for name, tensor in tensors.items() if name.endswith(_DOWN)}
+        if not downs or not all(name.startswith(f"{prefix}.") for name in downs):
+            return None
+        ranks = sorted({tensor.shape[0] for tensor in downs.values()})
+        if len(ranks) > 1:
+            raise CheckpointError(
+                f"{file} has matrices of ranks {', '.join(map(str, ranks))}; only adapters of one rank can be used"
+            )
+        # alpha is folded into the weights that read() gives
+        options = {"lora_rank": ranks[0], "lora_alpha": None, "use_rslora": False, "lora_dropout": 0.0}
+        options |= {"init_lora": None, "use_dora": any("lora_magnitude_vector" in name for name in tensors)}
+        modules = [name.removeprefix(f"{prefix}.").removesuffix(_DOWN) for name in sorted(downs)]
+        return options | ({"peft_lora_target_modules": modules} if alone else {})
 
     def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
         """Return the weights of a file, or of the one in a folder; alpha stays folded into B, for a strength of 1."""

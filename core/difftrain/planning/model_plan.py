@@ -10,7 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from difftrain import contracts
-from difftrain.config.config_files import DEFAULT_PATH, FlagValue, find_run_file, load_run, plugin_switches
+from difftrain.config.config_files import (
+    DEFAULT_PATH,
+    ConfigFile,
+    FlagValue,
+    find_run_file,
+    load_run,
+    plugin_switches,
+)
 from difftrain.config.known_keys import (
     NO_PRECISIONS,
     NOT_BUILT_VALUES,
@@ -55,11 +62,13 @@ class ModelPlan:
     """Printed once at start-up."""
 
 
-def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: LoadedPlugins | None = None) -> ModelPlan:
+def plan_model(
+    file: Path | ConfigFile | None, flags: Mapping[str, FlagValue], *, plugins: LoadedPlugins | None = None
+) -> ModelPlan:
     """Read the run file and build the objects of its model. The dataset list and the length may be missing.
 
     Args:
-        path: The run file; None uses ``config/config.json`` if it exists.
+        file: The run file, or what it holds; None uses ``config/config.json`` if it exists.
         flags: Run options by plain key, as typed texts; they win over the file.
         plugins: Plugins already loaded with the switches of this file and these flags; None loads them.
 
@@ -68,7 +77,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
         PluginError: If a bundled plugin is broken or two plugins use one name.
     """
     problems = Problems()
-    run, plugins = read_run(path, flags, problems, plugins, needs_length=False)
+    run, plugins = read_run(file, flags, problems, plugins, needs_length=False)
     chosen = Chooser(config=run, registry=plugins.registry, problems=problems)
     family, flavour = chosen.family(), chosen.flavour()
     adapter, quantizer = chosen.adapter(), chosen.quantizer()
@@ -89,7 +98,7 @@ def plan_model(path: Path | None, flags: Mapping[str, FlagValue], *, plugins: Lo
 
 
 def read_run(
-    path: Path | None,
+    file: Path | ConfigFile | None,
     flags: Mapping[str, FlagValue],
     problems: Problems,
     plugins: LoadedPlugins | None = None,
@@ -101,7 +110,8 @@ def read_run(
     Raises:
         ConfigError: With every problem found, if no config can be made.
     """
-    file = find_run_file(path)
+    if not isinstance(file, ConfigFile):
+        file = find_run_file(file)
     if plugins is None:
         files, disabled = plugin_switches(file, flags)
         plugins = load_plugins(files=files, disabled=disabled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -13,7 +13,7 @@ from difftrain.machine.processes import greatest
 from difftrain.model.gpu_memory import available
 from difftrain.planning.auto_precision import AUTO_PRECISIONS, easy_share
 from difftrain.planning.combinations import clash_of_weights, clashes_of_precision
-from difftrain.planning.run_plan import RunPlan
+from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
 from difftrain.types import ModelLocation, Reporter
 
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
     from difftrain.checkpoints.resume_state import ResumeState
 
+Plan = TypeVar("Plan", bound=ModelPlan)
 LARGEST_SHARE = 0.8
 """Weights that a checkpoint was trained with unquantised stay so up to this share."""
 
 
 def settle_precision(
-    plan: RunPlan,
+    plan: Plan,
     location: ModelLocation,
     accelerator: Accelerator,
     saved: ResumeState | None,
     reporter: Reporter,
-) -> RunPlan:
+) -> Plan:
     """Return the plan with a named precision and its quantizer, and say why; a plan that names one is unchanged.
 
     Checkpoints record the name. All processes take the same.
@@ -70,7 +71,7 @@ class _EveryProcess:
         return greatest(self._accelerator, number)
 
 
-def _choose(plan: RunPlan, location: ModelLocation, device: torch.device, every: _EveryProcess) -> tuple[str, str]:
+def _choose(plan: ModelPlan, location: ModelLocation, device: torch.device, every: _EveryProcess) -> tuple[str, str]:
     if device.type != "cuda":
         return "no_change", "for no format is faster on the CPU" if device.type == "cpu" else f"on {device.type}"
     weights, free = _weight_bytes(plan, location), available(device)
@@ -90,13 +91,13 @@ def _choose(plan: RunPlan, location: ModelLocation, device: torch.device, every:
     )
 
 
-def _works(plan: RunPlan, name: str, location: ModelLocation, device: torch.device) -> bool:
+def _works(plan: ModelPlan, name: str, location: ModelLocation, device: torch.device) -> bool:
     if name == "no_change":
         return device.type != "cuda" or _weight_bytes(plan, location) <= LARGEST_SHARE * available(device)
     return _lack(plan, name) is None
 
 
-def _lack(plan: RunPlan, name: str) -> str | None:
+def _lack(plan: ModelPlan, name: str) -> str | None:
     """Return why a quantizer does not work here, or not with what else the config asks for."""
     known: Any = plan.plugins.registry.all("quantizer")
     quantizer = _quantizer(plan, name)
@@ -106,12 +107,12 @@ def _lack(plan: RunPlan, name: str) -> str | None:
     return quantizer.check() or next(filter(None, clashes), None)
 
 
-def _quantizer(plan: RunPlan, name: str) -> Quantizer | None:
+def _quantizer(plan: ModelPlan, name: str) -> Quantizer | None:
     found = plan.plugins.registry.all("quantizer").get(name)
     return None if found is None else plan.config.build(found)
 
 
-def _weight_bytes(plan: RunPlan, location: ModelLocation) -> int:
+def _weight_bytes(plan: ModelPlan, location: ModelLocation) -> int:
     """Return the bytes of the denoiser's weights in the number format of the forward pass."""
     value_bytes = torch.empty(0, dtype=getattr(torch, compute_dtype(plan.config))).element_size()
     return sum(value_bytes * weight.numel() for weight in plan.family.empty_denoiser(location).parameters())

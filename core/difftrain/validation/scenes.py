@@ -89,9 +89,9 @@ def choose_scenes(
         scenes.append(_own_scene(sample, choice, config, multiple))
     for index, (name, prompt) in enumerate(prompts.items()):
         references = scenes[index % len(chosen)].references if chosen else ()
-        size = scenes[index % len(chosen)].size if chosen else _fit(config.validation_size, 1.0, multiple)
+        size = scenes[index % len(chosen)].size if chosen else size_to_draw(config.validation_size, 1.0, multiple)
         scenes.append(Scene(name=name, prompt=prompt, references=references, target=None, size=size))
-    return _with_files_of_their_own(scenes, config.validation_num_seeds)
+    return with_files_of_their_own(scenes, config.validation_num_seeds)
 
 
 def _own_scene(sample: Sample, choice: ReferenceChoice, config: RunConfig, multiple: int) -> Scene:
@@ -102,11 +102,11 @@ def _own_scene(sample: Sample, choice: ReferenceChoice, config: RunConfig, multi
         prompt=captions[0],
         references=choice.references,
         target=sample.target,
-        size=_fit(config.validation_size, width / height, multiple),
+        size=size_to_draw(config.validation_size, width / height, multiple),
     )
 
 
-def _with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]:
+def with_files_of_their_own(scenes: Sequence[Scene], seeds: int) -> list[Scene]:
     """Give scenes names that every disk accepts, so that no file is written twice; the sheet is a file too."""
     taken = {disk_key("sheet")}
     renamed = []
@@ -135,7 +135,7 @@ def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[int(place)] for place in islice(in_turn, count)]
 
 
-def _fit(size: Size, aspect: float, multiple: int) -> Size:
+def size_to_draw(size: Size, aspect: float, multiple: int) -> Size:
     """Return a size of about the same area with the given width / height, on multiples."""
     area = size[0] * size[1]
     width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)

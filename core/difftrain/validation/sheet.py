@@ -37,6 +37,14 @@ class Row:
     target: Shown | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """A line of text, and below it an image for each column, or None."""
+
+    caption: str
+    cells: Sequence[Shown | None]
+
+
 def draw_sheet(rows: Sequence[Row], title: str, *, step: int) -> Image.Image:
     """Draw all rows below each other; rows with fewer references leave columns empty, so that columns line up.
 
@@ -50,20 +58,29 @@ def draw_sheet(rows: Sequence[Row], title: str, *, step: int) -> Image.Image:
         f"after {step} step{'' if step == 1 else 's'}",
         "target",
     ]
+    table = []
+    for row in rows:
+        missing = [None] * (slots - len(row.references))
+        base = [row.base] if has_base else []
+        cells = [*row.references, *missing, *base, row.result, row.target]
+        table.append(TableRow(caption=row.caption or "(no instruction)", cells=cells))
+    return draw_table(labels, table, title)
+
+
+def draw_table(labels: Sequence[str], rows: Sequence[TableRow], title: str) -> Image.Image:
+    """Draw a title, a label above each column, and the rows below each other."""
     width = GAP + len(labels) * (CELL + GAP)
     sheet = Image.new("RGB", (width, GAP + 2 * TEXT_HEIGHT + sum(map(_height, rows))), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     draw.text((GAP, GAP), _shorten(title, draw, font, width - 2 * GAP), fill=INK, font=font)
     for column, label in enumerate(labels):
-        draw.text((_left(column), GAP + TEXT_HEIGHT), label, fill=FAINT, font=font)
+        draw.text((_left(column), GAP + TEXT_HEIGHT), _shorten(label, draw, font, CELL), fill=FAINT, font=font)
     top = GAP + 2 * TEXT_HEIGHT
     for row in rows:
         caption = _shorten(row.caption, draw, font, width - 2 * GAP)
-        draw.text((GAP, top), caption or "(no instruction)", fill=INK, font=font)
-        missing = [None] * (slots - len(row.references))
-        base = [row.base] if has_base else []
-        for column, shown in enumerate([*row.references, *missing, *base, row.result, row.target]):
+        draw.text((GAP, top), caption, fill=INK, font=font)
+        for column, shown in enumerate(row.cells):
             if shown is not None:
                 fitted = _fit(shown.image)
                 sheet.paste(fitted, (_left(column), top + TEXT_HEIGHT))
@@ -76,8 +93,8 @@ def _left(column: int) -> int:
     return GAP + column * (CELL + GAP)
 
 
-def _height(row: Row) -> int:
-    all_shown = [shown for shown in (*row.references, row.base, row.result, row.target) if shown is not None]
+def _height(row: TableRow) -> int:
+    all_shown = [shown for shown in row.cells if shown is not None]
     notes = NOTE_HEIGHT if any(shown.note for shown in all_shown) else 0
     return TEXT_HEIGHT + GAP + notes + max(_fitted_size(shown.image)[1] for shown in all_shown)
 

@@ -12,7 +12,6 @@ from statistics import fmean
 import torch
 from PIL import Image
 
-from difftrain.config.run_options import SEED_LIMIT
 from difftrain.contracts import ValidationResult
 from difftrain.data.files.pixels import load_placed
 from difftrain.data.seeding import derive_seed
@@ -26,6 +25,7 @@ from difftrain.steps.training_state import TrainingState
 from difftrain.types import Reporter, Sampler, ValidationRequest
 from difftrain.validation.drawn_files import file_name, open_drawn, save_drawn, save_png, step_folder
 from difftrain.validation.psnr import Scores, psnr
+from difftrain.validation.requests import guidance_of, request_of
 from difftrain.validation.run_summary import describe_images
 from difftrain.validation.scenes import Scene, image_identity
 from difftrain.validation.sheet import Row, Shown, draw_sheet
@@ -156,22 +156,15 @@ class Validator:
     def _request(
         self, scene: Scene, references: tuple[Image.Image, ...], state: TrainingState, seed_number: int
     ) -> ValidationRequest:
-        config, flavour = state.plan.config, state.plan.flavour
-        guidance, real = config.validation_guidance, config.validation_guidance_real
-        guidance = flavour.default_guidance if guidance is None else guidance
-        real = flavour.default_guidance_real if real is None else real
-        most = flavour.pipeline_references
-        negative = scene.text(config.validation_negative_prompt, most)
-        return ValidationRequest(
+        plan, most = state.plan, state.plan.flavour.pipeline_references
+        negative = scene.text(plan.config.validation_negative_prompt, most)
+        return request_of(
+            plan,
             text=self.reader.text(scene.text(scene.prompt, most)),
-            negative_text=self.reader.text(negative) if real > 1 else None,
+            negative_text=self.reader.text(negative) if guidance_of(plan)[1] > 1 else None,
             references=references,
-            width=scene.size[0],
-            height=scene.size[1],
-            steps=config.validation_num_inference_steps,
-            guidance=guidance,
-            guidance_real=real,
-            seed=(config.validation_seed + seed_number - 1) % SEED_LIMIT,
+            size=scene.size,
+            seed_number=seed_number,
         )
 
     def _identity(self, scene: Scene, state: TrainingState) -> str:

@@ -40,7 +40,6 @@ class Kontext(ModelFlavour["SequenceInput"]):
         "guidance_embeds": ("true",),
     }
     max_references: ClassVar[int] = 8
-    pipeline_references: ClassVar[int | None] = 1
     default_guidance: ClassVar[float] = 2.5
     preferred_sizes: ClassVar[tuple[Size, ...]] = (
         (672, 1568),
@@ -74,15 +73,14 @@ class Kontext(ModelFlavour["SequenceInput"]):
         return model_input
 
     def pipeline_class(self) -> type:
-        from diffusers import FluxKontextPipeline
+        from difftrain_flux_kontext.several_references import pipeline_with
 
-        pipeline: type = FluxKontextPipeline
-        return pipeline
+        return pipeline_with(self.reference_ids)
 
     def pipeline_arguments(self, request: ValidationRequest) -> dict[str, object]:
-        """Return the first reference, at the size that the pipeline chooses for it.
+        """Return the references, each at the size that the pipeline chooses for it.
 
-        Images smaller than 512x512 are for quick trials: there the reference keeps its own size, reduced
+        Images smaller than 512x512 are for quick trials: there a reference keeps its own size, reduced
         to the image's area if it is larger, because the pipeline would enlarge it to a megapixel.
         """
         area = request.width * request.height
@@ -90,8 +88,8 @@ class Kontext(ModelFlavour["SequenceInput"]):
         # without max_area the pipeline rescales the requested size to a megapixel
         arguments: dict[str, object] = {"max_area": area, "_auto_resize": auto_resize}
         if request.references:
-            first = request.references[0]
-            arguments["image"] = first if auto_resize else _within(first, area)
+            sized = [one if auto_resize else _within(one, area) for one in request.references]
+            arguments["image"] = sized[0] if len(sized) == 1 else sized
         return arguments
 
 

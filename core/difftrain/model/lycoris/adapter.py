@@ -18,6 +18,7 @@ from difftrain.model.lycoris.choose_modules import Chosen, choose_modules
 from difftrain.model.lycoris.fold_strength import folded, times
 from difftrain.model.lycoris.lycoris_file import USUAL, LycorisFile, read_lycoris_file
 from difftrain.model.precision.optional_package import lacking
+from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -157,6 +158,21 @@ class Lycoris(Adapter):
         write_tensors(folder / ADAPTER_FILE, folded(weights, self.file.multiplier))
         text = json.dumps(self.file.content, indent=1, ensure_ascii=False)
         (folder / CONFIG_FILE).write_text(f"{text}\n", encoding="utf-8")
+
+    @classmethod
+    def options_to_use(cls, path: Path, prefix: str, *, alone: bool) -> Mapping[str, object] | None:
+        file = path / ADAPTER_FILE if path.is_dir() else path
+        if not all(name.startswith("lycoris_") for name in read_header(file).tensors):
+            return None
+        described = file.parent / CONFIG_FILE
+        if described.is_file():
+            return {"lycoris_config": str(described), "init_lokr_norm": None}
+        if alone:
+            raise CheckpointError(
+                f"{file} is a LyCORIS file, and {CONFIG_FILE}, which says how it was made, is not beside it\n"
+                f"hint: copy it there, or name the run's folder with --adapter"
+            )
+        return {"init_lokr_norm": None}
 
     def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
         file = path / ADAPTER_FILE if path.is_dir() else path

@@ -1,0 +1,72 @@
+"""``difftrain edit``: edits images with a trained adapter, over strengths, seeds and checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from difftrain.cli.invocation import Invocation
+from difftrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from difftrain.editing.edit_results import Results
+
+
+def edit(invocation: Invocation) -> int:
+    """Draw the grid, and say where the results, the sheet and the metrics are.
+
+    Raises:
+        DifftrainError: For anything that the user can fix; problems with flags, files and images together, before
+            torch is imported.
+    """
+    from difftrain.editing.measure_edits import WITHOUT_SSIM, measures_ssim
+    from difftrain.editing.plan_edit import plan_edit
+    from difftrain.machine.folders import check_writable
+    from difftrain.machine.processes import processes_started
+    from difftrain.output.console import make_reporter
+    from difftrain.startup.find_model import find_model
+
+    if processes_started() > 1:
+        raise ConfigError("difftrain edit runs as one process; start it without torchrun or accelerate launch")
+    reporter = make_reporter()
+    plan = plan_edit(
+        invocation.own,
+        invocation.flags,
+        config=invocation.config,
+        plugins=invocation.plugins,
+        reporter=reporter,
+    )
+    check_writable(plan.output, "--output")
+    found = find_model(plan.model)
+    notes = [*plan.notes, *found.recognised.notes]
+    if any(scene.target for scene in plan.scenes) and not measures_ssim():
+        notes.append(WITHOUT_SSIM)
+    for note in notes:
+        reporter.say(f"note: {note}")
+    count = len(plan.scenes) * len(plan.variants) * plan.asked.seeds
+    reporter.say(
+        f"edit: {len(plan.scenes)} image{'s' if len(plan.scenes) > 1 else ''} x {len(plan.variants)} columns x "
+        f"{plan.asked.seeds} seed{'s' if plan.asked.seeds > 1 else ''} = {count} results"
+    )
+    # torch only now: every mistake that needs no weights has been found by here, fast
+    with reporter.phase("start torch"):
+        from difftrain.editing.draw_edits import draw_edits
+    results = draw_edits(plan, found.location, reporter)
+    for line in _closing(results):
+        print(line)
+    return 0
+
+
+def _closing(results: Results) -> list[str]:
+    from difftrain.editing.edit_results import METRICS_FILE, SHEET_FILE
+    from difftrain.editing.measure_edits import described
+
+    folder = results.plan.output
+    lines = [f"{name}: {described(found)}" for name, found in results.summary().items()]
+    if lines:
+        lines.insert(0, "how close to the target, mean of all results (input: the image as it is):")
+    return [
+        *lines,
+        f"results:  {folder}",
+        f"sheet:    {folder / SHEET_FILE}",
+        f"metrics:  {folder / METRICS_FILE}",
+    ]

@@ -1,0 +1,10 @@
+"""Editing images with an adapter that was trained: a grid of results, a sheet of all, and how close they come.
+
+- `asked_edit`: what the command line asks for
+- `find_adapter`: the weights to use, and what their run recorded
+- `images_to_edit`: the images, their instructions and their targets
+- `plan_edit`: all of it, checked before a model is loaded; start here
+- `draw_edits`: loads the model and draws
+- `measure_edits`: how close a result comes to its target
+- `edit_results`: the sheet and the metrics file
+"""
