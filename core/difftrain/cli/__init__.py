@@ -12,6 +12,7 @@
 - `plan_command`: `difftrain plan` predicts memory and time for a table of cards
 - `forecast_text`: its output
 - `cache_command`: `difftrain cache` fills, checks and cleans the caches of a run
+- `sharing`: `difftrain push` uploads the results of a run
 - `plugins_command`: `difftrain plugins` lists what is installed
 - `rerun_commands`: the commands that resume or repeat a run
 """

@@ -24,6 +24,7 @@ difftrain [FLAGS]            train
 difftrain check [FLAGS]      check config, data and pairs before any weight is loaded
 difftrain plan [FLAGS]       predict memory, seconds and hours for a table of cards, without a GPU
 difftrain cache [FLAGS]      encode everything the run will read, without training
+difftrain push [FLAGS]       upload a run's adapter and its model card to the hub
 difftrain plugins            list plugins and what they provide
 difftrain --version
 difftrain COMMAND --help     only what belongs to a command

@@ -21,6 +21,7 @@ from difftrain.cli.flags import folder_of, load_plugins_for, read_command_line, 
 from difftrain.cli.invocation import Invocation
 from difftrain.cli.plan_command import plan
 from difftrain.cli.plugins_command import list_plugins
+from difftrain.cli.sharing.push_command import push
 from difftrain.cli.train_command import train
 from difftrain.errors import ConfigError, DifftrainError, NotFinite, PluginError, StoppedElsewhere
 from difftrain.plugins.discovery import LoadedPlugins
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "check": check,
     "plan": plan,
     "cache": cache,
+    "push": push,
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""

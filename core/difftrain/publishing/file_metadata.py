@@ -60,6 +60,17 @@ def add_metadata(folder: Path, facts: RunFacts) -> None:
         add_to_header(path, metadata_of(facts))
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Return the names in a safetensors file; reads its header alone.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return [name for name in json.loads(file.read(length)) if name != "__metadata__"]
+
+
 def add_to_header(path: Path, entries: Mapping[str, str]) -> None:
     """Write a safetensors file again with more entries in its header, and the hash of its tensors among them.
 

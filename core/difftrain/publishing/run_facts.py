@@ -88,7 +88,7 @@ def facts_of(plan: RunPlan, *, step: int, data: Mapping[str, str], processes: in
         title=_title(plan),
         base_model=base,
         base_is_copy=is_copy,
-        licence_url=plan.flavour.licence_url,
+        licence_url=_licence_page(plan, base),
         architecture=plan.flavour.hub_id.rpartition("/")[2].lower().replace(".", "-"),
         kind="lora" if config.lora_type == "standard" else config.lora_type,
         precision=config.base_model_precision,
@@ -134,6 +134,13 @@ def _base_model(plan: RunPlan) -> tuple[str, bool]:
     return (name, False) if name.replace("-", "").isalnum() else (plan.flavour.hub_id, True)
 
 
+def _licence_page(plan: RunPlan, base: str) -> str | None:
+    """Return where the licence of the base model is; None for a built-in one."""
+    if base == plan.flavour.hub_id:
+        return plan.flavour.licence_url
+    return f"https://huggingface.co/{base}" if "/" in base else None
+
+
 def _trigger_words(plan: RunPlan) -> tuple[str, ...]:
     sets = [dataset.captions for dataset in plan.data.target_sets if not dataset.held_out]
     words = [getattr(captions, "instance_prompt", None) for captions in sets]
@@ -156,7 +163,7 @@ def _settings(plan: RunPlan) -> dict[str, Value]:
     config = plan.config
     always = {
         "lora_type": config.lora_type,
-        **_harmless(plan.adapter),
+        **{key: value for key, value in _harmless(plan.adapter).items() if value},
         "optimizer": config.optimizer,
         "learning_rate": config.learning_rate,
         "lr_scheduler": config.lr_scheduler,
