@@ -5,6 +5,6 @@
 - `file_metadata`: writes them into the headers of weight files
 - `card_text`: the text of the model card
 - `model_card`: writes it beside the adapter, with images
-- `hub_files`: which files of an output folder are uploaded
+- `uploaded_files`: which files of an output folder are uploaded
 - `hub_uploads`: uploads beside the training and after it
 """

@@ -17,7 +17,7 @@ from pydantic import PrivateAttr
 from difftrain.contracts import Observer
 from difftrain.errors import DifftrainError
 from difftrain.publishing.hub_account import HubRepository, refusals
-from difftrain.publishing.hub_files import Files, checkpoint_files, stage, unstage
+from difftrain.publishing.uploaded_files import Files, checkpoint_files, stage, unstage
 from difftrain.types import Reporter
 
 _LOOK_SECONDS = 0.1
@@ -39,7 +39,7 @@ def send(repository: HubRepository, upload: Upload) -> None:
         MachineError: If the hub refuses or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()  # they would be drawn into the training's own
     with refusals(f"{upload.what} is not uploaded to {repository.id}", "and upload later; the files are kept here"):

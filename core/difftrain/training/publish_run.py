@@ -16,9 +16,9 @@ from difftrain.planning.run_plan import RunPlan
 from difftrain.publishing.card_text import CardImage, CardMaterial
 from difftrain.publishing.file_metadata import tensor_names
 from difftrain.publishing.hub_account import HubRepository
-from difftrain.publishing.hub_files import final_files
 from difftrain.publishing.hub_uploads import HubUploads
 from difftrain.publishing.model_card import copy_images, write_card
+from difftrain.publishing.uploaded_files import final_files
 from difftrain.startup.prepare_run import PreparedRun
 from difftrain.training.assemble import AssembledRun
 from difftrain.types import Reporter

@@ -49,8 +49,8 @@ def push(invocation: Invocation) -> int:
 
 def _uploads(config: RunConfig) -> Iterator[Upload]:
     from difftrain.output.output_dir import list_checkpoints
-    from difftrain.publishing.hub_files import checkpoint_files, final_files
     from difftrain.publishing.hub_uploads import Upload
+    from difftrain.publishing.uploaded_files import checkpoint_files, final_files
 
     final = final_files(config.output_dir, images=config.model_card_images)
     checkpoints = list_checkpoints(config.output_dir)
