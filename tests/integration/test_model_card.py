@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from huggingface_hub import ModelCard
@@ -9,6 +10,7 @@ from long_runs import changed
 
 from conftest import new_image, run_in
 from difftrain_flux.built_in import tiny_random_folder
+from difftrain_flux.model_files.tiny_random import ensure_tiny_random
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 PRIVATE = ("secret", "hf_token", "instruction-of-a-photo", "somebody", "references", "0000")
@@ -71,10 +73,13 @@ def test_the_card_describes_model_training_data_and_results(finish):
     assert re.search(r"- PSNR to the target, mean of 2 training images x 2 seeds: at step 2 \d", text)
 
 
-def test_nothing_private_is_on_the_card_or_in_the_names_of_its_images(finish):
-    output = finish()
+def test_nothing_private_is_on_the_card_or_in_the_names_of_its_images(finish, edit_pairs):
+    model = shutil.copytree(ensure_tiny_random(tiny_random_folder()), edit_pairs.folder / "secret-model")
+    output = finish(pretrained_model_name_or_path=model)
     text = (output / "README.md").read_text()
     assert [word for word in PRIVATE if word in text] == []
+    assert "(https://huggingface.co/black-forest-labs/FLUX.1-Kontext-dev), from a local copy of its weights." in text
+    assert 'base_model: "black-forest-labs/FLUX.1-Kontext-dev"' in text
     assert sorted(path.name for path in (output / "model-card").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
