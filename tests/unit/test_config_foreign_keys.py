@@ -88,7 +88,7 @@ IDLE = [
     ("grad_clip_method", "value"),
     ("hidream_use_load_balancing_loss", True),
     ("lr_end", 4e-7),
-    ("hub_model_id", "me/mine"),
+    ("model_card_note", "mine"),
     ("webhook_config", {"url": "x"}),
     ("job_id", "x"),
 ]
@@ -116,7 +116,7 @@ ASKED = [
     ("timestep_bias_strategy", "later"),
     ("t5_padding", "zero"),
     ("validation_guidance_rescale", 0.7),
-    ("push_to_hub", True),
+    ("publishing_config", "publish.json"),
     ("scheduled_sampling_max_step_offset", 5),
     ("num_validation_images", 4),
     ("prediction_type", "epsilon"),

@@ -33,6 +33,8 @@ from difftrain.errors import CheckpointError, MachineError, NotFinite
 from difftrain.machine.retries import refusal
 from difftrain.model.tensor_file import write_tensors
 from difftrain.output.output_dir import EXPORT_FOLDER, RESUME_FOLDER, list_checkpoints
+from difftrain.publishing.file_metadata import add_metadata
+from difftrain.publishing.run_facts import RunFacts, facts_of
 from difftrain.steps.optimizer_state import DamagedState, check_storable, load_optimizer, write_optimizer
 from difftrain.steps.sharding import placed_like
 
@@ -136,7 +138,7 @@ def write_adapter(state: TrainingState, weights: Mapping[str, Tensor], output_di
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        state.plan.adapter.write(weights, temporary, state.plan.family.lora_prefix)
+        _write_described(state, weights, temporary)
         _flush(temporary)
         written = sorted(temporary.iterdir())
         if place.is_dir():
@@ -175,7 +177,7 @@ def load_checkpoint(state: TrainingState, checkpoint: Path, saved: ResumeState) 
 
 
 def _write_parts(state: TrainingState, gathered: GatheredState, folder: Path) -> None:
-    state.plan.adapter.write(gathered.exported, folder, state.plan.family.lora_prefix)
+    _write_described(state, gathered.exported, folder)
     resume = folder / RESUME_FOLDER
     write_tensors(resume / WEIGHTS_FILE, gathered.weights)
     write_tensors(resume / VISITS_FILE, state.position.state())
@@ -194,6 +196,17 @@ def _write_parts(state: TrainingState, gathered: GatheredState, folder: Path) ->
         files={path.name: sha256_of(path) for path in sorted(resume.iterdir())},
     )
     (resume / STATE_FILE).write_text(saved.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _write_described(state: TrainingState, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Let the adapter write its files into an empty folder, and add what others may know of the run."""
+    state.plan.adapter.write(weights, folder, state.plan.family.lora_prefix)
+    add_metadata(folder, facts_of_state(state))
+
+
+def facts_of_state(state: TrainingState) -> RunFacts:
+    """Return what others may know of the run now."""
+    return facts_of(state.plan, step=state.step, data=state.data, processes=state.accelerator.num_processes)
 
 
 def _not_written(what: object, error: OSError) -> MachineError:

@@ -14,6 +14,7 @@
 - `cache_command`: `difftrain cache` fills, checks and cleans the caches of a run
 - `file_commands`: commands on adapter files
 - `adapter_commands`: commands that use a trained adapter
+- `sharing`: `difftrain push` uploads the results of a run
 - `plugins_command`: `difftrain plugins` lists what is installed
 - `rerun_commands`: the commands that resume or repeat a run
 """

@@ -35,9 +35,11 @@ def check(invocation: Invocation) -> int:
     """
     plan = invocation.plan()
     from difftrain.output.console import make_reporter
+    from difftrain.publishing.hub_account import find_repository
     from difftrain.startup.prepare_run import prepare_run
 
     reporter = make_reporter(quiet=invocation.json)
+    find_repository(plan.config)
     if invocation.html is not None:
         from difftrain.doctor.page import check_page_folder
 

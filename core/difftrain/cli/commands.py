@@ -90,6 +90,15 @@ DESCRIBED: Mapping[str, Command] = {
             "difftrain edit ... --checkpoints all --compare base": "which checkpoint is the best",
         },
     ),
+    "push": Command(
+        about="Uploads the adapter and the model card of a run's output folder to the Hugging Face hub, or its newest "
+        "checkpoint if it has not finished. Takes the run's own flags and run file, and hub_model_id.",
+        flags=(),
+        examples={
+            "difftrain push --hub_model_id me/my-edits": "upload the run of config/config.json",
+            "difftrain push --push_checkpoints_to_hub": "also the adapter of every checkpoint",
+        },
+    ),
     "plugins": Command(
         about="Lists the plugins, what each provides, and why one failed.",
         flags=("json",),

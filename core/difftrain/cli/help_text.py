@@ -27,6 +27,7 @@ difftrain cache [FLAGS]      encode everything the run will read, without traini
 difftrain export RUN|FILE    write an adapter for another program: diffusers, ComfyUI, kohya, BFL
 difftrain identify FILE|DIR  say what a file or folder is: family, flavour, rank, whose names
 difftrain edit [FLAGS]       edit images with a trained adapter
+difftrain push [FLAGS]       upload a run's adapter and its model card to the hub
 difftrain plugins            list plugins and what they provide
 difftrain --version
 difftrain COMMAND --help     only what belongs to a command

@@ -25,6 +25,7 @@ from difftrain.cli.flags import FILE_WORD, folder_of, load_plugins_for, read_com
 from difftrain.cli.invocation import FileFlags, Invocation
 from difftrain.cli.plan_command import plan
 from difftrain.cli.plugins_command import list_plugins
+from difftrain.cli.sharing.push_command import push
 from difftrain.cli.train_command import train
 from difftrain.errors import ConfigError, DifftrainError, NotFinite, PluginError, StoppedElsewhere
 from difftrain.plugins.discovery import LoadedPlugins
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, Callable[[Invocation], int]] = {
     "export": export,
     "identify": identify,
     "edit": edit,
+    "push": push,
     "plugins": list_plugins,
 }
 """The commands; the first is the default."""

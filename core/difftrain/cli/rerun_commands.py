@@ -37,10 +37,24 @@ def resume_command(arguments: Sequence[str]) -> str:
     return same_command([*kept, "--resume_from_checkpoint", "latest"])
 
 
+def push_command(arguments: Sequence[str]) -> str:
+    """Return the command line that uploads a run's results.
+
+    Args:
+        arguments: The run's arguments, without the program's name.
+    """
+    kept = [argument for argument in arguments if argument.partition("=")[0] != "--fast"]
+    return shlex.join([*_one_process(), "push", *kept])
+
+
+def _one_process() -> list[str]:
+    return ["difftrain"] if shutil.which("difftrain") else [sys.executable, "-m", "difftrain"]
+
+
 def _program() -> list[str]:
     """Return how to start this program the same way, with as many processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ["difftrain"] if shutil.which("difftrain") else [sys.executable, "-m", "difftrain"]
+        return _one_process()
     launcher = ["torchrun"] if shutil.which("torchrun") else [sys.executable, "-m", "torch.distributed.run"]
     machines = os.environ.get("GROUP_WORLD_SIZE", "1")
     if machines != "1":

@@ -6,7 +6,7 @@ import sys
 
 from difftrain.cli.demo_flag import closing, edit_words, opening
 from difftrain.cli.invocation import Invocation
-from difftrain.cli.rerun_commands import resume_command, same_command
+from difftrain.cli.rerun_commands import push_command, resume_command, same_command
 from difftrain.output.output_dir import newest_sheet
 
 
@@ -24,7 +24,7 @@ def train(invocation: Invocation) -> int:
     from difftrain.training.run_training import RerunCommands, run_training
 
     typed = [argument for argument in invocation.arguments if argument != "train"]
-    again = RerunCommands(same=same_command(typed), resuming=resume_command(typed))
+    again = RerunCommands(same=same_command(typed), resuming=resume_command(typed), pushing=push_command(typed))
     status = run_training(plan, again, fast=invocation.fast)
     if invocation.demo and status == 0:
         chosen = f"--model {plan.family.name} --flavour {plan.flavour.name}"

@@ -18,6 +18,14 @@ RESUME_FOLDER = "resume"
 """Folder in a checkpoint that only difftrain reads. Checkpoints of other programs do not have it."""
 EXPORT_FOLDER = ".adapter.partial"
 """Folder where an adapter is written before its files are moved to their place."""
+UPLOAD_FOLDER = ".upload-"
+"""Beginning of the names of folders whose files wait for their upload."""
+CARD_FILE = "README.md"
+"""The model card."""
+CARD_IMAGES = "model-card"
+"""Folder of the images that the model card shows."""
+CARD_MARK = "<!-- difftrain wrote this page"
+"""A model card without it has become the user's own."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 _DRAWN_AT = re.compile(r"step-(\d+)")
 
@@ -50,6 +58,21 @@ def exported_adapter(output_dir: Path) -> Path:
     return files[0] if len(files) == 1 else output_dir
 
 
+def is_own_card(path: Path) -> bool:
+    """Return whether difftrain wrote this page, so that it may write it again."""
+    try:
+        return CARD_MARK in path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def _published_files(output_dir: Path) -> list[Path]:
+    """Return the finished run's adapter and model card, as far as they exist; a page of the user's own is none."""
+    card = output_dir / CARD_FILE
+    pages = [card, output_dir / CARD_IMAGES] if is_own_card(card) else []
+    return [*exported_files(output_dir), *pages]
+
+
 def newest_sheet(output_dir: Path) -> Path | None:
     """Return the image sheet of the run's last complete validation, if there is one."""
     sheets = [folder / "sheet.png" for folder in _drawn_steps(output_dir)]
@@ -69,7 +92,13 @@ def step_of(checkpoint: Path) -> int:
 
 def remove_leftovers(output_dir: Path) -> None:
     """Delete what a kill left of checkpoints that were being written or deleted."""
-    for pattern in (EXPORT_FOLDER, ".checkpoint-*.partial", ".checkpoint-*.removing", ".checkpoint-*.trial"):
+    for pattern in (
+        EXPORT_FOLDER,
+        ".checkpoint-*.partial",
+        ".checkpoint-*.removing",
+        ".checkpoint-*.trial",
+        f"{UPLOAD_FOLDER}*",
+    ):
         for leftover in output_dir.glob(pattern):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -81,7 +110,7 @@ def remove_leftovers(output_dir: Path) -> None:
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's results into ``previous-K``, so that starting over loses nothing."""
     others = [output_dir / name for name in (METRICS_FILE, VALIDATION_FOLDER)]
-    results = [*_checkpoint_folders(output_dir), *exported_files(output_dir), *others]
+    results = [*_checkpoint_folders(output_dir), *_published_files(output_dir), *others]
     results = [path for path in results if path.exists()]
     return _move_aside(output_dir, results) if results else None
 
@@ -96,7 +125,7 @@ def set_newer_aside(output_dir: Path, step: int) -> Path | None:
     images = [path for path, drawn_at in _drawn_steps(output_dir).items() if drawn_at > step]
     if not newer and not images:
         return None
-    folder = _move_aside(output_dir, [*newer, *(exported_files(output_dir) if newer else []), *images])
+    folder = _move_aside(output_dir, [*newer, *(_published_files(output_dir) if newer else []), *images])
     metrics = output_dir / METRICS_FILE
     try:
         if metrics.exists():

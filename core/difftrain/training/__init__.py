@@ -14,4 +14,5 @@
 - `outlined_run`: counts a model without its weights, for `difftrain plan`
 - `out_of_memory`: what a run says that ends because memory ran out
 - `loop`: steps, checkpoints, validations
+- `publish_run`: the model card of a finished run, and its uploads
 """

@@ -15,6 +15,7 @@ from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.machine.processes import is_first_process
 from difftrain.output.console import make_reporter
 from difftrain.planning.run_plan import RunPlan
+from difftrain.publishing.hub_account import find_repository, make_repository
 from difftrain.startup.prepare_run import PreparedRun, prepare_run
 from difftrain.types import Reporter
 
@@ -27,6 +28,8 @@ class RerunCommands:
     """Starts the same run again."""
     resuming: str
     """Resumes the same run from its newest checkpoint."""
+    pushing: str
+    """Uploads the results of the same run."""
 
 
 def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> int:
@@ -45,11 +48,16 @@ def run_training(plan: RunPlan, again: RerunCommands, *, fast: bool = False) -> 
         for note in plan.notes:
             reporter.say(f"note: {note}")
         with interrupts, compiled_kept_in(plan.config.cache_dir):
+            repository = find_repository(plan.config) if is_first_process() else None
             prepared = prepare_run(plan, reporter, fast=fast)
+            if repository:
+                make_repository(repository)
             _say_prepared(prepared, reporter)
             with reporter.phase("start torch"), paused_garbage_collection():
                 from difftrain.training import session
-            stopped_by = session.train_prepared(plan, prepared, interrupts, reporter)
+            stopped_by = session.train_prepared(
+                plan, prepared, interrupts, reporter, repository=repository, push_command=again.pushing
+            )
     except Interrupted as interrupt:
         # outside of the with: a signal that arrives during a call into C may be raised only on leaving it
         reporter.say(f"stopped by {interrupt}; caches and earlier checkpoints are kept")

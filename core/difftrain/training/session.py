@@ -19,7 +19,6 @@ from difftrain.errors import MachineError
 from difftrain.machine.interrupts import Interrupted, Interrupts
 from difftrain.machine.processes import start_accelerator
 from difftrain.output.console import TrainingBar
-from difftrain.output.metrics_file import measured_alike
 from difftrain.output.observers import Observers
 from difftrain.output.output_dir import (
     METRICS_FILE,
@@ -33,6 +32,8 @@ from difftrain.output.output_dir import (
 )
 from difftrain.output.output_lock import locked
 from difftrain.planning.run_plan import RunPlan
+from difftrain.publishing.hub_account import HubRepository
+from difftrain.publishing.hub_uploads import HubUploads
 from difftrain.startup.prepare_run import PreparedRun
 from difftrain.training.agreement import check_agreement
 from difftrain.training.assemble import AssembledRun, assemble
@@ -41,15 +42,27 @@ from difftrain.training.fitting.record_steps import record_steps
 from difftrain.training.fitting.warm_up import compile_when_new
 from difftrain.training.loop import train
 from difftrain.training.out_of_memory import out_of_memory
+from difftrain.training.publish_run import finish_uploads, measured, publish_card, start_uploads
 from difftrain.training.settle_precision import settle_precision
 from difftrain.training.tell_data import clear_old_crops, say_changes
 from difftrain.types import Reporter
-from difftrain.validation.run_summary import describe_losses, describe_psnr
 from difftrain.validation.validator import Validations
 
 
-def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts, reporter: Reporter) -> int | None:
-    """Load, train, save, and say where everything is.
+def train_prepared(
+    plan: RunPlan,
+    prepared: PreparedRun,
+    interrupts: Interrupts,
+    reporter: Reporter,
+    *,
+    repository: HubRepository | None = None,
+    push_command: str = "difftrain push",
+) -> int | None:
+    """Load, train, save, upload, and say where everything is.
+
+    Args:
+        repository: Where the main process uploads to; None uploads nothing.
+        push_command: Uploads later what this run could not, for messages.
 
     Returns:
         The number of the signal that stopped the run; None if it has completed all of its steps.
@@ -62,7 +75,8 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
         state = assembled.state
         check_agreement(state)
         if state.step >= state.total_steps:
-            _finish_finished_before(assembled, reporter)
+            if _finish_finished_before(assembled, prepared, repository, reporter):
+                _upload_all(start_uploads(plan, repository, push_command, reporter), plan, interrupts)
             return None
         if accelerator.is_main_process:
             check_checkpoint_room(state, reporter)
@@ -70,9 +84,9 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
         if accelerator.is_main_process:
             _announce_resume(assembled, reporter)
         bar = TrainingBar(reporter)
-        observers = Observers(
-            [*plan.observers, bar], plan.plugins.registry, reporter, is_main=accelerator.is_main_process
-        )
+        uploads = start_uploads(plan, repository, push_command, reporter)
+        watching = [*plan.observers, bar, *([uploads] if uploads else [])]
+        observers = Observers(watching, plan.plugins.registry, reporter, is_main=accelerator.is_main_process)
         validations = Validations(
             validator=assembled.validator, state=state, observers=observers, interrupts=interrupts
         )
@@ -94,6 +108,8 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
                 stopped_by = train(state, micro_batches, saver, validations, observers, interrupts)
             if stopped_by is None:
                 saver.export()
+                if accelerator.is_main_process:
+                    publish_card(assembled, prepared, repository, reporter)
             status = "finished" if stopped_by is None else "interrupted"
         except Interrupted:
             status = "interrupted"
@@ -103,9 +119,24 @@ def train_prepared(plan: RunPlan, prepared: PreparedRun, interrupts: Interrupts,
         finally:
             assembled.stream.close()
             observers.run_end(state.step, status)
+            if uploads and status != "finished":
+                uploads.close()
         _say_results(assembled, status, reporter)
         accelerator.end_training()
+        if status == "finished":
+            _upload_all(uploads, plan, interrupts)
     return stopped_by
+
+
+def _upload_all(uploads: HubUploads | None, plan: RunPlan, interrupts: Interrupts) -> None:
+    """Upload what is left, and wait for it. A signal ends the waiting: the run itself is complete."""
+    if uploads is None:
+        return
+    try:
+        with interrupts.cut_short():
+            finish_uploads(uploads, plan)
+    finally:
+        uploads.close()
 
 
 def _make_output_dir(plan: RunPlan, accelerator: Accelerator, reporter: Reporter) -> Resumed | None:
@@ -157,8 +188,14 @@ def _announce_resume(assembled: AssembledRun, reporter: Reporter) -> None:
         reporter.say(f"results beyond step {saved.step} are kept in {moved}")
 
 
-def _finish_finished_before(assembled: AssembledRun, reporter: Reporter) -> None:
-    """End a run that already has all its steps; a kill may have come before its adapter was written."""
+def _finish_finished_before(
+    assembled: AssembledRun, prepared: PreparedRun, repository: HubRepository | None, reporter: Reporter
+) -> bool:
+    """End a run that already has all its steps; a kill may have come before its adapter was written.
+
+    Returns:
+        Whether the output folder has the adapter of this step.
+    """
     output_dir = assembled.state.plan.config.output_dir
     steps, total = assembled.state.step, assembled.state.total_steps
     epochs = assembled.state.plan.config.num_train_epochs
@@ -168,6 +205,8 @@ def _finish_finished_before(assembled: AssembledRun, reporter: Reporter) -> None
     # the existing adapter may belong to an earlier step: a kill may have come before this one's was written
     if not newer:
         export_adapter(assembled.state, output_dir)
+        if assembled.state.accelerator.is_main_process:
+            publish_card(assembled, prepared, repository, reporter)
     reporter.say(
         "hint: to train longer, raise max_train_steps or num_train_epochs; --resume_from_checkpoint none starts over "
         "(nothing is deleted)"
@@ -176,6 +215,7 @@ def _finish_finished_before(assembled: AssembledRun, reporter: Reporter) -> None
         reporter.say(f"adapter of step {steps}: {assembled.resumed_from}; the one in the output folder is unchanged")
     else:
         reporter.say(f"adapter: {exported_adapter(output_dir)}")
+    return not newer
 
 
 def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> None:
@@ -188,22 +228,11 @@ def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> No
         reporter.say(f"stopped after step {assembled.state.step}{saved}")
         return
     reporter.say(f"finished {assembled.state.total_steps} steps")
-    _say_measured(assembled, output_dir / METRICS_FILE, reporter)
+    for sentence in measured(assembled):
+        reporter.say(sentence)
     reporter.say(f"adapter:     {exported_adapter(output_dir)}")
     for checkpoint in list_checkpoints(output_dir)[-1:]:
         reporter.say(f"checkpoints: {checkpoint}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
     if sheet := newest_sheet(output_dir):
         reporter.say(f"images:      {sheet}")
-
-
-def _say_measured(assembled: AssembledRun, metrics: Path, reporter: Reporter) -> None:
-    """Report what the validations of the run measured, including those before a resume that measured the same."""
-    validator = assembled.validator
-    losses = measured_alike(metrics, "fixed_loss", validator.samples_identity(assembled.state))
-    if losses:
-        by_step = {step: line["fixed_loss"] for step, line in losses.items()}
-        reporter.say(describe_losses(by_step, count=len(validator.fixed), held_out=validator.held_out))
-    scores = measured_alike(metrics, "psnr", validator.images_identity(assembled.state))
-    if summary := describe_psnr(scores, held_out=validator.held_out, seeds=validator.seeds):
-        reporter.say(summary)

@@ -6,7 +6,6 @@ from difftrain.config.known_keys.key_tables import because
 
 _EMA = "use_ema is not supported yet"
 _ROLLOUT = "scheduled sampling is not supported yet"
-_HUB = "nothing is uploaded; push_to_hub is not supported yet"
 _TRACKER = "there is no tracker; report_to is none"
 _EVALUATION = "the loss on held-out samples is measured with the validation images, every validation_steps"
 
@@ -149,9 +148,9 @@ NO_EFFECT = {
     # output
     **because("a checkpoint is always written under a temporary name and renamed", checkpointing_use_tempdir=False),
     **because("checkpointing_rolling_steps is not supported yet", checkpoints_rolling_total_limit=1),
-    **because(_HUB,
-        hub_model_id=None, push_to_hub_background=False, model_card_private=False, model_card_safe_for_work=False,
-        model_card_note=None,
+    **because("uploads never hold up the training", push_to_hub_background=(False, True)),
+    **because("the model card has facts of the run alone; write others into it by hand",
+        model_card_safe_for_work=False, model_card_note=None,
     ),
     **because(_TRACKER,
         tracker_project_name="simpletuner", tracker_run_name="simpletuner-testing", tracker_image_layout="gallery",

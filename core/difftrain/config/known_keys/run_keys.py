@@ -76,8 +76,6 @@ RUN_TABLES = KnownKeys(
         "num_validation_images": (1,),
         "evaluation_type": (),
         # sharing
-        "push_to_hub": (),
-        "push_checkpoints_to_hub": (),
         "publishing_config": (),
         "post_upload_script": (),
         "post_checkpoint_script": (),

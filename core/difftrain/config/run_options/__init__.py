@@ -5,6 +5,7 @@ One class per group of ``--help``; :class:`RunConfig` has all of them. No option
 - `model_group`: the model
 - `training_groups`: the training and its optimizer
 - `data_groups`: the data, and what is drawn and measured of it
+- `sharing_group`: the hub, and the model card
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field, field_validator
 from difftrain.config.options import Options
 from difftrain.config.run_options.data_groups import DataOptions, ValidationOptions
 from difftrain.config.run_options.model_group import ModelOptions
+from difftrain.config.run_options.sharing_group import SharingOptions
 from difftrain.config.run_options.training_groups import SEED_LIMIT, OptimizerOptions, TrainingOptions
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "OutputOptions",
     "PluginOptions",
     "RunConfig",
+    "SharingOptions",
     "TrainingOptions",
     "ValidationOptions",
     "pick_options",
@@ -73,13 +76,21 @@ GROUPS: tuple[type[Options], ...] = (
     DataOptions,
     ValidationOptions,
     OutputOptions,
+    SharingOptions,
     PluginOptions,
 )
 """The core's groups, in the order of ``--help``."""
 
 
 class RunConfig(
-    ModelOptions, TrainingOptions, OptimizerOptions, DataOptions, ValidationOptions, OutputOptions, PluginOptions
+    ModelOptions,
+    TrainingOptions,
+    OptimizerOptions,
+    DataOptions,
+    ValidationOptions,
+    OutputOptions,
+    SharingOptions,
+    PluginOptions,
 ):
     """Every option of a run, flat, as in the run file."""
 
