@@ -1,5 +1,7 @@
 """`difftrain export`: a trained run as a file of every layout, checked before it has its name."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import FluxKontextPipeline
@@ -10,6 +12,7 @@ from conftest import EditPairs, run_in
 from difftrain.exporting import merge as merging
 from difftrain.exporting import write_export
 from difftrain.model.adapter_files.layouts import FORMATS, tensors_of
+from difftrain.model.lora import ADAPTER_FILE, Lora
 from difftrain_flux.built_in import tiny_random_folder
 
 RUNS = {
@@ -107,6 +110,45 @@ def test_a_wrong_file_never_has_its_name(runs, layout, tmp_path, monkeypatch):
     assert ended.status == 2
     assert "is wrong and was removed" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_optimizer_saves_other_weights_than_it_trains_is_compared_with_its_file(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs("alpha 8"), folder)
+    weights = max(folder.glob("checkpoint-*")) / "resume" / "adapter.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(weights).items()}, weights)
+    ended = export(folder, tmp_path / "a.safetensors")
+    assert ended.status == 0, ended.err
+    assert "load_lora_weights" in ended.err
+
+
+def test_the_prediction_is_compared_with_the_weights_as_they_were_trained(runs, tmp_path, monkeypatch):
+    # a strength that the saved file lacks would be in every file made of it
+    folder = tmp_path / "run"
+    shutil.copytree(runs("alpha 8"), folder)
+    monkeypatch.setattr(Lora, "write", lambda *given: write_without_alpha(*given))
+    checkpoint = max(folder.glob("checkpoint-*"))
+    lora = Lora(lora_rank=4, lora_alpha=8)
+    for place in (folder, checkpoint):
+        lora.write(load_file(checkpoint / "resume" / "adapter.safetensors"), place, "transformer")
+    ended = export(folder, tmp_path / "a.safetensors", "--format", "comfyui")
+    assert ended.status == 2
+    assert "its prediction differs by" in ended.err
+
+
+def write_without_alpha(lora, weights, folder, prefix):
+    save_file({f"{prefix}.{name}": tensor for name, tensor in weights.items()}, folder / ADAPTER_FILE)
+
+
+@pytest.mark.parametrize("flags", [("--format", "kohya", "--output", "b.safetensors"), ("--merge", "--output", "b")])
+def test_an_adapter_of_another_model_than_the_named_one_is_an_error(flags, tmp_path):
+    name = "transformer.transformer_blocks.9.attn.to_q.lora_{}.weight"
+    save_file({name.format("A"): torch.ones(2, 8), name.format("B"): torch.ones(8, 2)}, tmp_path / "a.safetensors")
+    named = ("--model", "flux", "--flavour", "kontext", "--pretrained_model_name_or_path", "tiny-random")
+    ended = run_in(tmp_path, "export", "a.safetensors", *flags, *named)
+    assert ended.status == 2
+    assert "transformer_blocks.9.attn.to_q [8, 8], and the model has no such layer" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_what_the_flags_lack_is_said_together(tmp_path):

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from difftrain.errors import CheckpointError, ConfigError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.compare_changes import tolerance_of
-from difftrain.exporting.prediction import Predictor, changed_weight, linear_names, open_predictor, predict_expected
+from difftrain.exporting.prediction import (
+    Predictor,
+    changed_weight,
+    check_fits,
+    linear_names,
+    open_predictor,
+    predict_expected,
+)
 from difftrain.exporting.write_export import Export, check_finite
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
@@ -49,13 +56,14 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
     empty = plan.family.empty_denoiser(location)
     changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes
     check_finite(changes, source.file)
+    check_fits(changes, empty)
     temporary = wanted.output.with_name(f".{wanted.output.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         folder = temporary / plan.family.lora_prefix
         folder.mkdir(parents=True)
         with reporter.phase("merge"):
-            _write_shards(_merged(plan, location, empty, changes, wanted.dtype), folder)
+            _write_shards(_merged(plan, location, changes, wanted.dtype), folder)
         _write_config(empty, folder)
         parts = _copy_other_parts(location, temporary, plan.family.lora_prefix)
         if wanted.verify:
@@ -72,23 +80,10 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
 def _merged(
     plan: ModelPlan,
     location: ModelLocation,
-    empty: nn.Module,
     changes: Mapping[str, Change],
     dtype: torch.dtype | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield every weight, changed in float32 and rounded once.
-
-    Raises:
-        CheckpointError: If the model has no layer of a changed name and shape.
-    """
-    sizes = {name: parameter.shape for name, parameter in empty.named_parameters()}
-    for module, change in changes.items():
-        shape = sizes.get(f"{module}.weight")
-        if shape is None or shape != change.delta().shape:
-            raise CheckpointError(
-                f"the adapter changes {module} {list(change.delta().shape)}, and the model has "
-                f"{'no such layer' if shape is None else list(shape)}\nhint: name the model that it was trained on"
-            )
+    """Yield every weight, changed in float32 and rounded once."""
     for name, tensor in plan.family.denoiser_weights(location):
         change_of = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         made = tensor if change_of is None else changed_weight(tensor.float(), change_of)

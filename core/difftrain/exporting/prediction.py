@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
-from difftrain.errors import ModelError
+from difftrain.errors import CheckpointError, ModelError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.model.adapter_files.changes import Change, LowRank
 from difftrain.model.adapter_files.layer_names import LayerNames
@@ -113,12 +114,44 @@ def predict_expected(source: AdapterSource, predictor: Predictor) -> tuple[Tenso
     assert plan is not None, "a predictor needs it"
     base = predictor.predict(predictor.denoiser)
     own = copy.deepcopy(predictor.denoiser)
-    if source.trained is not None:
+    if (trained := _trained(source, plan)) is not None:
         plan.adapter.adapt(own, plan.family, torch.float32)
-        plan.adapter.load_state(own, read_tensors(source.trained)[0])
+        plan.adapter.load_state(own, trained)
         return base, predictor.predict(own)
     with changed(own, read_changes(source.file, LayerNames(source.family, linear_names(own))).changes):
         return base, predictor.predict(own)
+
+
+def _trained(source: AdapterSource, plan: ModelPlan) -> dict[str, Tensor] | None:
+    """Return the weights as they were trained; None if there are none, or the file has others.
+
+    An optimizer may save other weights than it trains on, such as averages.
+    """
+    if source.trained is None:
+        return None
+    trained, _ = read_tensors(source.trained)
+    with TemporaryDirectory() as folder:
+        plan.adapter.write(trained, Path(folder), plan.family.lora_prefix)
+        again, _ = read_tensors(Path(folder) / source.file.name)
+    saved, _ = read_tensors(source.file)
+    same = again.keys() == saved.keys() and all(torch.equal(again[name], saved[name]) for name in again)
+    return trained if same else None
+
+
+def check_fits(changes: Mapping[str, Change], denoiser: nn.Module) -> None:
+    """Check that a model has the layers that an adapter changes.
+
+    Raises:
+        CheckpointError: Names the first layer that it does not have, or that has another size.
+    """
+    sizes = {name: tuple(weight.shape) for name, weight in denoiser.named_parameters()}
+    for module, change in changes.items():
+        has = sizes.get(f"{module}.weight")
+        if has != change.shape:
+            raise CheckpointError(
+                f"the adapter changes {module} {list(change.shape)}, and the model has "
+                f"{'no such layer' if has is None else list(has)}\nhint: name the model that it was trained on"
+            )
 
 
 def linear_names(denoiser: nn.Module) -> list[str]:

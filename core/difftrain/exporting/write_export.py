@@ -12,7 +12,7 @@ from torch import Tensor
 from difftrain.errors import CheckpointError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.compare_changes import tolerance_of, worst_difference
-from difftrain.exporting.prediction import compare_predictions, open_predictor
+from difftrain.exporting.prediction import check_fits, compare_predictions, open_predictor
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
 from difftrain.model.adapter_files.layer_names import LayerNames
@@ -130,6 +130,7 @@ def _verify(
     if isinstance(predictor, str):
         reporter.say(f"verify: no prediction: {predictor}")
         return
+    check_fits(changes, predictor.denoiser)
     found = compare_predictions(source, written, wanted.layout, predictor)
     reporter.say(
         f"verify: prediction with the file through {found.through}: worst difference {found.difference:.1e}, where the "

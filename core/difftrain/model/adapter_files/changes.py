@@ -25,6 +25,11 @@ class LowRank:
     def rank(self) -> int:
         return int(self.down.shape[0])
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs of the layer."""
+        return len(self.up), int(self.down.shape[1])
+
     def delta(self) -> Tensor:
         """Return what is added to the weight, [out, in] in float32; without the effect of lengths."""
         return self.up.float() @ self.down.float()
@@ -51,6 +56,12 @@ class Factors:
     def kind(self) -> str:
         names = [*self.tensors]
         return "LoKr" if names[0].startswith("lokr") else "LoHa" if names[0].startswith("hada") else "full"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs of the layer."""
+        rows, columns = self.delta().shape
+        return rows, columns
 
     def delta(self) -> Tensor:
         """Return what is added to the weight, [out, in] in float32."""
