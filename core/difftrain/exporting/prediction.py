@@ -187,13 +187,14 @@ def changed_weight(weight: Tensor, change: Change) -> Tensor:
 
 
 def _load_in_pipeline(plan: ModelPlan, denoiser: nn.Module, written: Path) -> str:
-    """Load a file with the stock pipeline, which has no other part; return the pipeline's name."""
+    """Load a file with the stock pipeline, which has no other part; return the name of diffusers' class."""
     loading = plan.flavour.pipeline_class()
     parts = dict.fromkeys(inspect.signature(loading).parameters)
     pipeline = loading(**{**parts, plan.family.lora_prefix: denoiser})
     logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of parts that are not there
     pipeline.load_lora_weights(str(written.parent), weight_name=written.name)
-    return str(loading.__name__)
+    stock = (base.__name__ for base in loading.__mro__ if base.__module__.startswith("diffusers."))
+    return next(stock, loading.__name__)
 
 
 def _filled(batch: Batch) -> Batch:
