@@ -76,11 +76,26 @@ def test_a_runs_folder_is_identified_with_its_flavour_and_what_a_header_says_sta
     assert "flavour    kontext" in said
     tensors = load_file(runs("alpha 8") / "pytorch_lora_weights.safetensors")
     texts = {"modelspec.architecture": "flux.1-kontext-dev/lora", "ss_train_data_dir": "/home/somebody"}
+    texts["modelspec.hash_sha256"] = "of another file"
     save_file(tensors, tmp_path / "a.safetensors", metadata=texts)
     assert run_in(tmp_path, "export", "a.safetensors", "--format", "kohya", "--output", "k.safetensors").status == 0
     with safe_open(tmp_path / "k.safetensors", framework="pt") as file:
-        assert file.metadata() == {"modelspec.architecture": "flux.1-kontext-dev/lora"}
+        kept = file.metadata()
+    assert kept.pop("modelspec.hash_sha256").startswith("0x")
+    assert kept == {"modelspec.architecture": "flux.1-kontext-dev/lora"}
     assert "flavour    kontext" in run_in(tmp_path, "identify", "k.safetensors").out
+
+
+def test_the_facts_of_a_run_and_its_base_precision_stay_in_the_header(runs, tmp_path):
+    tensors, texts = load_file(runs("lokr") / "pytorch_lora_weights.safetensors"), {"trained_with": "difftrain"}
+    texts |= {"modelspec.architecture": "a/lokr", "base_model_precision": "int8-quanto"}
+    save_file(tensors, tmp_path / "a.safetensors", metadata=texts)
+    ended = run_in(tmp_path, "export", "a.safetensors", "--as_lora", 2, "--output", "b.safetensors")
+    assert "trained on a base of int8-quanto" in ended.err
+    said = run_in(tmp_path, "identify", "b.safetensors").out
+    assert "trained by difftrain" in said
+    assert "precision  int8-quanto" in said
+    assert "base       a/lora" in said
 
 
 def test_a_dora_goes_through_the_stock_pipeline(runs, tmp_path):

@@ -20,6 +20,7 @@ from difftrain.model.adapter_files.layouts import tensors_of
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.model.adapter_files.reduce_rank import reduce_all
 from difftrain.model.tensor_file import write_tensors
+from difftrain.publishing.file_metadata import PRECISION_KEY, add_to_header
 from difftrain.types import Reporter
 
 
@@ -59,10 +60,11 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
         changes = {module: one.change for module, one in reduced.items()}
         errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
     tensors, header = tensors_of(changes, wanted.layout, names)
-    texts = {**content.texts, **header}
     temporary = wanted.output.with_name(f".{wanted.output.stem}.partial.safetensors")
     try:
-        write_tensors(temporary, {name: _as_dtype(tensor, wanted.dtype) for name, tensor in tensors.items()}, texts)
+        write_tensors(temporary, {name: _as_dtype(tensor, wanted.dtype) for name, tensor in tensors.items()}, header)
+        if texts := _texts(content.texts, wanted):
+            add_to_header(temporary, texts)
         if wanted.verify:
             _verify(source, changes, temporary, wanted, names, reporter)
         temporary.replace(wanted.output)
@@ -70,8 +72,18 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
         raise MachineError(refusal(f"{wanted.output} cannot be written", error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+    if (precision := content.texts.get(PRECISION_KEY, "no_change")) != "no_change":
+        reporter.say(f"note: it was trained on a base of {precision}, and fits such a base best")
     reporter.say(f"wrote {wanted.output}: {len(changes)} modules, layout {wanted.layout}")
     return errors
+
+
+def _texts(known: Mapping[str, str], wanted: Export) -> dict[str, str]:
+    """Return what the header says of the adapter, true for the new file."""
+    texts = dict(known)
+    if wanted.as_lora is not None and (architecture := texts.get("modelspec.architecture")):
+        texts["modelspec.architecture"] = f"{architecture.rpartition('/')[0] or architecture}/lora"
+    return texts
 
 
 def check_finite(changes: Mapping[str, Change], file: Path) -> None:

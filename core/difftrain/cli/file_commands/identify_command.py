@@ -44,6 +44,7 @@ def _text(found: Identified) -> str:
         rows["layout"] = adapter.layout
         rows["trained by"] = adapter.trained_by or "not said"
         rows["base"] = adapter.base
+        rows["precision"] = adapter.base_precision
     rows["dtype"] = ", ".join(f"{dtype} ({count})" for dtype, count in found.dtypes.items())
     lines = [found.path, *(f"  {key:<11}{value}" for key, value in rows.items() if value)]
     return "\n".join([*lines, *(f"  {'seen':<11}{text}" for text in found.seen)])

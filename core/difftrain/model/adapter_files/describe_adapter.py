@@ -19,6 +19,8 @@ SETTINGS = "lora_adapter_metadata"
 _UNPACKED = {"F32": "<f", "F64": "<d", "F16": "<e"}
 _BASE_KEYS = ("ss_base_model_version", "modelspec.architecture", "base_model", "ss_sd_model_name", "modelspec.title")
 """Texts of a header that name the model an adapter was trained on."""
+PRECISION = "base_model_precision"
+"""Text of a header that names the number format of that model in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class AdapterFacts:
     trained_by: str | None
     base: str | None
     """What the header says of the model it was trained on."""
+    base_precision: str | None
+    """Number format of that model's weights in training, if the header names it."""
 
     def line(self) -> str:
         """Return it as part of a sentence: ``a LoRA of rank 16, alpha 8, on 304 layers, with kohya's names``."""
@@ -79,6 +83,7 @@ def describe_adapter(header: FileHeader, names: LayerNames | None = None, own_pr
         dtypes=dict(Counter(entry.dtype for entry in header.tensors.values())),
         trained_by=_trainer(header.texts),
         base=next((header.texts[key] for key in _BASE_KEYS if header.texts.get(key)), None),
+        base_precision=header.texts.get(PRECISION),
     )
 
 
@@ -172,6 +177,8 @@ def _trainer(texts: Mapping[str, str]) -> str | None:
             return " ".join(str(software[key]) for key in ("name", "version") if software.get(key))
     except ValueError:
         return texts["software"]
+    if texts.get("trained_with"):
+        return texts["trained_with"]
     module = texts.get("ss_network_module", "")
     if module.startswith("lycoris"):
         return "sd-scripts with LyCORIS"
