@@ -1,6 +1,7 @@
 """``difftrain edit`` through the real command: it draws what validation drew, and every flag changes the pictures."""
 
 import json
+import shlex
 import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -317,6 +318,18 @@ def test_an_edit_is_the_picture_of_validation_for_every_kind(pairs, kind, option
     assert np.abs(run.validated(2) - run.validated(4)).max() > 4 * rounding
     if kind != "lokr":  # which begins with an effect
         assert np.array_equal(run.picture("0000-base", compare="base"), run.validated(0))
+
+
+def test_the_command_that_the_demo_ends_with_sharpens_its_photographs(tmp_path):
+    quick = {"max_train_steps": 1, "validation_steps": 0, "validation_on_startup": "false"}
+    demo = run_in(tmp_path, "--model", "flux", "--flavour", "kontext", "--demo", **quick)
+    (line,) = (line for line in demo.err.splitlines() if " edit " in line and "--adapter" in line)
+    words = shlex.split(line)
+    ended = run_in(tmp_path, *words[words.index("edit") :], validation_num_inference_steps=1)
+    assert ended.status == 0, ended.err
+    assert "8 images x 3 columns x 1 seed = 24 results" in ended.err
+    assert "input: 21.6 dB" in ended.out
+    assert "output/demo/edits/edit-1/sheet.png" in ended.files
 
 
 def test_all_problems_are_said_at_once_before_a_model_is_loaded(run):

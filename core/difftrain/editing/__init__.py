@@ -2,6 +2,7 @@
 
 - `asked_edit`: what the command line asks for
 - `find_adapter`: the weights to use, and what their run recorded
+- `model_of_adapter`: the model that they are for
 - `images_to_edit`: the images, their instructions and their targets
 - `plan_edit`: all of it, checked before a model is loaded; start here
 - `draw_edits`: loads the model and draws

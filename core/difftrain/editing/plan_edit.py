@@ -6,28 +6,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from difftrain.config.config_files import ConfigFile, FlagValue, find_run_file, plugin_switches
+from difftrain.config.config_files import FlagValue
 from difftrain.config.problems import Problems
 from difftrain.contracts import Adapter
 from difftrain.data.buckets import assign_bucket
 from difftrain.editing.asked_edit import AskedEdit, read_asked
 from difftrain.editing.find_adapter import FoundAdapter, find_adapter
 from difftrain.editing.images_to_edit import ImagesToEdit, find_images
-from difftrain.errors import CheckpointError, printable
-from difftrain.model.single_files.safetensors_header import read_header
-from difftrain.planning.model_plan import ModelPlan, plan_model
-from difftrain.plugins.discovery import LoadedPlugins, load_plugins
-from difftrain.plugins.registry import Registry
+from difftrain.editing.model_of_adapter import model_of, trained_precision
+from difftrain.planning.model_plan import ModelPlan
+from difftrain.plugins.discovery import LoadedPlugins
 from difftrain.types import GeometryRules, ImageRecord, PlacedImage, Reporter
 from difftrain.validation.scenes import Scene, size_to_draw, with_files_of_their_own
 
 EDITS_FOLDER = "edits"
-PRECISION_ENTRY = "base_model_precision"
-"""Entry of an adapter file's header that names the number format of the frozen weights in training."""
-_SAID_BY_HEADER = {PRECISION_ENTRY: PRECISION_ENTRY, "mixed_precision": "training.mixed_precision"}
-"""Options that a file without its run may state in its header, and under which names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +81,13 @@ def plan_edit(
             adapter = find_adapter(asked.adapter, asked.checkpoints)
     if adapter is not None:
         with problems.catching():
-            model = _plan_model(adapter, flags, config, plugins, problems)
+            model = model_of(adapter, flags, config, plugins, problems)
     if asked is not None and model is not None:
         _check_fits(asked, model, problems)
     problems.raise_all()
     assert asked is not None and images is not None, "nothing is missing without a problem"  # noqa: PT018
     assert adapter is not None and model is not None, "nothing is missing without a problem"  # noqa: PT018
-    trained = _trained_precision(adapter)
+    trained = trained_precision(adapter)
     return EditPlan(
         asked=asked,
         model=model,
@@ -105,94 +98,6 @@ def plan_edit(
         trained_precision=trained,
         notes=(*model.notes, *images.notes, *_note_precision(trained, model)),
     )
-
-
-def _plan_model(
-    found: FoundAdapter,
-    flags: Mapping[str, FlagValue],
-    config: Path | None,
-    plugins: LoadedPlugins,
-    problems: Problems,
-) -> ModelPlan:
-    """Plan the model that the weights were trained on, as their run recorded it, with the flags over it."""
-    file = find_run_file(config) if config is not None else None
-    recorded = dict(file.content) if file is not None else dict(found.config or {})
-    alone = not recorded
-    if recorded and config is None:
-        files, disabled = plugin_switches(ConfigFile(path=None, content=recorded, lines={}), flags)
-        if files or disabled:
-            plugins = load_plugins(files=files, disabled=disabled)
-    content = recorded or _said_by_header(found, plugins.registry)
-    known = plugins.run_schema.model_fields
-    gone = [] if file is not None else sorted(key for key in content if key not in known and content[key] is not None)
-    if gone:
-        problems.note(f"options of the run that no plugin has any more are left out: {', '.join(gone)}")
-    if file is None:
-        content = {key: value for key, value in content.items() if key in known}
-    content |= _options_to_use(found, content, flags, plugins.registry, alone=alone)
-    if alone and not {"model_family", "model"} & {*content, *flags}:
-        problems.add(
-            f"--adapter {printable(found.weights[0].path)}: there is no run beside this file that says which "
-            "model it is for\nhint: name it: --model FAMILY --flavour NAME, and --pretrained_model_name_or_path for "
-            "your own copy"
-        )
-        problems.raise_all()
-    place = file.path if file is not None else found.recorded_in
-    return plan_model(ConfigFile(path=place, content=content, lines={}), flags, plugins=plugins)
-
-
-def _said_by_header(found: FoundAdapter, registry: Registry) -> dict[str, Any]:
-    """Return the options that a file states about itself: precision, and the model if its hub id is a flavour's."""
-    texts = _texts(found)
-    said: dict[str, Any] = {key: texts[entry] for key, entry in _SAID_BY_HEADER.items() if entry in texts}
-    for flavour in registry.classes("flavour"):
-        if flavour.hub_id == texts.get("base_model"):
-            said |= {"model_family": flavour.family, "model_flavour": flavour.name}
-    return said
-
-
-def _texts(found: FoundAdapter) -> Mapping[str, str]:
-    path = found.weights[0].path
-    return read_header(path).texts if path.is_file() else {}
-
-
-def _options_to_use(
-    found: FoundAdapter,
-    content: Mapping[str, Any],
-    flags: Mapping[str, FlagValue],
-    registry: Registry,
-    *,
-    alone: bool,
-) -> dict[str, Any]:
-    """Return the options of the adapter with which its files act as they were saved.
-
-    Raises:
-        CheckpointError: If a file is no adapter, or of another kind than its run's.
-    """
-    family = flags.get("model_family", flags.get("model", content.get("model_family")))
-    families: dict[str, Any] = registry.all("family")
-    prefix = families[str(family)].lora_prefix if str(family) in families else "transformer"
-    kinds: dict[str, type[Adapter]] = registry.all("adapter")
-    named = flags.get("lora_type", content.get("lora_type"))
-    candidates = {name: kind for name, kind in kinds.items() if named in (None, name)}
-    paths = [weights.path for weights in found.weights]
-    for name, kind in candidates.items():
-        options = [kind.options_to_use(path, prefix, alone=alone) for path in paths]
-        if _same(options):
-            return {"lora_type": name, **(options[-1] or {})}
-    raise CheckpointError(
-        f"--adapter {printable(paths[0])} holds no adapter "
-        f"{'that difftrain can use' if alone or named is None else f'of lora_type {named!r}'}\n"
-        "hint: name weights that difftrain or diffusers wrote, of LoRA or LyCORIS"
-    )
-
-
-def _same(options: Sequence[Mapping[str, object] | None]) -> bool:
-    """Return whether all files can be used with one set of options, apart from where their descriptions are."""
-    if any(one is None for one in options):
-        return False
-    bare = [{k: v for k, v in (one or {}).items() if not isinstance(v, str)} for one in options]
-    return all(one == bare[0] for one in bare)
 
 
 def _check_fits(asked: AskedEdit, model: ModelPlan, problems: Problems) -> None:
@@ -273,13 +178,6 @@ def _new_folder(home: Path) -> Path:
     while (home / f"edit-{number}").exists():
         number += 1
     return home / f"edit-{number}"
-
-
-def _trained_precision(adapter: FoundAdapter) -> str | None:
-    if adapter.config is not None:
-        found = adapter.config.get(PRECISION_ENTRY)
-        return None if found is None else str(found)
-    return _texts(adapter).get(PRECISION_ENTRY)
 
 
 def _note_precision(trained: str | None, model: ModelPlan) -> list[str]:
