@@ -59,7 +59,7 @@ def test_the_header_names_base_precision_trigger_words_and_training(finished):
         "training.samples": "3",
         "training.datasets": "1",
         "training.rank": "4",
-        "training.alpha": "8.0",
+        "training.alpha": "8",
         "training.learning_rate": "0.002",
         "training.optimizer": "adamw_bf16",
     }

@@ -152,7 +152,7 @@ def _shown(value: object) -> str:
 def _data(facts: RunFacts, material: CardMaterial) -> str:
     count = sum(facts.samples)
     sets = "" if len(facts.samples) < 2 else f" from {len(facts.samples)} sets ({', '.join(map(str, facts.samples))})"
-    lines = [f"- {count} training sample{'' if count == 1 else 's'}{sets}"]
+    lines = [f"- {count} training sample{'' if count == 1 else 's'}{sets}"] if facts.samples else []
     lines += [f"- {material.held_out} samples held out from training"] if material.held_out else []
     for name, sizes in (("target", material.target_sizes), ("reference", material.reference_sizes)):
         if sizes:

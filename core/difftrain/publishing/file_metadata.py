@@ -38,10 +38,11 @@ def metadata_of(facts: RunFacts) -> dict[str, str]:
         "trained_with": "difftrain",
         "training.steps": facts.steps,
         "training.batch_size": facts.batch_size,
-        "training.datasets": len(facts.samples),
-        "training.samples": sum(facts.samples),
+        "training.datasets": len(facts.samples) or None,
+        "training.samples": sum(facts.samples) or None,
         "training.rank": rank,
-        "training.alpha": rank if alpha is None else alpha,
+        # of equal adapters the text must be equal, whether the config says 16, 16.0 or nothing
+        "training.alpha": f"{float(alpha or rank):g}" if rank else None,
         **{
             f"training.{key}": facts.settings.get(key)
             for key in ("optimizer", "learning_rate", "lr_scheduler", "mixed_precision")

@@ -63,6 +63,7 @@ class HubUploads(Observer):
     _queue: queue.Queue[Upload | None] = PrivateAttr(default_factory=queue.Queue)
     _waiting: list[str] = PrivateAttr(default_factory=list)
     """What is not uploaded yet, or failed."""
+    _failed: int = PrivateAttr(0)
 
     def __init__(
         self, repository: HubRepository, output_dir: Path, reporter: Reporter, *, checkpoints: bool, later: str
@@ -95,9 +96,14 @@ class HubUploads(Observer):
             self._waiting.append("the adapter")
             self._queue.put(Upload(what="the adapter", files=files))
         self._queue.put(None)
-        with self._reporter.phase(f"upload to {self._repository.page}"):
+        left = len(self._waiting) - self._failed
+        with self._reporter.phase(f"upload to {self._repository.page}", left) as phase:
             while self._thread.is_alive():
                 time.sleep(_LOOK_SECONDS)
+                now = len(self._waiting) - self._failed
+                if now < left:
+                    phase.advance(left - now)
+                    left = now
 
     def close(self) -> None:
         """Say what is not uploaded, without waiting for it. The process is about to end."""
@@ -113,6 +119,7 @@ class HubUploads(Observer):
                 send(self._repository, upload)
                 self._waiting.remove(upload.what)
             except DifftrainError as error:
+                self._failed += 1
                 self._reporter.say(f"warning: {error}")
             finally:
                 unstage(self._output_dir, upload.what)

@@ -8,6 +8,7 @@ hub id of the base model and the name in ``hub_model_id`` are meant to be known.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class RunFacts:
     batch_size: int
     """Samples of one step, over all processes."""
     samples: tuple[int, ...]
-    """Number of training samples of each dataset."""
+    """Number of training samples of each dataset; empty if the stream of a plugin does not count them."""
     settings: Mapping[str, Value] = field(default_factory=dict)
     """Options of the training by key: those that were set, and those that say most."""
 
@@ -79,7 +80,7 @@ def facts_of(plan: RunPlan, *, step: int, data: Mapping[str, str], processes: in
 
     Args:
         plan: With its precision settled.
-        data: What each dataset holds, as a checkpoint records it: ``100 samples, ...``.
+        data: What each dataset holds, as a checkpoint records it: ``100 samples, ...``, or any text of a plugin.
         processes: How many train together.
     """
     config = plan.config
@@ -97,9 +98,14 @@ def facts_of(plan: RunPlan, *, step: int, data: Mapping[str, str], processes: in
         resolution=_resolution(plan),
         steps=step,
         batch_size=config.train_batch_size * config.gradient_accumulation_steps * processes,
-        samples=tuple(int(facts.split()[0]) for facts in data.values()),
+        samples=_sample_counts(data),
         settings=_settings(plan),
     )
+
+
+def _sample_counts(data: Mapping[str, str]) -> tuple[int, ...]:
+    counts = [re.match(r"(\d+) samples", facts) for facts in data.values()]
+    return tuple(int(count[1]) for count in counts if count) if all(counts) else ()
 
 
 def today() -> str:
@@ -144,7 +150,7 @@ def _licence_page(plan: RunPlan, base: str) -> str | None:
 def _trigger_words(plan: RunPlan) -> tuple[str, ...]:
     sets = [dataset.captions for dataset in plan.data.target_sets if not dataset.held_out]
     words = [getattr(captions, "instance_prompt", None) for captions in sets]
-    return tuple(dict.fromkeys(word for word in words if word))
+    return tuple(dict.fromkeys(word for word in words if isinstance(word, str) and word))
 
 
 def _resolution(plan: RunPlan) -> str:

@@ -21,8 +21,10 @@ from difftrain.machine.processes import start_accelerator
 from difftrain.output.console import TrainingBar
 from difftrain.output.observers import Observers
 from difftrain.output.output_dir import (
+    CARD_FILE,
     METRICS_FILE,
     exported_adapter,
+    is_own_card,
     list_checkpoints,
     newest_sheet,
     remove_leftovers,
@@ -231,6 +233,8 @@ def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> No
     for sentence in measured(assembled):
         reporter.say(sentence)
     reporter.say(f"adapter:     {exported_adapter(output_dir)}")
+    if is_own_card(output_dir / CARD_FILE):
+        reporter.say(f"model card:  {output_dir / CARD_FILE}")
     for checkpoint in list_checkpoints(output_dir)[-1:]:
         reporter.say(f"checkpoints: {checkpoint}")
     reporter.say(f"metrics:     {output_dir / METRICS_FILE}")
