@@ -91,3 +91,15 @@ def test_more_entries_change_neither_tensors_nor_entries_that_are_there(finished
     (length,) = struct.unpack("<Q", once[:8])
     assert length % 8 == 0
     assert not list(path.parent.glob(".*partial"))
+
+
+def test_an_export_keeps_what_the_header_says_but_the_hash_of_other_tensors(finished, tmp_path):
+    ended = run_in(tmp_path, "export", finished, "--format", "kohya", "--output", "k.safetensors")
+    assert ended.status == 0, ended.err
+    assert "trained on int8-quanto weights, and works best on a base model in int8-quanto" in ended.err
+    header, exported = header_of(finished / ADAPTER), header_of(tmp_path / "k.safetensors")
+    assert exported.pop("modelspec.hash_sha256") != header["modelspec.hash_sha256"]
+    dropped = {"modelspec.hash_sha256", "modelspec.implementation", "lora_adapter_metadata"}
+    assert exported == {key: text for key, text in header.items() if key not in dropped}
+    said = run_in(tmp_path, "identify", "k.safetensors").out
+    assert "difftrain" in said

@@ -75,6 +75,9 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
     if (precision := content.texts.get(PRECISION_KEY, "no_change")) != "no_change":
         reporter.say(f"note: it was trained on a base of {precision}, and fits such a base best")
     reporter.say(f"wrote {wanted.output}: {len(changes)} modules, layout {wanted.layout}")
+    precision = texts.get("base_model_precision", "no_change")
+    if precision != "no_change":
+        reporter.say(f"note: it was trained on {precision} weights, and works best on a base model in {precision}")
     return errors
 
 

@@ -116,9 +116,11 @@ def _pipeline(plan: RunPlan) -> str | None:
     if not file.is_file() or not all(".lora_" in name for name in tensor_names(file)):
         return None
     try:
-        return plan.flavour.pipeline_class().__name__
+        pipeline = plan.flavour.pipeline_class()
     except (ModelError, ImportError):
         return None
+    # a flavour may extend the class for its validation; the card's readers have diffusers alone
+    return next((cls.__name__ for cls in pipeline.__mro__ if cls.__module__.startswith("diffusers.")), None)
 
 
 def _images(assembled: AssembledRun) -> tuple[dict[Path, str | None], int | None]:

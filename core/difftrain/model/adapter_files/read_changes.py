@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 SETTINGS = "lora_adapter_metadata"
 """Entry of a file's header where diffusers keeps an adapter's settings."""
-PUBLIC_TEXTS = ("modelspec.", "ss_base_model_version", "base_model", "trained_with", "training.")
+PUBLIC_TEXTS = ("modelspec.", "ss_base_model_version")
 """Start of the names of a header's texts that stay with the adapter. Others tell paths of whoever trained it."""
+OWN_TEXTS = ("trained_with", "base_model", "training.")
+"""The same for files that difftrain wrote, whose every text is public: base model, its precision, the training."""
 OF_ONE_FILE = ("modelspec.hash_sha256", "modelspec.implementation")
 """Those that are true of one file alone."""
 _RANKED = ("lokr_w2_a", "lokr_w1_a", "hada_w1_a")
@@ -69,7 +71,8 @@ def read_changes(path: Path, names: LayerNames) -> AdapterContent:
         layer = found[written]
         assert layer is not None, "unknown ones are refused above"
         changes.update(_of_modules(_change(path, layer, factors, settings, names.prefix), layer))
-    texts = {key: text for key, text in header.items() if key.startswith(PUBLIC_TEXTS) and key not in OF_ONE_FILE}
+    kept = (*PUBLIC_TEXTS, *(OWN_TEXTS if header.get("trained_with") == "difftrain" else ()))
+    texts = {key: text for key, text in header.items() if key.startswith(kept) and key not in OF_ONE_FILE}
     return AdapterContent(changes=changes, encoder_tensors=tuple(encoders), texts=texts)
 
 
