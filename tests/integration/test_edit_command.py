@@ -294,6 +294,10 @@ def test_the_precision_of_training_is_used_and_another_one_is_said(pairs):
     found = read(run.folder / "drawn")
     assert (found["base_model_precision"], found["trained_on_precision"]) == ("no_change", "int8-quanto")
     assert not np.array_equal(pixels(run.folder / "drawn/0000-strength-1.png"), run.validated(4))
+    alone = shutil.copy(run.output / ADAPTER, run.folder / "int8.safetensors")  # whose header says it too
+    model = {"model": "flux", "flavour": "kontext", "pretrained_model_name_or_path": "tiny-random"}
+    run.edit(adapter=alone, validation_resolution=64, validation_num_inference_steps=1, **model)
+    assert read(run.folder / "drawn")["base_model_precision"] == "int8-quanto"
 
 
 @pytest.mark.parametrize(
