@@ -294,6 +294,10 @@ def test_the_precision_of_training_is_used_and_another_one_is_said(pairs):
     found = read(run.folder / "drawn")
     assert (found["base_model_precision"], found["trained_on_precision"]) == ("no_change", "int8-quanto")
     assert not np.array_equal(pixels(run.folder / "drawn/0000-strength-1.png"), run.validated(4))
+    alone = shutil.copy(run.output / ADAPTER, run.folder / "int8.safetensors")  # whose header says it too
+    model = {"model": "flux", "flavour": "kontext", "pretrained_model_name_or_path": "tiny-random"}
+    run.edit(adapter=alone, validation_resolution=64, validation_num_inference_steps=1, **model)
+    assert read(run.folder / "drawn")["base_model_precision"] == "int8-quanto"
 
 
 @pytest.mark.parametrize(
@@ -370,6 +374,23 @@ def test_a_file_that_is_no_adapter_is_refused(run):
     assert "holds no adapter" in ended.err
     (run.folder / "cut.safetensors").write_bytes((run.output / ADAPTER).read_bytes()[:-9])
     assert "cut short or damaged" in run.edit(adapter="cut.safetensors", model="flux", status=2).err
+
+
+def test_a_file_of_another_program_is_named_and_export_makes_it_usable(run):
+    exported = {"output": "kohya.safetensors", "format": "kohya"}
+    options = {
+        "model": "flux", "flavour": "kontext", "pretrained_model_name_or_path": "tiny-random",
+        "mixed_precision": "no", "aspect_bucket_alignment": 16, "validation_resolution": 64,
+        "validation_num_inference_steps": 2,
+    }  # fmt: skip
+    model = {key: options[key] for key in ("model", "flavour", "pretrained_model_name_or_path")}
+    assert run_in(run.folder, "export", run.output, **exported).status == 0
+    refused = run.edit(adapter="kohya.safetensors", status=2, **options)
+    assert "kohya.safetensors holds no adapter that edit can use: it is a LoRA of rank 4" in refused.err
+    assert "`difftrain export FILE --output NEW.safetensors`" in refused.err
+    assert run_in(run.folder, "export", "kohya.safetensors", output="usable.safetensors", **model).status == 0
+    ours = run.picture("0000-strength-1", adapter="usable.safetensors", **options)
+    assert np.abs(ours - run.validated(4)).max() <= 1
 
 
 def test_a_flavour_without_references_cannot_edit(run):

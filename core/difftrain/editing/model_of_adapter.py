@@ -11,6 +11,7 @@ from difftrain.config.problems import Problems
 from difftrain.contracts import Adapter
 from difftrain.editing.find_adapter import FoundAdapter
 from difftrain.errors import CheckpointError, printable
+from difftrain.model.adapter_files.describe_adapter import what_is
 from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.planning.model_plan import ModelPlan, plan_model
 from difftrain.plugins.discovery import LoadedPlugins, load_plugins
@@ -110,8 +111,10 @@ def _options_to_use(
             return {"lora_type": name, **(options[-1] or {})}
     raise CheckpointError(
         f"--adapter {printable(paths[0])} holds no adapter "
-        f"{'that difftrain can use' if alone or named is None else f'of lora_type {named!r}'}\n"
-        "hint: name weights that difftrain or diffusers wrote, of LoRA or LyCORIS"
+        f"{'that edit can use' if alone or named is None else f'of lora_type {named!r}'}"
+        f"{': it is ' + what_is(paths[0], prefix) if paths[0].is_file() else ''}\n"
+        "hint: name weights that difftrain or diffusers wrote; of an adapter of another program `difftrain export FILE "
+        "--output NEW.safetensors` makes such a file"
     )
 
 

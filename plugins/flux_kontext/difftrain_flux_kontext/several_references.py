@@ -78,5 +78,8 @@ class SeveralReferencesPipeline(FluxKontextPipeline):  # type: ignore[misc]
 
 
 def pipeline_with(rule: Rule) -> type[SeveralReferencesPipeline]:
-    """Return the pipeline for models trained with this rule."""
-    return type(SeveralReferencesPipeline.__name__, (SeveralReferencesPipeline,), {"rule": rule})
+    """Return the pipeline for models trained with this rule.
+
+    It has the stock name, because that is what saved pipelines and messages name.
+    """
+    return type(FluxKontextPipeline.__name__, (SeveralReferencesPipeline,), {"rule": rule})
