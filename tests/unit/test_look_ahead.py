@@ -126,3 +126,32 @@ def test_a_batch_taken_ahead_is_not_lost_when_steps_are_no_longer_recorded():
         return losses + [step.take_step(state, batches).loss for _ in range(2)]
 
     assert losses_of(LookAhead()) == losses_of(NeverAhead())
+
+
+def test_without_memory_to_look_ahead_the_step_prepares_its_batch_itself(monkeypatch):
+    expected, _ = train(NeverAhead(), [], 1)
+    state, batches = new_run(LookAhead(), []), micro_batches(count=1)
+    prepared, calls = step._prepared, []
+
+    def without_memory_at_first(*given):
+        calls.append(len(calls))
+        if len(calls) % 2 == 0:  # each look ahead, and the step itself then succeeds
+            raise torch.OutOfMemoryError
+        return prepared(*given)
+
+    monkeypatch.setattr(step, "_prepared", without_memory_at_first)
+    losses = [step.take_step(state, batches) for _ in range(STEPS)]
+    assert [(one.loss, one.grad_norm) for one in losses] == expected
+    assert len(calls) == 2 * STEPS - 1
+
+
+def test_what_an_update_draws_does_not_depend_on_looking_ahead(monkeypatch):
+    drawn = {}
+    for name, ahead in (("ahead", LookAhead()), ("never", NeverAhead())):
+        state, batches, found = new_run(ahead, []), micro_batches(count=1), []
+        update = state.optimizer.step
+        state.optimizer.step = lambda update=update, found=found: (found.append(torch.rand(1).item()), update())
+        for _ in range(3):
+            step.take_step(state, batches)
+        drawn[name] = found
+    assert drawn["ahead"] == drawn["never"]

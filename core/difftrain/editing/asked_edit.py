@@ -35,12 +35,11 @@ class AskedEdit:
 
 
 def read_asked(given: Mapping[str, str | Sequence[str]], problems: Problems) -> AskedEdit | None:
-    """Return what was asked, or None after a problem that leaves nothing to ask for.
+    """Return what was asked, as far as it can be read; None without an adapter or an image.
 
     Args:
         given: The values of the command's own flags by name, as typed.
     """
-    found = len(problems)
     for name, value in (("adapter", "a run's folder, a checkpoint or a file"), ("image", "an image or a folder")):
         if not given.get(name):
             problems.add(f"--{name} is missing: name {value}")
@@ -55,7 +54,7 @@ def read_asked(given: Mapping[str, str | Sequence[str]], problems: Problems) -> 
         paths[name] = _path(name, _text(given, name), problems)
     references = [_path("reference", text, problems) for text in given.get("reference", ())]
     adapter, image = paths["adapter"], paths["image"]
-    if len(problems) > found or adapter is None or image is None:
+    if adapter is None or image is None:
         return None
     return AskedEdit(
         adapter=adapter,

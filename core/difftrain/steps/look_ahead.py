@@ -22,6 +22,7 @@ from difftrain.errors import DifftrainError
 class _Prepared:
     micro: MicroBatch
     given: Any
+    """None if there was no memory for it."""
     draws: list[Tensor]
     """States of the generators after it was prepared."""
 
@@ -44,9 +45,15 @@ class LookAhead:
         except DifftrainError as failure:  # a batch that cannot be read stops the step that needs it, not this one
             self._failure = failure
             return
-        if micro is not None:
+        if micro is None:
+            return
+        before = _states()  # the update that follows may draw too
+        try:
             given = prepare(micro)
-            self._prepared = _Prepared(micro=micro, given=given, draws=_states())
+        except torch.OutOfMemoryError:
+            given = None  # its own step can make room
+        self._prepared = _Prepared(micro=micro, given=given, draws=_states())
+        _restore(before)
 
     def then(self, micro_batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """Return the micro-batch that was taken, and then the others.
@@ -62,7 +69,7 @@ class LookAhead:
     def given_for(self, micro: MicroBatch) -> Any:
         """Return a micro-batch as it was prepared, with the generators as they were then; None if it was not."""
         prepared = self._prepared
-        if prepared is None or prepared.micro is not micro:
+        if prepared is None or prepared.micro is not micro or prepared.given is None:
             return None
         _restore(prepared.draws)
         return prepared.given

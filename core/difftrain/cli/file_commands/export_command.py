@@ -63,6 +63,8 @@ def _asked(invocation: Invocation) -> tuple[Path, Path, str]:
         problems.append(
             "export needs a run's output folder, a checkpoint or a file: difftrain export RUN --output FILE"
         )
+    elif not Path(expand_path(asked.path, {})).exists():
+        problems.append(f"{asked.path} does not exist")
     if asked.output is None:
         problems.append("--output is missing: the file to write, such as --output my-edit.safetensors")
     layout = asked.format or "diffusers"

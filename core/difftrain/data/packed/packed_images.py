@@ -186,36 +186,6 @@ class JsonRows(Sequence[Any]):
             start = end
 
 
-class PackedImages(Sequence[PlacedImage]):
-    """Placed images, each made when asked for."""
-
-    def __init__(self, rows: ImageRows, images: JsonRows) -> None:
-        self._rows, self._images = rows, images
-
-    @classmethod
-    def of(cls, images: Iterable[PlacedImage]) -> PackedImages:
-        """Return images as a packed sequence."""
-        rows = ImageRows()
-        return cls(rows, JsonRows.of(map(rows.row, images)))
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    @overload
-    def __getitem__(self, place: int) -> PlacedImage: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[PlacedImage]: ...
-
-    def __getitem__(self, place: int | slice) -> PlacedImage | Sequence[PlacedImage]:
-        if isinstance(place, slice):
-            return list(map(self._rows.image, self._images[place]))
-        return self._rows.image(self._images[place])
-
-    def __iter__(self) -> Iterator[PlacedImage]:
-        return map(self._rows.image, self._images)
-
-
 class PackedRecords(Sequence[ImageRecord]):
     """Records of images, each made when asked for."""
 

@@ -12,6 +12,8 @@ from difftrain.errors import ModelError
 
 LARGEST_HEADER = 100 << 20
 """The limit of the safetensors format."""
+SUFFIXES = (".safetensors", ".sft")
+"""Of safetensors files."""
 _OTHER_FORMATS = {
     b"GGUF": "a GGUF file, whose weights are quantised for inference",
     b"PK\x03\x04": "a file of torch.save (.ckpt, .pt), which may run code when it is opened",
@@ -85,10 +87,9 @@ def raw_header(path: Path) -> bytes:
         length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else size
         if length > min(size - 8, LARGEST_HEADER):
             other = next((what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)), None)
-            raise ModelError(
-                f"{path} is {other or 'not a complete safetensors file'}\n"
-                f"hint: {'name a .safetensors file of the model' if other else 'download or save it again'}"
-            )
+            if other is None and path.suffix.lower() in SUFFIXES:
+                raise ModelError(f"{path} is not a complete safetensors file\nhint: download or save it again")
+            raise ModelError(f"{path} is {other or 'not a safetensors file'}\nhint: name a .safetensors file")
         file.seek(8)
         header = file.read(length)
     if 8 + length + _announced(header) != size:
