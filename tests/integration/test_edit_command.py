@@ -421,3 +421,10 @@ def cut(path):
 
 def read(folder):
     return json.loads((folder / "metrics.json").read_text())
+
+
+def test_wrong_flags_and_missing_files_are_told_together(command):
+    ended = command("edit", "--adapter", "nowhere", "--image", "none.png", "--prompt", "x", "--strength", "much")
+    assert ended.status == 2
+    for problem in ("--strength much", "nowhere", "none.png"):
+        assert problem in ended.err

@@ -234,3 +234,10 @@ def test_a_file_alone_does_not_say_what_to_merge_it_into(runs, tmp_path):
     ended = run_in(tmp_path, "export", "k.safetensors", "--merge", "--output", "model", *named)
     assert ended.status == 0, ended.err
     assert (tmp_path / "model" / "model_index.json").is_file()
+
+
+def test_a_missing_run_and_wrong_flags_are_told_together(command):
+    ended = command("export", "nowhere", "--format", "foo", "--as_lora", "0")
+    assert ended.status == 2
+    for problem in ("nowhere does not exist", "--format 'foo'", "--as_lora '0'", "--output is missing"):
+        assert problem in ended.err

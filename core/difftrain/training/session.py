@@ -82,51 +82,67 @@ def train_prepared(
             return None
         if accelerator.is_main_process:
             check_checkpoint_room(state, reporter)
-        interrupts.defer()
-        if accelerator.is_main_process:
-            _announce_resume(assembled, reporter)
-        bar = TrainingBar(reporter)
         uploads = start_uploads(plan, repository, push_command, reporter)
-        watching = [*plan.observers, bar, *([uploads] if uploads else [])]
-        observers = Observers(watching, plan.plugins.registry, reporter, is_main=accelerator.is_main_process)
-        validations = Validations(
-            validator=assembled.validator, state=state, observers=observers, interrupts=interrupts
-        )
-        saver = Saver(state, observers, interrupts, reporter)
-        observers.run_start(_start_of(assembled))
-        status = "failed"
-        try:
-            compiled = None
-            with interrupts.cut_short():
-                compiled = fit_to_device(state, assembled.coming, reporter)
-                record_steps(state, reporter)
-            if plan.config.validation_on_startup and not assembled.resumed_from:
-                validations.validate()
-            told = say_changes(iter(assembled.stream), state.step, reporter)
-            if accelerator.is_main_process:
-                told = clear_old_crops(told, _old_crops(plan, prepared), state.position.epoch, reporter)
-            micro_batches = compile_when_new(state, told, compiled, reporter)
-            with bar:
-                stopped_by = train(state, micro_batches, saver, validations, observers, interrupts)
-            if stopped_by is None:
-                saver.export()
-                if accelerator.is_main_process:
-                    publish_card(assembled, prepared, repository, reporter)
-            status = "finished" if stopped_by is None else "interrupted"
-        except Interrupted:
-            status = "interrupted"
-            raise
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise MachineError(out_of_memory(plan, state.step + 1, error)) from error
-        finally:
-            assembled.stream.close()
-            observers.run_end(state.step, status)
-            if uploads and status != "finished":
-                uploads.close()
-        _say_results(assembled, status, reporter)
+        stopped_by = _train(assembled, prepared, repository, uploads, interrupts, reporter)
+        _say_results(assembled, "finished" if stopped_by is None else "interrupted", reporter)
         accelerator.end_training()
-        if status == "finished":
+        if stopped_by is None:
             _upload_all(uploads, plan, interrupts)
+    return stopped_by
+
+
+def _train(
+    assembled: AssembledRun,
+    prepared: PreparedRun,
+    repository: HubRepository | None,
+    uploads: HubUploads | None,
+    interrupts: Interrupts,
+    reporter: Reporter,
+) -> int | None:
+    """Fit the run to the device, train it, and write its adapter and card.
+
+    Returns:
+        The number of the signal that stopped it; None if it has completed all of its steps.
+    """
+    state, plan, accelerator = assembled.state, assembled.state.plan, assembled.state.accelerator
+    interrupts.defer()
+    if accelerator.is_main_process:
+        _announce_resume(assembled, reporter)
+    bar = TrainingBar(reporter)
+    watching = [*plan.observers, bar, *([uploads] if uploads else [])]
+    observers = Observers(watching, plan.plugins.registry, reporter, is_main=accelerator.is_main_process)
+    validations = Validations(validator=assembled.validator, state=state, observers=observers, interrupts=interrupts)
+    saver = Saver(state, observers, interrupts, reporter)
+    observers.run_start(_start_of(assembled))
+    status = "failed"
+    try:
+        compiled = None
+        with interrupts.cut_short():
+            compiled = fit_to_device(state, assembled.coming, reporter)
+            record_steps(state, reporter)
+        if plan.config.validation_on_startup and not assembled.resumed_from:
+            validations.validate()
+        told = say_changes(iter(assembled.stream), state.step, reporter)
+        if accelerator.is_main_process:
+            told = clear_old_crops(told, _old_crops(plan, prepared), state.position.epoch, reporter)
+        micro_batches = compile_when_new(state, told, compiled, reporter)
+        with bar:
+            stopped_by = train(state, micro_batches, saver, validations, observers, interrupts)
+        if stopped_by is None:
+            saver.export()
+            if accelerator.is_main_process:
+                publish_card(assembled, prepared, repository, reporter)
+        status = "finished" if stopped_by is None else "interrupted"
+    except Interrupted:
+        status = "interrupted"
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MachineError(out_of_memory(plan, state.step + 1, error)) from error
+    finally:
+        assembled.stream.close()
+        observers.run_end(state.step, status)
+        if uploads and status != "finished":
+            uploads.close()
     return stopped_by
 
 
