@@ -14,8 +14,10 @@ from difftrain.model.attention.kernel_trial import try_kernels
 from difftrain.model.attention.own_kernels import OWN_KERNELS, routed_to
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_linear import Fp8Linear, Int8Linear, RotatedInt8Linear
+from difftrain.model.precision.int8_product import int8_product
 from difftrain.model.precision.quanto import QuantoFp8Uz, QuantoInt2
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
+from difftrain.steps.step import _sent
 from difftrain.types import AttentionShape
 
 pytestmark = pytest.mark.gpu
@@ -162,3 +164,22 @@ def test_formats_of_quanto_pass_gradients_on(quantizer, tolerance):
     (ours,) = torch.autograd.grad(output, inputs, gradient)
     assert relative(output, exact) < tolerance
     assert relative(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize("rows", [33, 700])
+@pytest.mark.parametrize(("columns", "depth"), [(256, 512), (272, 144), (80, 3072)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_int8_product_is_that_of_the_same_integers(rows, columns, depth, dtype):
+    # sizes that fill no tile, and a K that is no multiple of a tile's
+    left, right = (torch.randint(-127, 128, (size, depth), dtype=torch.int8, device="cuda") for size in (rows, columns))
+    scales = [torch.rand(size, 1, device="cuda") + 0.1 for size in (rows, columns)]
+    exact = (left.double() @ right.double().t()) * scales[0].double() * scales[1].double().t()
+    ours = int8_product(left, right, *scales, dtype)
+    assert ours.dtype == dtype
+    assert relative(ours, exact) < (0.003 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_a_noise_that_is_on_the_gpu_already_is_taken_as_it_is():
+    drawn = torch.ones(2, device="cuda")
+    assert _sent(drawn, CUDA).data_ptr() == drawn.data_ptr()
+    assert _sent(torch.ones(2), CUDA).tolist() == [1, 1]

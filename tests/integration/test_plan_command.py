@@ -58,6 +58,17 @@ def test_no_precision_is_recommended_to_an_adapter_that_reads_the_weights(alone)
     }
 
 
+def test_weights_that_are_kept_twice_are_counted_twice(command):
+    run = (*FULL_SIZE, "--base_model_precision", "fp8-matmul", "--gradient_checkpointing", "true", "--card", "h100")
+    peaks = []
+    for kept in ("false", "true"):
+        (row,) = (
+            row for row in planned(command, *run, "--keep_transposed_weights", kept)["cards"] if row["card"] == "H100"
+        )
+        peaks.append(row["as_written"]["peak_gib"])
+    assert peaks[1] - peaks[0] == pytest.approx(10.8, abs=0.5)
+
+
 def test_json_is_one_object_with_the_same_numbers(alone):
     found = json.loads(alone(*DEMO, "--json"))
     assert (found["status"], found["steps"], found["card"]) == ("ok", 300, "H100")

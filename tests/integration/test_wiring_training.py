@@ -331,10 +331,11 @@ def test_a_base_model_precision_may_multiply_in_eight_bits(train, precision):
     assert all(moved > 0 for moved in run.moved)
 
 
-def test_int8_rotation_reaches_the_layers(train):
-    run = train(base_model_precision="int8-matmul", int8_rotation="true")
-    layers = {type(layer.base_layer).__name__ for layer in adapters(run).values()}
-    assert layers == {"RotatedInt8Linear"}
+def test_options_of_int8_reach_the_layers(train):
+    run = train(base_model_precision="int8-matmul", int8_rotation="true", keep_transposed_weights="true")
+    layers = [layer.base_layer for layer in adapters(run).values()]
+    assert {type(layer).__name__ for layer in layers} == {"RotatedInt8Linear"}
+    assert all(torch.equal(layer.transposed, layer.weight.t()) for layer in layers)
 
 
 @pytest.mark.parametrize(("precision", "checkpointing"), [("no_change", "true"), ("int8-matmul", "false")])

@@ -1,5 +1,7 @@
 """Layers that multiply in 8 bits: how near they are to the exact layer, forward and backward."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from difftrain.model.precision.eight_bit_linear import (
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
 
 CPU = torch.device("cpu")
+RotatedInt8Matmul = partial(Int8Matmul, int8_rotation=True)
 ERRORS = {Fp8Linear: 0.045, Int8Linear: 0.012, RotatedInt8Linear: 0.015}
 """Relative error of one product of normal numbers: two roundings of 2^-4 (e4m3) or of 1/127 of the largest of a row.
 Measured on an H100, docs/log.md: fp8 3.8e-2, int8 1.2e-2."""
@@ -66,6 +69,27 @@ def test_outputs_and_gradients_are_near_the_exact_ones(kind, shape):
     assert output.shape == true.shape
     assert 1e-4 < relative(output, true) < ERRORS[kind]
     assert 1e-4 < relative(ours, theirs) < ERRORS[kind]
+
+
+@pytest.mark.parametrize("quantizer", [Fp8Matmul, Int8Matmul, RotatedInt8Matmul])
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_weights_kept_transposed_change_nothing_but_where_the_backward_pass_finds_them(quantizer, backend):
+    inputs, found = torch.randn(64, 256, requires_grad=True), []
+    for kept in (False, True):
+        layer = quantizer(keep_transposed_weights=kept).convert("layer", linear(), CPU)
+        quantizer(keep_transposed_weights=kept).before_training(nn.Sequential(layer), CPU)
+        output = (torch.compile(layer, backend=backend) if backend else layer)(inputs)
+        found.append([output, *torch.autograd.grad(output.sum(), inputs)])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    layer.transposed.zero_()
+    (gradient,) = torch.autograd.grad(layer(inputs).sum(), inputs)
+    assert not gradient.any()
+
+
+def test_weights_of_blocks_that_wait_in_the_hosts_memory_are_not_kept_transposed():
+    layer = Fp8Matmul().convert("layer", linear(), CPU)
+    Fp8Matmul(keep_transposed_weights=True).before_training(nn.Sequential(layer), torch.device("cuda"))
+    assert layer.transposed is None
 
 
 @pytest.mark.parametrize("kind", ERRORS)

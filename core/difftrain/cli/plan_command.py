@@ -113,6 +113,7 @@ def _written(model: ModelPlan, shape: LargestBatch, work: ModelWork, card: Card)
         kept=blocks if config.gradient_checkpointing is False else 0,
         attention=_MEASURED_KERNELS.get(config.attention_mechanism, "flash"),
         recorded=config.cuda_graphs is not False,
+        weight_bytes=model.quantizer.bytes_of_weight() if model.quantizer else None,
     )
 
 

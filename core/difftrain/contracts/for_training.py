@@ -253,6 +253,18 @@ class Quantizer(Options, ABC):
             device: The training device, or the CPU with ``quantize_via: cpu``.
         """
 
+    def before_training(self, denoiser: nn.Module, device: torch.device) -> None:
+        """Add what only training needs; called once, when the model and its adapter are loaded.
+
+        Args:
+            denoiser: Its layers are on ``device``, but those of swapped blocks, which must be left as they are.
+        """
+        return
+
+    def bytes_of_weight(self) -> float | None:
+        """Return :attr:`weight_bytes` in training, with what :meth:`before_training` adds."""
+        return self.weight_bytes
+
 
 class TimestepSampler(Options, ABC):
     """Draws noise levels, before the shift. Fields are run options."""

@@ -243,7 +243,8 @@ def _prepared(state: TrainingState, batch: Batch, sigma: Tensor, noise: Tensor) 
 
 def _sent(drawn: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the CPU on the device. From pinned memory: for other memory the host waits for the GPU."""
-    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)
+    pinned = drawn.pin_memory() if device.type == "cuda" and drawn.device.type == "cpu" else drawn
+    return pinned.to(device, non_blocking=True)
 
 
 def input_of(state: TrainingState, noisy: NoisyBatch, batch: Batch) -> Any:

@@ -142,6 +142,8 @@ def load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator,
             f'this one has {accelerator.num_processes}\nhint: set blocks_to_swap to "auto", or run one process'
         )
     bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter, swapped=swapped)
+    if plan.quantizer is not None:
+        plan.quantizer.before_training(bare, device)
     trained = [named for named in bare.named_parameters() if named[1].requires_grad]
     optimizer = plan.optimizer.build(trained, plan.config.learning_rate)
     remember_rates(optimizer)

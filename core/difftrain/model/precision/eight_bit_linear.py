@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from difftrain.model.precision.int8_product import int8_product, usable
+
 Format = Literal["fp8", "int8"]
 LARGEST: dict[Format, float] = {"fp8": 448.0, "int8": 127.0}
 """Of float8_e4m3fn, whose largest finite value it is, and of int8 without -128."""
@@ -41,6 +43,9 @@ class ScaledRows:
     def product(self, other: ScaledRows, dtype: torch.dtype) -> Tensor:
         """Return ``self @ other.T``, [rows of self, rows of other]."""
         if self.codes.dtype == torch.int8:
+            if usable(self.codes):
+                made: Tensor = int8_product(self.codes, other.codes, self.scale, other.scale, dtype)
+                return made
             whole = torch._int_mm(self.codes, other.codes.t())
             return _in_dtype(whole.float() * self.scale * other.scale.t(), dtype)
         if self.codes.device.type == "cpu":  # torch has no product of scaled rows there
@@ -69,27 +74,37 @@ class _Product(torch.autograd.Function):
     """``rows @ W.T`` for a frozen W; the gradient of the rows is an 8-bit product as well."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, codes: Tensor, scale: Tensor, form: Format, dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(codes, scale)
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        codes: Tensor,
+        transposed: Tensor | None,
+        scale: Tensor,
+        form: Format,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.save_for_backward(codes, transposed, scale)
         ctx.form, ctx.dtype = form, rows.dtype
         return ScaledRows.of(rows, form).product(ScaledRows(codes, scale), dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        codes, scale = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        codes, transposed, scale = ctx.saved_tensors
         # an output channel's scale cannot leave the sum over the channels, so it goes into the gradient
         weighted = gradient.float() * scale.t()
         if gradient.dtype != torch.float32:
             weighted = weighted.to(gradient.dtype)  # half the memory of what torch.compile writes for the two passes
         scaled = ScaledRows.of(weighted, ctx.form)
-        # made anew each time: that costs no time (docs/log.md), and the weights need half the memory
-        transposed = codes.t().contiguous()
+        if transposed is None:
+            transposed = codes.t().contiguous()
         ones = torch.ones(transposed.shape[0], 1, dtype=torch.float32, device=transposed.device)
-        return scaled.product(ScaledRows(transposed, ones), ctx.dtype), None, None, None, None
+        return scaled.product(ScaledRows(transposed, ones), ctx.dtype), None, None, None, None, None
 
 
-def _product(rows: Tensor, codes: Tensor, scale: Tensor, form: Format, dtype: torch.dtype) -> Tensor:
-    output: Tensor = _Product.apply(rows, codes, scale, form, dtype)  # type: ignore[no-untyped-call]
+def _product(
+    rows: Tensor, codes: Tensor, transposed: Tensor | None, scale: Tensor, form: Format, dtype: torch.dtype
+) -> Tensor:
+    output: Tensor = _Product.apply(rows, codes, transposed, scale, form, dtype)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -110,11 +125,20 @@ class EightBitLinear(nn.Linear):
         self.register_buffer("scale", rows.scale)
         self.scale: Tensor
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.register_buffer("transposed", None, persistent=False)
+        self.transposed: Tensor | None
+
+    def keep_transposed(self) -> None:
+        """Keep the codes transposed too, [in_features, out_features]; the backward pass makes them anew otherwise."""
+        self.transposed = self.weight.detach().t().contiguous()
 
     @property
     def codes(self) -> Tensor:
         """[out_features, in_features], in the 8-bit format."""
-        return self.weight.view(torch.float8_e4m3fn) if self.form == "fp8" else self.weight
+        return self._in_form(self.weight)
+
+    def _in_form(self, stored: Tensor) -> Tensor:
+        return stored.view(torch.float8_e4m3fn) if self.form == "fp8" else stored
 
     def forward(self, input: Tensor) -> Tensor:
         kind = input.device.type
@@ -125,7 +149,8 @@ class EightBitLinear(nn.Linear):
         elif rows.shape[0] < FEWEST_ROWS:
             output = nn.functional.linear(rows.to(dtype), (self.codes.float() * self.scale).to(dtype))
         else:
-            output = _product(rows, self.codes, self.scale, self.form, dtype)
+            transposed = None if self.transposed is None else self._in_form(self.transposed)
+            output = _product(rows, self.codes, transposed, self.scale, self.form, dtype)
         if self.bias is not None:
             output = output + self.bias.to(dtype)
         return output.reshape(*input.shape[:-1], self.out_features)

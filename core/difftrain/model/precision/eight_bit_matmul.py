@@ -22,6 +22,10 @@ class _EightBitMatmul(Quantizer):
     otherwise: ClassVar[str]
     """The precision to use on older cards."""
 
+    keep_transposed_weights: bool = False
+    """With fp8-matmul and int8-matmul: also keep each weight transposed, as the backward pass multiplies with it. Steps
+    are a few percent shorter, and the weights take twice the memory."""
+
     def check(self) -> str | None:
         import torch
 
@@ -45,6 +49,20 @@ class _EightBitMatmul(Quantizer):
             return module  # few and small in every model: no kernel takes them
         layer = self.layer_class(module)(module.to(device))
         return layer.requires_grad_(False).train(module.training)
+
+    def before_training(self, denoiser: nn.Module, device: torch.device) -> None:
+        from difftrain.model.precision.eight_bit_linear import EightBitLinear
+
+        if not self.keep_transposed_weights:
+            return
+        for layer in denoiser.modules():
+            if (
+                isinstance(layer, EightBitLinear) and layer.weight.device.type == device.type
+            ):  # others wait in the host's memory
+                layer.keep_transposed()
+
+    def bytes_of_weight(self) -> float | None:
+        return 2.0 if self.keep_transposed_weights else self.weight_bytes
 
 
 class Fp8Matmul(_EightBitMatmul):

@@ -51,21 +51,24 @@ def mode_of(
     kept: int,
     attention: str = "cudnn",
     recorded: bool = True,
+    weight_bytes: float | None = None,
 ) -> Mode | None:
     """Return the mode of a quantizer; None if it does not say what its weights take.
 
     Args:
         compiled: Whether blocks are compiled if the quantizer's layers can be.
         recorded: Whether steps are recorded as CUDA graphs if blocks are compiled.
+        weight_bytes: Of one converted weight; None takes the quantizer's own.
     """
     full = 2.0 if compute == "bfloat16" else 4.0
-    if quantizer is not None and quantizer.weight_bytes is None:
+    stored = full if quantizer is None else weight_bytes or quantizer.weight_bytes
+    if stored is None:
         return None
     compiled = compiled and (quantizer is None or quantizer.can_compile)
     eight_bits = quantizer is not None and quantizer.products != "full"
     return Mode(
         precision=quantizer.name if quantizer else NO_QUANTIZER,
-        weight_bytes=full if quantizer is None or quantizer.weight_bytes is None else quantizer.weight_bytes,
+        weight_bytes=stored,
         compute=compute,
         products=quantizer.products if quantizer is not None and eight_bits else compute,
         unpacks=quantizer is not None and not eight_bits,

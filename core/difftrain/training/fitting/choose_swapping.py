@@ -96,7 +96,7 @@ def swap_what_does_not_fit(
 def _bytes(plan: ModelPlan, denoiser: nn.Module, *, blocks_only: bool = False) -> float:
     """Return the bytes of the weights in the run's number formats."""
     full = getattr(torch, compute_dtype(plan.config)).itemsize
-    each = full if plan.quantizer is None or plan.quantizer.weight_bytes is None else plan.quantizer.weight_bytes
+    each = (plan.quantizer and plan.quantizer.bytes_of_weight()) or full
     inside = {id(part) for block in plan.family.blocks(denoiser) for part in block.parameters()}
     linear = {id(part.weight) for part in denoiser.modules() if isinstance(part, nn.Linear)}
     return sum(
