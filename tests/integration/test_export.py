@@ -12,7 +12,8 @@ from conftest import EditPairs, run_in
 from difftrain.exporting import merge as merging
 from difftrain.exporting import write_export
 from difftrain.model.adapter_files.layouts import FORMATS, tensors_of
-from difftrain.model.lora import ADAPTER_FILE, Lora
+from difftrain.model.low_rank.lora import Lora
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 from difftrain_flux.built_in import tiny_random_folder
 
 RUNS = {

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from difftrain.model.counting.denoiser_work import count_work
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 from difftrain.steps.optimizer_bytes import optimizer_bytes
 from difftrain.steps.optimizers import AdamWBf16, OptimiLion
 from difftrain.testing.tiny_family import TinyEditFlavour, TinyFamily
