@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from agreement import runnable
 from agreement_model import SmallTrainedLike, TrainedLike, make_batches
-from agreement_run import SIGMAS, adapter, set_weights, train
+from agreement_run import SIGMAS, adapter, gradients, set_weights, train
 from one_step import ready
 from torch import Tensor
 
@@ -60,9 +60,11 @@ class Bases:
         return self._batches[0]
 
     def train(self, state: TrainingState) -> tuple[dict[str, Tensor], list[float]]:
-        """Return the trained adapter, and the losses of the steps."""
-        losses = train(state, self._batches, self._asked.steps)["losses"]
-        return adapter(state), losses
+        """Return the trained adapter, and the loss on fixed noise before and after."""
+        before, _ = gradients(state, self._batches)
+        train(state, self._batches, self._asked.steps)
+        after, _ = gradients(state, self._batches)
+        return adapter(state), [before, after]
 
     @torch.no_grad()
     def predictions(self, state: TrainingState) -> Tensor:
@@ -102,7 +104,7 @@ def measure(asked: argparse.Namespace) -> dict[str, dict[str, object]]:
     loaded = {name: bases.load(name) for name in trained_on}  # both at once: they need not be loaded again
     for name, state in loaded.items():
         adapters[name], losses = bases.train(state)
-        rows[name] = {"first_loss": losses[0], "last_loss": losses[-1], "bases": {}}
+        rows[name] = {"fixed_loss": losses, "bases": {}}
     predicted: dict[str, dict[str, tuple[Tensor, Tensor]]] = {name: {} for name in trained_on}
     for base in [*trained_on, *(name for name in names if name not in trained_on)]:
         state = loaded.pop(base) if base in loaded else bases.load(base)
@@ -125,7 +127,7 @@ def measure(asked: argparse.Namespace) -> dict[str, dict[str, object]]:
 def print_tables(rows: Mapping[str, Mapping[str, object]]) -> None:
     for name, row in rows.items():
         print(
-            f"\ntrained on {name}, loss {row['first_loss']:.4f} to {row['last_loss']:.4f}; "
+            f"\ntrained on {name}, loss on fixed noise {row['fixed_loss'][0]:.4f} to {row['fixed_loss'][1]:.4f}; "
             f"its effect is {row['effect']:.1%} of the prediction\n"
         )
         print("| used on | prediction differs | cosine | effect differs | cosine | size |")
@@ -144,7 +146,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--pixels", type=int, default=512, help="edge of target and reference")
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--small", action="store_true", help="a small model, for a CPU")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)

@@ -41,6 +41,7 @@ def test_one_adapter_is_compared_over_bases_of_other_precisions(tmp_path, monkey
     assert list(rows) == ["no_change", "int8-quanto"]
     for name, row in rows.items():
         assert row["effect"] > 0.001
+        assert row["fixed_loss"][1] < row["fixed_loss"][0]
         found = {base: [both[part]["difference"] for part in both] for base, both in row["bases"].items()}
         assert found[name] == [0, 0]
         (near,) = {"no_change", "int8-quanto"} - {name}
