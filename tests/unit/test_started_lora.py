@@ -125,7 +125,7 @@ def test_the_file_is_a_plain_lora_of_twice_the_rank(kind, tmp_path):
     lora.write(lora.state(found), tmp_path, "transformer")
     options = Lora.options_to_use(tmp_path, "transformer", alone=False)
     assert options["lora_rank"] == 8
-    plain, again = Lora(**options), model()
+    plain, again = Lora(**{**lora.model_dump(), **options}), model()
     plain.attach(again, TARGETS, torch.float32)
     plain.load_state(again, plain.read(tmp_path, "transformer"))
     torch.testing.assert_close(again(rows()), found(rows()), atol=1e-6, rtol=1e-6)
