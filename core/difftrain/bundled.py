@@ -13,7 +13,7 @@ from difftrain.data.files.sources import LocalSource
 from difftrain.data.tables.caption_tables import CsvCaptions, JsonLinesCaptions, ParquetCaptions
 from difftrain.data.tables.csv_set import CsvSource
 from difftrain.data.tables.huggingface import HuggingFaceCaptions, HuggingFaceSource
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 from difftrain.model.lycoris.adapter import Lycoris
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from difftrain.model.fused.fuse_linears import fuse_linears
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
 from difftrain.model.tuned_blocks import TunedBlocks
 

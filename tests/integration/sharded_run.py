@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from difftrain.cli.main import run
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 
 attach = Lora.attach
 

@@ -39,6 +39,7 @@ CASES = {
     "dora": {"lora_rank": "4", "lora_alpha": "8", "use_dora": "true", "flux_lora_target": "all+ffs"},
     "dora, fused": {"lora_rank": "4", "use_dora": "true", "fuse_qkv_projections": "true"},
     "rslora": {"lora_rank": "4", "use_rslora": "true"},
+    "pissa": {"lora_rank": "4", "lora_alpha": "8", "lora_init_type": "pissa", "learning_rate": "0.002"},
     "own modules": {"lora_rank": "4", "peft_lora_target_modules": "to_q,ff.net.2"},
     "header without metadata": {"lora_rank": "4", "lora_alpha": "8"},
     "int8-quanto base": {"lora_rank": "4", "lora_alpha": "8", "base_model_precision": "int8-quanto"},

@@ -16,6 +16,7 @@ from seeing_family import SOURCE
 
 from conftest import EditPairs, run_in
 from difftrain.editing import draw_edits, edit_results
+from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.validation.drawn_files import save_png
 from difftrain.validation.sheet import CELL, GAP
 from difftrain_flux_kontext.flavour import Kontext
@@ -305,6 +306,7 @@ def test_the_precision_of_training_is_used_and_another_one_is_said(pairs):
     [
         ("dora", {"use_dora": "true", "lora_rank": 2}),
         ("rslora", {"use_rslora": "true"}),
+        ("pissa", {"lora_init_type": "pissa", "base_model_precision": "int8-quanto"}),
         ("fused", {"fuse_qkv_projections": "true"}),
         ("swapped", {"blocks_to_swap": 2}),
         ("bf16", {"mixed_precision": "bf16"}),
@@ -320,6 +322,8 @@ def test_an_edit_is_the_picture_of_validation_for_every_kind(pairs, kind, option
     rounding = 1 if "lora_type" in options else 0  # LyCORIS files have the strength folded in
     assert np.abs(run.picture("0000-strength-1") - run.validated(4)).max() <= rounding
     assert np.abs(run.validated(2) - run.validated(4)).max() > 4 * rounding
+    note = read_header(run.output / ADAPTER).texts.get("training.file_note", "")
+    assert ("a LoRA of rank 8 for the unchanged base" in note) == (kind == "pissa")
     if kind != "lokr":  # which begins with an effect
         assert np.array_equal(run.picture("0000-base", compare="base"), run.validated(0))
 

@@ -1,6 +1,8 @@
 """`difftrain export`: a trained run as a file of every layout, checked before it has its name."""
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from conftest import EditPairs, run_in
 from difftrain.exporting import merge as merging
-from difftrain.exporting import write_export
+from difftrain.exporting import prediction, room, write_export
 from difftrain.model.adapter_files.layouts import FORMATS, tensors_of
-from difftrain.model.lora import ADAPTER_FILE, Lora
+from difftrain.model.load_denoiser import load_denoiser
+from difftrain.model.low_rank.lora import Lora
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 from difftrain_flux.built_in import tiny_random_folder
 
 RUNS = {
@@ -56,6 +60,58 @@ def test_a_run_is_written_in_every_layout_and_predicts_the_same(runs, case, layo
     through = "FluxKontextPipeline.load_lora_weights" if layout == "diffusers" else "its names mapped back"
     assert f"verify: prediction with the file through {through}" in ended.err
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.fixture
+def large(monkeypatch, tmp_path):
+    """Let the model count as a large one in bfloat16; return a function that says what memory is free."""
+    monkeypatch.setattr(room, "LARGEST_EXACT", 0)
+    monkeypatch.setattr(prediction, "compute_dtype", lambda _: "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(room, "_MEMINFO", tmp_path / "meminfo")
+    return lambda gib: (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {gib << 20} kB\n")
+
+
+@pytest.mark.parametrize(
+    ("case", "layout"), [("alpha 8", "diffusers"), ("alpha 8", "comfyui"), ("dora", "diffusers"), ("lokr", "comfyui")]
+)
+def test_a_large_model_is_loaded_once_in_the_format_of_its_training(runs, case, layout, large, tmp_path, monkeypatch):
+    large(8)
+    loaded = []
+
+    def load(*given, **named):
+        loaded.append(load_denoiser(*given, **named))
+        return loaded[-1]
+
+    monkeypatch.setattr(prediction, "load_denoiser", load)
+    ended = export(runs(case), tmp_path / "a.safetensors", "--format", layout)
+    assert ended.status == 0, ended.err
+    assert "GiB on cpu (--no_verify leaves this out)" in ended.err
+    assert "verify: prediction with the file through" in ended.err
+    assert [model.proj_out.weight.dtype for model in loaded] == [torch.bfloat16]
+
+
+def test_a_wrong_file_for_a_large_model_is_found(runs, large, tmp_path, monkeypatch):
+    large(8)
+    monkeypatch.setattr(write_export, "worst_difference", lambda *_: SimpleNamespace(module="", difference=0.0))
+    monkeypatch.setattr(
+        write_export,
+        "tensors_of",
+        lambda changes, *rest: tensors_of({name: replace(one, up=one.up * 40) for name, one in changes.items()}, *rest),
+    )
+    ended = export(runs("alpha 8"), tmp_path / "a.safetensors")
+    assert ended.status == 2
+    assert "its prediction differs by" in ended.err
+
+
+def test_without_memory_for_a_large_model_only_the_layers_are_compared(runs, large, tmp_path):
+    large(1)
+    ended = export(runs("alpha 8"), tmp_path / "a.safetensors")
+    assert ended.status == 0, ended.err
+    assert "which need 3.0 GiB of memory; free are 1.0 GiB on the host" in ended.err
+    assert "verify: prediction with" not in ended.err
+    (tmp_path / "meminfo").unlink()
+    assert "an unknown amount on the host" in export(runs("alpha 8"), tmp_path / "b.safetensors").err
 
 
 def test_a_file_of_another_layout_goes_back_to_diffusers_names_without_its_run(runs, tmp_path):

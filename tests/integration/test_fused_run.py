@@ -27,7 +27,7 @@ OWN_ADAPTER = '''
 from typing import ClassVar
 
 from difftrain import hookimpl
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 
 
 class Own(Lora):

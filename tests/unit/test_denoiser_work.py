@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from difftrain.model.counting.denoiser_work import count_work
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 from difftrain.steps.optimizer_bytes import optimizer_bytes
 from difftrain.steps.optimizers import AdamWBf16, OptimiLion
 from difftrain.testing.tiny_family import TinyEditFlavour, TinyFamily
@@ -16,13 +16,15 @@ from difftrain.types import Batch, ModelOutline
 EDGE, WIDTH = 64, 96
 
 
-def counted(family=None, outline=None, *, size=(WIDTH, EDGE), references=(), samples=2, dtype=torch.float32):
+def counted(
+    family=None, outline=None, *, size=(WIDTH, EDGE), references=(), samples=2, dtype=torch.float32, start="default"
+):
     family = family or TinyFamily()
     flavour = TinyEditFlavour()
     return count_work(
         family,
         flavour,
-        Lora(lora_rank=4),
+        Lora(lora_rank=2 if start == "pissa" else 4, lora_init_type=start),
         outline or family.outline(None, flavour),
         target=size,
         references=references,
@@ -52,6 +54,14 @@ def test_weights_are_counted_by_what_becomes_of_them():
     assert work.linear_weights == 3 * 32 + 3 * 32 + 9 * 32 + 32 * 32 + 32 * 3
     assert work.other_bytes == 4 * biases
     assert work.trained == 4 * ((3 + 32) + (3 + 32) + (9 + 32) + (32 + 32) + (32 + 3))
+
+
+def test_the_start_of_an_adapter_counts_among_the_frozen_weights():
+    plain, started = counted(), counted(start="pissa")  # of half the rank
+    assert started.trained == plain.trained / 2
+    assert started.other_bytes == plain.other_bytes + 4 * started.trained
+    assert started.forward.linear_flops == plain.forward.linear_flops
+    assert started.forward.other_flops == plain.forward.other_flops
 
 
 def test_a_batch_twice_as_large_does_and_keeps_twice_as_much():

@@ -12,7 +12,7 @@ from torch.nn import functional
 from difftrain.errors import PluginError
 from difftrain.model.fused.fuse_linears import fuse_linears
 from difftrain.model.fused.fused_layers import FusedLinear, LinearPart
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 from difftrain.model.precision.bitsandbytes import BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8

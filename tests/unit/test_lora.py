@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from difftrain.errors import CheckpointError, ConfigError
-from difftrain.model.lora import ADAPTER_FILE, Lora
+from difftrain.model.low_rank.lora import Lora
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 
 
 def model():

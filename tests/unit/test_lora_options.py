@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from difftrain.errors import ConfigError
-from difftrain.model.lora import Lora, linears_named
+from difftrain.model.low_rank.lora import Lora, linears_named
 from difftrain.testing import TinyFamily
 
 

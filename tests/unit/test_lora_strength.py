@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 
 
 @pytest.fixture

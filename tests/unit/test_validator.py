@@ -9,7 +9,7 @@ from data_plans import SilentReporter, new_image
 from PIL import Image
 
 from difftrain.data.files.local_image import LocalImage
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 from difftrain.types import Geometry, ImageRecord, PlacedImage
 from difftrain.validation.drawn_files import open_drawn
 from difftrain.validation.scenes import Scene

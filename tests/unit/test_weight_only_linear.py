@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from difftrain.contracts import Quantizer
-from difftrain.model.lora import Lora
+from difftrain.model.low_rank.lora import Lora
 from difftrain.model.precision import optional_package
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8

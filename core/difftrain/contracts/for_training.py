@@ -45,6 +45,12 @@ class Adapter(Options, ABC):
         return None
 
     @property
+    def file_note(self) -> str:
+        """What :meth:`write` puts into a file that the options do not say, for its header and the model card; usually
+        nothing."""
+        return ""
+
+    @property
     def validation_strength(self) -> float:
         """Strength at which validation images are drawn; other values than 1 need :meth:`at_strength`."""
         return 1.0

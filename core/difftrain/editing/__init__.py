@@ -7,5 +7,6 @@
 - `plan_edit`: all of it, checked before a model is loaded; start here
 - `draw_edits`: loads the model and draws
 - `measure_edits`: how close a result comes to its target
+- `lpips_distance`: LPIPS, where its network is on the machine already
 - `edit_results`: the sheet and the metrics file
 """

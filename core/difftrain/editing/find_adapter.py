@@ -9,7 +9,7 @@ from typing import Any
 
 from difftrain.checkpoints.resume_state import read_record
 from difftrain.errors import CheckpointError, printable
-from difftrain.model.lora import ADAPTER_FILE
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 from difftrain.output.output_dir import exported_files, is_checkpoint_name, list_checkpoints, step_of
 
 

@@ -1,4 +1,4 @@
-"""How close a result comes to its target: PSNR, and SSIM where scikit-image is installed. Reads no files."""
+"""How close a result comes to its target: PSNR, and SSIM and LPIPS where what they need is installed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from difftrain.editing.lpips_distance import SMALLEST, lpips_distance, lpips_is_here
 from difftrain.types import Size
 from difftrain.validation.psnr import psnr
 
@@ -23,7 +24,7 @@ def measures_ssim() -> bool:
 
 
 def measure(image: Image.Image, target: Image.Image, *, size: Size | None = None) -> dict[str, float]:
-    """Return ``psnr`` in dB, at most 100, and ``ssim``, at most 1; higher is closer.
+    """Return ``psnr`` in dB, at most 100, and ``ssim``, at most 1; higher is closer. And ``lpips``; lower is closer.
 
     Args:
         size: (width, height) of the comparison, to which both are brought; default: the image's.
@@ -35,20 +36,22 @@ def measure(image: Image.Image, target: Image.Image, *, size: Size | None = None
     size = size or image.size
     found = {"psnr": psnr(image, target, size=size)}
     if measures_ssim() and min(size) >= SMALLEST_FOR_SSIM:
-        found["ssim"] = _ssim(image, target, size)
+        found["ssim"] = _ssim(*(_sized(one, size) for one in (image, target)))
+    if lpips_is_here() and min(size) >= SMALLEST:
+        found["lpips"] = lpips_distance(*(_sized(one, size) for one in (image, target)))
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def _ssim(image: Image.Image, target: Image.Image, size: Size) -> float:
+def _sized(image: Image.Image, size: Size) -> Image.Image:
+    image = image.convert("RGB")
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _ssim(image: Image.Image, target: Image.Image) -> float:
     import numpy as np
 
     metrics: Any = import_module("skimage.metrics")  # an extra, without types
-    ours, theirs = (
-        np.asarray(
-            one.convert("RGB").resize(size, Image.Resampling.LANCZOS) if one.size != size else one.convert("RGB")
-        )
-        for one in (image, target)
-    )
+    ours, theirs = (np.asarray(one) for one in (image, target))
     return float(
         metrics.structural_similarity(
             ours,
@@ -69,6 +72,6 @@ def means(values: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def described(values: Mapping[str, float]) -> str:
-    """Return ``23.1 dB, SSIM 0.812``."""
-    texts = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}"}
+    """Return ``23.1 dB, SSIM 0.812, LPIPS 0.123``, as far as they are measured."""
+    texts = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
     return ", ".join(texts[name].format(value) for name, value in values.items())

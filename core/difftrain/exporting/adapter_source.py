@@ -21,7 +21,7 @@ from difftrain.contracts import ModelFamily
 from difftrain.errors import ConfigError, first_few
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.tensor_names import is_of_encoder, split_name
-from difftrain.model.lora import ADAPTER_FILE
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.output.output_dir import RESUME_FOLDER, list_checkpoints
 from difftrain.planning.model_plan import Chooser, ModelPlan

@@ -155,15 +155,15 @@ def _verify(source: AdapterSource, folder: Path, wanted: Export, reporter: Repor
         CheckpointError: If it predicts something else.
     """
     assert source.plan is not None, "checked before"
-    predictor = open_predictor(source.plan)
+    predictor = open_predictor(source.plan, reporter, exact=True)
     if not isinstance(predictor, Predictor):
         reporter.say(f"verify: no prediction: {predictor}")
         return
-    base, expected = predict_expected(source, predictor)
+    base, expected = predictor.predict(), predict_expected(source, predictor)
     weights = dict(read_weights(folder))
     tolerance = max(tolerance_of(tensor.dtype) for tensor in weights.values() if tensor.is_floating_point())
     predictor.denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    difference = float((predictor.predict(predictor.denoiser) - expected).abs().max())
+    difference = float((predictor.predict() - expected).abs().max())
     effect = float((expected - base).abs().max())
     reporter.say(
         f"verify: prediction of the merged model: worst difference {difference:.1e}, where the adapter changes up to "

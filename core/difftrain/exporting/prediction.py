@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,17 +15,18 @@ from torch import Tensor, nn
 
 from difftrain.errors import CheckpointError, ModelError
 from difftrain.exporting.adapter_source import AdapterSource
+from difftrain.exporting.compare_changes import tolerance_of
+from difftrain.exporting.room import Place, room_for
 from difftrain.model.adapter_files.changes import Change, LowRank
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.model.load_denoiser import load_denoiser
 from difftrain.model.tensor_file import read_tensors
 from difftrain.planning.model_plan import ModelPlan
+from difftrain.startup.encoded_form import compute_dtype
 from difftrain.startup.find_model import find_model
-from difftrain.types import Batch
+from difftrain.types import Batch, Reporter
 
-LARGEST = 1_000_000_000
-"""Numbers of a model up to which predictions are compared: in float32 on the CPU, twice in memory."""
 EDGE = 8
 """Edges of the images that are predicted, in multiples of the family's."""
 SIGMA = 0.6
@@ -36,6 +36,8 @@ SIGMA = 0.6
 class Compared:
     """The largest differences of two predictions, number by number."""
 
+    rounding: float
+    """Difference that the number format of the predictions explains."""
     difference: float
     effect: float
     """How much the run's adapter changes the prediction."""
@@ -44,30 +46,45 @@ class Compared:
 
 
 class Predictor:
-    """One fixed input, and the model that predicts for it."""
+    """One fixed input, and the one model that predicts for it: adapters come and go."""
 
-    def __init__(self, plan: ModelPlan, batch: Batch) -> None:
-        self._plan = plan
-        self._batch = batch
+    def __init__(self, plan: ModelPlan, batch: Batch, place: Place, reporter: Reporter) -> None:
+        self._plan, self._place = plan, place
+        self._batch = batch.to(place.device, torch.float32)
+        self._location = find_model(plan).location
         self.denoiser = load_denoiser(
-            plan.family, find_model(plan).location, dtype=torch.float32, device=torch.device("cpu")
+            plan.family,
+            self._location,
+            dtype=place.dtype,
+            device=place.device,
+            reporter=None if place.exact else reporter,
         )
 
-    def predict(self, denoiser: nn.Module) -> Tensor:
-        """Return the prediction of the model, or of a copy with an adapter, as training makes it."""
+    def predict(self) -> Tensor:
+        """Return the prediction of the model as it is now, as training makes it; float32 on the CPU."""
         family, flavour, batch = self._plan.family, self._plan.flavour, self._batch
         noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(1))
-        process = family.noise_process(find_model(self._plan).location)
-        noisy = process.add_noise(batch.latents, torch.full((1,), SIGMA), noise)
-        given = family.build_input(noisy, batch, denoiser)
+        process = family.noise_process(self._location)
+        level = torch.full((1,), SIGMA, device=self._place.device)
+        noisy = process.add_noise(batch.latents, level, noise.to(self._place.device))
+        given = family.build_input(noisy, batch, self.denoiser)
         if batch.references:
             given = flavour.extend_input(family, given, batch)
-        with torch.no_grad():
-            return family.predict(denoiser, given)
+        low = not self._place.exact
+        with torch.no_grad(), torch.autocast(self._place.device.type, self._place.dtype, enabled=low):
+            return family.predict(self.denoiser, given).float().cpu()
+
+    def rounding(self, prediction: Tensor) -> float:
+        """Return the difference that a prediction's number format explains."""
+        return 0.0 if self._place.exact else tolerance_of(self._place.dtype) * float(prediction.abs().max())
 
 
-def open_predictor(plan: ModelPlan) -> Predictor | str:
-    """Load the model for comparing; return why not if it is too large, or not on this machine."""
+def open_predictor(plan: ModelPlan, reporter: Reporter, *, exact: bool = False) -> Predictor | str:
+    """Load the model for comparing; return why not if there is no room for it, or it is not on this machine.
+
+    Args:
+        exact: Only in float32, which takes a small model.
+    """
     model, denoiser = (
         plan.config.pretrained_model_name_or_path,
         plan.config.pretrained_transformer_model_name_or_path,
@@ -80,46 +97,77 @@ def open_predictor(plan: ModelPlan) -> Predictor | str:
     if outline is None:
         return "the family has no example input"
     numbers = sum(parameter.numel() for parameter in outline.denoiser.parameters())
-    if numbers > LARGEST:
+    place = room_for(numbers, getattr(torch, compute_dtype(plan.config)))
+    if isinstance(place, str):
+        return place
+    if exact and not place.exact:
         return f"the model has {numbers / 1e9:.1f} G weights"
+    if not place.exact:
+        reporter.say(
+            f"verify: the model has {numbers / 1e9:.1f} G weights; loading them once, {place.in_words(numbers)} "
+            "(--no_verify leaves this out)"
+        )
     edge = EDGE * plan.family.pixel_multiple
     references = [(edge, edge)] if plan.flavour.max_references else []
     try:
-        return Predictor(plan, _filled(outline.example_batch((edge, edge), references, 1)))
+        return Predictor(plan, _filled(outline.example_batch((edge, edge), references, 1)), place, reporter)
     except ModelError as error:
         return str(error).partition("\n")[0]
 
 
-def compare_predictions(source: AdapterSource, written: Path, layout: str, predictor: Predictor) -> Compared:
-    """Predict with the adapter as it was trained, or as the source's file has it, and with the written file."""
+def compare_predictions(
+    source: AdapterSource, written: Path, layout: str, predictor: Predictor, reporter: Reporter
+) -> Compared:
+    """Predict with the adapter as it was trained, or as the source's file has it, and with the written file.
+
+    Afterwards the model may have the written file's adapter.
+    """
     plan, names = source.plan, LayerNames(source.family, linear_names(predictor.denoiser))
     assert plan is not None, "a predictor needs it"
-    base, expected = predict_expected(source, predictor)
-    other = copy.deepcopy(predictor.denoiser)
-    if layout == "diffusers":
-        through = f"{_load_in_pipeline(plan, other, written)}.load_lora_weights"
-        found = predictor.predict(other)
-    else:
-        through = "its names mapped back onto the model"
-        with changed(other, read_changes(written, names).changes):
-            found = predictor.predict(other)
+    with reporter.phase("predict with the adapter and with the file", 3) as phase:
+        base = predictor.predict()
+        phase.advance()
+        expected = predict_expected(source, predictor)
+        phase.advance()
+        if layout == "diffusers":
+            through = f"{_load_in_pipeline(plan, predictor.denoiser, written)}.load_lora_weights"
+            found = predictor.predict()
+        else:
+            through = "its names mapped back onto the model"
+            with changed(predictor.denoiser, read_changes(written, names).changes):
+                found = predictor.predict()
+        phase.advance()
     return Compared(
-        difference=float((found - expected).abs().max()), effect=float((expected - base).abs().max()), through=through
+        rounding=predictor.rounding(expected),
+        difference=float((found - expected).abs().max()),
+        effect=float((expected - base).abs().max()),
+        through=through,
     )
 
 
-def predict_expected(source: AdapterSource, predictor: Predictor) -> tuple[Tensor, Tensor]:
-    """Return the prediction of the model alone, and with the adapter as it was trained, or as the source has it."""
-    plan = source.plan
+def predict_expected(source: AdapterSource, predictor: Predictor) -> Tensor:
+    """Return the prediction with the adapter as it was trained, or as the source has it."""
+    plan, denoiser = source.plan, predictor.denoiser
     assert plan is not None, "a predictor needs it"
-    base = predictor.predict(predictor.denoiser)
-    own = copy.deepcopy(predictor.denoiser)
     if (trained := _trained(source, plan)) is not None:
-        plan.adapter.adapt(own, plan.family, torch.float32)
-        plan.adapter.load_state(own, trained)
-        return base, predictor.predict(own)
-    with changed(own, read_changes(source.file, LayerNames(source.family, linear_names(own))).changes):
-        return base, predictor.predict(own)
+        with unadapted_afterwards(denoiser):
+            plan.adapter.adapt(denoiser, plan.family, torch.float32)
+            plan.adapter.load_state(denoiser, trained)
+            return predictor.predict()
+    with changed(denoiser, read_changes(source.file, LayerNames(source.family, linear_names(denoiser))).changes):
+        return predictor.predict()
+
+
+@contextmanager
+def unadapted_afterwards(denoiser: nn.Module) -> Iterator[None]:
+    """Put back every module that an adapter replaces inside this context; a second model would not fit beside it."""
+    before = list(denoiser.named_modules(remove_duplicate=False))
+    try:
+        yield
+    finally:
+        for name, module in before:  # outer modules come first
+            if name and denoiser.get_submodule(name) is not module:
+                denoiser.set_submodule(name, module)
 
 
 def _trained(source: AdapterSource, plan: ModelPlan) -> dict[str, Tensor] | None:
@@ -161,28 +209,36 @@ def linear_names(denoiser: nn.Module) -> list[str]:
 
 @contextmanager
 def changed(denoiser: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
-    """Inside this context the weights of linear modules are changed.
+    """Inside this context linear modules act with changed weights, each made while it is called: memory for one.
 
     Source of the lengths: Liu et al., DoRA, arXiv:2402.09353, equation 5.
     """
-    before: dict[nn.Linear, Tensor] = {}
-    try:
+    with ExitStack() as hooks:
         for name, change in changes.items():
             linear = denoiser.get_submodule(name)
             assert isinstance(linear, nn.Linear), "names of files lead to linear modules"
-            before[linear] = linear.weight.data
-            linear.weight.data = changed_weight(linear.weight.data, change)
+            hooks.callback(linear.register_forward_hook(_changed_output(change)).remove)
         yield
-    finally:
-        for linear, weight in before.items():
-            linear.weight.data = weight
+
+
+def _changed_output(change: Change) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def output(linear: nn.Module, given: tuple[Tensor, ...], plain: Tensor) -> Tensor:
+        assert isinstance(linear, nn.Linear), "the hook is on one"
+        if isinstance(change, LowRank) and change.lengths is None:
+            # as an adapter does it: added to a weight in 16 bits, much of the change would be rounded away
+            down, up = (part.to(plain.device, torch.float32) for part in (change.down, change.up))
+            inner = nn.functional.linear(given[0].float(), down)
+            return (plain + nn.functional.linear(inner, up)).to(plain.dtype)
+        return nn.functional.linear(given[0], changed_weight(linear.weight, change), linear.bias)
+
+    return output
 
 
 def changed_weight(weight: Tensor, change: Change) -> Tensor:
     """Return a layer's weight with the change made, in the weight's dtype."""
-    whole = weight.float() + change.delta()
+    whole = weight.float() + change.delta().to(weight.device)
     if isinstance(change, LowRank) and change.lengths is not None:
-        whole = whole * (change.lengths.float() / whole.norm(dim=1))[:, None]
+        whole = whole * (change.lengths.float().to(weight.device) / whole.norm(dim=1))[:, None]
     return whole.to(weight.dtype)
 
 

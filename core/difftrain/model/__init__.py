@@ -12,7 +12,7 @@
 - `counting`: counts what a forward does and keeps, without weights
 - `fused`: frozen layers that share their input
 - `shared_input`: linear layers called together
-- `lora`: LoRA, through peft
+- `low_rank`: LoRA, through peft
 - `lycoris`: LoKr, LoHa and full changes through lycoris-lora
 - `adapter_files`: adapter files of every layout
 - `attention`: attention kernels

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def outputs_of(layers: Sequence[Callable[[Tensor], Tensor]], input: Tensor) -> list[Tensor]:
     """Return each layer's output for one input, as if they were called one by one.
 
-    In a compiled block, layers of :class:`difftrain.model.lora.Lora` multiply the input by all their matrices A at
-    once: that product, and its gradient, take as long as reading the input, however few rows A has (docs/log.md).
+    In a compiled block, layers of the adapter `standard` multiply the input by all their matrices A at once: that
+    product, and its gradient, take as long as reading the input, however few rows A has (docs/log.md).
 
     Args:
         layers: As the model names them; whatever is no plain LoRA layer is called.
@@ -52,11 +52,14 @@ def _plain_lora(layer: Any) -> _PlainLora | None:
     from peft.tuners.lora.layer import Linear
     from torch import nn
 
+    from difftrain.model.low_rank.started import StartedDown
+
     if type(layer) is not Linear or layer.disable_adapters or layer.merged or layer.lora_variant:
         return None
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(active) != 1 or not isinstance(layer.lora_dropout[active[0]], nn.Identity):
         return None
     (name,) = active
-    down, up = layer.lora_A[name].weight, layer.lora_B[name]
+    first, up = layer.lora_A[name], layer.lora_B[name]
+    down = first.whole() if isinstance(first, StartedDown) else first.weight
     return _PlainLora(base=layer.base_layer, down=down, up=up, strength=layer.scaling[name])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from difftrain.errors import MachineError
 from difftrain.machine.retries import refusal
-from difftrain.model.lora import ADAPTER_FILE
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 
 METRICS_FILE = "metrics.jsonl"
 VALIDATION_FOLDER = "validation"

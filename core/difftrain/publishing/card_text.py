@@ -92,6 +92,7 @@ def _about(facts: RunFacts, material: CardMaterial) -> str:
     text += f"It was trained for {facts.steps} steps with difftrain."
     if facts.trigger_words:
         text += f" Trigger words: {', '.join(f'`{words}`' for words in facts.trigger_words)}."
+    text += f" The file holds {facts.file_note}." if facts.file_note else ""
     return f"{text}\n\n**Precision:** {facts.precision_note}."
 
 

@@ -43,6 +43,7 @@ def metadata_of(facts: RunFacts) -> dict[str, str]:
         "training.rank": rank,
         # of equal adapters the text must be equal, whether the config says 16, 16.0 or nothing
         "training.alpha": f"{float(alpha or rank):g}" if rank else None,
+        "training.file_note": facts.file_note,
         **{
             f"training.{key}": facts.settings.get(key)
             for key in ("optimizer", "learning_rate", "lr_scheduler", "mixed_precision")

@@ -55,6 +55,8 @@ class RunFacts:
     """Samples of one step, over all processes."""
     samples: tuple[int, ...]
     """Number of training samples of each dataset; empty if the stream of a plugin does not count them."""
+    file_note: str = ""
+    """What the file holds that the settings do not say; usually nothing."""
     settings: Mapping[str, Value] = field(default_factory=dict)
     """Options of the training by key: those that were set, and those that say most."""
 
@@ -99,6 +101,7 @@ def facts_of(plan: RunPlan, *, step: int, data: Mapping[str, str], processes: in
         steps=step,
         batch_size=config.train_batch_size * config.gradient_accumulation_steps * processes,
         samples=_sample_counts(data),
+        file_note=plan.adapter.file_note,
         settings=_settings(plan),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from difftrain.checkpoints.checkpoint_files import facts_of_state
 from difftrain.data.packed.sample_table import SampleTable
 from difftrain.errors import DifftrainError, ModelError
-from difftrain.model.lora import ADAPTER_FILE
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 from difftrain.output.metrics_file import measured_alike
 from difftrain.output.output_dir import CARD_FILE, METRICS_FILE, newest_sheet
 from difftrain.planning.run_plan import RunPlan

@@ -18,6 +18,7 @@ def edit(invocation: Invocation) -> int:
         DifftrainError: For anything that the user can fix; problems with flags, files and images together, before
             torch is imported.
     """
+    from difftrain.editing.lpips_distance import without_lpips
     from difftrain.editing.measure_edits import WITHOUT_SSIM, measures_ssim
     from difftrain.editing.plan_edit import plan_edit
     from difftrain.machine.folders import check_writable
@@ -38,8 +39,9 @@ def edit(invocation: Invocation) -> int:
     check_writable(plan.output, "--output")
     found = find_model(plan.model)
     notes = [*plan.notes, *found.recognised.notes]
-    if any(scene.target for scene in plan.scenes) and not measures_ssim():
-        notes.append(WITHOUT_SSIM)
+    if any(scene.target for scene in plan.scenes):
+        notes += [WITHOUT_SSIM] if not measures_ssim() else []
+        notes += [text] if (text := without_lpips()) else []
     for note in notes:
         reporter.say(f"note: {note}")
     count = len(plan.scenes) * len(plan.variants) * plan.asked.seeds

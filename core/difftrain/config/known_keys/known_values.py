@@ -57,6 +57,11 @@ _ROWS_OR_CAPTIONS = (
     "local images is type = local with caption_strategy = {name}"
 )
 INSTEAD: Mapping[str, Mapping[str, str]] = {
+    "lora_init_type": {
+        "loftq": "it stores the rounding error of one quantised base in the adapter, so the file would be wrong on "
+        "every other base, and peft asks for a loftq_config, which run files do not have\n"
+        "hint: set lora_init_type = pissa, which works over quantised weights and leaves them as they are",
+    },
     "type": {
         "aws": "cloud stores come with a plugin that has a data source named 'aws' (docs/plugins.md, DataSource), and "
         "none is installed\nhint: install one, or mount or copy the bucket and set type = local with instance_data_dir",

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from difftrain.contracts import Adapter, ModelFamily
 from difftrain.errors import CheckpointError, ConfigError, first_few
-from difftrain.model.lora import ADAPTER_FILE
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE
 from difftrain.model.lycoris.choose_modules import Chosen, choose_modules
 from difftrain.model.lycoris.fold_strength import folded, times
 from difftrain.model.lycoris.lycoris_file import USUAL, LycorisFile, read_lycoris_file

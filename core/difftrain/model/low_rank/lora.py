@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from difftrain.config.messages import nearest
 from difftrain.contracts import Adapter, ModelFamily
 from difftrain.errors import CheckpointError, ConfigError, first_few
+from difftrain.model.low_rank.chosen_modules import linears_named
+from difftrain.model.low_rank.init_names import Init
+from difftrain.model.low_rank.lora_file import ADAPTER_FILE, read_lora, write_lora
 from difftrain.model.single_files.safetensors_header import read_header
-from difftrain.model.tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""The file name that diffusers looks for in a folder."""
 _DOWN = ".lora_A.weight"
-_HEADER = "lora_adapter_metadata"
-"""Entry of a file's header where diffusers looks for an adapter's settings."""
+_PLAIN: Mapping[str, object] = {
+    "lora_alpha": None, "use_rslora": False, "lora_dropout": 0.0, "init_lora": None, "lora_init_type": "default",
+}  # fmt: skip
+"""Options of a file that is used: alpha is folded into the weights that read() gives."""
 
 
 class Lora(Adapter):
@@ -51,9 +51,10 @@ class Lora(Adapter):
     use_dora: bool = False
     """Also train the length of each row of the weights (DoRA). Not over quantised weights; slower. Loads in diffusers;
     ComfyUI leaves the lengths out."""
-    lora_init_type: Literal["default", "gaussian"] = "default"
-    """How A is drawn: evenly over a range, or from a normal distribution of deviation 1 / rank. B is 0. Others (pissa,
-    olora, loftq) change the frozen weights, so that the file would not fit the published ones."""
+    lora_init_type: Init = "default"
+    """How A is drawn: evenly over a range, or from a normal distribution of deviation 1 / rank; B is 0. pissa and olora
+    begin with a part of each weight, that of its largest singular values or of its first columns, and subtract it: the
+    weights stay as they are, and the file has twice the rank. pissa_niter_4 finds it faster, in 4 rounds."""
     init_lora: Path | None = None
     """Begin with the LoRA in this file or folder, of the same rank and modules; it may have the names of diffusers,
     kohya, ai-toolkit, ComfyUI, BFL, peft or LyCORIS."""
@@ -77,7 +78,22 @@ class Lora(Adapter):
             "use_rslora": self.use_rslora,
             "use_dora": self.use_dora,
             "peft_lora_target_modules": list(self.peft_lora_target_modules),
+            "lora_init_type": self.lora_init_type.partition("_")[0] if self.started else None,
         }
+
+    @property
+    def started(self) -> bool:
+        """Whether the adapter begins as a part of the weights, see ``started.py``."""
+        return self.lora_init_type not in ("default", "gaussian")
+
+    @property
+    def file_note(self) -> str:
+        if not self.started:
+            return ""
+        return (
+            f"{self.lora_init_type} of rank {self.lora_rank}, less where it began: a LoRA of rank {2 * self.lora_rank} "
+            "for the unchanged base model"
+        )
 
     @property
     def reads_weights(self) -> str | None:
@@ -87,6 +103,23 @@ class Lora(Adapter):
         return "" if self.init_lora is None else f"init_lora {self.init_lora} {self.scale}"
 
     def check(self) -> Sequence[str]:
+        return [*self._clashes_of_start(), *self._lacking_file()] or ()
+
+    def _clashes_of_start(self) -> Iterator[str]:
+        if not self.started:
+            return
+        begins, other = (
+            f"lora_init_type {self.lora_init_type} begins with a part of each weight",
+            "lora_init_type default",
+        )
+        if self.init_lora is not None:
+            yield f"{begins}, and init_lora with a file; remove init_lora, or set {other}"
+        if self.use_dora:
+            yield f"{begins}, which use_dora cannot subtract; set use_dora to false, or {other}"
+        if self.lora_dropout:
+            yield f"{begins}, and lora_dropout would drop some of it; set lora_dropout to 0, or {other}"
+
+    def _lacking_file(self) -> Sequence[str]:
         if self.init_lora is None or self.init_lora.is_file() or (self.init_lora / ADAPTER_FILE).is_file():
             return ()
         if self.init_lora.is_dir():
@@ -94,10 +127,14 @@ class Lora(Adapter):
         return [f"init_lora: {self.init_lora} does not exist"]
 
     def check_model(self, empty: Callable[[], nn.Module], family: ModelFamily) -> None:
-        if self.init_lora is None and not self.peft_lora_target_modules:
+        if self.init_lora is None and not self.peft_lora_target_modules and not self.started:
             return
         denoiser = empty()
         targets = self._targets(denoiser, family)
+        if self.started:
+            from difftrain.model.low_rank.started import check_rank
+
+            check_rank(denoiser, targets, self.lora_init_type, self.lora_rank)
         if self.init_lora is not None:
             self._first_weights(self.init_lora, targets, denoiser, family)
 
@@ -161,7 +198,7 @@ class Lora(Adapter):
             lora_dropout=self.lora_dropout,
             use_dora=self.use_dora,
             target_modules=list(targets),
-            init_lora_weights=True if self.lora_init_type == "default" else self.lora_init_type,
+            init_lora_weights="gaussian" if self.lora_init_type == "gaussian" else True,
         )
         inject_adapter_in_model(config, denoiser)
         for name, parameter in denoiser.named_parameters():
@@ -169,6 +206,10 @@ class Lora(Adapter):
             parameter.requires_grad_(trained)
             if trained:
                 parameter.data = parameter.data.to(dtype)
+        if self.started:
+            from difftrain.model.low_rank.started import begin_started
+
+            begin_started(denoiser, targets, self.lora_init_type, self.lora_rank, dtype)
 
     @contextmanager
     def at_strength(self, denoiser: nn.Module, strength: float) -> Iterator[None]:
@@ -211,22 +252,11 @@ class Lora(Adapter):
                 parameter.copy_(state[name])
 
     def write(self, weights: Mapping[str, Tensor], folder: Path, prefix: str) -> None:
-        """Write one file, with alpha folded into B, so that programs that ignore alpha apply the right change.
+        from difftrain.model.low_rank.started import plain
 
-        diffusers reads the adapter's settings from the header; without them it assumes alpha = rank, which
-        is true for the folded tensors. The header holds nothing else: safetensors writes several entries in
-        random order, and equal adapters should be equal files.
-        """
-        tensors = {}
-        for name, tensor in weights.items():
-            # float32, because alpha / rank may not be exact in the trained dtype: a bfloat16 B is off by up to 2e-3
-            folded = tensor.float() * self.scale if ".lora_B." in name and self.scale != 1 else tensor
-            tensors[f"{prefix}.{name}"] = folded
-        targets = sorted({name.split(".lora_")[0] for name in weights})
-        settings = {"r": self.lora_rank, "lora_alpha": self.lora_rank, "target_modules": targets, "bias": "none"}
-        settings |= {"use_dora": True} if self.use_dora else {}
-        header = json.dumps({f"{prefix}.{key}": value for key, value in settings.items()}, sort_keys=True)
-        write_tensors(folder / ADAPTER_FILE, tensors, {_HEADER: header})
+        held = plain(weights) if self.started else weights
+        rank = 2 * self.lora_rank if self.started else self.lora_rank
+        write_lora(held, folder / ADAPTER_FILE, prefix, rank=rank, strength=self.scale, with_lengths=self.use_dora)
 
     @classmethod
     def options_to_use(cls, path: Path, prefix: str, *, alone: bool) -> Mapping[str, object] | None:
@@ -240,28 +270,14 @@ class Lora(Adapter):
             raise CheckpointError(
                 f"{file} has matrices of ranks {', '.join(map(str, ranks))}; only adapters of one rank can be used"
             )
-        # alpha is folded into the weights that read() gives
-        options = {"lora_rank": ranks[0], "lora_alpha": None, "use_rslora": False, "lora_dropout": 0.0}
-        options |= {"init_lora": None, "use_dora": any("lora_magnitude_vector" in name for name in tensors)}
+        with_lengths = any("lora_magnitude_vector" in name for name in tensors)
+        options = {**_PLAIN, "lora_rank": ranks[0], "use_dora": with_lengths}
         modules = [name.removeprefix(f"{prefix}.").removesuffix(_DOWN) for name in sorted(downs)]
         return options | ({"peft_lora_target_modules": modules} if alone else {})
 
     def read(self, path: Path, prefix: str) -> dict[str, Tensor]:
         """Return the weights of a file, or of the one in a folder; alpha stays folded into B, for a strength of 1."""
-        file = path / ADAPTER_FILE if path.is_dir() else path
-        tensors, header = read_tensors(file)
-        strange = [name for name in tensors if not name.startswith(f"{prefix}.") or ".lora_" not in name]
-        if strange or not tensors:
-            raise CheckpointError(
-                f"{file} is not a LoRA file of this model: {len(strange)} of its {len(tensors)} tensors are not named "
-                f"{prefix}.MODULE.lora_A.weight or .lora_B.weight: {first_few(strange)}"
-            )
-        scale = _strength(header, prefix)
-        named = {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
-        return {
-            name: tensor.float() * scale if ".lora_B." in name and scale != 1 else tensor
-            for name, tensor in named.items()
-        }
+        return read_lora(path / ADAPTER_FILE if path.is_dir() else path, prefix)
 
 
 def _advice_of_parts(more: Sequence[str], lacking: Sequence[str]) -> str:
@@ -271,38 +287,3 @@ def _advice_of_parts(more: Sequence[str], lacking: Sequence[str]) -> str:
     if all(lengths in name for name in lacking) and not more:
         return "the file is a LoRA without lengths of rows; set use_dora to false"
     return "choose its modules with the family's target option or peft_lora_target_modules"
-
-
-def linears_named(denoiser: nn.Module, wanted: Sequence[str]) -> list[str]:
-    """Return the linear modules whose full names are wanted, or end in a wanted name after a dot, in model order.
-
-    Raises:
-        ConfigError: With every name that fits none, and the nearest that does.
-    """
-    from torch import nn
-
-    linears = [name for name, part in denoiser.named_modules() if isinstance(part, nn.Linear)]
-    found = [name for name in linears if any(_fits(name, one) for one in wanted)]
-    wrong = [one for one in wanted if not any(_fits(name, one) for name in linears)]
-    ends = {name.split(".", count)[-1] for name in linears for count in range(name.count(".") + 1)}
-    problems = []
-    for one in wrong:
-        guess = nearest(one, linears if one.count(".") > 2 else ends)
-        meant = f"; did you mean {guess!r}?" if guess else f"; linear modules are, for example, {first_few(linears)}"
-        problems.append(f"peft_lora_target_modules: {one!r} is no linear module of this model{meant}")
-    if problems:
-        raise ConfigError(*problems)
-    return found
-
-
-def _fits(name: str, wanted: str) -> bool:
-    return name == wanted or name.endswith(f".{wanted}")
-
-
-def _strength(header: Mapping[str, str], prefix: str) -> float:
-    """Return alpha / rank from the settings in a file's header; 1 if there are none, like diffusers."""
-    try:
-        settings = json.loads(header[_HEADER])
-        return float(settings[f"{prefix}.lora_alpha"] / settings[f"{prefix}.r"])
-    except (LookupError, TypeError, ValueError, ArithmeticError):
-        return 1.0
