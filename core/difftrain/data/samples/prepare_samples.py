@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.packed.packed_samples import PackedSamples
@@ -26,12 +27,14 @@ from difftrain.data.samples.made_images import room_needed
 from difftrain.data.samples.remembered import DataMemory, Remembered
 from difftrain.data.samples.target_set import TargetSet
 from difftrain.data.scanning.image_index import ImageIndex
-from difftrain.data.scanning.scan import Scan, scan
+from difftrain.data.scanning.scan import Scan, begin_scan, finish_scan
 from difftrain.errors import DataError, MachineError
 from difftrain.machine.disk import Need
 from difftrain.machine.folders import check_folder
 from difftrain.machine.garbage import paused_garbage_collection
 from difftrain.types import Finding, Reporter, Sample, Size
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,22 +262,32 @@ def _check_folders(plan: DataPlan) -> None:
 
 def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings) -> dict[str, Scan]:
     scans: dict[str, Scan] = {}
-    for dataset in plan.datasets:
-        try:
-            scans[dataset.id] = scan(dataset, index, reporter, written=plan.written_folders)
-        except DataError as error:
-            for problem in error.problems:
-                findings.found.append(Finding.of_message("no_source", "problem", dataset.id, problem))
-            continue
-        scanned = scans[dataset.id]
-        findings.found += scanned.findings
-        for option, count in scanned.left_out.items():
-            findings.note("left_out", dataset.id, f"{count} images are left out by {option}")
-        if not dataset.is_reference:
-            audit_contents(findings, dataset.id, scanned)
+    with index.shared_readers():
+        begin = partial(begin_scan, index=index, written=plan.written_folders)
+        begun = [_or_error(partial(begin, dataset)) for dataset in plan.datasets]
+        for dataset in plan.datasets:
+            one = begun.pop(0)  # what it holds is let go before the next one is finished
+            scanned = one if isinstance(one, DataError) else _or_error(partial(finish_scan, one, reporter))
+            if isinstance(scanned, DataError):
+                for problem in scanned.problems:
+                    findings.found.append(Finding.of_message("no_source", "problem", dataset.id, problem))
+                continue
+            scans[dataset.id] = scanned
+            findings.found += scanned.findings
+            for option, count in scanned.left_out.items():
+                findings.note("left_out", dataset.id, f"{count} images are left out by {option}")
+            if not dataset.is_reference:
+                audit_contents(findings, dataset.id, scanned)
     if len(scans) < len(plan.datasets):
         findings.raise_problems()
     return scans
+
+
+def _or_error(work: Callable[[], _Result]) -> _Result | DataError:
+    try:
+        return work()
+    except DataError as error:
+        return error
 
 
 def _largest_first(buckets: Counter[Size]) -> dict[str, int]:
