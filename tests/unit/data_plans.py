@@ -14,6 +14,7 @@ from difftrain.data.entries.written_folders import written_folders
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.sources import LocalSource
+from difftrain.data.scanning.scan import begin_scan, finish_scan
 from difftrain.types import GeometryRules
 from difftrain_flux_kontext.pairing import ReferenceStrict
 
@@ -118,3 +119,9 @@ def two_folders(root: Path, names=("a", "b", "c")):
         caption(new_image(root / "edits" / f"{name}.png", seed=number), f"edit {name}")
         new_image(root / "references" / f"{name}.png", seed=100 + number)
     return data_plan(root, target_set(root, references=["references"]), reference_set(root))
+
+
+def scanned(plan, index, *, written=()):
+    """Return the scan of one dataset."""
+    with index.shared_readers():
+        return finish_scan(begin_scan(plan, index, written=dict(written)), SilentReporter())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+import data_plans
 import pytest
 from data_plans import SilentReporter, data_plan, generator_plan, new_image, reference_set, target_set
 
@@ -17,7 +18,6 @@ from difftrain.data.files.pixels import load_placed, open_upright
 from difftrain.data.samples.flavour_limits import check_counts
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.scanning.image_index import ImageIndex
-from difftrain.data.scanning.scan import scan
 from difftrain_conditioning_generators.superresolution import Superresolution
 from difftrain_flux_kontext.pairing import ReferenceStrict
 
@@ -372,7 +372,7 @@ class Failing(Shelf):
 
 def scanned(root, plan):
     with ImageIndex(root / "index.sqlite") as index:
-        return scan(plan, index, SilentReporter(), written={"output_dir": root / "out"})
+        return data_plans.scanned(plan, index, written={"output_dir": root / "out"})
 
 
 def test_a_source_that_fails_is_named(tmp_path):

@@ -1,7 +1,17 @@
 import os
 
 import pytest
-from data_plans import SilentReporter, caption, data_plan, generator_plan, local, new_image, target_set, two_folders
+from data_plans import (
+    SilentReporter,
+    caption,
+    data_plan,
+    generator_plan,
+    local,
+    new_image,
+    scanned,
+    target_set,
+    two_folders,
+)
 
 from difftrain import DataError
 from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, TextfileCaptions
@@ -9,7 +19,6 @@ from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.sources import LocalSource
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.scanning.image_index import ImageIndex
-from difftrain.data.scanning.scan import scan
 from difftrain_conditioning_generators.superresolution import Superresolution
 
 
@@ -68,14 +77,14 @@ def test_file_name_and_instance_prompt_captions(tmp_path):
 def test_record_has_the_upright_size_and_the_path_below_the_root_as_key(tmp_path):
     caption(new_image(tmp_path / "edits" / "sub" / "a.png", (50, 40)), "red")
     with ImageIndex(tmp_path / "index.sqlite") as index:
-        [record] = scan(target_set(tmp_path), index, SilentReporter(), written={}).records
+        [record] = scanned(target_set(tmp_path), index).records
     assert (record.key, record.size, record.captions) == ("sub/a", (50, 40), ("red",))
 
 
 def test_accents_compare_equal_however_they_are_composed(tmp_path):
     caption(new_image(tmp_path / "edits" / "e\u0301.png"), "red")
     with ImageIndex(tmp_path / "index.sqlite") as index:
-        [record] = scan(target_set(tmp_path), index, SilentReporter(), written={}).records
+        [record] = scanned(target_set(tmp_path), index).records
     assert record.key == "\u00e9"
 
 

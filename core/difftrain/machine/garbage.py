@@ -1,10 +1,14 @@
-"""Phases without collections of garbage: they look at every object in memory, over and over while it fills up."""
+"""Memory after and during phases that make very many objects.
+
+Collections of garbage look at every object in memory, over and over while it fills up, so such phases go without.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -20,3 +24,12 @@ def paused_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def give_back_memory() -> None:
+    """Give free memory back to the system, after a phase that needed much: glibc would keep holes between what stays.
+
+    Other C libraries have no such call; then this does nothing.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

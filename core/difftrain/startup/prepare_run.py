@@ -21,7 +21,7 @@ from difftrain.data.samples.new_crops import NewCrops
 from difftrain.data.samples.prepare_samples import PairedData, PreparedData, prepare_samples
 from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex
-from difftrain.data.scanning.scan import unreadable_advice
+from difftrain.data.scanning.scan_notes import unreadable_advice
 from difftrain.errors import DataError, MachineError, first_few
 from difftrain.machine.disk import Need, check_room
 from difftrain.machine.folders import check_writable

@@ -48,5 +48,9 @@ def file_stamp(name: str | Path) -> str:
     Raises:
         OSError: If the system does not give them.
     """
-    status = os.stat(name)  # noqa: PTH116
+    return stamp_of_status(os.stat(name))  # noqa: PTH116
+
+
+def stamp_of_status(status: os.stat_result) -> str:
+    """Return the :func:`file_stamp` of a file with this status."""
     return f"{status.st_size}:{status.st_mtime_ns}"

@@ -96,10 +96,13 @@ def _jpeg_size(data: bytes) -> Size | None:
     position, end = 2, len(data)
     while position + 4 <= end and data[position] == 0xFF:
         marker = data[position + 1]
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        length = data[position + 2] << 8 | data[position + 3]
         start, after = position + 4, position + 2 + length
         if length < 2 or after > end:
             return None
+        if marker in _TABLES_ETC:  # most segments
+            position = after
+            continue
         if marker == _SCAN:
             return size
         if marker in _STARTS_OF_FRAME:
@@ -118,10 +121,8 @@ def _jpeg_size(data: bytes) -> Size | None:
 
 def _is_plain_segment(marker: int, data: bytes, start: int, length: int) -> bool:
     """Return whether Pillow surely reads over a segment of a JPEG file, and turns nothing because of it."""
-    if marker in _TABLES_ETC:
-        return True
     if marker == _QUANTISATION:
-        return (length - 2) % 65 == 0 and all(data[start + at] < 4 for at in range(0, length - 2, 65))
+        return (length - 2) % 65 == 0 and max(data[start : start + length - 2 : 65], default=0) < 4
     if marker == _APP0:
         return length >= _LEAST_APP0 and data.startswith(b"JFIF\0", start)
     if marker == _APP2:

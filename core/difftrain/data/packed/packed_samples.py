@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import numpy.typing as npt
 
-from difftrain.data.packed.packed_images import ImageRows, JsonRows, Row
+from difftrain.data.packed.packed_images import ImageRows, JsonRows, Row, captions_text
 from difftrain.data.packed.sample_table import SampleTable
 from difftrain.types import ReferenceChoice, Sample
 
@@ -29,11 +29,11 @@ class PackedSamples(Sequence[Sample]):
             return samples
         rows, table = ImageRows(), SampleTable()
 
-        def row(sample: Sample) -> Row:
+        def text(sample: Sample) -> str:
             table.add(sample)
-            return _row(rows, sample)
+            return _text(rows, sample)
 
-        return cls(rows, JsonRows.of(map(row, samples)), table)
+        return cls(rows, JsonRows.of_texts(map(text, samples)), table)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -72,14 +72,18 @@ class PackedSamples(Sequence[Sample]):
         return cls(ImageRows.restored(shared["rows"]), JsonRows.restored(arrays), table)
 
 
-def _row(rows: ImageRows, sample: Sample) -> Row:
-    choices = [[list(map(rows.row, choice.references)), choice.captions] for choice in sample.choices]
-    return [
-        rows.place(rows.datasets, sample.dataset_id),
-        rows.row(sample.target),
-        None if sample.captions == sample.target.record.captions else sample.captions,
-        None if sample.choices == _NO_REFERENCES else choices,
-    ]
+def _text(rows: ImageRows, sample: Sample) -> str:
+    """Return the row of a sample as JSON."""
+    own = None if sample.captions == sample.target.record.captions else sample.captions
+    choices = "null"
+    if sample.choices != _NO_REFERENCES:
+        choices = f"[{','.join(_choice_text(rows, choice) for choice in sample.choices)}]"
+    dataset = rows.place(rows.datasets, sample.dataset_id)
+    return f"[{dataset},{rows.text(sample.target)},{captions_text(own)},{choices}]"
+
+
+def _choice_text(rows: ImageRows, choice: ReferenceChoice) -> str:
+    return f"[[{','.join(map(rows.text, choice.references))}],{captions_text(choice.captions)}]"
 
 
 def _sample(rows: ImageRows, row: Row) -> Sample:

@@ -1,6 +1,7 @@
 """From records to samples, before any weight is loaded. Imports no torch.
 
 - `prepare_samples`: all datasets of a run; start here
+- `scan_sets`: the scans of all datasets
 - `target_set`: the samples of one target set
 - `new_crops`: crops that are drawn again in each epoch; pure
 - `matching`: finds the reference of each target; pure

@@ -14,7 +14,6 @@ from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.samples.audit import (
-    audit_contents,
     audit_empty_captions,
     audit_held_out,
     audit_nothing_left,
@@ -24,13 +23,14 @@ from difftrain.data.samples.audit import (
 from difftrain.data.samples.findings import Findings
 from difftrain.data.samples.made_images import room_needed
 from difftrain.data.samples.remembered import DataMemory, Remembered
+from difftrain.data.samples.scan_sets import scan_sets
 from difftrain.data.samples.target_set import TargetSet
 from difftrain.data.scanning.image_index import ImageIndex
-from difftrain.data.scanning.scan import Scan, scan
-from difftrain.errors import DataError, MachineError
+from difftrain.data.scanning.scan import Scan
+from difftrain.errors import MachineError
 from difftrain.machine.disk import Need
 from difftrain.machine.folders import check_folder
-from difftrain.machine.garbage import paused_garbage_collection
+from difftrain.machine.garbage import give_back_memory, paused_garbage_collection
 from difftrain.types import Finding, Reporter, Sample, Size
 
 
@@ -130,29 +130,41 @@ def prepare_samples(
             if before_making is not None:
                 before_making(PairedData(samples=known.samples, held_out=known.held_out, made=()))
             return _prepared(known)
-        scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
-        needs = tuple(room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
-        paired = PairedData(samples=PackedSamples.of(samples), held_out=PackedSamples.of(held_out), made=needs)
-        samples.clear()
-        held_out.clear()
-        if before_making is not None:
-            before_making(paired)
-        made = sum(target_set.make_images(index, reporter) for target_set in target_sets)
-        findings.raise_problems()
-        hashed, captions_read = index.hashed, index.captions_read
-        facts = {
-            "repeats": {dataset.id: dataset.config.repeats for dataset in plan.datasets},
-            "images": {dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
-            "left_out": {target_set.dataset.id: dict(target_set.left_out) for target_set in target_sets},
-            "scanned": sum(scanned.listed for scanned in scans.values()),
-        }
-        findings.pack()
-        found = Remembered(
-            samples=paired.samples, held_out=paired.held_out, findings=tuple(findings.found), facts=facts
-        )
-        memory.keep(found)
-        for note in index.notes:
-            findings.note("index", "", note)
+        data = _prepare_anew(plan, memory, index, reporter, findings, before_making)
+    give_back_memory()
+    return data
+
+
+def _prepare_anew(
+    plan: DataPlan,
+    memory: DataMemory,
+    index: ImageIndex,
+    reporter: Reporter,
+    findings: Findings,
+    before_making: Callable[[PairedData], None] | None,
+) -> PreparedData:
+    """Return the samples of data that has changed, and remember them."""
+    scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
+    needs = tuple(room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
+    paired = PairedData(samples=PackedSamples.of(samples), held_out=PackedSamples.of(held_out), made=needs)
+    samples.clear()
+    held_out.clear()
+    if before_making is not None:
+        before_making(paired)
+    made = sum(target_set.make_images(index, reporter) for target_set in target_sets)
+    findings.raise_problems()
+    hashed, captions_read = index.hashed, index.captions_read
+    facts = {
+        "repeats": {dataset.id: dataset.config.repeats for dataset in plan.datasets},
+        "images": {dataset_id: len(scanned.records) for dataset_id, scanned in scans.items()},
+        "left_out": {target_set.dataset.id: dict(target_set.left_out) for target_set in target_sets},
+        "scanned": sum(scanned.listed for scanned in scans.values()),
+    }
+    findings.pack()
+    found = Remembered(samples=paired.samples, held_out=paired.held_out, findings=tuple(findings.found), facts=facts)
+    memory.keep(found)
+    for note in index.notes:
+        findings.note("index", "", note)
     found = replace(found, findings=tuple(findings.found))
     return _prepared(found, hashed=hashed, captions_read=captions_read, made=made)
 
@@ -218,7 +230,7 @@ def _pair_all(
     Raises:
         DataError: With every problem found.
     """
-    scans = _scan_all(plan, index, reporter, findings)
+    scans = scan_sets(plan, index, reporter, findings)
     readable = (dataset for dataset in plan.target_sets if {dataset.id, *dataset.references} <= scans.keys())
     target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in readable]
     samples: list[Sample] = []
@@ -255,26 +267,6 @@ def _check_folders(plan: DataPlan) -> None:
             problems.append(str(error))
     if problems:
         raise MachineError(*problems)
-
-
-def _scan_all(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings) -> dict[str, Scan]:
-    scans: dict[str, Scan] = {}
-    for dataset in plan.datasets:
-        try:
-            scans[dataset.id] = scan(dataset, index, reporter, written=plan.written_folders)
-        except DataError as error:
-            for problem in error.problems:
-                findings.found.append(Finding.of_message("no_source", "problem", dataset.id, problem))
-            continue
-        scanned = scans[dataset.id]
-        findings.found += scanned.findings
-        for option, count in scanned.left_out.items():
-            findings.note("left_out", dataset.id, f"{count} images are left out by {option}")
-        if not dataset.is_reference:
-            audit_contents(findings, dataset.id, scanned)
-    if len(scans) < len(plan.datasets):
-        findings.raise_problems()
-    return scans
 
 
 def _largest_first(buckets: Counter[Size]) -> dict[str, int]:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from difftrain.data.files.local_image import stamp_of_status
 from difftrain.data.files.pixels import UNREADABLE, describe, header_facts, open_with_pillow
 from difftrain.data.files.plain_headers import plain_size
-from difftrain.machine.open_file import open_image, stamp_of
+from difftrain.machine.open_file import open_image, read_file, stamp_of
 from difftrain.machine.retries import with_retries
 from difftrain.types import Panel, Shelf, Size, SourceImage
 
@@ -58,6 +59,19 @@ def read_all(images: Sequence[tuple[SourceImage, str | None]], *, decode: bool) 
     return [_read(image, stamp, decode=decode) for image, stamp in images]
 
 
+def read_files(files: Sequence[str]) -> list[FileFacts]:
+    """Return facts of image files, as :func:`read_all` does of their images, in less time: there may be very many."""
+    return list(map(_read_file, files))
+
+
+def _read_file(file: str) -> FileFacts:
+    try:
+        status, data = with_retries(lambda: read_file(file))
+    except OSError as error:
+        return _refused(error)
+    return _facts_of(stamp_of_status(status), data)
+
+
 def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
     """Read facts from an image's bytes.
 
@@ -66,15 +80,22 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
     try:
         stamp, data = with_retries(lambda: (stamp_of(image) if seen is None else seen, _content(image)))
     except OSError as error:
-        refused = error.errno or errno.EIO
-        return FileFacts("", "", 0, 0, describe(error), decoded=False, refused=refused)
+        return _refused(error)
+    return _facts_of(stamp, data, image.panel, decode=decode)
+
+
+def _refused(error: OSError) -> FileFacts:
+    return FileFacts("", "", 0, 0, describe(error), decoded=False, refused=error.errno or errno.EIO)
+
+
+def _facts_of(stamp: str, data: bytes, panel: Panel | None = None, *, decode: bool = False) -> FileFacts:
     width = height = 0
     is_animated = False
     problem = None
     decode = decode or not _ends_whole(data)
     try:
         size, is_animated = _header_facts(data)
-        width, height = size if image.panel is None else image.panel.size_in(size)
+        width, height = size if panel is None else panel.size_in(size)
         if decode:
             with open_with_pillow(io.BytesIO(data)) as opened:
                 opened.load()
@@ -83,7 +104,7 @@ def _read(image: SourceImage, seen: str | None, *, decode: bool) -> FileFacts:
         problem = describe(error) if data else "an empty file"
     return FileFacts(
         stamp,
-        content_hash(data, image.panel),
+        content_hash(data, panel),
         width,
         height,
         problem,

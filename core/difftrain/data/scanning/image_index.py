@@ -8,25 +8,28 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from difftrain.contracts import CaptionSource
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import LocalImage, file_stamp
-from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, stamp_or_none
+from difftrain.data.scanning.begun import Begun
+from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, read_files, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
 from difftrain.data.scanning.index_rows import checksum, decoded, encoded, image_facts, image_row, rows_of
-from difftrain.data.scanning.many_files import ManyFiles
+from difftrain.data.scanning.many_files import ManyFiles, Reading
 from difftrain.errors import DataError
 from difftrain.types import Phase, SourceImage
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_StampedCaptions = tuple[str, tuple[str, ...] | DataError | None]
 
 _IMAGES_A_CHUNK = 10_000
 """Images remembered together, so that an interrupted scan continues from there."""
@@ -49,6 +52,10 @@ class ImageIndex:
 
     def __post_init__(self) -> None:
         self._file = IndexFile(self.path, read_only=self.read_only)
+        self._readers: ManyFiles | None = None
+        self._in_flight: set[str] = set()
+        """Places of images that are being read and will be known: another dataset with them waits."""
+        self._captions_in_flight: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -74,9 +81,32 @@ class ImageIndex:
         Raises:
             DataError: If the index cannot be used.
         """
-        with ManyFiles(len(images)) as files:
-            chunks = _chunks(images, _IMAGES_A_CHUNK)
-            return _each_begun_early(self._examine_chunk(chunk, phase, files, decode=decode) for chunk in chunks)
+        with self.shared_readers():
+            return self.begin_examine(images, decode=decode).finish(phase)
+
+    def begin_examine(self, images: Sequence[SourceImage], *, decode: bool = False) -> Begun[Phase, FileFacts]:
+        """Begin :meth:`examine`, within :meth:`shared_readers`: processes then read while the caller does something."""
+        files = self._readers_for(len(images))
+        return Begun(self._examine_chunk(chunk, files, decode=decode) for chunk in _chunks(images, _IMAGES_A_CHUNK))
+
+    @contextmanager
+    def shared_readers(self) -> Iterator[None]:
+        """Keep reading processes between the calls within: to start them takes as long as to read 10,000 images."""
+        if self._readers is not None:
+            yield
+            return
+        try:
+            with ManyFiles(0) as self._readers:
+                yield
+        finally:
+            self._readers = None
+            self._in_flight.clear()
+            self._captions_in_flight.clear()
+
+    def _readers_for(self, count: int) -> ManyFiles:
+        assert self._readers is not None, "to begin is allowed within shared_readers"
+        self._readers.expect(count)
+        return self._readers
 
     def remember(self, images: Iterable[tuple[str, FileFacts]]) -> None:
         """Store facts, by place, of images that the caller has just written."""
@@ -98,16 +128,24 @@ class ImageIndex:
             Captions in the given order (None for an image without any), and error messages by the image's place.
         """
         problems: dict[str, str] = {}
-        with ManyFiles(len(images)) as files:
-            chunks = _chunks(images, _IMAGES_A_CHUNK)
-            found = _each_begun_early(self._captions_of_chunk(source, chunk, problems, files) for chunk in chunks)
-        return found, problems
+        with self.shared_readers():
+            return self.begin_captions(source, images).finish(problems), problems
+
+    def begin_captions(
+        self, source: CaptionSource, images: Sequence[SourceImage]
+    ) -> Begun[dict[str, str], tuple[str, ...] | None]:
+        """Begin :meth:`captions`, within :meth:`shared_readers`; to finish takes what collects the error messages."""
+        files = self._readers_for(len(images))
+        return Begun(self._captions_of_chunk(source, chunk, files) for chunk in _chunks(images, _IMAGES_A_CHUNK))
 
     def _examine_chunk(
-        self, images: Sequence[SourceImage], phase: Phase, files: ManyFiles, *, decode: bool
-    ) -> Generator[None, None, list[FileFacts]]:
-        """Yield when the reading has begun; return the facts."""
+        self, images: Sequence[SourceImage], files: ManyFiles, *, decode: bool
+    ) -> Generator[None, Phase, list[FileFacts]]:
+        """Yield when the reading has begun, if processes read; return the facts."""
         places = [image.place for image in images]
+        # Pillow decodes in parallel in threads, and more processes would only hold more images
+        begins = not decode and files.would_leave(len(images)) and self._in_flight.isdisjoint(places)
+        phase = None if begins else (yield)
         known = self._known_images(places)
         seen = [image for image, place in zip(images, places, strict=True) if place in known]
         stamps = dict(zip((image.place for image in seen), _look_at(files, stamp_or_none, seen), strict=True))
@@ -119,18 +157,19 @@ class ImageIndex:
                 facts[place] = one
             else:
                 stale[place] = image, stamps.get(place)
-        phase.advance(sum(place in facts for place in places))
-        # Pillow decodes in parallel in threads, and more processes would only hold more images
-        may_leave = not decode and all(type(image) is LocalImage for image, _ in stale.values())
-        read_part = partial(read_all, decode=decode)
-        reading = [
-            files.work(read_part, some, may_leave=may_leave, size=_ROWS_A_TASK if some[0][0].shelf else None)
-            for some in by_shelf(stale.values())
-        ]
-        yield
-        for unread, read in chain.from_iterable(reading):
-            facts.update((image.place, one) for (image, _), one in zip(unread, read, strict=True))
-            phase.advance(len(unread), unread[-1][0].place)
+        already = sum(place in facts for place in places)
+        if not decode and files.would_leave(len(stale)) and all(_is_new_file(*one) for one in stale.values()):
+            reading = files.work(read_files, list(stale), may_leave=True)
+        else:
+            reading = _read_here(files, stale.values(), decode=decode)
+        if phase is None:
+            self._in_flight.update(places)
+            phase = yield
+            self._in_flight.difference_update(places)
+        phase.advance(already)
+        for unread, read in reading:
+            facts.update(zip(unread, read, strict=True))
+            phase.advance(len(unread), unread[-1])
         self.hashed += len(stale)
         self.remember((place, facts[place]) for place in stale if not facts[place].refused)
         return [facts[place] for place in places]
@@ -145,12 +184,14 @@ class ImageIndex:
         self,
         source: CaptionSource,
         images: Sequence[SourceImage],
-        problems: dict[str, str],
         files: ManyFiles,
-    ) -> Generator[None, None, list[tuple[str, ...] | None]]:
-        """Yield when the reading has begun; return the captions."""
+    ) -> Generator[None, dict[str, str], list[tuple[str, ...] | None]]:
+        """Yield when the reading has begun, if processes read; return the captions."""
         identity = f"{type(source).name}{source.identity()}"
-        known = self._known_captions(identity, [image.place for image in images])
+        places = [image.place for image in images]
+        begins = files.would_leave(len(images)) and self._captions_in_flight.isdisjoint(places)
+        problems = None if begins else (yield)
+        known = self._known_captions(identity, places)
         seen = [image for image in images if image.place in known]
         stamps = dict(zip((image.place for image in seen), _look_at(files, partial(_stamp, source), seen), strict=True))
         found: dict[str, tuple[str, ...] | None] = {}
@@ -163,16 +204,26 @@ class ImageIndex:
             else:
                 stale.append(image)
         fresh: list[tuple[bytes, str, str, str]] = []
-        may_leave = type(source) is TextfileCaptions and all(type(image) is LocalImage for image in stale)
-        reading = files.work(partial(_captions, source), stale, may_leave=may_leave)
-        yield
-        for part, read in reading:
-            for image, (stamp, captions) in zip(part, read, strict=True):
-                if isinstance(captions, DataError):
-                    problems[image.place] = str(captions)
-                found[image.key] = None if isinstance(captions, DataError) else captions
-                if stamp and not isinstance(captions, DataError):
-                    fresh.append((encoded(image.place), identity, stamp, json.dumps(captions)))
+        is_simple = type(source) is TextfileCaptions and all(type(image) is LocalImage for image in stale)
+        if is_simple and files.would_leave(len(stale)):
+            reading: Reading[Any, _StampedCaptions] = files.work(
+                partial(_captions_beside, source), [image.place for image in stale], may_leave=True
+            )
+        else:
+            reading = files.work(partial(_captions, source), stale)
+        if problems is None:
+            self._captions_in_flight.update(places)
+            problems = yield
+            self._captions_in_flight.difference_update(places)
+        read = chain.from_iterable(results for _, results in reading)
+        for image, (stamp, captions) in zip(stale, read, strict=True):
+            if isinstance(captions, DataError):
+                problems[image.place] = str(captions)
+                found[image.key] = None
+                continue
+            found[image.key] = captions
+            if stamp:
+                fresh.append((encoded(image.place), identity, stamp, json.dumps(captions)))
         self.captions_read += len(fresh)
         if fresh:
             rows = [(*values, checksum(values)) for values in fresh]
@@ -193,32 +244,26 @@ class ImageIndex:
         return self._file.do(select)
 
 
-def _each_begun_early(chunks: Iterable[Generator[None, None, list[_Result]]]) -> list[_Result]:
-    """Return the results of all chunks; each begins before the one before it is finished, so that nothing waits."""
-    results: list[_Result] = []
-    begun: list[Generator[None, None, list[_Result]]] = []
-    for chunk in chunks:
-        next(chunk)
-        if begun:
-            results += _result_of(begun.pop())
-        begun.append(chunk)
-    for chunk in begun:
-        results += _result_of(chunk)
-    return results
+def _is_new_file(image: SourceImage, stamp: str | None) -> bool:
+    """Return whether :func:`read_files` reads this image as :func:`read_all` does."""
+    return stamp is None and type(image) is LocalImage and image.panel is None
 
 
-def _result_of(chunk: Generator[None, None, list[_Result]]) -> list[_Result]:
-    try:
-        next(chunk)
-    except StopIteration as end:
-        found: list[_Result] = end.value
-        return found
-    raise AssertionError("a chunk stops once, when its reading has begun")
+def _read_here(
+    files: ManyFiles, stale: Iterable[tuple[SourceImage, str | None]], *, decode: bool
+) -> Reading[str, FileFacts]:
+    """Yield places with the facts of their images."""
+    for some in by_shelf(stale):
+        size = _ROWS_A_TASK if some[0][0].shelf else None
+        for unread, read in files.work(partial(read_all, decode=decode), some, size=size):
+            yield [image.place for image, _ in unread], read
 
 
-def _captions(
-    source: CaptionSource, images: Sequence[SourceImage]
-) -> list[tuple[str, tuple[str, ...] | DataError | None]]:
+def _captions_beside(source: CaptionSource, files: Sequence[str]) -> list[_StampedCaptions]:
+    return _captions(source, [LocalImage(key=file, file=file) for file in files])
+
+
+def _captions(source: CaptionSource, images: Sequence[SourceImage]) -> list[_StampedCaptions]:
     """Return stamp and captions of each image; the stamp comes first, so the next scan notices any change after it."""
     return [(_stamp(source, image), _captions_of(source, image)) for image in images]
 

@@ -118,6 +118,8 @@ class IndexFile:
                 raise sqlite3.DatabaseError(f"format {found} of a version whose caches have other keys")
             # not a write-ahead log, which needs memory shared between machines
             connection.execute("PRAGMA journal_mode = DELETE")
+            # a killed run loses nothing by it; what a power cut damages is found by checksums and rebuilt
+            connection.execute("PRAGMA synchronous = OFF")
             if found == 0:
                 connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             self._file = _identity(self.path)

@@ -21,6 +21,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Work = Callable[[Sequence[_Item]], list[_Result]]
 """Gives a result for each item."""
+Reading = Iterator[tuple[Sequence[_Item], list[_Result]]]
+"""Parts of the items with their results."""
 
 FEWEST_FOR_PROCESSES = 5_000
 """Below this, starting processes takes longer than the work."""
@@ -36,9 +38,20 @@ class ManyFiles:
     def __init__(self, count: int) -> None:
         """Expect about ``count`` files in all."""
         self._cores = os.cpu_count() or 1
-        self._wants_processes = count >= FEWEST_FOR_PROCESSES and self._cores > 1
+        self._can_leave = self._cores > 1
+        """Whether processes can be started, as far as is known."""
+        self._wants_processes = False
+        self.expect(count)
         self._threads: ThreadPoolExecutor | None = None
         self._processes: ProcessPoolExecutor | None = None
+
+    def expect(self, count: int) -> None:
+        """Expect about ``count`` files more."""
+        self._wants_processes = self._can_leave and (self._wants_processes or count >= FEWEST_FOR_PROCESSES)
+
+    def would_leave(self, count: int) -> bool:
+        """Return whether so many items would be sent to other processes, if they may be."""
+        return self._wants_processes and count >= _A_PROCESS_TASK
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +71,7 @@ class ManyFiles:
         may_leave: bool = False,
         slow: float = _SLOW,
         size: int | None = None,
-    ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
+    ) -> Reading[_Item, _Result]:
         """Return parts of the items with their results, in order. In processes, the work begins at once.
 
         Args:
@@ -67,21 +80,21 @@ class ManyFiles:
             slow: Seconds for one item from which on threads take over.
             size: Items that a thread takes at once; None is the usual number.
         """
-        if not (may_leave and self._wants_processes and len(items) >= _A_PROCESS_TASK):
+        if not (may_leave and self.would_leave(len(items))):
             return self._here(work, items, slow, size or _A_TASK)
         try:
             return self._completed(self._in_processes(work, items), work, items, slow)
         except BrokenProcessPool:
-            self._wants_processes = False
+            self._can_leave = self._wants_processes = False
             return self._here(work, items, slow, size or _A_TASK)
 
     def _completed(
         self,
-        begun: Iterator[tuple[Sequence[_Item], list[_Result]]],
+        begun: Reading[_Item, _Result],
         work: Work[_Item, _Result],
         items: Sequence[_Item],
         slow: float,
-    ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
+    ) -> Reading[_Item, _Result]:
         """Yield what processes give; if one dies or cannot start, do the rest in this one."""
         done = 0
         try:
@@ -89,12 +102,12 @@ class ManyFiles:
                 done += len(part)
                 yield part, results
         except BrokenProcessPool:
-            self._wants_processes = False
+            self._can_leave = self._wants_processes = False
             yield from self._here(work, items[done:], slow, _A_TASK)
 
     def _here(
         self, work: Work[_Item, _Result], items: Sequence[_Item], slow: float, size: int
-    ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
+    ) -> Reading[_Item, _Result]:
         done = 0
         for part in _parts(items, size):
             started = time.perf_counter()
@@ -108,9 +121,7 @@ class ManyFiles:
             self._threads = self._threads or ThreadPoolExecutor(max_workers=min(32, 2 * self._cores + 2))
             yield from _mapped(self._threads, work, items[done:], size)
 
-    def _in_processes(
-        self, work: Work[_Item, _Result], items: Sequence[_Item]
-    ) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
+    def _in_processes(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Reading[_Item, _Result]:
         if self._processes is None:
             self._processes = ProcessPoolExecutor(
                 max_workers=self._cores,
@@ -129,9 +140,7 @@ def _all_of(work: Work[_Item, _Result], items: Sequence[_Item]) -> list[_Result]
         return [result for _, results in files.work(work, items) for result in results]
 
 
-def _mapped(
-    pool: Executor, work: Work[_Item, _Result], items: Sequence[_Item], size: int
-) -> Iterator[tuple[Sequence[_Item], list[_Result]]]:
+def _mapped(pool: Executor, work: Work[_Item, _Result], items: Sequence[_Item], size: int) -> Reading[_Item, _Result]:
     parts = list(_parts(items, size))
     return zip(parts, pool.map(work, parts), strict=True)
 

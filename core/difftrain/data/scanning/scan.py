@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from difftrain.contracts import Listing
 from difftrain.data.buckets import SizeLimits, broken_limit
 from difftrain.data.entries.data_plan import DatasetPlan
 from difftrain.data.files.captions import TextfileCaptions
-from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.other_files import note_listing
+from difftrain.data.scanning.begun import Begun
 from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.data.scanning.image_index import ImageIndex
+from difftrain.data.scanning.scan_notes import (
+    complaints_note,
+    frames_note,
+    other_sizes_note,
+    split_note,
+    unreadable_note,
+    unusable_note,
+)
 from difftrain.data.scanning.survey import survey
-from difftrain.errors import first_few
-from difftrain.types import Finding, ImageRecord, Level, Reporter, SourceImage
+from difftrain.types import Finding, ImageRecord, Level, Phase, Reporter, SourceImage
 from difftrain.types.source_images import extension_of
 
 
@@ -58,8 +66,27 @@ class _Examined:
     findings: Sequence[Finding]
 
 
-def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: Mapping[str, Path]) -> Scan:
-    """List, examine and caption the images of one dataset.
+@dataclass(frozen=True, kw_only=True)
+class BegunScan:
+    """A dataset that is listed. If it is large, other processes read its files by now."""
+
+    plan: DatasetPlan
+    listing: Listing
+    images: Sequence[SourceImage]
+    """Those that are read: all except those whose size from the source exceeds a limit."""
+    left_out: Counter[str]
+    left_out_keys: set[str]
+    brought: Sequence[SourceImage]
+    """Images that others bring as references."""
+    captioned_by_source: bool
+    facts: Begun[Phase, FileFacts]
+    """Of the images, and then of those that they bring."""
+    captions: Begun[dict[str, str], tuple[str, ...] | None] | None
+    """Of the images, if they come from a caption source."""
+
+
+def begin_scan(plan: DatasetPlan, index: ImageIndex, *, written: Mapping[str, Path]) -> BegunScan:
+    """List the images of one dataset and begin to read them and their captions, within the index's shared readers.
 
     Args:
         written: Folders that runs write, by name; files there are not data.
@@ -69,29 +96,67 @@ def scan(plan: DatasetPlan, index: ImageIndex, reporter: Reporter, *, written: M
         PluginError: If the source fails or breaks its contract.
     """
     listing = survey(plan, written)
-    examined = _examine(plan, listing.images, index, reporter)
+    limits = _limits(plan)
+    left_out: Counter[str] = Counter()
+    keys: set[str] = set()
+    images: list[SourceImage] = []
+    for image in listing.images:
+        broken = None if image.size is None else broken_limit(image.size, limits)
+        if broken is None:
+            images.append(image)
+        else:
+            left_out[broken] += 1
+            keys.add(_key(image))
+    brought = [] if plan.is_reference else [one for image in images for one in image.references]
     wants_source = plan.takes_source_captions or (plan.captions is not None and plan.captions.repeats_source)
-    captioned_by_source = wants_source and any(image.captions for image in listing.images)
+    by_source = wants_source and any(image.captions for image in listing.images)
+    # images that stream are encoded in training: decode them now, rather than read the whole set once more
+    facts = index.begin_examine([*images, *brought], decode=plan.source.streams)
+    captions = None if plan.captions is None or by_source else index.begin_captions(plan.captions, images)
+    return BegunScan(
+        plan=plan,
+        listing=listing,
+        images=images,
+        left_out=left_out,
+        left_out_keys=keys,
+        brought=brought,
+        captioned_by_source=by_source,
+        facts=facts,
+        captions=captions,
+    )
+
+
+def finish_scan(begun: BegunScan, reporter: Reporter) -> Scan:
+    """Return the records of a dataset, once all of its files are read.
+
+    Raises:
+        DataError: If the index cannot be used.
+    """
+    plan, listing, captioned_by_source = begun.plan, begun.listing, begun.captioned_by_source
+    examined = _examine(begun, reporter)
     captions: list[tuple[str, ...] | None] = [None] * len(examined.used)
     complaints: dict[str, str] = {}
     if captioned_by_source:
         captions = [image.captions or None for image, _ in examined.used]
-    elif plan.captions is not None:
-        captions, complaints = index.captions(plan.captions, [image for image, _ in examined.used])
+    elif begun.captions is not None:
+        found = dict(zip((image.place for image in begun.images), begun.captions.finish(complaints), strict=True))
+        captions = [found[image.place] for image, _ in examined.used]
+        used = {image.place for image, _ in examined.used} if complaints else set()
+        complaints = {place: complaint for place, complaint in complaints.items() if place in used}
     captions = [plan.caption_edits.apply(caption, from_source=captioned_by_source) for caption in captions]
     records = [
         _record(plan, image, facts, caption) for (image, facts), caption in zip(examined.used, captions, strict=True)
     ]
     findings = [
-        *_told("unusable", "problem", plan, _unusable(listing.unusable, plan.source.place)),
+        *_told("unusable", "problem", plan, unusable_note(listing.unusable, plan.source.place)),
         *examined.findings,
-        *_told("unreadable_caption", "problem", plan, _complaints(complaints.values())),
+        *_told("unreadable_caption", "problem", plan, complaints_note(complaints.values())),
         *_told("listing", "note", plan, note_listing(listing)),
         *_told(
             "several_captions",
             "note",
             plan,
-            _split(captions, by_line=not captioned_by_source and isinstance(plan.captions, TextfileCaptions)),
+            split_note(captions, by_line=not captioned_by_source and isinstance(plan.captions, TextfileCaptions)),
         ),
     ]
     return Scan(
@@ -138,24 +203,14 @@ def _references(
     }
 
 
-def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex, reporter: Reporter) -> _Examined:
-    """Examine all images except those whose size from the source exceeds a limit; these are not read."""
+def _examine(begun: BegunScan, reporter: Reporter) -> _Examined:
+    """Wait for the facts of all images, and leave out those that exceed a limit or cannot be read."""
+    plan, images, brought = begun.plan, begun.images, begun.brought
     limits = _limits(plan)
-    left_out: Counter[str] = Counter()
-    keys: set[str] = set()
-    images: list[SourceImage] = []
-    for image in listed:
-        broken = None if image.size is None else broken_limit(image.size, limits)
-        if broken is None:
-            images.append(image)
-        else:
-            left_out[broken] += 1
-            keys.add(_key(image))
-    brought = [] if plan.is_reference else [one for image in images for one in image.references]
+    left_out, keys = Counter(begun.left_out), set(begun.left_out_keys)
     everything = [*images, *brought]
     with reporter.phase(f"scan {plan.id}", len(everything)) as phase:
-        # images that stream are encoded in training: decode them now, rather than read the whole set once more
-        facts = index.examine(everything, phase, decode=plan.source.streams)
+        facts = begun.facts.finish(phase)
     brought_facts = {one.place: its for one, its in zip(brought, facts[len(images) :], strict=True)}
     used: list[tuple[SourceImage, FileFacts]] = []
     for image, one in zip(images, facts, strict=False):
@@ -173,9 +228,9 @@ def _examine(plan: DatasetPlan, listed: Sequence[SourceImage], index: ImageIndex
         left_out_keys=frozenset(keys),
         brought=brought_facts,
         findings=[
-            *_told("unreadable", "problem", plan, _unreadable(everything, facts, plan.source.place), broken_names),
-            *_told("frames", "note", plan, _frames(everything, facts)),
-            *_told("other_size", "note", plan, _other_sizes(everything, facts)),
+            *_told("unreadable", "problem", plan, unreadable_note(everything, facts, plan.source.place), broken_names),
+            *_told("frames", "note", plan, frames_note(everything, facts)),
+            *_told("other_size", "note", plan, other_sizes_note(everything, facts)),
         ],
     )
 
@@ -209,71 +264,3 @@ def _pairing_key(key: str) -> str:
         return key
     spelt = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", spelt)
-
-
-def _unusable(unusable: Sequence[str], place: str) -> list[str]:
-    if not unusable:
-        return []
-    items = "1 item" if len(unusable) == 1 else f"{len(unusable)} items"
-    return [
-        f"{items} of {place} cannot be used: {first_few(unusable)}\nhint: fix what is named, or take it out of {place}"
-    ]
-
-
-def _unreadable(images: Sequence[SourceImage], facts: Sequence[FileFacts], place: str) -> list[str]:
-    broken = [(image, one) for image, one in zip(images, facts, strict=True) if one.error is not None]
-    if not broken:
-        return []
-    are_files = all(isinstance(image, LocalImage) for image, _ in broken)
-    names = first_few(f"{image.key if are_files else image.place} ({one.error})" for image, one in broken)
-    return [
-        f"{len(broken)} of {len(images)} images cannot be read: {names}\n"
-        f"hint: {unreadable_advice([one for _, one in broken], place)}"
-    ]
-
-
-def unreadable_advice(facts: Sequence[FileFacts], place: str) -> str:
-    """Return advice on images that cannot be read.
-
-    Args:
-        place: Where they are, as :attr:`~difftrain.contracts.DataSource.place` of their source.
-    """
-    refused = any(one.refused for one in facts)
-    return f"{'make these images readable' if refused else 'replace these images'}, or take them out of {place}"
-
-
-def _frames(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
-    names = [image.key for image, one in zip(images, facts, strict=True) if one.is_animated]
-    if not names:
-        return []
-    return [f"{len(names)} images have several frames; only the first is used: {first_few(names)}"]
-
-
-def _other_sizes(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
-    """Note images whose actual size differs from the data source's; it may have left out others by mistake."""
-    names = [
-        f"{image.key} ({one.width}x{one.height}, not {image.size[0]}x{image.size[1]})"
-        for image, one in zip(images, facts, strict=True)
-        if image.size is not None and one.error is None and image.size != (one.width, one.height)
-    ]
-    if not names:
-        return []
-    return [f"{len(names)} images differ from the size in their data source; it is ignored: {first_few(names)}"]
-
-
-def _complaints(complaints: Collection[str]) -> list[str]:
-    """Report all captions that cannot be read, with the fix for the first."""
-    if not complaints:
-        return []
-    texts = [complaint.partition("\nhint: ")[0] for complaint in complaints]
-    hint = next((hint for complaint in complaints if (hint := complaint.partition("\n")[2])), "")
-    different = list(dict.fromkeys(texts))  # images of one table have one complaint
-    return [f"{len(texts)} captions cannot be read: {first_few(different)}" + (f"\n{hint}" if hint else "")]
-
-
-def _split(captions: Collection[tuple[str, ...] | None], *, by_line: bool) -> list[str]:
-    count = sum(caption is not None and len(caption) > 1 for caption in captions)
-    if not count:
-        return []
-    which = ", one per line of their caption file" if by_line else ""
-    return [f"{count} images have several captions{which}: one of them is drawn at each visit"]
