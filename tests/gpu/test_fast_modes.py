@@ -15,7 +15,7 @@ from difftrain.model.attention.own_kernels import OWN_KERNELS, routed_to
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
 from difftrain.model.precision.eight_bit_linear import Fp8Linear, Int8Linear, RotatedInt8Linear
 from difftrain.model.precision.int8_product import int8_product
-from difftrain.model.precision.quanto import QuantoFp8Uz, QuantoInt2
+from difftrain.model.precision.quanto import QuantoFp8, QuantoFp8Uz, QuantoInt2, QuantoInt4, QuantoInt8
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
 from difftrain.steps.step import _sent
 from difftrain.types import AttentionShape
@@ -162,6 +162,28 @@ def test_formats_of_quanto_pass_gradients_on(quantizer, tolerance):
     with torch.autocast("cuda", torch.bfloat16):
         output = quantizer.convert("layer", linear, CUDA)(inputs)
     (ours,) = torch.autograd.grad(output, inputs, gradient)
+    assert relative(output, exact) < tolerance
+    assert relative(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize(("quantizer", "tolerance"), [(QuantoInt8(), 0.02), (QuantoFp8(), 0.05), (QuantoInt4(), 0.2)])
+def test_quanto_takes_what_a_layer_norm_gives_under_autocast(quantizer, tolerance):
+    if problem := quantizer.check():
+        pytest.skip(problem)
+    torch.manual_seed(0)
+    linear = nn.Linear(512, 256, device="cuda", dtype=torch.bfloat16).requires_grad_(False)
+    copy = nn.Linear(512, 256, device="cuda", dtype=torch.bfloat16).requires_grad_(False)
+    copy.load_state_dict(linear.state_dict())
+    layer = quantizer.convert("layer", copy, CUDA)
+    inputs = torch.randn(128, 512, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        normed = functional.layer_norm(inputs, (512,))
+        assert normed.dtype == torch.float32
+        output, exact = layer(normed), linear(normed)
+    assert output.dtype == torch.bfloat16
+    ours, theirs = (
+        torch.autograd.grad(each.float().square().sum(), inputs, retain_graph=True)[0] for each in (output, exact)
+    )
     assert relative(output, exact) < tolerance
     assert relative(ours, theirs) < tolerance
 

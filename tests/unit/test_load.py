@@ -248,7 +248,7 @@ def test_int8_gives_the_integers_of_quantos_own_quantize():
     assert ours.keys() == theirs.keys()
     for name, layer in ours.items():
         if isinstance(layer, nn.Linear):
-            assert type(layer) is type(theirs[name])
+            assert isinstance(layer, type(theirs[name]))
             assert torch.equal(layer.weight._data, theirs[name].weight._data)
             assert torch.equal(layer.weight._scale, theirs[name].weight._scale)
             assert layer.bias is None or torch.equal(layer.bias, theirs[name].bias)

@@ -13,6 +13,7 @@ from difftrain.contracts import Quantizer
 from difftrain.model.low_rank.lora import Lora
 from difftrain.model.precision import optional_package
 from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytesNf4
+from difftrain.model.precision.quanto import QuantoFp8, QuantoInt8
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
 from difftrain.model.precision.weight_only_linear import WeightOnlyLinear
 
@@ -218,3 +219,15 @@ def test_nf4_leaves_layers_whose_rows_end_within_a_block():
     pytest.importorskip("bitsandbytes")
     odd = nn.Linear(96, 64)
     assert BitsAndBytesNf4().convert("odd", odd, CPU) is odd
+
+
+@pytest.mark.parametrize("quantizer", [QuantoInt8(), QuantoFp8()], ids=["int8", "fp8"])
+def test_quanto_takes_float32_under_autocast_as_torchs_own_layers_do(quantizer):
+    # a layer norm gives float32 there, and quanto's kernels of GPUs refuse it
+    layer = quantizer.convert("layer", nn.Linear(64, 32, dtype=torch.bfloat16), CPU)
+    inputs = torch.randn(4, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(inputs)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, layer(inputs.bfloat16()))
+    assert layer(inputs.bfloat16()).dtype == torch.bfloat16

@@ -28,7 +28,9 @@ class _Quanto(Quantizer):
     def convert(self, name: str, module: nn.Linear, device: torch.device) -> nn.Module:
         from optimum import quanto
 
-        layer: nn.Module = quanto.QLinear.from_module(module.to(device), weights=getattr(quanto, self._weights))
+        from difftrain.model.precision.quanto_linear import QuantoLinear
+
+        layer: nn.Module = QuantoLinear.from_module(module.to(device), weights=getattr(quanto, self._weights))
         layer.name = name  # type: ignore[assignment]  # as quanto's own quantize() does, for its messages
         layer.freeze()  # type: ignore[operator]  # quanto's: keeps the integers instead of the weight
         # freezing turns requires_grad on again
