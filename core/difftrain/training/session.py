@@ -248,7 +248,8 @@ def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> No
     reporter.say(f"finished {assembled.state.total_steps} steps")
     for sentence in measured(assembled):
         reporter.say(sentence)
-    reporter.say(f"adapter:     {exported_adapter(output_dir)}")
+    named = "model:  " if assembled.state.plan.adapter.trains_base else "adapter:"
+    reporter.say(f"{named}     {exported_adapter(output_dir)}")
     if is_own_card(output_dir / CARD_FILE):
         reporter.say(f"model card:  {output_dir / CARD_FILE}")
     for checkpoint in list_checkpoints(output_dir)[-1:]:
