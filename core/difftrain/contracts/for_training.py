@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Adapter(Options, ABC):
-    """What is trained: weights beside a frozen model, ``lora_type: NAME``, or the model's own. Fields are run options."""
+    """What is trained: weights beside a frozen model, ``lora_type: NAME``, or its own. Fields are run options."""
 
     name: ClassVar[str]
     trains_base: ClassVar[bool] = False
-    """Whether the denoiser's own weights are trained: ``model_type`` then names it, its weights are loaded in the number
-    format of trained ones, and they are neither quantised, fused nor swapped."""
+    """Whether the denoiser's own weights are trained, all of them: ``model_type`` then names it. They are loaded in the
+    number format of trained weights, and neither quantised, fused nor swapped."""
     replayable: ClassVar[bool] = False
     """Whether the forward does the same operations for all inputs of one shape, looks at no value on the CPU and
     draws only from torch's generator of the GPU: a training step can then be recorded once and replayed."""
