@@ -87,8 +87,7 @@ def _whole_model(folder: Path, steps: Sequence[int] | None) -> FoundAdapter:
         return find_adapter(folder.parent, steps)
     raise CheckpointError(
         f"--adapter {printable(folder)} is a whole model, and not in a run's folder\n"
-        "hint: name the output folder of the run that trained it; or draw with it as it is: "
-        f"--pretrained_transformer_model_name_or_path {printable(folder)}, with an adapter"
+        "hint: name the output folder of the run that trained it"
     )
 
 

@@ -1,4 +1,4 @@
-"""A model with an adapter's changes in its own weights, as a folder in diffusers layout."""
+"""A model with an adapter's changes in its own weights, or trained as a whole, as a folder in diffusers layout."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from difftrain.exporting.prediction import (
     open_predictor,
     predict_expected,
 )
+from difftrain.exporting.whole_model import trained_weights
 from difftrain.exporting.write_export import Export, check_finite
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
@@ -49,16 +50,20 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
         )
     location = find_model(plan).location
     empty = plan.family.empty_denoiser(location)
-    changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes
-    check_finite(changes, source.file)
-    check_fits(changes, empty)
+    if source.whole is not None:
+        weights, what = trained_weights(source, wanted.dtype), "the model as it was trained"
+    else:
+        changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes
+        check_finite(changes, source.file)
+        check_fits(changes, empty)
+        weights, what = _merged(plan, location, changes, wanted.dtype), f"{len(changes)} modules merged"
     temporary = wanted.output.with_name(f".{wanted.output.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         folder = temporary / plan.family.lora_prefix
         folder.mkdir(parents=True)
         with reporter.phase("merge"):
-            write_shards(_merged(plan, location, changes, wanted.dtype), folder)
+            write_shards(weights, folder)
         if not write_model_config(empty, folder):
             raise ConfigError("--merge: the models of this family are not diffusers' and have no config to write")
         parts = _copy_other_parts(location, temporary, plan.family.lora_prefix)
@@ -70,7 +75,7 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     there = "with the other parts of the model" if parts else "without the other parts, which are on the hub"
-    reporter.say(f"wrote {wanted.output}: {len(changes)} modules merged, {there}")
+    reporter.say(f"wrote {wanted.output}: {what}, {there}")
 
 
 def _merged(
@@ -116,7 +121,7 @@ def _verify(source: AdapterSource, folder: Path, wanted: Export, reporter: Repor
     difference = float((predictor.predict(predictor.denoiser) - expected).abs().max())
     effect = float((expected - base).abs().max())
     reporter.say(
-        f"verify: prediction of the merged model: worst difference {difference:.1e}, where the adapter changes up to "
+        f"verify: prediction of the merged model: worst difference {difference:.1e}, where training changed up to "
         f"{effect:.1e}"
     )
     # the whole weight is rounded, not only the change, so the tolerance is that of the whole prediction

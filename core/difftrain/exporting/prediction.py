@@ -20,6 +20,7 @@ from difftrain.model.adapter_files.changes import Change, LowRank
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.model.load_denoiser import load_denoiser
+from difftrain.model.shards import read_weights
 from difftrain.model.tensor_file import read_tensors
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.find_model import find_model
@@ -114,6 +115,9 @@ def predict_expected(source: AdapterSource, predictor: Predictor) -> tuple[Tenso
     assert plan is not None, "a predictor needs it"
     base = predictor.predict(predictor.denoiser)
     own = copy.deepcopy(predictor.denoiser)
+    if source.whole is not None:
+        own.load_state_dict({name: tensor.float() for name, tensor in read_weights(source.whole)})
+        return base, predictor.predict(own)
     if (trained := _trained(source, plan)) is not None:
         plan.adapter.adapt(own, plan.family, torch.float32)
         plan.adapter.load_state(own, trained)
