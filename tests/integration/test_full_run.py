@@ -88,8 +88,12 @@ def test_a_resumed_run_gives_the_bytes_of_an_uninterrupted_one(pairs, whole):
     ended = run_in(pairs.folder, *resuming)
     assert ended.status == 0, ended.err
     assert "resumed whole/checkpoint-2 at step 2" in ended.err
-    for file in (WEIGHTS, "checkpoint-4/resume/adapter.safetensors", "checkpoint-4/resume/optimizer.pt"):
-        assert (pairs.folder / "resumed" / file).read_bytes() == (pairs.folder / "whole" / file).read_bytes()
+    first, second = pairs.folder / "whole", pairs.folder / "resumed"
+    for file in (WEIGHTS, "checkpoint-4/resume/adapter.safetensors"):
+        assert (first / file).read_bytes() == (second / file).read_bytes()
+    states = [torch.load(run / "checkpoint-4/resume/optimizer.pt")["state"] for run in (first, second)]
+    assert len(states[0]) == 112
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 def test_a_run_that_goes_on_replaces_its_model_and_keeps_as_many_checkpoints_as_asked(pairs):
@@ -149,11 +153,11 @@ def test_the_run_trains_on_from_the_model_and_a_sharded_one_is_identified(pairs,
     assert all((before[name] - after[name]).abs().max() < 1e-6 for name in before)
     folder = pairs.folder / "second/transformer"
     files = sorted(path.name for path in folder.glob("*.safetensors"))
-    assert len(files) == 4
-    assert files[0] == "diffusion_pytorch_model-00001-of-00004.safetensors"
+    assert len(files) == 5
+    assert files[0] == "diffusion_pytorch_model-00001-of-00005.safetensors"
     for named in ("second", "second/transformer"):
         found = run_in(pairs.folder, "identify", named, "--json").json
-        assert "the whole denoiser: transformer, a denoiser in diffusers layout, in 4 files" in found["what"]
+        assert "the whole denoiser: transformer, a denoiser in diffusers layout, in 5 files" in found["what"]
         assert found["flavours"] == ["kontext"]
         assert found["dtypes"] == {"F32": len(before)}
 
@@ -161,12 +165,12 @@ def test_the_run_trains_on_from_the_model_and_a_sharded_one_is_identified(pairs,
 def test_a_sharded_transformer_without_a_run_is_identified(pairs, tmp_path):
     stock(tiny_random_folder()).save_pretrained(tmp_path / "sharded", max_shard_size="500KB")
     found = run_in(tmp_path, "identify", "sharded", "--json").json
-    assert found["what"] == "a denoiser in diffusers layout, in 4 files"
+    assert found["what"] == "a denoiser in diffusers layout, in 5 files"
     assert found["family"] == "flux"
     assert "guidance_embeds: true" in found["seen"]
-    (tmp_path / "sharded/diffusion_pytorch_model-00002-of-00004.safetensors").unlink()
+    (tmp_path / "sharded/diffusion_pytorch_model-00002-of-00005.safetensors").unlink()
     ended = run_in(tmp_path, "identify", "sharded")
-    assert "(no diffusion_pytorch_model-00002-of-00004.safetensors)" in ended.out
+    assert "(no diffusion_pytorch_model-00002-of-00005.safetensors)" in ended.out
 
 
 @pytest.mark.parametrize("named", ["whole", "whole/checkpoint-4", "whole/transformer"])
