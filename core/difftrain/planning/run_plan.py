@@ -140,12 +140,12 @@ class _TrainingChooser(Chooser):
             return
         able = sorted(name for name, found in self.registry.all("adapter").items() if found.at_strength is not own)
         for entry in datasets:
-            for key in ("is_regularisation_data", "slider_strength"):
-                value = getattr(entry, key)
-                if value not in (None, False, 1):
+            for key, usual in (("is_regularisation_data", (False,)), ("slider_strength", (None, 1))):
+                if (value := getattr(entry, key)) not in usual:
+                    named = "model_type" if adapter.trains_base else "lora_type"
                     self.problems.add(
                         f"dataset {entry.id!r}: {key} = {json.dumps(value)} changes the strength of the adapter for "
-                        f"its samples, and lora_type {adapter.name!r} has none; use lora_type {' or '.join(able)}"
+                        f"its samples, and {named} {adapter.name!r} has none; use lora_type {' or '.join(able)}"
                     )
 
     def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
