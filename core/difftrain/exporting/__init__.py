@@ -4,7 +4,7 @@
 - `identified`: what a file or folder is
 - `compare_changes`: whether two sets of changes do the same
 - `prediction`: what the model predicts with the run's adapter, and with a written file
-- `whole_model`: a model that was trained as a whole, or its difference from the base as a LoRA
+- `trained_model`: a model that was trained as a whole, or its difference from the base as a LoRA
 - `merge`: the changes in the model's own weights, as a folder
 - `write_export`: writes under a temporary name, checks, renames
 """

@@ -20,7 +20,7 @@ from difftrain.exporting.prediction import (
     open_predictor,
     predict_expected,
 )
-from difftrain.exporting.whole_model import trained_weights
+from difftrain.exporting.trained_model import trained_weights
 from difftrain.exporting.write_export import Export, check_finite
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change

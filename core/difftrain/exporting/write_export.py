@@ -13,7 +13,7 @@ from difftrain.errors import CheckpointError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.compare_changes import tolerance_of, worst_difference
 from difftrain.exporting.prediction import check_fits, compare_predictions, open_predictor
-from difftrain.exporting.whole_model import reduce_whole_model
+from difftrain.exporting.trained_model import reduce_whole_model
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
 from difftrain.model.adapter_files.layer_names import LayerNames
