@@ -19,6 +19,7 @@ from difftrain.model.precision.bitsandbytes import BitsAndBytesFp4, BitsAndBytes
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
 from difftrain.model.precision.quanto import QuantoFp8, QuantoFp8Uz, QuantoInt2, QuantoInt4, QuantoInt8
 from difftrain.model.precision.torchao import TorchAoFp8, TorchAoInt8
+from difftrain.model.whole_model.full import Full
 from difftrain.output.metrics_file import MetricsFile
 from difftrain.plugins.hookspecs import hookimpl
 from difftrain.steps.losses import MeanSquaredError
@@ -29,7 +30,7 @@ from difftrain.steps.schedules import Constant, ConstantWithWarmup, Cosine, Line
 
 @hookimpl
 def difftrain_adapters() -> Iterable[type[contracts.Adapter]]:
-    return Lora, Lycoris
+    return Lora, Lycoris, Full
 
 
 @hookimpl

@@ -17,6 +17,7 @@ from difftrain.model.adapter_files.layouts import FORMATS, tensors_of
 from difftrain.model.load_denoiser import load_denoiser
 from difftrain.model.low_rank.lora import Lora
 from difftrain.model.low_rank.lora_file import ADAPTER_FILE
+from difftrain.model.whole_model import write_model
 from difftrain_flux.built_in import tiny_random_folder
 
 RUNS = {
@@ -253,7 +254,7 @@ def test_a_lokr_becomes_a_lora_that_the_stock_pipeline_loads(runs, rank, tmp_pat
 
 @pytest.mark.parametrize("case", ["alpha 8", "dora", "lokr"])
 def test_a_merged_model_predicts_the_same_and_loads_in_the_stock_pipeline(runs, case, tmp_path, monkeypatch):
-    monkeypatch.setattr(merging, "SHARD_BYTES", 400_000)
+    monkeypatch.setattr(write_model, "SHARD_BYTES", 400_000)
     ended = export(runs(case), tmp_path / "model", "--merge")
     assert ended.status == 0, ended.err
     assert "verify: prediction of the merged model: worst difference" in ended.err

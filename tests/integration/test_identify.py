@@ -146,9 +146,9 @@ def test_a_model_folder_is_known_with_its_flavour(tmp_path):
     assert "flavour    kontext" in ended.out
 
 
-def test_the_denoisers_folder_alone_is_known_by_its_file(tmp_path):
+def test_the_denoisers_folder_alone_is_known_by_its_config(tmp_path):
     ended = run_in(tmp_path, "identify", TINY_FOLDER / "transformer")
-    assert "the weights of a denoiser in one file" in ended.out
+    assert "a denoiser in diffusers layout, in 1 file" in ended.out
     assert "family     flux" in ended.out
 
 

@@ -27,3 +27,14 @@ def test_the_demo_beats_the_blurred_input_by_a_decibel_and_the_base_by_more(vali
 def test_the_demo_sharpens_every_held_out_image(validations):
     before, after = (validations[step]["psnr_by_image"] for step in (0, max(validations)))
     assert {name for name in after if after[name] <= before[name]} == set()
+
+
+def test_the_demo_learns_as_much_with_the_whole_model(validations, tmp_path):
+    """In a third of the steps, at a tenth of the rate; seen: 22.8 dB, LoRA 22.9."""
+    flags = {"model_type": "full", "learning_rate": 4e-4, "max_train_steps": 100, "output_dir": "output/full"}
+    ended = run_in(
+        tmp_path, "--model", "flux", "--flavour", "kontext", "--demo", *(f"--{k}={v}" for k, v in flags.items())
+    )
+    assert ended.status == 0, ended.err
+    after = {line["step"]: line["psnr"] for line in read_metrics(tmp_path / "output/full") if "psnr" in line}[100]
+    assert after >= validations[max(validations)]["psnr"] - 0.3, f"{after:.2f}"

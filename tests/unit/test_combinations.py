@@ -92,6 +92,8 @@ def planned(precision, adapter, cell):
         "model_family": "blocks", "mixed_precision": "no", "lora_rank": 4, "base_model_precision": precision,
         "lora_type": adapter, "attention_mechanism": "math", **cell,
     }  # fmt: skip
+    if adapter == "full":
+        flags |= {"model_type": "full", "lora_type": "standard"}
     used = {key: str(value) for key, value in flags.items() if key != "lora_rank" or adapter == "standard"}
     if adapter == "lycoris" and algo:
         used["lycoris_config"] = f"{algo}.json"
@@ -128,7 +130,7 @@ def trained(precision, adapter, *cell):
         gradient=torch.cat([weight.grad.flatten() for weight in state.trained]),
         compiled=state.compiled,
         products=sum(isinstance(part, FusedLinear) for part in state.bare_denoiser.modules()),
-        swapped=len(state.swapped.indices),
+        swapped=len(state.swapped.indices) if state.swapped else 0,
     )
 
 
@@ -157,6 +159,9 @@ def test_every_combination_trains_the_same_or_is_refused_with_the_nearest_that_w
         assert any(
             text.startswith("use_dora: ") and "set base_model_precision to no_change" in text for text in lacking
         )
+        return
+    if adapter == "full" and precision != "no_change":
+        assert any(f"base_model_precision {precision!r}: model_type 'full' trains" in text for text in lacking)
         return
     if lacking:  # its package is missing, and the text says how to get it
         assert [text for text in lacking if precision not in text] == []
@@ -194,6 +199,7 @@ def check_refused(problems, precision, adapter, cell):
         assert f"set {key} to " in text, text
         named = [name for name in ("no_change", *QUANTIZERS) if f" {name}" in text and repr(name) not in text]
         others = [name for name in ADAPTERS if f" {name}" in text and repr(name) not in text]
+        others += ["standard"] if 'model_type to "lora"' in text else []
         assert named or others, text
         for name in named:
             assert not [said for said in refusals(name, "standard", {**PLAIN, key: cell[key]}) if said.startswith(key)]

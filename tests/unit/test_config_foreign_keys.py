@@ -133,7 +133,6 @@ def test_what_is_asked_for_and_not_built_is_an_error(key, value):
 
 
 VALUES = [
-    ("model_type", "full"),
     ("report_to", "wandb"),
     ("lr_scheduler", "polynomial"),
     ("attention_mechanism", "flash-attn-3"),

@@ -132,8 +132,8 @@ def test_a_neutral_value_of_what_is_not_built_is_accepted_without_a_word():
 
 
 def test_a_value_that_is_not_built_is_named():
-    message = error_of(run_values(model_type="full", lr_scheduler="polynomial"))
-    assert message == "not supported yet in difftrain 0.1: model_type 'full', lr_scheduler 'polynomial'"
+    message = error_of(run_values(loss_type="huber", lr_scheduler="polynomial"))
+    assert message == "not supported yet in difftrain 0.1: loss_type 'huber', lr_scheduler 'polynomial'"
 
 
 def test_a_switch_of_other_trainers_chooses_by_name_here():

@@ -39,8 +39,9 @@ def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **opt
     )  # fmt: skip
     vars(config).update(options)
     family = SimpleNamespace(name="invented", blocks=lambda denoiser: [nn.Identity() for _ in range(blocks)])
+    adapter = SimpleNamespace(trains_base=False)
     return SimpleNamespace(
-        plan=SimpleNamespace(config=config, family=family, quantizer=quantizer, plugins=PLUGINS),
+        plan=SimpleNamespace(config=config, family=family, quantizer=quantizer, plugins=PLUGINS, adapter=adapter),
         accelerator=SimpleNamespace(device=device),
         bare_denoiser=nn.Identity(),
         trained=[torch.zeros(trained)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,15 @@ def test_peak_memory_is_the_sum_of_its_parts():
     compiled = peak_bytes(TWO_BLOCKS, mode(compiled=True), TRAINED)
     assert compiled == pytest.approx(steady + 2 * (100 + 10) + 0.8 * 1000 + in_flight)
     assert peak_bytes(TWO_BLOCKS, mode(Fp8Matmul, kept=2), TRAINED) == steady - 10 + 2000 + in_flight
+
+
+def test_gradients_of_a_whole_model_come_as_activations_go_unless_micro_batches_follow():
+    """3 bytes in each of 1000 trained weights, whose gradients are more than all activations."""
+    work = replace(TWO_BLOCKS, linear_weights=0, other_bytes=0, trained=1000)
+    once, more = (TrainedBytes(weight=3, optimizer=5, gradients_stay=stay) for stay in (False, True))
+    in_flight = peak_bytes(work, mode(kept=2), TrainedBytes(weight=0, optimizer=0)) - 2 * 1000
+    assert peak_bytes(work, mode(kept=2), once) == 1000 * (3 + 5) + 1000 * 3 + in_flight
+    assert peak_bytes(work, mode(kept=2), more) == 1000 * (3 + 5) + 1000 * 3 + 2 * 1000 + in_flight
 
 
 def test_uncompiled_recomputing_costs_a_whole_forward():

@@ -143,6 +143,8 @@ def write_adapter(state: TrainingState, weights: Mapping[str, Tensor], output_di
         written = sorted(temporary.iterdir())
         if place.is_dir():
             for path in written:
+                if path.is_dir():
+                    _remove(place / path.name)
                 path.replace(place / path.name)
         elif len(written) == 1:
             place = place.with_name(f"{place.name}{written[0].suffix}")
@@ -200,7 +202,9 @@ def _write_parts(state: TrainingState, gathered: GatheredState, folder: Path) ->
 
 def _write_described(state: TrainingState, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Let the adapter write its files into an empty folder, and add what others may know of the run."""
-    state.plan.adapter.write(weights, folder, state.plan.family.lora_prefix)
+    prefix = state.plan.family.lora_prefix
+    state.plan.adapter.write(weights, folder, prefix)
+    state.plan.adapter.write_config(state.bare_denoiser, folder, prefix)
     add_metadata(folder, facts_of_state(state))
 
 

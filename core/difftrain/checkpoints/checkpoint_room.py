@@ -22,12 +22,16 @@ def check_checkpoint_room(state: TrainingState, reporter: Reporter) -> None:
     config = state.plan.config
     weights = sum(tensor.numel() * tensor.element_size() for tensor in state.trained)
     each = _TIMES_THE_WEIGHTS * weights
-    check_room([Need(folder=config.output_dir, what="a checkpoint", files=1, bytes=each, option="output_dir")])
+    result = "the model at the end" if state.plan.adapter.trains_base else "the adapter at the end"
+    check_room([
+        Need(folder=config.output_dir, what="a checkpoint", files=1, bytes=each, option="output_dir"),
+        Need(folder=config.output_dir, what=result, files=1, bytes=weights, option="output_dir"),
+    ])  # fmt: skip
     ahead = checkpoints_ahead(state)
     # a new one is written before the oldest is deleted
     kept = ahead if config.checkpoints_total_limit is None else min(ahead, config.checkpoints_total_limit + 1)
     free = shutil.disk_usage(config.output_dir).free
-    if kept * each > free:
+    if kept * each + weights > free:
         reporter.say(
             f"note: the run will keep {kept} checkpoints of about {describe_bytes(each)}, and {describe_bytes(free)} "
             f"are free in {config.output_dir}; set checkpoints_total_limit or a larger checkpoint_step_interval"

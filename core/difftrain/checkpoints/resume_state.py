@@ -39,6 +39,7 @@ _PLACES = ("output_dir", "resume_from_checkpoint", "plugins")
 _FIXED: Mapping[str, str] = {
     "model_family": "the adapter belongs to another model",
     "model_flavour": "the adapter belongs to another model",
+    "model_type": "the checkpoint holds other weights",
     "lora_type": "the checkpoint holds another kind of adapter",
     "optimizer": "the checkpoint holds another optimizer's state",
     "seed": "it decides the order of the samples, so some would never be seen and others twice",

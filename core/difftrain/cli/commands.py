@@ -59,7 +59,8 @@ DESCRIBED: Mapping[str, Command] = {
         "in, so that strength 1 is the trained strength everywhere. The written file is read back and compared before "
         "it gets its name: through the stock pipeline for diffusers, else by mapping its names back onto the model. "
         "diffusers: names of diffusers' modules, also for nunchaku and InvokeAI; comfyui: original names, LoKr and "
-        "LoHa as they are; bfl: original names; kohya: names of sd-scripts, also for InvokeAI.",
+        "LoHa as they are; bfl: original names; kohya: names of sd-scripts, also for InvokeAI. A model that was "
+        "trained as a whole is written by merge, or by as_lora as a LoRA that comes close.",
         flags=("format", "output", "dtype", "as_lora", "merge", "no_verify"),
         examples={
             "difftrain export output --format kohya --output my-edit.safetensors": "the newest adapter of a run",
@@ -91,8 +92,9 @@ DESCRIBED: Mapping[str, Command] = {
         },
     ),
     "push": Command(
-        about="Uploads the adapter and the model card of a run's output folder to the Hugging Face hub, or its newest "
-        "checkpoint if it has not finished. Takes the run's own flags and run file, and hub_model_id.",
+        about="Uploads what a run trained, adapter or whole model, and its model card from the output folder to the "
+        "Hugging Face hub, or its newest checkpoint if it has not finished. Takes the run's own flags and run file, "
+        "and hub_model_id.",
         flags=(),
         examples={
             "difftrain push --hub_model_id me/my-edits": "upload the run of config/config.json",

@@ -228,7 +228,8 @@ def _advice(model: ModelPlan, explained: CardForecast, work: ModelWork) -> str:
     lines = config_lines(model, chosen, work)
     if not chosen.fits:
         smallest = f"{chosen.mode.precision} with all blocks recomputing takes {chosen.peak / GIB:.1f} GiB"
-        return f"{name}: nothing fits: {smallest}; lower resolution, train_batch_size or lora_rank"
+        less = "lora_rank" if not model.adapter.trains_base else "set model_type to lora"
+        return f"{name}: nothing fits: {smallest}; lower resolution, train_batch_size or {less}"
     if not lines:
         return f"{name}: the config already has the best setting"
     return f"{name}: write into the run file\n{_as_written(lines)}"

@@ -69,13 +69,13 @@ def _described(invocation: Invocation) -> tuple[ModelPlan, OptimizerFactory, Lar
 
 
 def _rows(model: ModelPlan, shape: LargestBatch, run: OutlinedRun, cards: Sequence[Card]) -> list[CardForecast]:
+    from difftrain.planning.combinations import needs_plain_weights
     from difftrain.planning.forecast.choose import forecast_card
     from difftrain.planning.forecast.modes import modes_for
     from difftrain.startup.encoded_form import compute_dtype
 
     compute = compute_dtype(model.config)
-    # an adapter that reads the weights needs them as they are
-    quantizers = () if model.adapter.reads_weights else model.plugins.registry.classes("quantizer")
+    quantizers = () if needs_plain_weights(model.adapter) else model.plugins.registry.classes("quantizer")
     blocks = len(run.work.blocks)
     pays = _pays_to_compile(shape, blocks)
     return [

@@ -167,6 +167,17 @@ class ModelFamily(TypedByInput[Input], ABC):
         """
         return None
 
+    def identify_folder(self, path: Path) -> ModelLocation | None:
+        """Say what a folder with the denoiser alone is, of any number of files, from its config.
+
+        Returns:
+            As :meth:`identify_file`.
+
+        Raises:
+            ModelError: As :meth:`identify_file`; and if files are missing.
+        """
+        return None
+
     @abstractmethod
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:
         """Identifies all that text embeddings depend on: weights, token counts. Part of the cache key."""

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 
 class Adapter(Options, ABC):
-    """Trainable weights beside a frozen model: ``lora_type: NAME``. Fields are run options."""
+    """What is trained: weights beside a frozen model, ``lora_type: NAME``, or its own. Fields are run options."""
 
     name: ClassVar[str]
+    trains_base: ClassVar[bool] = False
+    """Whether the denoiser's own weights are trained, all of them: ``model_type`` then names it. They are loaded in the
+    number format of trained weights, and neither quantised, fused nor swapped."""
     replayable: ClassVar[bool] = False
     """Whether the forward does the same operations for all inputs of one shape, looks at no value on the CPU and
     draws only from torch's generator of the GPU: a training step can then be recorded once and replayed."""
@@ -133,6 +136,13 @@ class Adapter(Options, ABC):
             weights: Named as in :meth:`state`; each unsharded and on the CPU, even if the model is sharded.
             prefix: Prefix of the tensor names in the file, the family's
                 :attr:`~difftrain.contracts.ModelFamily.lora_prefix`.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+
+    def write_config(self, denoiser: nn.Module, folder: Path, prefix: str) -> None:
+        """Write beside the files of :meth:`write` what other programs must know of the model; by default nothing.
 
         Raises:
             OSError: If it cannot be written.

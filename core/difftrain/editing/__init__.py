@@ -6,6 +6,7 @@
 - `images_to_edit`: the images, their instructions and their targets
 - `plan_edit`: all of it, checked before a model is loaded; start here
 - `draw_edits`: loads the model and draws
+- `column_weights`: puts the weights of a column of results into the model
 - `measure_edits`: how close a result comes to its target
 - `lpips_distance`: LPIPS, where its network is on the machine already
 - `edit_results`: the sheet and the metrics file

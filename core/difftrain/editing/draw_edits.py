@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from difftrain.data.caching.text_views import TextViews
 from difftrain.data.files.pixels import load_placed
+from difftrain.editing.column_weights import ColumnWeights, read_weights_of
 from difftrain.editing.edit_results import DrawnEdit, Results, for_sheet
 from difftrain.editing.measure_edits import measure
 from difftrain.editing.plan_edit import EditPlan, Variant
@@ -55,13 +54,13 @@ def draw_edits(plan: EditPlan, location: ModelLocation, reporter: Reporter) -> R
         device=device,
         adapter_dtype=getattr(torch, plan.adapter.dtype),
         reporter=reporter,
-        swapped=SwappedBlocks(device),
+        swapped=None if model.adapter.trains_base else SwappedBlocks(device),
     )
     denoiser.requires_grad_(False).eval()
     sampler = model.family.make_sampler(
         location, model.flavour, denoiser, encoders.idle_image_encoder(), device, encoders.compute_dtype
     )
-    drawing = _Drawing(plan, denoiser, sampler, texts, device)
+    drawing = _Drawing(plan, ColumnWeights(plan, denoiser, location), sampler, texts, device)
     try:
         drawing.draw(reporter)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -90,7 +89,7 @@ def check_weights(plan: EditPlan, location: ModelLocation) -> None:
         raise CheckpointError(_of_another_model(plan, error.problems[0])) from error
     own = {name: tuple(tensor.shape) for name, tensor in model.adapter.state(empty).items()}
     for weights in plan.adapter.weights:
-        there = {name: tuple(tensor.shape) for name, tensor in _read(plan, weights.path).items()}
+        there = {name: tuple(tensor.shape) for name, tensor in read_weights_of(plan, weights.path).items()}
         wrong = sorted(name for name in {*own, *there} if own.get(name) != there.get(name))
         if wrong:
             text = f"{len(wrong)} of its {len(there)} weights do not fit: {first_few(wrong)}"
@@ -105,13 +104,6 @@ def _of_another_model(plan: EditPlan, problem: str) -> str:
         f"{model.flavour.name}): {problem}\nhint: name the model that it was trained on, with --model, --flavour and "
         "--pretrained_model_name_or_path"
     )
-
-
-def _read(plan: EditPlan, path: Any) -> Mapping[str, torch.Tensor]:
-    try:
-        return plan.model.adapter.read(path, plan.model.family.lora_prefix)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _encoded(plan: EditPlan, encoders: Encoders, reporter: Reporter) -> dict[_Asked, TextEmbeds]:
@@ -143,7 +135,7 @@ class _Drawing:
     """A loaded model, and the results it has drawn."""
 
     plan: EditPlan
-    denoiser: nn.Module
+    weights: ColumnWeights
     sampler: Sampler
     texts: Mapping[_Asked, TextEmbeds]
     device: torch.device
@@ -154,14 +146,10 @@ class _Drawing:
     def draw(self, reporter: Reporter) -> None:
         """Draw column by column, since each needs its weights in place."""
         plan = self.plan
-        numbered = list(enumerate(plan.variants))
         total = len(plan.scenes) * len(plan.variants) * plan.asked.seeds
         with reporter.phase("draw", total) as phase:
-            for place, columns in groupby(numbered, key=lambda one: one[1].weights):
-                if place is not None:
-                    state = _read(plan, plan.adapter.weights[place].path)
-                    plan.model.adapter.load_state(self.denoiser, state)
-                for column, variant in columns:
+            for column, variant in enumerate(plan.variants):
+                with self.weights.of(variant):
                     for scene in range(len(plan.scenes)):
                         for name in self._draw_scene(scene, column, variant):
                             phase.advance(item=name)
@@ -173,7 +161,7 @@ class _Drawing:
         self._remember(place, references, target)
         names = []
         for number in range(1, plan.asked.seeds + 1):
-            with self._at(variant.strength), self._autocast(), torch.no_grad():
+            with self._autocast(), torch.no_grad():
                 image = self.sampler(self._request(scene, references, number))
             names.append(file_name(f"{scene.name}-{variant.name}", number))
             path = plan.output / f"{names[-1]}.png"
@@ -210,9 +198,6 @@ class _Drawing:
             size=scene.size,
             seed_number=number,
         )
-
-    def _at(self, strength: float) -> AbstractContextManager[None]:
-        return nullcontext() if strength == 1 else self.plan.model.adapter.at_strength(self.denoiser, strength)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = getattr(torch, compute_dtype(self.plan.model.config))

@@ -10,6 +10,7 @@ from typing import Any
 from difftrain.checkpoints.resume_state import read_record
 from difftrain.errors import CheckpointError, printable
 from difftrain.model.low_rank.lora_file import ADAPTER_FILE
+from difftrain.model.whole_model.write_model import CONFIG_FILE
 from difftrain.output.output_dir import exported_files, is_checkpoint_name, list_checkpoints, step_of
 
 
@@ -61,6 +62,8 @@ def find_adapter(named: Path, steps: Sequence[int] | None) -> FoundAdapter:
         chosen = _chosen(checkpoints, steps, named)
         return _of_run(chosen[-1], [TrainedWeights(path=path, step=step_of(path)) for path in chosen], named)
     folder = named if named.is_dir() else named.parent
+    if (folder / CONFIG_FILE).is_file():
+        return _whole_model(folder, steps)
     if steps is not None:
         raise CheckpointError(f"--checkpoints: {printable(named)} is no run's folder with checkpoints; leave it out")
     if folder in list_checkpoints(folder.parent):
@@ -72,6 +75,20 @@ def find_adapter(named: Path, steps: Sequence[int] | None) -> FoundAdapter:
         return _of_run(last, [TrainedWeights(path=file, step=step_of(last) if is_final else None)], folder)
     weights = TrainedWeights(path=file, step=step_of(folder) if is_checkpoint_name(folder.name) else None)
     return FoundAdapter(weights=(weights,), config=None, recorded_in=None, dtype="float32", home=folder)
+
+
+def _whole_model(folder: Path, steps: Sequence[int] | None) -> FoundAdapter:
+    """Return the model in a folder of its own, by the run or checkpoint that it lies in.
+
+    Raises:
+        CheckpointError: If it lies in none.
+    """
+    if list_checkpoints(folder.parent) or folder.parent in list_checkpoints(folder.parent.parent):
+        return find_adapter(folder.parent, steps)
+    raise CheckpointError(
+        f"--adapter {printable(folder)} is a whole model, and not in a run's folder\n"
+        "hint: name the output folder of the run that trained it"
+    )
 
 
 def _of_run(record: Path, weights: Sequence[TrainedWeights], home: Path) -> FoundAdapter:

@@ -102,13 +102,14 @@ def _options_to_use(
     families: dict[str, Any] = registry.all("family")
     prefix = families[str(family)].lora_prefix if str(family) in families else "transformer"
     kinds: dict[str, type[Adapter]] = registry.all("adapter")
-    named = flags.get("lora_type", content.get("lora_type"))
-    candidates = {name: kind for name, kind in kinds.items() if named in (None, name)}
+    whole = content.get("model_type", "lora") != "lora"
+    named = content["model_type"] if whole else flags.get("lora_type", content.get("lora_type"))
+    candidates = {name: kind for name, kind in kinds.items() if named in (None, name) and kind.trains_base == whole}
     paths = [weights.path for weights in found.weights]
     for name, kind in candidates.items():
         options = [kind.options_to_use(path, prefix, alone=alone) for path in paths]
         if _same(options):
-            return {"lora_type": name, **(options[-1] or {})}
+            return {"model_type" if whole else "lora_type": name, **(options[-1] or {})}
     raise CheckpointError(
         f"--adapter {printable(paths[0])} holds no adapter "
         f"{'that edit can use' if alone or named is None else f'of lora_type {named!r}'}"

@@ -112,7 +112,8 @@ def _check_fits(asked: AskedEdit, model: ModelPlan, problems: Problems) -> None:
             f"{flavour.name!r} takes {min(limits)}"
         )
     changed = [strength for strength in asked.strengths if strength != 1]
-    if (changed or asked.compares_base) and type(model.adapter).at_strength is Adapter.at_strength:
+    fixed = type(model.adapter).at_strength is Adapter.at_strength and not model.adapter.trains_base
+    if (changed or asked.compares_base) and fixed:
         problems.add(
             f"--strength and --compare: adapters of lora_type {model.adapter.name!r} have no strength that can be "
             "changed; leave both out"

@@ -5,6 +5,7 @@
 - `compare_changes`: whether two sets of changes do the same
 - `room`: where there is room for a model whose predictions are compared
 - `prediction`: what the model predicts with the run's adapter, and with a written file
+- `trained_model`: a model that was trained as a whole, or its difference from the base as a LoRA
 - `merge`: the changes in the model's own weights, as a folder
 - `write_export`: writes under a temporary name, checks, renames
 """

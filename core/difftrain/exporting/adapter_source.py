@@ -22,7 +22,9 @@ from difftrain.errors import ConfigError, first_few
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.tensor_names import is_of_encoder, split_name
 from difftrain.model.low_rank.lora_file import ADAPTER_FILE
+from difftrain.model.shards import weight_files
 from difftrain.model.single_files.safetensors_header import read_header
+from difftrain.model.whole_model.write_model import CONFIG_FILE
 from difftrain.output.output_dir import RESUME_FOLDER, list_checkpoints
 from difftrain.planning.model_plan import Chooser, ModelPlan
 from difftrain.plugins.discovery import LoadedPlugins
@@ -40,6 +42,8 @@ class AdapterSource:
     """The model that it was trained on; None if only the file is known."""
     trained: Path | None = None
     """The weights as the run trained them, from the checkpoint that has the same file; None if there is none."""
+    whole: Path | None = None
+    """The folder of the model, if the run trained it as a whole; `file` is then the first with its weights."""
 
 
 def find_source(path: Path, plugins: LoadedPlugins, named: ModelPlan | None) -> AdapterSource:
@@ -52,6 +56,12 @@ def find_source(path: Path, plugins: LoadedPlugins, named: ModelPlan | None) -> 
         ConfigError: If there is no adapter, or nothing says which model it is for.
         ModelError: If the file is not safetensors, or damaged.
     """
+    if (whole := whole_model_in(path)) is not None:
+        saved = saved_config(whole.parent)
+        assert saved is not None, "whole_model_in has read it"
+        file = weight_files(whole)[0]
+        known = named or _plan_of(saved, file, plugins)
+        return AdapterSource(file=file, family=known.family, plan=known, whole=whole)
     file = adapter_file(path)
     saved = saved_config(file.parent)
     plan = named
@@ -61,6 +71,24 @@ def find_source(path: Path, plugins: LoadedPlugins, named: ModelPlan | None) -> 
         trained = _trained_weights(file) if named is None else None
         return AdapterSource(file=file, family=plan.family, plan=plan, trained=trained)
     return AdapterSource(file=file, family=_family_of(file, plugins), plan=None)
+
+
+def whole_model_in(path: Path) -> Path | None:
+    """Return the folder of the model that a run has trained as a whole; None if the path is of no such run.
+
+    Args:
+        path: A run's output folder, a checkpoint, or the folder of the model in one of them.
+    """
+    if not path.is_dir():
+        return None
+    folders = [path] if (path / CONFIG_FILE).is_file() else []
+    for home in (path, *list_checkpoints(path)[-1:]):
+        folders += [config.parent for config in sorted(home.glob(f"*/{CONFIG_FILE}"))]
+    for folder in folders:
+        saved = saved_config(folder.parent)
+        if saved is not None and saved.get("model_type", "lora") != "lora":
+            return folder
+    return None
 
 
 def adapter_file(path: Path) -> Path:

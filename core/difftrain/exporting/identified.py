@@ -9,10 +9,11 @@ from pathlib import Path
 
 from difftrain.contracts import ModelFamily
 from difftrain.errors import ConfigError, ModelError
-from difftrain.exporting.adapter_source import adapter_file, families_with, saved_config
+from difftrain.exporting.adapter_source import adapter_file, families_with, saved_config, whole_model_in
 from difftrain.model.adapter_files.describe_adapter import AdapterFacts, describe_adapter
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.flavour_match import likely_flavours
+from difftrain.model.shards import weight_files
 from difftrain.model.single_files.file_kinds import kind_of, quantised_as
 from difftrain.model.single_files.safetensors_header import FileHeader, read_header
 from difftrain.plugins.discovery import LoadedPlugins
@@ -45,9 +46,11 @@ def identified(path: Path, plugins: LoadedPlugins) -> Identified:
     if path.is_file():
         return _of_file(path, plugins)
     refused: list[str] = []
+    if (trained := whole_model_in(path)) is not None:
+        return _of_trained_model(path, trained, plugins)
     if (path / "model_index.json").is_file() or (path / "config.json").is_file():
         for family in _families(plugins):
-            found = _of_model(path, family, plugins, refused)
+            found = _of_model(path, family, plugins, refused) or _of_denoiser(path, family, plugins, refused)
             if found is not None:
                 return found
         if len(files := list(path.glob("*.safetensors"))) == 1:  # a part of a model alone
@@ -135,6 +138,44 @@ def _of_model(path: Path, family: ModelFamily, plugins: LoadedPlugins, refused: 
         refused.append(str(error).partition("\n")[0])
         return None
     return _model(path, "a model in diffusers layout", location, family, plugins)
+
+
+def _of_denoiser(path: Path, family: ModelFamily, plugins: LoadedPlugins, refused: list[str]) -> Identified | None:
+    """Return what the folder of a denoiser alone is; None if it is another part of a model, or another family's."""
+    try:
+        location = family.identify_folder(path)
+    except ModelError as error:
+        refused.append(str(error).partition("\n")[0])
+        return None
+    if location is None:
+        return None
+    files = weight_files(path)
+    found = _model(path, f"a denoiser in diffusers layout, in {_count(files)}", location, family, plugins)
+    found.dtypes = dict(Counter(entry.dtype for file in files for entry in read_header(file).tensors.values()))
+    texts = read_header(files[0]).texts
+    said = {"trained_with": "trained with", "training.steps": "steps", "base_model": "trained from"}
+    found.seen += [f"{name} {texts[key]}" for key, name in said.items() if key in texts]
+    return found
+
+
+def _count(files: list[Path]) -> str:
+    return "1 file" if len(files) == 1 else f"{len(files)} files"
+
+
+def _of_trained_model(path: Path, trained: Path, plugins: LoadedPlugins) -> Identified:
+    """Return what the model of a run is, with the flavour that the run recorded."""
+    refused: list[str] = []
+    for family in _families(plugins):
+        if family.lora_prefix == trained.name and (found := _of_denoiser(trained, family, plugins, refused)):
+            found.path = str(path)
+            found.what = f"the results of a run that trained the whole denoiser: {trained.name}, {found.what}"
+            flavour = (saved_config(trained.parent) or {}).get("model_flavour")
+            if flavour in plugins.registry.flavours(family.name):
+                found.flavours = [str(flavour)]
+                found.seen.append("the run's checkpoint names the flavour")
+                _add_distillation(found, plugins)
+            return found
+    return Identified(path=str(path), what="the results of a run, of a model that is not known here", seen=refused)
 
 
 def _model(path: Path, what: str, location: ModelLocation, family: ModelFamily, plugins: LoadedPlugins) -> Identified:

@@ -1,14 +1,13 @@
-"""A model with an adapter's changes in its own weights, as a folder in diffusers layout."""
+"""A model with an adapter's changes in its own weights, or trained as a whole, as a folder in diffusers layout."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from difftrain.errors import CheckpointError, ConfigError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
@@ -21,6 +20,7 @@ from difftrain.exporting.prediction import (
     open_predictor,
     predict_expected,
 )
+from difftrain.exporting.trained_model import trained_weights
 from difftrain.exporting.write_export import Export, check_finite
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
@@ -28,14 +28,10 @@ from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.model.diffusers_folder import read_json
 from difftrain.model.shards import read_weights
-from difftrain.model.tensor_file import write_tensors
+from difftrain.model.whole_model.write_model import write_model_config, write_shards
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.find_model import find_model
 from difftrain.types import ModelLocation, Reporter
-
-SHARD_BYTES = 5_000_000_000
-"""Size from which on a file of weights is followed by another."""
-WEIGHTS = "diffusion_pytorch_model"
 
 
 def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
@@ -54,17 +50,22 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
         )
     location = find_model(plan).location
     empty = plan.family.empty_denoiser(location)
-    changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes
-    check_finite(changes, source.file)
-    check_fits(changes, empty)
+    if source.whole is not None:
+        weights, what = trained_weights(source, wanted.dtype), "the model as it was trained"
+    else:
+        changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes
+        check_finite(changes, source.file)
+        check_fits(changes, empty)
+        weights, what = _merged(plan, location, changes, wanted.dtype), f"{len(changes)} modules merged"
     temporary = wanted.output.with_name(f".{wanted.output.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         folder = temporary / plan.family.lora_prefix
         folder.mkdir(parents=True)
         with reporter.phase("merge"):
-            _write_shards(_merged(plan, location, changes, wanted.dtype), folder)
-        _write_config(empty, folder)
+            write_shards(weights, folder)
+        if not write_model_config(empty, folder):
+            raise ConfigError("--merge: the models of this family are not diffusers' and have no config to write")
         parts = _copy_other_parts(location, temporary, plan.family.lora_prefix)
         if wanted.verify:
             _verify(source, folder, wanted, reporter)
@@ -74,7 +75,7 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     there = "with the other parts of the model" if parts else "without the other parts, which are on the hub"
-    reporter.say(f"wrote {wanted.output}: {len(changes)} modules merged, {there}")
+    reporter.say(f"wrote {wanted.output}: {what}, {there}")
 
 
 def _merged(
@@ -88,52 +89,6 @@ def _merged(
         change_of = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         made = tensor if change_of is None else changed_weight(tensor.float(), change_of)
         yield name, made.to(dtype or tensor.dtype)
-
-
-def _write_shards(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
-    """Write files of at most :data:`SHARD_BYTES`, and an index if there are several."""
-    shards: list[list[str]] = []
-    waiting: dict[str, Tensor] = {}
-    total = held = 0
-
-    def close() -> None:
-        write_tensors(folder / f"{len(shards)}.part", waiting, {"format": "pt"})
-        shards.append([*waiting])
-        waiting.clear()
-
-    for name, tensor in weights:
-        size = tensor.numel() * tensor.element_size()
-        if waiting and held + size > SHARD_BYTES:
-            close()
-            held = 0
-        waiting[name] = tensor.clone()
-        held += size
-        total += size
-    close()
-    files = [
-        f"{WEIGHTS}.safetensors" if len(shards) == 1 else f"{WEIGHTS}-{number + 1:05}-of-{len(shards):05}.safetensors"
-        for number in range(len(shards))
-    ]
-    for number, file in enumerate(files):
-        (folder / f"{number}.part").rename(folder / file)
-    if len(files) > 1:
-        index = {
-            "metadata": {"total_size": total},
-            "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
-        }
-        (folder / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-
-
-def _write_config(empty: nn.Module, folder: Path) -> None:
-    """Write the model's config, as diffusers' models do.
-
-    Raises:
-        ConfigError: If the family's model is not one of diffusers.
-    """
-    save = getattr(empty, "save_config", None)
-    if save is None:
-        raise ConfigError("--merge: the models of this family are not diffusers' and have no config to write")
-    save(str(folder))
 
 
 def _copy_other_parts(location: ModelLocation, output: Path, denoiser: str) -> bool:
@@ -166,7 +121,7 @@ def _verify(source: AdapterSource, folder: Path, wanted: Export, reporter: Repor
     difference = float((predictor.predict() - expected).abs().max())
     effect = float((expected - base).abs().max())
     reporter.say(
-        f"verify: prediction of the merged model: worst difference {difference:.1e}, where the adapter changes up to "
+        f"verify: prediction of the merged model: worst difference {difference:.1e}, where training changed up to "
         f"{effect:.1e}"
     )
     # the whole weight is rounded, not only the change, so the tolerance is that of the whole prediction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from difftrain.model.adapter_files.changes import Change, LowRank
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.model.load_denoiser import load_denoiser
+from difftrain.model.shards import read_weights
 from difftrain.model.tensor_file import read_tensors
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.encoded_form import compute_dtype
@@ -149,6 +150,9 @@ def predict_expected(source: AdapterSource, predictor: Predictor) -> Tensor:
     """Return the prediction with the adapter as it was trained, or as the source has it."""
     plan, denoiser = source.plan, predictor.denoiser
     assert plan is not None, "a predictor needs it"
+    if source.whole is not None:
+        with weights_of(denoiser, read_weights(source.whole)):
+            return predictor.predict()
     if (trained := _trained(source, plan)) is not None:
         with unadapted_afterwards(denoiser):
             plan.adapter.adapt(denoiser, plan.family, torch.float32)
@@ -156,6 +160,20 @@ def predict_expected(source: AdapterSource, predictor: Predictor) -> Tensor:
             return predictor.predict()
     with changed(denoiser, read_changes(source.file, LayerNames(source.family, linear_names(denoiser))).changes):
         return predictor.predict()
+
+
+@contextmanager
+def weights_of(denoiser: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+    """Inside this context the model has other weights; its own wait beside them, so memory is needed for both."""
+    own = dict(denoiser.state_dict(keep_vars=True))
+    before = {name: tensor.data for name, tensor in own.items()}
+    try:
+        for name, tensor in weights:
+            own[name].data = tensor.to(own[name])
+        yield
+    finally:
+        for name, tensor in before.items():
+            own[name].data = tensor
 
 
 @contextmanager

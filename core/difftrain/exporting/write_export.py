@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,12 +13,14 @@ from difftrain.errors import CheckpointError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.compare_changes import tolerance_of, worst_difference
 from difftrain.exporting.prediction import check_fits, compare_predictions, open_predictor
+from difftrain.exporting.trained_model import reduce_whole_model
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.layouts import tensors_of
-from difftrain.model.adapter_files.read_changes import read_changes
+from difftrain.model.adapter_files.read_changes import AdapterContent, read_changes, texts_to_keep
 from difftrain.model.adapter_files.reduce_rank import reduce_all
+from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.tensor_file import write_tensors
 from difftrain.publishing.file_metadata import PRECISION_KEY, add_to_header
 from difftrain.types import Reporter
@@ -49,16 +51,8 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
         MachineError: If it cannot be written.
     """
     names = LayerNames(source.family, _own_modules(source))
-    content = read_changes(source.file, names)
-    if content.encoder_tensors:
-        reporter.say(f"note: {len(content.encoder_tensors)} tensors for text encoders are left out")
-    check_finite(content.changes, source.file)
-    changes, errors = content.changes, {}
-    if wanted.as_lora is not None:
-        with reporter.phase("reduce to a LoRA"):
-            reduced = reduce_all(changes, wanted.as_lora)
-        changes = {module: one.change for module, one in reduced.items()}
-        errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
+    content, errors = _content(source, wanted, names, reporter)
+    changes = content.changes
     tensors, header = tensors_of(changes, wanted.layout, names)
     temporary = wanted.output.with_name(f".{wanted.output.stem}.partial.safetensors")
     try:
@@ -79,6 +73,27 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
     if precision != "no_change":
         reporter.say(f"note: it was trained on {precision} weights, and works best on a base model in {precision}")
     return errors
+
+
+def _content(
+    source: AdapterSource, wanted: Export, names: LayerNames, reporter: Reporter
+) -> tuple[AdapterContent, Mapping[str, float]]:
+    """Return what to write, and with ``as_lora`` the relative errors."""
+    if source.whole is not None:
+        assert wanted.as_lora is not None, "the command line has been checked"
+        reduced = reduce_whole_model(source, wanted.as_lora, reporter)
+        content = AdapterContent(changes={}, texts=texts_to_keep(read_header(source.file).texts))
+    else:
+        content = read_changes(source.file, names)
+        if content.encoder_tensors:
+            reporter.say(f"note: {len(content.encoder_tensors)} tensors for text encoders are left out")
+        check_finite(content.changes, source.file)
+        if wanted.as_lora is None:
+            return content, {}
+        with reporter.phase("reduce to a LoRA"):
+            reduced = reduce_all(content.changes, wanted.as_lora)
+    errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
+    return replace(content, changes={module: one.change for module, one in reduced.items()}), errors
 
 
 def _texts(known: Mapping[str, str], wanted: Export) -> dict[str, str]:
@@ -141,7 +156,8 @@ def _verify(
     if source.plan is None:
         reporter.say("verify: no prediction: nothing says which model the file is for (--model, --flavour)")
         return
-    predictor = open_predictor(source.plan, reporter)
+    # the weights of a whole model need memory beside those of its base
+    predictor = open_predictor(source.plan, reporter, exact=source.whole is not None)
     if isinstance(predictor, str):
         reporter.say(f"verify: no prediction: {predictor}")
         return

@@ -14,6 +14,7 @@
 - `shared_input`: linear layers called together
 - `low_rank`: LoRA, through peft
 - `lycoris`: LoKr, LoHa and full changes through lycoris-lora
+- `whole_model`: all weights of the model itself, and its files
 - `adapter_files`: adapter files of every layout
 - `attention`: attention kernels
 - `compiled`: what makes compiled blocks faster

@@ -95,7 +95,7 @@ def remove_leftovers(output_dir: Path) -> None:
     for pattern in (
         EXPORT_FOLDER,
         ".checkpoint-*.partial",
-        ".checkpoint-*.removing",
+        ".*.removing",
         ".checkpoint-*.trial",
         f"{UPLOAD_FOLDER}*",
     ):

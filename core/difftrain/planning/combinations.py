@@ -47,6 +47,8 @@ def clashes_of_adapter(
     config: RunConfig, adapter: contracts.Adapter, known: Mapping[str, type[contracts.Adapter]]
 ) -> list[str]:
     """Return the same for the adapter."""
+    if adapter.trains_base:
+        return _clashes_of_whole_model(config, adapter)
     if adapter.takes_products or not config.fuse_qkv_projections:
         return []
     able = " or ".join(sorted(name for name, found in known.items() if found.takes_products))
@@ -56,8 +58,34 @@ def clashes_of_adapter(
     ]
 
 
+def _clashes_of_whole_model(config: RunConfig, adapter: contracts.Adapter) -> list[str]:
+    """Return what only frozen weights can do."""
+    found = []
+    if config.fuse_qkv_projections:
+        found.append(
+            f"fuse_qkv_projections: it puts frozen layers together, and model_type {adapter.name!r} trains them; "
+            'set fuse_qkv_projections to false, or model_type to "lora"'
+        )
+    if config.blocks_to_swap not in ("auto", 0):
+        found.append(
+            f"blocks_to_swap {config.blocks_to_swap}: only frozen weights wait in the host's memory, and model_type "
+            f'{adapter.name!r} trains all; set blocks_to_swap to "auto", which swaps none, or model_type to "lora"'
+        )
+    return found
+
+
+def needs_plain_weights(adapter: contracts.Adapter) -> bool:
+    """Whether the adapter goes together with no quantised weights at all."""
+    return adapter.trains_base or adapter.reads_weights is not None
+
+
 def clash_of_weights(adapter: contracts.Adapter, quantizer: contracts.Quantizer) -> str | None:
     """Return why the adapter does not go together with quantised weights; None if it does."""
+    if adapter.trains_base:
+        return (
+            f"base_model_precision {quantizer.name!r}: model_type {adapter.name!r} trains these weights, and codes "
+            'cannot be trained; set base_model_precision to "no_change", or model_type to "lora"'
+        )
     if adapter.reads_weights is None:
         return None
     return (

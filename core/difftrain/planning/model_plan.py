@@ -186,8 +186,12 @@ class Chooser:
         return self.named("flavour", name, family=self.config.model_family)
 
     def adapter(self) -> Any:
-        """The adapter; what is wrong with the files and packages that it needs are problems."""
-        found = self.named("adapter", self.config.lora_type)
+        """What is trained; what is wrong with the files and packages that it needs are problems."""
+        whole = self.config.model_type != "lora"
+        key = "model_type" if whole else "lora_type"
+        found = self.named("adapter", getattr(self.config, key), key=key)
+        if found is not None and found.trains_base != whole:
+            self.problems.add(f"{key} {found.name!r} is no kind of adapter; set model_type to {found.name!r} instead")
         for text in found.check() if found is not None else ():
             self.problems.add(text)
         return found

@@ -24,6 +24,9 @@ from difftrain.planning.prompts import validation_prompts
 from difftrain.plugins.discovery import LoadedPlugins
 from difftrain.plugins.registry import Registry
 
+WHOLE_MODEL = 0.1
+"""Usual learning rates of a whole model in multiples of those of an adapter, whose weights begin small."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan(ModelPlan):
@@ -98,7 +101,7 @@ def build_plan(
         prompts = validation_prompts(config)
     problems.raise_all()
     assert data is not None, "no data plan without a problem"
-    _note_doubts(config, flavour, optimizer, problems)
+    _note_doubts(config, flavour, optimizer, adapter, problems)
     quantizers = [each for each in (quantizer, *text_quantizers, *chosen.quantizers_of_auto()) if each]
     used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *quantizers]
     _note_unused_options(config, plugins.registry, used, problems)
@@ -137,12 +140,12 @@ class _TrainingChooser(Chooser):
             return
         able = sorted(name for name, found in self.registry.all("adapter").items() if found.at_strength is not own)
         for entry in datasets:
-            for key in ("is_regularisation_data", "slider_strength"):
-                value = getattr(entry, key)
-                if value not in (None, False, 1):
+            for key, usual in (("is_regularisation_data", (False,)), ("slider_strength", (None, 1))):
+                if (value := getattr(entry, key)) not in usual:
+                    named = "model_type" if adapter.trains_base else "lora_type"
                     self.problems.add(
                         f"dataset {entry.id!r}: {key} = {json.dumps(value)} changes the strength of the adapter for "
-                        f"its samples, and lora_type {adapter.name!r} has none; use lora_type {' or '.join(able)}"
+                        f"its samples, and {named} {adapter.name!r} has none; use lora_type {' or '.join(able)}"
                     )
 
     def timestep_sampler(self, family: contracts.ModelFamily | None) -> Any:
@@ -172,16 +175,23 @@ def _check_buckets(config: RunConfig, family: contracts.ModelFamily | None, prob
 
 
 def _note_doubts(
-    config: RunConfig, flavour: contracts.ModelFlavour, optimizer: contracts.OptimizerFactory, problems: Problems
+    config: RunConfig,
+    flavour: contracts.ModelFlavour,
+    optimizer: contracts.OptimizerFactory,
+    adapter: contracts.Adapter,
+    problems: Problems,
 ) -> None:
     if flavour.distilled_from is not None:
         problems.note(
             f"flavour {flavour.name!r} is step-distilled, and training such a model makes its images "
             f"collapse; train {flavour.distilled_from} instead"
         )
+    if adapter.trains_base and config.lora_type != "standard":
+        problems.note(f"lora_type {config.lora_type}: no effect, model_type is {config.model_type}")
     if optimizer.usual_learning_rates is not None:
-        low, high = optimizer.usual_learning_rates
-        usual = f"{low:g} to {high:g} is usual for an adapter with optimizer {optimizer.name!r}"
+        share, trained = (WHOLE_MODEL, "a whole model") if adapter.trains_base else (1.0, "an adapter")
+        low, high = (share * rate for rate in optimizer.usual_learning_rates)
+        usual = f"{low:g} to {high:g} is usual for {trained} with optimizer {optimizer.name!r}"
         if config.learning_rate > high:
             problems.note(f"learning_rate {config.learning_rate:g} is high, {usual}; watch for square grids in images")
         elif config.learning_rate < low:

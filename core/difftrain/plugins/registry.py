@@ -150,7 +150,7 @@ class Registry:
         if name in choices:
             return choices[name]
         of_family = f" of {family!r}" if kind == "flavour" and family is not None else ""
-        known = (*EXTENSIONS[kind].own_names, *choices)
+        known = (*EXTENSIONS[kind].own_names, *(one for one, cls in choices.items() if _is_named_by_key(cls)))
         raise PluginError(f"unknown {kind} {name!r}{of_family}; {_advice(name, known)}{self._absent_hint()}")
 
     def _absent_hint(self) -> str:
@@ -187,9 +187,11 @@ class Registry:
     def names_by_key(self) -> dict[str, frozenset[str]]:
         """Return the names that each config key may have; flavours of all families together."""
         return {
-            key: frozenset(name.rsplit("/", 1)[-1] if kind == "flavour" else name for name in self.all(kind)).union(
-                facts.own_names
-            )
+            key: frozenset(
+                name.rsplit("/", 1)[-1] if kind == "flavour" else name
+                for name, cls in self.all(kind).items()
+                if _is_named_by_key(cls)
+            ).union(facts.own_names)
             for kind, facts in EXTENSIONS.items()
             if facts.is_chosen
             for key in (facts.key, *facts.more_keys)
@@ -210,6 +212,11 @@ class Registry:
             for cls in self.classes(kind) if facts.asks_samples else ():
                 if cls.dataset_options is not None:
                     yield kind, cls, cls.dataset_options
+
+
+def _is_named_by_key(cls: type[Any]) -> bool:
+    """Whether the key of its kind takes the name: ``lora_type`` does not take what ``model_type`` names."""
+    return not getattr(cls, "trains_base", False)
 
 
 def _advice(name: str, choices: Iterable[str]) -> str:

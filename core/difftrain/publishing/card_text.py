@@ -32,6 +32,8 @@ class CardMaterial:
     """What to load the adapter from: a hub id, or ``.`` for the folder of the card."""
     pipeline: str | None
     """Class of diffusers that draws with this model; None if the file does not load in diffusers."""
+    denoiser: tuple[str, str] | None = None
+    """For a model that was trained as a whole, its class of diffusers and its folder."""
     edits: bool
     """Whether the pipeline takes an input image."""
     guidance: float
@@ -72,7 +74,10 @@ def _front_matter(facts: RunFacts, material: CardMaterial) -> str:
         "tags": list(dict.fromkeys([facts.kind, task, "diffusers", "difftrain"])),
     }
     if facts.base_is_on_hub:
-        values |= {"base_model": facts.base_model, "base_model_relation": "adapter"}
+        values |= {
+            "base_model": facts.base_model,
+            "base_model_relation": "finetune" if facts.whole_model else "adapter",
+        }
     if facts.licence_url:
         values |= {"license": "other", "license_name": "as-of-the-base-model", "license_link": facts.licence_url}
     if facts.trigger_words:
@@ -85,7 +90,8 @@ def _front_matter(facts: RunFacts, material: CardMaterial) -> str:
 
 
 def _about(facts: RunFacts, material: CardMaterial) -> str:
-    kind = "LoRA" if facts.kind == "lora" else f"{facts.kind} adapter"
+    kind = "full fine-tune of the denoiser" if facts.whole_model else f"{facts.kind} adapter"
+    kind = "LoRA" if facts.kind == "lora" else kind
     does = "edits images" if material.edits else "draws images"
     copy = ", from a local copy of its weights" if facts.base_is_copy else ""
     text = f"A {kind} that {does} with {_base_link(facts)}{copy}. "
@@ -113,14 +119,14 @@ def _use(facts: RunFacts, material: CardMaterial) -> str:
     arguments = [f"prompt={json.dumps(words, ensure_ascii=False)}"]
     arguments += ['image=load_image("input.png")'] if material.edits else []
     arguments += [f"num_inference_steps={material.inference_steps}", f"guidance_scale={material.guidance:g}"]
+    dtype = f"torch_dtype=torch.{_DTYPES[facts.computed_in]}"
+    base = f'pipeline = {material.pipeline}.from_pretrained("{facts.base_model}"'
     lines = [
         "import torch",
-        f"from diffusers import {material.pipeline}",
+        f"from diffusers import {', '.join([*(material.denoiser or ())[:1], material.pipeline])}",
         *(["from diffusers.utils import load_image"] if material.edits else []),
         "",
-        f'pipeline = {material.pipeline}.from_pretrained("{facts.base_model}", '
-        f"torch_dtype=torch.{_DTYPES[facts.computed_in]})",
-        f'pipeline.load_lora_weights("{material.place}")',
+        *_loading(material, base, dtype),
         'pipeline.to("cuda")',
         f"image = pipeline({', '.join(arguments)}).images[0]",
         'image.save("output.png")',
@@ -128,6 +134,17 @@ def _use(facts: RunFacts, material: CardMaterial) -> str:
     code = "\n".join(["```python", *lines, "```"])
     built_in = "" if facts.base_is_on_hub else f"\n\n`{facts.base_model}` is a model that difftrain brings for trials."
     return code + built_in
+
+
+def _loading(material: CardMaterial, base: str, dtype: str) -> list[str]:
+    """Return the lines that load the pipeline with what was trained."""
+    if material.denoiser is None:
+        return [f"{base}, {dtype})", f'pipeline.load_lora_weights("{material.place}")']
+    cls, folder = material.denoiser
+    return [
+        f'{folder} = {cls}.from_pretrained("{material.place}", subfolder="{folder}", {dtype})',
+        f"{base}, {folder}={folder}, {dtype})",
+    ]
 
 
 def _images(material: CardMaterial) -> str:

@@ -27,7 +27,7 @@ def metadata_of(facts: RunFacts) -> dict[str, str]:
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": facts.title,
-        "modelspec.architecture": f"{facts.architecture}/{facts.kind}",
+        "modelspec.architecture": f"{facts.architecture}{'' if facts.whole_model else f'/{facts.kind}'}",
         "modelspec.implementation": "diffusers",
         "modelspec.date": today(),
         "modelspec.resolution": facts.resolution,
@@ -53,12 +53,12 @@ def metadata_of(facts: RunFacts) -> dict[str, str]:
 
 
 def add_metadata(folder: Path, facts: RunFacts) -> None:
-    """Add the facts to every safetensors file of a folder. Tensors, and entries that are there, stay as they are.
+    """Add the facts to every safetensors file below a folder. Tensors, and entries that are there, stay as they are.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.rglob("*.safetensors")):
         add_to_header(path, metadata_of(facts))
 
 

@@ -90,11 +90,11 @@ class HubUploads(Observer):
             self._waiting.append(path.name)
             self._queue.put(Upload(what=path.name, files=stage(checkpoint_files(path), self._output_dir, path.name)))
 
-    def finish(self, files: Files) -> None:
+    def finish(self, files: Files, what: str = "the adapter") -> None:
         """Upload the finished run, and wait for all uploads; say what failed."""
         if files:
-            self._waiting.append("the adapter")
-            self._queue.put(Upload(what="the adapter", files=files))
+            self._waiting.append(what)
+            self._queue.put(Upload(what=what, files=files))
         self._queue.put(None)
         left = len(self._waiting) - self._failed
         with self._reporter.phase(f"upload to {self._repository.page}", left) as phase:

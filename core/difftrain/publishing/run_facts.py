@@ -43,7 +43,9 @@ class RunFacts:
     architecture: str
     """Name of the base model as the hub spells it, in lower case."""
     kind: str
-    """``lora``, or another ``lora_type``."""
+    """``lora``, another ``lora_type``, or ``full``."""
+    whole_model: bool = False
+    """Whether the model itself was trained, and its files are a model."""
     precision: str
     """Number format of the frozen weights in training; ``no_change`` is the format of the computation."""
     computed_in: str
@@ -93,7 +95,8 @@ def facts_of(plan: RunPlan, *, step: int, data: Mapping[str, str], processes: in
         base_is_copy=is_copy,
         licence_url=_licence_page(plan, base),
         architecture=plan.flavour.hub_id.rpartition("/")[2].lower().replace(".", "-"),
-        kind="lora" if config.lora_type == "standard" else config.lora_type,
+        kind={"standard": "lora"}.get(plan.adapter.name, plan.adapter.name),
+        whole_model=plan.adapter.trains_base,
         precision=config.base_model_precision,
         computed_in={"no": "fp32"}.get(config.mixed_precision, config.mixed_precision),
         trigger_words=_trigger_words(plan),
@@ -122,7 +125,7 @@ def today() -> str:
 
 def _title(plan: RunPlan) -> str:
     name = (plan.config.hub_model_id or "").rpartition("/")[2]
-    kind = "LoRA" if plan.config.lora_type == "standard" else plan.config.lora_type
+    kind = {"standard": "LoRA", "full": "fine-tune"}.get(plan.adapter.name, plan.adapter.name)
     return name or f"{plan.flavour.hub_id.rpartition('/')[2]} {kind}"
 
 
@@ -171,7 +174,7 @@ def _settings(plan: RunPlan) -> dict[str, Value]:
     """Return options of the training whose values cannot say anything private."""
     config = plan.config
     always = {
-        "lora_type": config.lora_type,
+        **({"model_type": config.model_type} if plan.adapter.trains_base else {"lora_type": config.lora_type}),
         **{key: value for key, value in _harmless(plan.adapter).items() if value},
         "optimizer": config.optimizer,
         "learning_rate": config.learning_rate,

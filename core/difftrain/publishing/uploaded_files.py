@@ -9,7 +9,7 @@ from pathlib import Path
 
 from difftrain.errors import MachineError
 from difftrain.machine.retries import refusal
-from difftrain.output.output_dir import CARD_FILE, CARD_IMAGES, UPLOAD_FOLDER, exported_files
+from difftrain.output.output_dir import CARD_FILE, CARD_IMAGES, RESUME_FOLDER, UPLOAD_FOLDER, exported_files
 
 Files = Mapping[str, Path]
 """Files by their path in the repository."""
@@ -23,13 +23,20 @@ def final_files(output_dir: Path, *, images: bool) -> dict[str, Path]:
     """
     adapter = exported_files(output_dir)
     card = [output_dir / CARD_FILE, *(sorted((output_dir / CARD_IMAGES).glob("*.png")) if images else [])]
-    found = [path for path in (*adapter, *card) if path.is_file()] if adapter else []
+    found = [file for path in (*adapter, *card) for file in _files_in(path)] if adapter else []
     return {path.relative_to(output_dir).as_posix(): path for path in found}
 
 
 def checkpoint_files(checkpoint: Path) -> dict[str, Path]:
     """Return the adapter's files of a checkpoint, for a folder of its name; its state for resuming stays here."""
-    return {f"{checkpoint.name}/{path.name}": path for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    written = [path for path in sorted(checkpoint.iterdir()) if path.name != RESUME_FOLDER]
+    files = [file for path in written for file in _files_in(path)]
+    return {path.relative_to(checkpoint.parent).as_posix(): path for path in files}
+
+
+def _files_in(path: Path) -> list[Path]:
+    """Return a file, or those in a folder of a whole model."""
+    return sorted(part for part in (path.rglob("*") if path.is_dir() else (path,)) if part.is_file())
 
 
 def stage(files: Files, output_dir: Path, name: str) -> dict[str, Path]:

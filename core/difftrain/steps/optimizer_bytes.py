@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -12,6 +14,7 @@ EDGE = 64
 """Of the square weight; its state is divided by the square of it, so that single numbers do not count."""
 
 
+@cache
 def optimizer_bytes(factory: OptimizerFactory, dtype: torch.dtype) -> float:
     """Return the bytes of state per trained weight after the first step, by taking it on the CPU.
 

@@ -92,7 +92,7 @@ def write_optimizer(gathered: Mapping[str, Any], path: Path) -> None:
     try:
         with path.open("wb") as file:
             torch.save(gathered, file)
-        torch.load(path, map_location="cpu", weights_only=True)
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # mapped: it may not fit in memory twice
     except (pickle.PickleError, AttributeError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         if isinstance(error.__context__, OSError):  # torch's own message for a full disk gives no reason
             raise error.__context__ from error

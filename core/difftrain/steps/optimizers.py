@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+MOST_AT_ONCE = 2**30
+"""Weights that are updated by operations on all of them at once, which is faster."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """Share of a running mean that one step keeps."""
 
@@ -71,7 +73,8 @@ class OptimiLion(OptimizerFactory):
             lr=learning_rate,
             betas=self.betas,
             weight_decay=self.weight_decay,
-            foreach=True,
+            # all at once, it makes a copy of all weights
+            foreach=sum(parameter.numel() for _, parameter in parameters) <= MOST_AT_ONCE,
             triton=False,
         )
         return optimizer

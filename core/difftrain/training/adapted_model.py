@@ -40,7 +40,7 @@ def load_adapted(
     """
     assert plan.config.base_model_precision != "auto", "settle_precision() decides before weights are loaded"
     choose_attention(plan.config.attention_mechanism, device)
-    dtype: torch.dtype = getattr(torch, compute_dtype(plan.config))
+    dtype: torch.dtype = adapter_dtype if plan.adapter.trains_base else getattr(torch, compute_dtype(plan.config))
     waiting = swapped_at_first(plan, plan.family.empty_denoiser(location), device) if swapped else []
     denoiser = load_denoiser(
         plan.family,
@@ -61,7 +61,8 @@ def load_adapted(
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     kinds = Counter(kind for kind in adapted.values() if kind)
     listed = f": {', '.join(f'{number} of {kind}' for kind, number in kinds.items())}" if kinds else ""
-    reporter.say(f"adapter {plan.adapter.name}: {len(adapted)} modules{listed}, {count:,} trained weights")
+    what = "model_type" if plan.adapter.trains_base else "adapter"
+    reporter.say(f"{what} {plan.adapter.name}: {len(adapted)} modules{listed}, {count:,} trained weights")
     return denoiser
 
 

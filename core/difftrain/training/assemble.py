@@ -135,7 +135,7 @@ def load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator,
     """Return the denoiser with adapter and optimizer, on the run's device; nothing is trained yet."""
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))
-    swapped = SwappedBlocks(device) if accelerator.num_processes == 1 else None
+    swapped = SwappedBlocks(device) if accelerator.num_processes == 1 and not plan.adapter.trains_base else None
     if swapped is None and plan.config.blocks_to_swap not in ("auto", 0):
         raise ConfigError(
             f"blocks_to_swap {plan.config.blocks_to_swap}: blocks are not swapped in a run of several processes, and "

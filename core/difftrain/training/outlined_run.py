@@ -67,7 +67,11 @@ def outline_run(plan: ModelPlan, optimizer: OptimizerFactory, shape: LargestBatc
         dtype=dtype,
         adapter_dtype=adapter_dtype,
     )
-    trained = TrainedBytes(weight=adapter_dtype.itemsize, optimizer=optimizer_bytes(optimizer, adapter_dtype))
+    trained = TrainedBytes(
+        weight=adapter_dtype.itemsize,
+        optimizer=optimizer_bytes(optimizer, adapter_dtype),
+        gradients_stay=plan.config.gradient_accumulation_steps > 1,
+    )
     counted = shape.data.shapes[:MOST_SHAPES] if shape.data else ()
     lengths = {one: plan.family.tokens(outline.example_batch(*one, 1)) for one, _ in counted}
     return OutlinedRun(work=work, trained=trained, note=outline.note, lengths=lengths)

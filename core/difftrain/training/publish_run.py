@@ -41,7 +41,8 @@ def start_uploads(plan: RunPlan, repository: HubRepository | None, later: str, r
 def finish_uploads(uploads: HubUploads, plan: RunPlan) -> None:
     """Upload the finished run, if it asks for that, and wait for every upload."""
     images = plan.config.model_card_images
-    uploads.finish(final_files(plan.config.output_dir, images=images) if plan.config.push_to_hub else {})
+    files = final_files(plan.config.output_dir, images=images) if plan.config.push_to_hub else {}
+    uploads.finish(files, "the model" if plan.adapter.trains_base else "the adapter")
 
 
 def publish_card(
@@ -92,6 +93,7 @@ def _material(
     return CardMaterial(
         place=place,
         pipeline=_pipeline(plan),
+        denoiser=_denoiser(assembled),
         edits=flavour.max_references > 0,
         guidance=flavour.default_guidance if guidance is None else guidance,
         inference_steps=config.validation_num_inference_steps,
@@ -113,7 +115,8 @@ def _place(assembled: AssembledRun, repository: HubRepository | None) -> str:
 def _pipeline(plan: RunPlan) -> str | None:
     """Return the class of diffusers that loads the adapter; None if none does."""
     file = plan.config.output_dir / ADAPTER_FILE
-    if not file.is_file() or not all(".lora_" in name for name in tensor_names(file)):
+    is_lora = file.is_file() and all(".lora_" in name for name in tensor_names(file))
+    if not is_lora and not plan.adapter.trains_base:
         return None
     try:
         pipeline = plan.flavour.pipeline_class()
@@ -121,6 +124,12 @@ def _pipeline(plan: RunPlan) -> str | None:
         return None
     # a flavour may extend the class for its validation; the card's readers have diffusers alone
     return next((cls.__name__ for cls in pipeline.__mro__ if cls.__module__.startswith("diffusers.")), None)
+
+
+def _denoiser(assembled: AssembledRun) -> tuple[str, str] | None:
+    """Return class and folder of a model that was trained as a whole; None for an adapter."""
+    plan, denoiser = assembled.state.plan, assembled.state.bare_denoiser
+    return (type(denoiser).__name__, plan.family.lora_prefix) if plan.adapter.trains_base else None
 
 
 def _images(assembled: AssembledRun) -> tuple[dict[Path, str | None], int | None]:

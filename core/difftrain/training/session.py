@@ -217,6 +217,7 @@ def _finish_finished_before(
     output_dir = assembled.state.plan.config.output_dir
     steps, total = assembled.state.step, assembled.state.total_steps
     epochs = assembled.state.plan.config.num_train_epochs
+    word = _result_of(assembled)
     length = f"the run needs {total}" if epochs is None else f"num_train_epochs is {epochs}"
     reporter.say(f"{assembled.resumed_from} has {steps} steps, and {length}: nothing is left to train")
     newer = [path for path in list_checkpoints(output_dir) if step_of(path) > steps]
@@ -230,10 +231,15 @@ def _finish_finished_before(
         "(nothing is deleted)"
     )
     if newer:
-        reporter.say(f"adapter of step {steps}: {assembled.resumed_from}; the one in the output folder is unchanged")
+        reporter.say(f"{word} of step {steps}: {assembled.resumed_from}; the one in the output folder is unchanged")
     else:
-        reporter.say(f"adapter: {exported_adapter(output_dir)}")
+        reporter.say(f"{word}: {exported_adapter(output_dir)}")
     return not newer
+
+
+def _result_of(assembled: AssembledRun) -> str:
+    """Return the word for what the run makes."""
+    return "model" if assembled.state.plan.adapter.trains_base else "adapter"
 
 
 def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> None:
@@ -248,7 +254,7 @@ def _say_results(assembled: AssembledRun, status: str, reporter: Reporter) -> No
     reporter.say(f"finished {assembled.state.total_steps} steps")
     for sentence in measured(assembled):
         reporter.say(sentence)
-    reporter.say(f"adapter:     {exported_adapter(output_dir)}")
+    reporter.say(f"{_result_of(assembled) + ':':<13}{exported_adapter(output_dir)}")
     if is_own_card(output_dir / CARD_FILE):
         reporter.say(f"model card:  {output_dir / CARD_FILE}")
     for checkpoint in list_checkpoints(output_dir)[-1:]:

@@ -29,7 +29,7 @@ from difftrain import (
     TextEncoder,
 )
 from difftrain_flux.known_keys import KNOWN_KEYS
-from difftrain_flux.model_files.denoiser import denoiser_weights
+from difftrain_flux.model_files.denoiser import denoiser_weights, identify_folder
 from difftrain_flux.model_files.entry_bytes import latents_bytes, text_bytes
 from difftrain_flux.model_files.folder import IMAGE_COMPONENTS, TEXT_COMPONENTS
 from difftrain_flux.model_files.layouts import ORIGINAL_LAYERS
@@ -120,6 +120,10 @@ class FluxFamily(ModelFamily["FluxInput"]):
 
     def identify_file(self, path: Path) -> ModelLocation:
         known = recognise(path).identity
+        return ModelLocation(name=path.name, identity="", path=path, facts=known.facts, origins=known.origins)
+
+    def identify_folder(self, path: Path) -> ModelLocation:
+        known = identify_folder(path)
         return ModelLocation(name=path.name, identity="", path=path, facts=known.facts, origins=known.origins)
 
     def text_identity(self, location: ModelLocation, flavour: ModelFlavour) -> str:

@@ -76,13 +76,25 @@ def _asked(invocation: Invocation) -> tuple[Path, Path, str]:
         problems.append(f"--as_lora {asked.as_lora!r} must be a rank, a whole number from 1 on")
     if asked.merge and (asked.as_lora or asked.format):
         problems.append("--merge writes a whole model, so --as_lora and --format have no place beside it")
-    if asked.output is not None:
+    whole = asked.path is not None and _is_whole_model(Path(expand_path(asked.path, {})))
+    if whole and not (asked.merge or asked.as_lora):
+        problems.append(
+            f"{asked.path} has a whole model, and no adapter: add --merge to write it with the other parts of its base "
+            "model into a folder, or --as_lora RANK to write a LoRA that comes close"
+        )
+    elif asked.output is not None:
         output = Path(expand_path(asked.output, {}))
         problems += [text for text in (_wrong_output(output, asked.merge),) if text]
     if problems:
         raise ConfigError(*problems)
     assert asked.path is not None
     return Path(expand_path(asked.path, {})), output, layout
+
+
+def _is_whole_model(path: Path) -> bool:
+    from difftrain.exporting.adapter_source import whole_model_in
+
+    return whole_model_in(path) is not None
 
 
 def _wrong_output(output: Path, merge: bool) -> str | None:

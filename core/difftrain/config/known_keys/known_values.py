@@ -80,7 +80,6 @@ USUAL_ELSEWHERE: Mapping[str, object] = {"lycoris_config": Path("config/lycoris_
 """
 
 NOT_BUILT_VALUES: Mapping[str, tuple[str, ...]] = {
-    "model_type": ("full",),
     "mixed_precision": ("fp16", "fp8"),
     "attention_mechanism": (
         "xformers",

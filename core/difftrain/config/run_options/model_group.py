@@ -37,10 +37,11 @@ class ModelOptions(Options):
     """The same for the third text encoder, if the family has one."""
     text_encoder_4_precision: str = "no_change"
     """The same for the fourth text encoder, if the family has one."""
-    model_type: Literal["lora"] = "lora"
-    """What to train: lora is adapter weights beside the frozen model."""
+    model_type: Literal["lora", "full"] = "lora"
+    """What to train: lora is adapter weights beside the frozen model; full is all weights of the model itself, which
+    takes their memory several times and saves a whole model."""
     lora_type: str = "standard"
-    """Kind of adapter."""
+    """Kind of adapter, with model_type lora."""
     attention_mechanism: Literal["auto", "cudnn", "flash", "flash-attn-4", "efficient", "math"] = "auto"
     """Attention kernel; auto times them on the GPU with the run's largest batch and takes the fastest that is right.
     flash-attn-4 needs the package of that name, and a card like the H100 or later."""

@@ -71,9 +71,13 @@ def read_changes(path: Path, names: LayerNames) -> AdapterContent:
         layer = found[written]
         assert layer is not None, "unknown ones are refused above"
         changes.update(_of_modules(_change(path, layer, factors, settings, names.prefix), layer))
+    return AdapterContent(changes=changes, encoder_tensors=tuple(encoders), texts=texts_to_keep(header))
+
+
+def texts_to_keep(header: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries of a file's header that are true of another file with the same weights too."""
     kept = (*PUBLIC_TEXTS, *(OWN_TEXTS if header.get("trained_with") == "difftrain" else ()))
-    texts = {key: text for key, text in header.items() if key.startswith(kept) and key not in OF_ONE_FILE}
-    return AdapterContent(changes=changes, encoder_tensors=tuple(encoders), texts=texts)
+    return {key: text for key, text in header.items() if key.startswith(kept) and key not in OF_ONE_FILE}
 
 
 def _not_ours(path: Path, strange: list[str], unknown: list[str], count: int) -> str:

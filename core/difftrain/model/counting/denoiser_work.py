@@ -54,6 +54,7 @@ def count_work(
     _cast(denoiser, dtype, family.keep_in_float32())
     converted = _convertible(denoiser, family.keep_unquantized())
     adapter.adapt(denoiser, family, adapter_dtype)
+    converted = [weight for weight in converted if not weight.requires_grad]
     denoiser.to("meta")
     batch = outline.example_batch(target, references, samples).to(torch.device("meta"), dtype)
     counting = _Counting(denoiser, {id(weight) for weight in converted}, dtype)

@@ -29,14 +29,21 @@ class TrainedBytes:
     weight: float
     optimizer: float
     """State that the optimizer keeps, as measured on a small weight."""
+    gradients_stay: bool = False
+    """Whether a step has several micro-batches, so that gradients are there during the forward of the next one."""
+
+    @property
+    def gradient(self) -> float:
+        """A gradient has the number format of its weight."""
+        return self.weight
 
 
 def peak_bytes(work: ModelWork, mode: Mode, trained: TrainedBytes) -> float:
-    """Return the bytes at the beginning of the backward pass.
+    """Return the bytes at the beginning of the backward pass, or at its end if that is more.
 
     weights + trained weights with their optimizer state + activations of the blocks that keep them + inputs (and, if
     compiled, outputs of attention) of those that recompute + one recomputed block + tensors in flight. Gradients of
-    trained weights come when activations have gone.
+    trained weights come as activations go, unless those of an earlier micro-batch are there already.
     """
     frozen = work.linear_weights * mode.weight_bytes + work.other_bytes
     adapter = work.trained * (trained.weight + trained.optimizer)
@@ -45,7 +52,9 @@ def peak_bytes(work: ModelWork, mode: Mode, trained: TrainedBytes) -> float:
     kept = sum(_kept(block, mode) for block in (*keeping, work.rest))
     left = sum(block.input_bytes + (block.attention_bytes if mode.compiled else 0) for block in recomputing)
     one_block = max((_kept(block, mode) for block in recomputing), default=0.0)
-    return frozen + adapter + kept + left + one_block + IN_FLIGHT * work.forward.largest_bytes
+    gradients = work.trained * trained.gradient
+    changing = kept + left + gradients if trained.gradients_stay else max(kept + left, gradients)
+    return frozen + adapter + changing + one_block + IN_FLIGHT * work.forward.largest_bytes
 
 
 def most_kept(work: ModelWork, mode: Mode, trained: TrainedBytes, card: Card) -> int | None:

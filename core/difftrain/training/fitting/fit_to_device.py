@@ -16,6 +16,7 @@ from difftrain.model.gpu_memory import available
 from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.planning.combinations import can_compile, nearest
 from difftrain.planning.forecast.modes import ROOM, STEPS_WORTH_COMPILING
+from difftrain.steps.optimizer_bytes import optimizer_bytes
 from difftrain.steps.training_state import TrainingState
 from difftrain.training.fitting.choose_swapping import swap_what_does_not_fit
 from difftrain.training.fitting.make_room import let_steps_make_room
@@ -195,6 +196,13 @@ def _peak(state: TrainingState, batch: Batch) -> float:
 def _beside_a_step(state: TrainingState) -> float:
     """Return a bound of what is not yet there while steps are tried.
 
-    Gradients and optimizer state, four numbers per trained weight, and the encoder of images on demand.
+    Gradients and optimizer state, and the encoder of images on demand.
     """
-    return state.room_to_encode + sum(4 * 4 * parameter.numel() for parameter in state.trained)
+    return state.room_to_encode + sum(_bytes_of_update(state, parameter) for parameter in state.trained)
+
+
+def _bytes_of_update(state: TrainingState, parameter: torch.nn.Parameter) -> float:
+    """Four numbers for each weight of an adapter. A whole model has no room for a bound, so its state is measured."""
+    if not state.plan.adapter.trains_base:
+        return 4 * 4 * parameter.numel()
+    return parameter.nbytes + parameter.numel() * optimizer_bytes(state.plan.optimizer, parameter.dtype)

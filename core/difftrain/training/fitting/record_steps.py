@@ -32,7 +32,8 @@ def _obstacle(state: TrainingState) -> str | None:
     if not state.compiled:
         return "only compiled models are recorded, and this one is not compiled"
     plan = state.plan
-    for kind, part in (("model family", plan.family), ("lora_type", plan.adapter), ("loss_type", plan.loss)):
+    trained = "model_type" if plan.adapter.trains_base else "lora_type"
+    for kind, part in (("model family", plan.family), (trained, plan.adapter), ("loss_type", plan.loss)):
         if not part.replayable:
             return f"{kind} {part.name!r} does not declare that its operations can be replayed"
     return None

@@ -75,15 +75,25 @@ def locate_folder(name: str, path: Path, companion: ModelLocation) -> ModelLocat
             only = only_file(files, f"model folder {path}", "name the one to train with its path")
             return locate_file(name, path / only, companion)
         folder = transformer_in(path)
-        check_complete(folder.parent, (folder.name,), (folder.name,), {folder.name: NEEDED[TRANSFORMER]})
+        known = identify_folder(path)
         identity = fingerprint(folder.parent, (folder.name,))
-        known = _identify(f"model folder {path}", path, read_json(folder / CONFIG))
     except OSError as error:
         raise ModelError(
             f"model folder {path} cannot be read: {error}\n"
             "hint: make its folders and files readable for the user that trains, or name a copy"
         ) from error
     return ModelLocation(name=name, identity=identity, path=path, facts=known.facts, origins=known.origins)
+
+
+def identify_folder(path: Path) -> Identity:
+    """Recognise the transformer in a folder in diffusers layout: a whole model's, or the transformer alone.
+
+    Raises:
+        ModelError: If it is another model, or not complete.
+    """
+    folder = transformer_in(path)
+    check_complete(folder.parent, (folder.name,), (folder.name,), {folder.name: NEEDED[TRANSFORMER]})
+    return _identify(f"model folder {path}", path, read_json(folder / CONFIG))
 
 
 def locate_on_hub(hub_id: str, flavour: ModelFlavour, companion: ModelLocation) -> ModelLocation:
