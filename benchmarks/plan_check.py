@@ -3,7 +3,8 @@
 usage: python benchmarks/plan_check.py
 
 The measurements are in `measured_steps.json`; add a row there when `step.py` measures another. A row may name pixels
-(1024), references (1), batch (1) and target, the value of flux_lora_target (all).
+(1024), references (1), batch (1), target, the value of flux_lora_target (all), and weight_bytes, if weights are kept
+twice.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def compare(row: dict[str, Any]) -> Compared:
         kept=row["kept"],
         attention=row["attention"],
         recorded=row.get("recorded", False),
+        weight_bytes=row.get("weight_bytes"),
     )
     assert mode is not None, f"{name} says what its weights take"
     found = forecast(work, mode, trained, find_card(row["card"]))

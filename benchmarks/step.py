@@ -28,6 +28,12 @@ ROWS = {
     "fp8-matmul, last block cut": {
         "options": {"base_model_precision": "fp8-matmul", "flux_cut_last_block": "true", **FAST}
     },
+    "fp8-matmul, weights kept transposed, last block cut": {
+        "options": {
+            "base_model_precision": "fp8-matmul", "keep_transposed_weights": "true",
+            "flux_cut_last_block": "true", **FAST
+        }
+    },
     "fp8-matmul, fused qkv": {
         "options": {"base_model_precision": "fp8-matmul", "fuse_qkv_projections": "true", **FAST}
     },
@@ -38,6 +44,7 @@ ROWS = {
     },
     "int8-matmul": {"options": {"base_model_precision": "int8-matmul", **FAST}},
     "int8-matmul, 24 GiB": {"cap_gib": 24, "options": {"base_model_precision": "int8-matmul", **FILLING}},
+    "int8-matmul, 35 GiB": {"cap_gib": 35, "options": {"base_model_precision": "int8-matmul", **FILLING}},
     "int8-matmul, rotated": {
         "options": {"base_model_precision": "int8-matmul", "int8_rotation": "true", **FAST}
     },

@@ -166,7 +166,7 @@ def test_formats_of_quanto_pass_gradients_on(quantizer, tolerance):
     assert relative(ours, theirs) < tolerance
 
 
-@pytest.mark.parametrize(("quantizer", "tolerance"), [(QuantoInt8(), 0.02), (QuantoFp8(), 0.05), (QuantoInt4(), 0.2)])
+@pytest.mark.parametrize(("quantizer", "tolerance"), [(QuantoInt8(), 0.02), (QuantoFp8(), 0.06), (QuantoInt4(), 0.2)])
 def test_quanto_takes_what_a_layer_norm_gives_under_autocast(quantizer, tolerance):
     if problem := quantizer.check():
         pytest.skip(problem)

@@ -12,7 +12,7 @@ import pytest
 from difftrain.errors import ConfigError
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul, Int8Matmul
 from difftrain.model.precision.quanto import QuantoInt2, QuantoInt4, QuantoInt8
-from difftrain.planning.forecast.cards import CARDS, GIB, card_of_device, find_card
+from difftrain.planning.forecast.cards import CARDS, GIB, Card, card_of_device, find_card
 from difftrain.planning.forecast.choose import best
 from difftrain.planning.forecast.memory import TrainedBytes, fits, most_kept, peak_bytes
 from difftrain.planning.forecast.modes import mode_of, modes_for
@@ -55,12 +55,17 @@ def chosen(work, name):
 
 @pytest.mark.parametrize(
     ("card", "precision"),
-    [("3090", "int8-matmul"), ("4090", "fp8-matmul"), ("A100 80GB", "no_change"), ("H100", "fp8-matmul")],
+    [("3090", "int8-matmul"), ("4090", "int8-matmul"), ("A100 80GB", "int8-matmul"), ("H100", "fp8-matmul")],
 )
-def test_a_card_gets_the_fastest_precision_that_it_has_and_exact_weights_where_others_gain_nothing(
-    full_size, card, precision
-):
+def test_a_card_gets_the_fastest_precision_that_it_has(full_size, card, precision):
     assert chosen(full_size, card).mode.precision == precision
+
+
+def test_weights_stay_exact_where_rounded_ones_gain_nothing(full_size):
+    a100 = find_card("A100 80GB")
+    slow = Card(**{**{key: getattr(a100, key) for key in Card.__slots__}, "int8": 1.2 * a100.bfloat16})
+    modes = modes_for(QUANTIZERS, slow.capability, compute="bfloat16", compiled=True)
+    assert best(full_size, modes, TRAINED, slow).mode.precision == "no_change"
 
 
 def test_as_many_blocks_keep_their_activations_as_fit(full_size):

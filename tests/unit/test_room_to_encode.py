@@ -49,5 +49,6 @@ def test_nothing_is_tried_where_nothing_is_encoded_on_a_gpu(encoders, images, de
 
 
 def test_steps_are_fitted_beside_it():
-    trained = [torch.nn.Parameter(torch.zeros(3))]
-    assert _beside_a_step(SimpleNamespace(trained=trained, room_to_encode=100.0)) == 100 + 4 * 4 * 3
+    plan = SimpleNamespace(adapter=SimpleNamespace(trains_base=False))
+    state = SimpleNamespace(plan=plan, trained=[torch.nn.Parameter(torch.zeros(3))], room_to_encode=100.0)
+    assert _beside_a_step(state) == 100 + 4 * 4 * 3
