@@ -84,17 +84,29 @@ def main() -> None:
             print(name, result, flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(results, indent=1))
+    print_table(results)
+
+
+def print_table(results: dict[str, dict[str, object]]) -> None:
     import torch
 
+    from difftrain.planning.forecast.cards import card_of_device
+
+    about = torch.cuda.get_device_properties(0)
+    card = card_of_device(about.name, (about.major, about.minor), about.total_memory)
     first = next(iter(results.values()))["seconds"]
-    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, medians of the steps after the first two")
-    print(f"| mode | s/step | it/s | times as fast as {next(iter(results))} | GiB | host GiB | TFLOP/s | ready in s |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"\n{about.name}, torch {torch.__version__}, medians of the steps after the first two")
+    print("MFU: model FLOP utilisation, TFLOP/s by the card's peak in bfloat16, in the 8-bit modes too")
+    print(
+        f"| mode | s/step | it/s | times as fast as {next(iter(results))} | GiB | host GiB | TFLOP/s | MFU | ready in s |"
+    )
+    print("|" + "---|" * 9)
     for name, result in results.items():
         seconds = result["seconds"]
+        utilised = f"{result['tflops'] * 1e12 / card.bfloat16:.0%}" if card else ""
         print(
             f"| {name} | {seconds:.3f} | {1 / seconds:.2f} | {first / seconds:.2f} | {result['peak_gib']} "
-            f"| {result['host_gib']} | {result['tflops']} | {result['prepared']} |"
+            f"| {result['host_gib']} | {result['tflops']} | {utilised} | {result['prepared']} |"
         )
 
 
