@@ -97,9 +97,8 @@ def print_table(results: dict[str, dict[str, object]]) -> None:
     first = next(iter(results.values()))["seconds"]
     print(f"\n{about.name}, torch {torch.__version__}, medians of the steps after the first two")
     print("MFU: model FLOP utilisation, TFLOP/s by the card's peak in bfloat16, in the 8-bit modes too")
-    print(
-        f"| mode | s/step | it/s | times as fast as {next(iter(results))} | GiB | host GiB | TFLOP/s | MFU | ready in s |"
-    )
+    ratio = f"times as fast as {next(iter(results))}"
+    print(f"| mode | s/step | it/s | {ratio} | GiB | host GiB | TFLOP/s | MFU | ready in s |")
     print("|" + "---|" * 9)
     for name, result in results.items():
         seconds = result["seconds"]
