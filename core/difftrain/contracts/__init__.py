@@ -14,7 +14,8 @@ and its ``name`` is the name in a config.
 - `recomputing`: gradient checkpointing, a family's default
 - `original_layers`: names of layers in a model's original checkpoint
 - `noise_process`: how noise is added to latents, and what a model has to predict
-- `for_training`: adapters, optimizers, schedules, quantizers, samplers, losses
+- `for_training`: adapters, optimizers, schedules, samplers, losses
+- `quantizer`: number formats of frozen weights
 - `for_observers`: observers of a run
 """
 
@@ -33,12 +34,12 @@ from difftrain.contracts.for_training import (
     Adapter,
     Loss,
     OptimizerFactory,
-    Quantizer,
     Schedule,
     TimestepSampler,
 )
 from difftrain.contracts.noise_process import FlowMatching, NoiseProcess
 from difftrain.contracts.original_layers import OriginalLayers
+from difftrain.contracts.quantizer import Quantizer
 
 __all__ = [
     "Adapter",
