@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
+from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from difftrain.data.caching.tensor_cache import write_atomically
 from difftrain.data.entries.data_plan import DataPlan
@@ -65,8 +65,8 @@ class DataMemory:
         if _is_plain(plan):
             # runs that differ only in where they write share a file; the digest has the folders that matter
             same = replace(plan, written_folders={})
-            identity = blake3(repr(same).encode("utf-8", "backslashreplace")).hexdigest()
-            self._path = plan.index_path.parent / FOLDER / f"{identity[:32]}.npz"
+            identity = xxh3_128_hexdigest(repr(same).encode("utf-8", "backslashreplace"))
+            self._path = plan.index_path.parent / FOLDER / f"{identity}.npz"
             self._had_index = plan.index_path.exists()  # whoever deletes it wants all files read again
             with suppress(OSError), reporter.phase("look for changed files") as phase:
                 self._digest = _digest(plan, phase.advance)
@@ -133,7 +133,7 @@ def _digest(plan: DataPlan, count: Any) -> str:
     Raises:
         OSError: If something cannot be looked at; the scan will say what.
     """
-    digest = blake3(f"{sys.version}|{np.__version__}|".encode())
+    digest = xxh3_128(f"{sys.version}|{np.__version__}|".encode())
     for folder, pattern in sorted(_code(plan).items()):
         for file in sorted(Path(folder).glob(pattern)):
             digest.update(f"{file}:{file_stamp(file)}|".encode("utf-8", "surrogateescape"))

@@ -18,7 +18,7 @@ from difftrain.machine.retries import refusal
 
 _Result = TypeVar("_Result")
 
-FORMAT = 5
+FORMAT = 6
 """Version of the tables, kept as the file's user_version."""
 BUSY_SECONDS = 60.0
 """Seconds that a run waits for another one that is writing; a write takes well below a second."""
