@@ -23,7 +23,7 @@ from difftrain.data.scanning.begun import Begun
 from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, read_files, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
 from difftrain.data.scanning.index_rows import checksum, decoded, encoded, image_facts, image_row, rows_of
-from difftrain.data.scanning.many_files import ManyFiles, Reading
+from difftrain.data.scanning.many_files import FEWEST_FOR_PROCESSES, ManyFiles, Reading
 from difftrain.errors import DataError
 from difftrain.types import Phase, SourceImage
 
@@ -102,6 +102,16 @@ class ImageIndex:
             self._readers = None
             self._in_flight.clear()
             self._captions_in_flight.clear()
+
+    def expect_files(self, count: int) -> None:
+        """Let the processes start already, within :meth:`shared_readers`, if so many files are surely all to be read.
+
+        Args:
+            count: Files of any kind; half of them may be captions.
+        """
+        assert self._readers is not None, "allowed within shared_readers"
+        if self._file.is_new and count >= 2 * FEWEST_FOR_PROCESSES:
+            self._readers.start_processes()
 
     def _readers_for(self, count: int) -> ManyFiles:
         assert self._readers is not None, "to begin is allowed within shared_readers"

@@ -52,6 +52,8 @@ class IndexFile:
         self.path = path
         self.notes: list[str] = []
         """Files that could not be used, for the user."""
+        self.is_new = False
+        """Whether the file did not exist."""
         self._file: tuple[int, int] | None = None
         self._tries_left = 3
         self._stands_in = read_only
@@ -120,7 +122,8 @@ class IndexFile:
             connection.execute("PRAGMA journal_mode = DELETE")
             # a killed run loses nothing by it; what a power cut damages is found by checksums and rebuilt
             connection.execute("PRAGMA synchronous = OFF")
-            if found == 0:
+            self.is_new = found == 0
+            if self.is_new:
                 connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             self._file = _identity(self.path)
         except BaseException:

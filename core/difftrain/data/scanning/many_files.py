@@ -49,6 +49,11 @@ class ManyFiles:
         """Expect about ``count`` files more."""
         self._wants_processes = self._can_leave and (self._wants_processes or count >= FEWEST_FOR_PROCESSES)
 
+    def start_processes(self) -> None:
+        """Start the processes, if they may be: they need some time before they can work."""
+        if self._can_leave and self._processes is None:
+            self._started_processes().submit(os.getpid)  # any work starts all of them
+
     def would_leave(self, count: int) -> bool:
         """Return whether so many items would be sent to other processes, if they may be."""
         return self._wants_processes and count >= _A_PROCESS_TASK
@@ -122,6 +127,9 @@ class ManyFiles:
             yield from _mapped(self._threads, work, items[done:], size)
 
     def _in_processes(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Reading[_Item, _Result]:
+        return _mapped(self._started_processes(), partial(_all_of, work), items, _A_PROCESS_TASK)
+
+    def _started_processes(self) -> Executor:
         if self._processes is None:
             self._processes = ProcessPoolExecutor(
                 max_workers=self._cores,
@@ -131,7 +139,7 @@ class ManyFiles:
                 initializer=signal.signal,
                 initargs=(signal.SIGINT, signal.SIG_IGN),
             )
-        return _mapped(self._processes, partial(_all_of, work), items, _A_PROCESS_TASK)
+        return self._processes
 
 
 def _all_of(work: Work[_Item, _Result], items: Sequence[_Item]) -> list[_Result]:
