@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
+from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.packed.sample_table import SampleTable
 from difftrain.data.samples.audit import (
@@ -144,7 +144,7 @@ def _prepare_anew(
     before_making: Callable[[PairedData], None] | None,
 ) -> PreparedData:
     """Return the samples of data that has changed, and remember them."""
-    scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings, before_listing=memory.look_at)
+    scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings, memory=memory)
     needs = tuple(room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
     paired = PairedData(samples=PackedSamples.of(samples), held_out=PackedSamples.of(held_out), made=needs)
     samples.clear()
@@ -228,14 +228,14 @@ def _pair_all(
     reporter: Reporter,
     findings: Findings,
     *,
-    before_listing: Callable[[DatasetPlan], int] | None = None,
+    memory: DataMemory | None = None,
 ) -> tuple[dict[str, Scan], list[TargetSet], list[Sample], list[Sample]]:
     """Return scans, target sets, and the samples to train on and those held out.
 
     Raises:
         DataError: With every problem found.
     """
-    scans = scan_sets(plan, index, reporter, findings, before_listing=before_listing)
+    scans = scan_sets(plan, index, reporter, findings, memory=memory)
     readable = (dataset for dataset in plan.target_sets if {dataset.id, *dataset.references} <= scans.keys())
     target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in readable]
     samples: list[Sample] = []

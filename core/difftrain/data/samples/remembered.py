@@ -12,11 +12,11 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from difftrain.data.files.sources import LocalSource
 from difftrain.data.packed.packed_images import JsonRows, PackedRecords
 from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.samples.findings import MANY
+from difftrain.data.scanning.many_files import ManyFiles
 from difftrain.errors import DataError
 from difftrain.types import Finding, Phase, Reporter
 
@@ -66,6 +67,8 @@ class DataMemory:
         self._plan, self._reporter = plan, reporter
         self._looked_at: dict[str, str] = {}
         """Digests of the datasets' folders, by id; empty where something cannot be looked at."""
+        self._begun: dict[str, Callable[[], tuple[str, int]]] = {}
+        """Waits for what other processes look at, by id."""
         if _is_plain(plan):
             # runs that differ only in where they write share a file; the digest has the folders that matter
             same = replace(plan, written_folders={})
@@ -82,10 +85,22 @@ class DataMemory:
         with self._reporter.phase(f"look at the files of {dataset.id}") as phase:
             return self._look_at(dataset, phase)
 
+    def look_ahead(self, readers: ManyFiles) -> None:
+        """Begin to look at the files of all other datasets, if processes for that have started."""
+        if self._path is not None and readers.have_started:
+            for dataset in self._plan.datasets:
+                if dataset.id not in self._looked_at and dataset.id not in self._begun:
+                    with suppress(OSError):
+                        self._begun[dataset.id] = readers.aside(_digest_of_folder, _data_folder(self._plan, dataset))
+
     def _look_at(self, dataset: DatasetPlan, phase: Phase) -> int:
         self._looked_at[dataset.id], files = "", 0
         with suppress(OSError):
-            self._looked_at[dataset.id], files = _digest_of_files(self._plan, dataset, phase)
+            if dataset.id in self._begun:
+                self._looked_at[dataset.id], files = self._begun.pop(dataset.id)()
+                phase.advance(files)
+            else:
+                self._looked_at[dataset.id], files = _digest_of_folder(_data_folder(self._plan, dataset), phase.advance)
         return files
 
     def _digest(self) -> str:
@@ -169,19 +184,43 @@ def _digest_of_code(plan: DataPlan) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_files(plan: DataPlan, dataset: DatasetPlan, phase: Phase) -> tuple[str, int]:
-    """Return a hash of names, sizes and times of all files of a dataset, and their number.
+class _DataFolder(NamedTuple):
+    """The folder of a dataset, as another process can look at it too."""
+
+    root: str
+    around: Sequence[tuple[str, str]]
+    """The result of :func:`_written_around`."""
+    apart: frozenset[tuple[int, int]]
+    """Identities of folders that runs write."""
+
+
+def _data_folder(plan: DataPlan, dataset: DatasetPlan) -> _DataFolder:
+    assert isinstance(dataset.source, LocalSource), "see _is_plain"
+    root = os.path.abspath(dataset.source.instance_data_dir.expanduser())  # noqa: PTH100
+    apart = frozenset(_identity(folder) for folder in plan.written_folders.values() if folder.exists())
+    return _DataFolder(root, _written_around(plan, root), apart)
+
+
+def _digest_of_folder(folder: _DataFolder, count: Callable[[int], None] = lambda _: None) -> tuple[str, int]:
+    """Return a hash of names, sizes and times of all files in and below a folder, and their number; follows links.
 
     Raises:
         OSError: If something cannot be looked at; the scan will say what.
     """
-    assert isinstance(dataset.source, LocalSource), "see _is_plain"
-    digest = xxh3_128()
-    apart = {_identity(folder) for folder in plan.written_folders.values() if folder.exists()}
-    root = os.path.abspath(dataset.source.instance_data_dir.expanduser())  # noqa: PTH100
-    digest.update(repr(_written_around(plan, root)).encode("utf-8", "backslashreplace"))
-    files = _add_folder(digest, root, apart, phase)
-    return digest.hexdigest(), files
+    digest = xxh3_128(repr(folder.around).encode("utf-8", "backslashreplace"))
+    waiting, entered, total = [folder.root], set(folder.apart), 0
+    while waiting:
+        path = waiting.pop()
+        identity = _identity(path)
+        if identity in entered and path != folder.root:
+            continue
+        entered.add(identity)
+        files, below = _names_sizes_times(path)
+        waiting += below
+        digest.update(repr((path, files, below)).encode("utf-8", "backslashreplace"))
+        count(len(files))
+        total += len(files)
+    return digest.hexdigest(), total
 
 
 def _written_around(plan: DataPlan, root: str) -> list[tuple[str, str]]:
@@ -191,34 +230,23 @@ def _written_around(plan: DataPlan, root: str) -> list[tuple[str, str]]:
     return sorted(one for one in written if data.startswith(one[1]) or one[1].startswith(data))
 
 
-def _add_folder(digest: Any, root: str, apart: set[tuple[int, int]], phase: Phase) -> int:
-    """Add names, sizes and times of all files in and below a folder, return their number; links are followed."""
-    waiting, entered, count = [root], set(apart), 0
-    while waiting:
-        folder = waiting.pop()
-        identity = _identity(folder)
-        if identity in entered and folder != root:
-            continue
-        entered.add(identity)
-        below: list[str] = []
-        files: list[tuple[str, int, int]] = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    below.append(entry.path)
-                    continue
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:  # a broken link
-                    status = entry.stat(follow_symlinks=False)
-                files.append((entry.name, status.st_size, status.st_mtime_ns))
-        files.sort()
-        below.sort()
-        waiting += below
-        digest.update(repr((folder, files, below)).encode("utf-8", "backslashreplace"))
-        phase.advance(len(files))
-        count += len(files)
-    return count
+def _names_sizes_times(folder: str) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """Return the files of a folder and the paths of its folders, both sorted."""
+    below: list[str] = []
+    files: list[tuple[str, int, int]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                below.append(entry.path)
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # a broken link
+                status = entry.stat(follow_symlinks=False)
+            files.append((entry.name, status.st_size, status.st_mtime_ns))
+    files.sort()
+    below.sort()
+    return files, below
 
 
 def _code(plan: DataPlan) -> dict[str, str]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
+from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.samples.audit import audit_contents
 from difftrain.data.samples.findings import Findings
+from difftrain.data.samples.remembered import DataMemory
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain.data.scanning.scan import BegunScan, Scan, begin_scan, finish_scan
 from difftrain.errors import DataError
@@ -23,12 +24,12 @@ def scan_sets(
     reporter: Reporter,
     findings: Findings,
     *,
-    before_listing: Callable[[DatasetPlan], int] | None = None,
+    memory: DataMemory | None = None,
 ) -> dict[str, Scan]:
     """Return the scans of those datasets that could be read, by id.
 
     Args:
-        before_listing: Called with each dataset before its files are listed; returns their number if it can.
+        memory: Looks at the files of each dataset before they are listed.
 
     Raises:
         DataError: With every problem, if some could not.
@@ -37,8 +38,8 @@ def scan_sets(
     with index.shared_readers():
         begun: list[BegunScan | DataError] = []
         for dataset in plan.datasets:
-            if before_listing is not None:
-                index.expect_files(before_listing(dataset))
+            if memory is not None:
+                memory.look_ahead(index.readers_for_files(memory.look_at(dataset)))
             begun.append(_or_error(partial(begin_scan, dataset, index, written=plan.written_folders)))
         for dataset in plan.datasets:
             one = begun.pop(0)  # what it holds is let go before the next one is finished
