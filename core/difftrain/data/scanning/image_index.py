@@ -23,7 +23,7 @@ from difftrain.data.scanning.begun import Begun
 from difftrain.data.scanning.caption_reading import StampedCaptions, captions_beside, captions_stamp, read_captions
 from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, read_files, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
-from difftrain.data.scanning.index_rows import checksum, decoded, encoded, image_facts, image_row, rows_of
+from difftrain.data.scanning.index_rows import checksum, decoded, encoded, image_facts, image_row, is_empty, rows_of
 from difftrain.data.scanning.many_files import ManyFiles, Reading
 from difftrain.errors import DataError
 from difftrain.types import Phase, SourceImage
@@ -183,6 +183,8 @@ class ImageIndex:
 
     def _known_images(self, places: Sequence[str]) -> dict[str, FileFacts]:
         def select(connection: sqlite3.Connection) -> dict[str, FileFacts]:
+            if is_empty(connection, "images"):
+                return {}
             return dict(map(image_facts, rows_of(connection, "SELECT * FROM images WHERE", (), places)))
 
         return self._file.do(select)
@@ -243,6 +245,8 @@ class ImageIndex:
     def _known_captions(self, identity: str, places: Sequence[str]) -> dict[str, tuple[str, str]]:
         def select(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
             known: dict[str, tuple[str, str]] = {}
+            if is_empty(connection, "captions"):
+                return known
             statement = "SELECT * FROM captions WHERE source = ? AND"
             for row in rows_of(connection, statement, (identity,), places):
                 if checksum(row[:-1]) != row[-1]:
