@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from itertools import islice
 
 _SHOWN_CHARACTERS = 300
 """Limit for one name; a path may have thousands."""
@@ -81,8 +82,8 @@ def join_problems(problems: Iterable[str]) -> str:
 
 def first_few(names: Iterable[str], shown: int = 3) -> str:
     """Return the first names of a list, printable, with dots if there are more: ``a.png, b.png, c.png, ...``."""
-    every = list(names)
-    return ", ".join(map(printable, every[:shown])) + (", ..." if len(every) > shown else "")
+    first = list(islice(names, shown + 1))
+    return ", ".join(map(printable, first[:shown])) + (", ..." if len(first) > shown else "")
 
 
 def printable(name: object) -> str:

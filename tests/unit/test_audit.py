@@ -261,7 +261,8 @@ def test_phases_are_named_and_counted(tmp_path):
     reporter = SilentReporter()
     prepare_samples(two_folders(tmp_path), reporter=reporter)
     assert reporter.phases == {
-        "look for changed files": 9, "scan edits": 3, "scan references": 3, "pair edits": 3
+        "look at the files of edits": 6, "look at the files of references": 3,
+        "scan edits": 3, "scan references": 3, "pair edits": 3,
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from difftrain.data.scanning import many_files
 from difftrain.data.scanning.many_files import ManyFiles
+from difftrain.machine.garbage import give_back_memory
 
 
 def doubled(part):
@@ -55,6 +57,37 @@ def test_a_reader_that_dies_loses_nothing(monkeypatch):
     with ManyFiles(3000) as files:
         assert results_of(files, doubled_unless_killed, range(3000), may_leave=True) == doubled(range(3000))
         assert set(results_of(files, process_of, range(3000), may_leave=True)) == {os.getpid()}
+
+
+def process_unless_killed(is_killed):
+    """Die if told so, but not in the test's own process."""
+    if is_killed and multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def test_one_item_is_worked_on_aside_and_here_if_the_process_dies(monkeypatch):
+    monkeypatch.setattr(many_files, "FEWEST_FOR_PROCESSES", 5)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with ManyFiles(0) as files:
+        files.start_for(9)
+        assert not files.have_started, "half of them may be captions"
+        files.start_for(10)
+        assert files.have_started
+        assert files.aside(process_unless_killed, False)() != os.getpid()
+        assert files.aside(process_unless_killed, True)() == os.getpid()
+        assert files.aside(process_unless_killed, False)() == os.getpid()
+        assert results_of(files, process_of, range(600), may_leave=True) == 600 * [os.getpid()]
+
+
+def test_names_that_the_cache_of_attributes_keeps_are_let_go():
+    name = "".join(
+        ["a ", "name"]
+    )  # as results from other processes bring that of their class, each in a text of its own
+    holders = sys.getrefcount(name)
+    getattr(ManyFiles, name, None)
+    give_back_memory()
+    assert sys.getrefcount(name) == holders
 
 
 def test_only_slow_files_are_read_in_threads():

@@ -8,7 +8,7 @@ import pytest
 from data_plans import SilentReporter, caption, data_plan, generator_plan, new_image, reference_set, target_set
 
 import difftrain
-from difftrain.data.samples import remembered
+from difftrain.data.samples import remembered, scan_sets
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.scanning import image_index
 from difftrain_conditioning_generators.superresolution import Superresolution
@@ -154,6 +154,23 @@ def test_what_changes_while_data_is_scanned_is_noticed_at_the_next_start(plan, t
     data, scanned = prepared(plan)
     assert scanned
     assert data.samples[0].captions == ("changed meanwhile",)
+
+
+def test_what_comes_after_the_listing_is_noticed_at_the_next_start(plan, tmp_path, monkeypatch):
+    begin_scan = scan_sets.begin_scan
+
+    def begin_and_add(dataset, index, *, written):
+        begun = begin_scan(dataset, index, written=written)
+        if dataset.id == "edits":
+            CHANGES["a new image"](tmp_path)
+        return begun
+
+    monkeypatch.setattr(scan_sets, "begin_scan", begin_and_add)
+    assert len(prepared(plan)[0].samples) == 3
+    monkeypatch.undo()
+    data, scanned = prepared(plan)
+    assert scanned
+    assert len(data.samples) == 4
 
 
 def test_images_that_generators_make_are_looked_for_each_time(tmp_path):

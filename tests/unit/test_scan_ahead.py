@@ -3,11 +3,13 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from data_plans import SilentReporter, caption, data_plan, local, new_image, reference_set, scanned, target_set
 
 from difftrain.data.files.local_image import LocalImage
+from difftrain.data.samples import remembered
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.scanning import begun, image_index, many_files
 from difftrain.data.scanning.begun import Begun
@@ -46,6 +48,11 @@ def pools(monkeypatch):
             events.append("read")
             return super().map(work, parts)
 
+        def submit(self, work, *given):
+            if work is remembered._digest_of_folder:
+                events.append(f"look at {Path(given[0].root).name}")
+            return super().submit(work, *given)
+
     monkeypatch.setattr(many_files, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(many_files, "FEWEST_FOR_PROCESSES", COUNT)
     monkeypatch.setattr(many_files, "_A_PROCESS_TASK", 3)
@@ -70,6 +77,15 @@ def test_every_set_is_being_read_before_the_first_is_finished(folders, pools):
     assert (data.hashed, data.captions_read) == (2 * COUNT, COUNT)
     assert [sample.captions for sample in data.samples] == [(f"edit {number}",) for number in range(COUNT)]
     assert len({sample.target.record.content_hash for sample in data.samples}) == COUNT
+
+
+def test_other_sets_are_looked_at_in_processes_once_the_first_proves_large(folders, pools):
+    plan = data_plan(folders, target_set(folders, references=["references"]), reference_set(folders))
+    data = prepare_samples(plan, reporter=Watched(pools))
+    assert pools[:3] == ["look at the files of edits", "pool", "look at references"]
+    again = prepare_samples(plan, reporter=Watched(pools))
+    assert pools[-1] == "look for changed files"
+    assert list(again.samples) == list(data.samples)
 
 
 def test_two_sets_of_one_folder_read_each_file_once(folders, pools):

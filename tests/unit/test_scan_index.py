@@ -18,6 +18,7 @@ from difftrain.data.files.captions import FilenameCaptions, InstancePrompt, Text
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.sources import LocalSource
 from difftrain.data.samples.prepare_samples import prepare_samples
+from difftrain.data.scanning.file_facts import content_hash
 from difftrain.data.scanning.image_index import ImageIndex
 from difftrain_conditioning_generators.superresolution import Superresolution
 
@@ -166,6 +167,12 @@ def test_renamed_file_keeps_its_content_hash(tmp_path):
     (tmp_path / "edits" / "a.txt").rename(tmp_path / "edits" / "z.txt")
     [after] = prepare(plan).samples
     assert after.target.record.content_hash == before.target.record.content_hash
+
+
+def test_content_hash_is_xxh3_of_128_bits():
+    # Golden value: XXH3_128bits of nothing with seed 0, from the sanity tests of xxHash 0.8.
+    assert content_hash(b"") == "99aa06d3014798d86001c324468d497f"
+    assert content_hash(b"a") != content_hash(b"b")
 
 
 @pytest.mark.parametrize("change", ["edit", "remove", "add"])

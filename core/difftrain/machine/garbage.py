@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -27,9 +28,15 @@ def paused_garbage_collection() -> Iterator[None]:
 
 
 def give_back_memory() -> None:
-    """Give free memory back to the system, after a phase that needed much: glibc would keep holes between what stays.
+    """Give free memory back to the system, after a phase that needed much: holes between what stays would be kept.
 
-    Other C libraries have no such call; then this does nothing.
+    Python's memory consists of pieces of 1 MB, which one living object keeps. Its cache of attributes keeps a class
+    name of each result from another process, and so half the memory of a scan; lists of free objects keep some more.
+    glibc keeps holes too. Where a call does not exist, memory stays.
     """
+    clear_caches = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+    if clear_caches is not None:
+        clear_caches()
+    gc.collect()
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -137,7 +137,7 @@ class ImageRecord:
     """Pixels, after EXIF rotation."""
     height: int
     content_hash: str
-    """Hex blake3 of the image file's bytes, and of which panel of it is meant; for a generated image, sha256 of the
+    """Hex XXH3 of the image file's bytes, and of which panel of it is meant; for a generated image, sha256 of the
     recipe's identity."""
     captions: tuple[str, ...] | None = None
     """One is drawn per visit. None means no caption; an empty text is an empty caption."""

@@ -13,7 +13,7 @@ from difftrain.contracts import CaptionSource
 from difftrain.data.files.local_image import LocalImage
 from difftrain.data.files.utf8 import decode_utf8, guess_encoding, is_utf8
 from difftrain.errors import DataError, printable
-from difftrain.machine.open_file import open_file
+from difftrain.machine.open_file import read_file
 from difftrain.types import SourceImage
 
 
@@ -69,8 +69,7 @@ def _read_text(file: str) -> str | None:
         DataError: If it cannot be read, or is not UTF-8; then names the likely encoding.
     """
     try:
-        with open_file(file) as stream:
-            data = stream.read()
+        _, data = read_file(file)
     except FileNotFoundError:
         return None
     except OSError as error:

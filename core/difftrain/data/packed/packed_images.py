@@ -142,7 +142,7 @@ class JsonRows(Sequence[Any]):
     @classmethod
     def of(cls, values: Iterable[Any]) -> JsonRows:
         """Return rows that hold these values."""
-        return cls.of_texts(map(as_json, values))
+        return values if isinstance(values, cls) else cls.of_texts(map(as_json, values))
 
     @classmethod
     def of_texts(cls, texts: Iterable[str]) -> JsonRows:

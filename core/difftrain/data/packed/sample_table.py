@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
+from xxhash import xxh3_64_intdigest
 
 from difftrain.types import PlacedImage, Sample, Size
 
@@ -155,7 +155,7 @@ def _counted(places: Numbers) -> list[tuple[int, int]]:
 
 
 def _hashed(name: str) -> int:
-    return int.from_bytes(blake3(name.encode("utf-8", "surrogatepass")).digest(length=8), "big")
+    return xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
 
 
 def one_of_each_set(samples: Sequence[Sample]) -> list[Sample]:

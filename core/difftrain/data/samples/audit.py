@@ -157,18 +157,15 @@ def audit_nothing_left(findings: Findings, config: DatasetConfig, left_out: Mapp
 def audit_contents(findings: Findings, dataset: str, scan: Scan) -> None:
     """Note images that a dataset has more than once."""
     first: dict[str, ImageRecord] = {}
-    doubles: dict[str, ImageRecord] = {}
-    for record in scan.records:
-        earlier = first.setdefault(record.content_hash, record)
-        if earlier is not record:
-            doubles[f"{record.name} = {earlier.name}"] = record
+    doubles = [one for one in scan.records if first.setdefault(one.content_hash, one) is not one]
     if doubles:
+        names = first_few(f"{record.name} = {first[record.content_hash].name}" for record in doubles)
         findings.note(
             "duplicate",
             dataset,
-            f"{len(doubles)} images are duplicates: {first_few(doubles)}",
+            f"{len(doubles)} images are duplicates: {names}",
             fix="remove them, or use repeats to show an image more often",
-            records=doubles.values(),
+            records=doubles,
         )
 
 

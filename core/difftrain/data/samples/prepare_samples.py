@@ -144,7 +144,7 @@ def _prepare_anew(
     before_making: Callable[[PairedData], None] | None,
 ) -> PreparedData:
     """Return the samples of data that has changed, and remember them."""
-    scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings)
+    scans, target_sets, samples, held_out = _pair_all(plan, index, reporter, findings, memory=memory)
     needs = tuple(room_needed(made, one.records) for one in target_sets for made in one.dataset.generators)
     paired = PairedData(samples=PackedSamples.of(samples), held_out=PackedSamples.of(held_out), made=needs)
     samples.clear()
@@ -223,14 +223,19 @@ def audit_samples(plan: DataPlan, *, reporter: Reporter) -> AuditedData:
 
 
 def _pair_all(
-    plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings
+    plan: DataPlan,
+    index: ImageIndex,
+    reporter: Reporter,
+    findings: Findings,
+    *,
+    memory: DataMemory | None = None,
 ) -> tuple[dict[str, Scan], list[TargetSet], list[Sample], list[Sample]]:
     """Return scans, target sets, and the samples to train on and those held out.
 
     Raises:
         DataError: With every problem found.
     """
-    scans = scan_sets(plan, index, reporter, findings)
+    scans = scan_sets(plan, index, reporter, findings, memory=memory)
     readable = (dataset for dataset in plan.target_sets if {dataset.id, *dataset.references} <= scans.keys())
     target_sets = [TargetSet(plan, dataset, scans, findings) for dataset in readable]
     samples: list[Sample] = []

@@ -12,26 +12,27 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
+from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from difftrain.data.caching.tensor_cache import write_atomically
-from difftrain.data.entries.data_plan import DataPlan
+from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import file_stamp
 from difftrain.data.files.sources import LocalSource
 from difftrain.data.packed.packed_images import JsonRows, PackedRecords
 from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.samples.findings import MANY
+from difftrain.data.scanning.many_files import ManyFiles
 from difftrain.errors import DataError
-from difftrain.types import Finding, Reporter
+from difftrain.types import Finding, Phase, Reporter
 
 FOLDER = "prepared"
 """Beside the index of scanned files."""
@@ -56,29 +57,71 @@ class Remembered:
 class DataMemory:
     """The samples that a plan gave, if nothing that they depend on has changed since.
 
-    Made before the data is scanned: what changes during the scan is then noticed at the next start.
+    It looks at the folder of a dataset before the source lists it: what changes during the scan is then noticed at the
+    next start.
     """
 
     def __init__(self, plan: DataPlan, reporter: Reporter) -> None:
         self._path: Path | None = None
-        self._digest = ""
+        self._code = ""
+        self._plan, self._reporter = plan, reporter
+        self._looked_at: dict[str, str] = {}
+        """Digests of the datasets' folders, by id; empty where something cannot be looked at."""
+        self._begun: dict[str, Callable[[], tuple[str, int]]] = {}
+        """Waits for what other processes look at, by id."""
         if _is_plain(plan):
             # runs that differ only in where they write share a file; the digest has the folders that matter
             same = replace(plan, written_folders={})
-            identity = blake3(repr(same).encode("utf-8", "backslashreplace")).hexdigest()
-            self._path = plan.index_path.parent / FOLDER / f"{identity[:32]}.npz"
+            identity = xxh3_128_hexdigest(repr(same).encode("utf-8", "backslashreplace"))
+            self._path = plan.index_path.parent / FOLDER / f"{identity}.npz"
             self._had_index = plan.index_path.exists()  # whoever deletes it wants all files read again
-            with suppress(OSError), reporter.phase("look for changed files") as phase:
-                self._digest = _digest(plan, phase.advance)
+            with suppress(OSError):
+                self._code = _digest_of_code(plan)
+
+    def look_at(self, dataset: DatasetPlan) -> int:
+        """Look at a dataset's files, unless that is done or of no use; return their number, 0 if it is not known."""
+        if self._path is None or dataset.id in self._looked_at:
+            return 0
+        with self._reporter.phase(f"look at the files of {dataset.id}") as phase:
+            return self._look_at(dataset, phase)
+
+    def look_ahead(self, readers: ManyFiles) -> None:
+        """Begin to look at the files of all other datasets, if processes for that have started."""
+        if self._path is not None and readers.have_started:
+            for dataset in self._plan.datasets:
+                if dataset.id not in self._looked_at and dataset.id not in self._begun:
+                    with suppress(OSError):
+                        self._begun[dataset.id] = readers.aside(_digest_of_folder, _data_folder(self._plan, dataset))
+
+    def _look_at(self, dataset: DatasetPlan, phase: Phase) -> int:
+        self._looked_at[dataset.id], files = "", 0
+        with suppress(OSError):
+            if dataset.id in self._begun:
+                self._looked_at[dataset.id], files = self._begun.pop(dataset.id)()
+                phase.advance(files)
+            else:
+                self._looked_at[dataset.id], files = _digest_of_folder(_data_folder(self._plan, dataset), phase.advance)
+        return files
+
+    def _digest(self) -> str:
+        """Return a hash of everything that the samples depend on beside the plan; empty if not all is looked at."""
+        parts = [self._looked_at.get(dataset.id, "") for dataset in self._plan.datasets]
+        return "|".join((self._code, *parts)) if self._code and all(parts) else ""
 
     def recall(self) -> Remembered | None:
         """Return what was remembered; None if there is nothing, or anything has changed."""
-        if self._path is None or not self._digest or not self._had_index:
+        if self._path is None or not self._had_index or not self._path.exists():
+            return None
+        with self._reporter.phase("look for changed files") as phase:
+            for dataset in self._plan.datasets:
+                self._look_at(dataset, phase)
+        digest = self._digest()
+        if not digest:
             return None
         try:
             with np.load(self._path, allow_pickle=False) as arrays:
                 header = json.loads(arrays["header"].tobytes())
-                if (header["format"], header["digest"]) != (_FORMAT, self._digest):
+                if (header["format"], header["digest"]) != (_FORMAT, digest):
                     return None
                 return Remembered(
                     samples=PackedSamples.restored(*_state("samples", header, arrays)),
@@ -95,12 +138,13 @@ class DataMemory:
         kept = found.findings
         states |= {f"records {place}": PackedRecords.of(one.records).state() for place, one in enumerate(kept)}
         states |= {f"names {place}": ({}, JsonRows.of(one.names).arrays()) for place, one in enumerate(kept)}
-        if self._path is None or not self._digest or None in states.values():
+        digest = self._digest()
+        if self._path is None or not digest or None in states.values():
             return
         arrays: dict[str, npt.NDArray[Any]] = {}
         header = {
             "format": _FORMAT,
-            "digest": self._digest,
+            "digest": digest,
             "findings": list(map(_written, kept)),
             "facts": found.facts,
         }
@@ -118,7 +162,7 @@ class DataMemory:
 
 
 def _is_plain(plan: DataPlan) -> bool:
-    """Return whether the samples depend on nothing but files that :func:`_digest` looks at."""
+    """Return whether the samples depend on nothing but files that :class:`DataMemory` looks at."""
     return all(
         type(dataset.source) is LocalSource
         and not dataset.generators
@@ -127,23 +171,56 @@ def _is_plain(plan: DataPlan) -> bool:
     )
 
 
-def _digest(plan: DataPlan, count: Any) -> str:
-    """Return a hash of everything that the samples depend on beside the plan.
+def _digest_of_code(plan: DataPlan) -> str:
+    """Return a hash of the code that samples are made with.
+
+    Raises:
+        OSError: If a file cannot be looked at.
+    """
+    digest = xxh3_128(f"{sys.version}|{np.__version__}|".encode())
+    for folder, pattern in sorted(_code(plan).items()):
+        for file in sorted(Path(folder).glob(pattern)):
+            digest.update(f"{file}:{file_stamp(file)}|".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+class _DataFolder(NamedTuple):
+    """The folder of a dataset, as another process can look at it too."""
+
+    root: str
+    around: Sequence[tuple[str, str]]
+    """The result of :func:`_written_around`."""
+    apart: frozenset[tuple[int, int]]
+    """Identities of folders that runs write."""
+
+
+def _data_folder(plan: DataPlan, dataset: DatasetPlan) -> _DataFolder:
+    assert isinstance(dataset.source, LocalSource), "see _is_plain"
+    root = os.path.abspath(dataset.source.instance_data_dir.expanduser())  # noqa: PTH100
+    apart = frozenset(_identity(folder) for folder in plan.written_folders.values() if folder.exists())
+    return _DataFolder(root, _written_around(plan, root), apart)
+
+
+def _digest_of_folder(folder: _DataFolder, count: Callable[[int], None] = lambda _: None) -> tuple[str, int]:
+    """Return a hash of names, sizes and times of all files in and below a folder, and their number; follows links.
 
     Raises:
         OSError: If something cannot be looked at; the scan will say what.
     """
-    digest = blake3(f"{sys.version}|{np.__version__}|".encode())
-    for folder, pattern in sorted(_code(plan).items()):
-        for file in sorted(Path(folder).glob(pattern)):
-            digest.update(f"{file}:{file_stamp(file)}|".encode("utf-8", "surrogateescape"))
-    apart = {_identity(folder) for folder in plan.written_folders.values() if folder.exists()}
-    for dataset in plan.datasets:
-        assert isinstance(dataset.source, LocalSource), "see _is_plain"
-        root = os.path.abspath(dataset.source.instance_data_dir.expanduser())  # noqa: PTH100
-        digest.update(repr(_written_around(plan, root)).encode("utf-8", "backslashreplace"))
-        _add_folder(digest, root, apart, count)
-    return digest.hexdigest()
+    digest = xxh3_128(repr(folder.around).encode("utf-8", "backslashreplace"))
+    waiting, entered, total = [folder.root], set(folder.apart), 0
+    while waiting:
+        path = waiting.pop()
+        identity = _identity(path)
+        if identity in entered and path != folder.root:
+            continue
+        entered.add(identity)
+        files, below = _names_sizes_times(path)
+        waiting += below
+        digest.update(repr((path, files, below)).encode("utf-8", "backslashreplace"))
+        count(len(files))
+        total += len(files)
+    return digest.hexdigest(), total
 
 
 def _written_around(plan: DataPlan, root: str) -> list[tuple[str, str]]:
@@ -153,32 +230,23 @@ def _written_around(plan: DataPlan, root: str) -> list[tuple[str, str]]:
     return sorted(one for one in written if data.startswith(one[1]) or one[1].startswith(data))
 
 
-def _add_folder(digest: Any, root: str, apart: set[tuple[int, int]], count: Any) -> None:
-    """Add names, sizes and times of all files in and below a folder; links are followed."""
-    waiting, entered = [root], set(apart)
-    while waiting:
-        folder = waiting.pop()
-        identity = _identity(folder)
-        if identity in entered and folder != root:
-            continue
-        entered.add(identity)
-        below: list[str] = []
-        files: list[tuple[str, int, int]] = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    below.append(entry.path)
-                    continue
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:  # a broken link
-                    status = entry.stat(follow_symlinks=False)
-                files.append((entry.name, status.st_size, status.st_mtime_ns))
-        files.sort()
-        below.sort()
-        waiting += below
-        digest.update(repr((folder, files, below)).encode("utf-8", "backslashreplace"))
-        count(len(files))
+def _names_sizes_times(folder: str) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """Return the files of a folder and the paths of its folders, both sorted."""
+    below: list[str] = []
+    files: list[tuple[str, int, int]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                below.append(entry.path)
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # a broken link
+                status = entry.stat(follow_symlinks=False)
+            files.append((entry.name, status.st_size, status.st_mtime_ns))
+    files.sort()
+    below.sort()
+    return files, below
 
 
 def _code(plan: DataPlan) -> dict[str, str]:

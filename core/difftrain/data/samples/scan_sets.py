@@ -9,24 +9,38 @@ from typing import TypeVar
 from difftrain.data.entries.data_plan import DataPlan
 from difftrain.data.samples.audit import audit_contents
 from difftrain.data.samples.findings import Findings
+from difftrain.data.samples.remembered import DataMemory
 from difftrain.data.scanning.image_index import ImageIndex
-from difftrain.data.scanning.scan import Scan, begin_scan, finish_scan
+from difftrain.data.scanning.scan import BegunScan, Scan, begin_scan, finish_scan
 from difftrain.errors import DataError
 from difftrain.types import Finding, Reporter
 
 _Result = TypeVar("_Result")
 
 
-def scan_sets(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: Findings) -> dict[str, Scan]:
+def scan_sets(
+    plan: DataPlan,
+    index: ImageIndex,
+    reporter: Reporter,
+    findings: Findings,
+    *,
+    memory: DataMemory | None = None,
+) -> dict[str, Scan]:
     """Return the scans of those datasets that could be read, by id.
+
+    Args:
+        memory: Looks at the files of each dataset before they are listed.
 
     Raises:
         DataError: With every problem, if some could not.
     """
     scans: dict[str, Scan] = {}
     with index.shared_readers():
-        begin = partial(begin_scan, index=index, written=plan.written_folders)
-        begun = [_or_error(partial(begin, dataset)) for dataset in plan.datasets]
+        begun: list[BegunScan | DataError] = []
+        for dataset in plan.datasets:
+            if memory is not None:
+                memory.look_ahead(index.readers_for_files(memory.look_at(dataset)))
+            begun.append(_or_error(partial(begin_scan, dataset, index, written=plan.written_folders)))
         for dataset in plan.datasets:
             one = begun.pop(0)  # what it holds is let go before the next one is finished
             scanned = one if isinstance(one, DataError) else _or_error(partial(finish_scan, one, reporter))
@@ -40,6 +54,7 @@ def scan_sets(plan: DataPlan, index: ImageIndex, reporter: Reporter, findings: F
                 findings.note("left_out", dataset.id, f"{count} images are left out by {option}")
             if not dataset.is_reference:
                 audit_contents(findings, dataset.id, scanned)
+            findings.pack()  # now, while processes read the next dataset
     if len(scans) < len(plan.datasets):
         findings.raise_problems()
     return scans

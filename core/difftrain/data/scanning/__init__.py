@@ -4,6 +4,7 @@
 - `survey`: checks what a source lists
 - `scan_notes`: what is said of images that cannot be used
 - `image_index`: remembers what earlier scans found
+- `caption_reading`: captions of many images, for the index
 - `index_rows`: rows of the index, checked when read
 - `index_file`: the SQLite file of the index
 - `focus_points`: what crop styles find in images

@@ -18,18 +18,18 @@ from typing import Any, Self, TypeVar
 
 from difftrain.contracts import CaptionSource
 from difftrain.data.files.captions import TextfileCaptions
-from difftrain.data.files.local_image import LocalImage, file_stamp
+from difftrain.data.files.local_image import LocalImage
 from difftrain.data.scanning.begun import Begun
+from difftrain.data.scanning.caption_reading import StampedCaptions, captions_beside, captions_stamp, read_captions
 from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, read_files, stamp_or_none
 from difftrain.data.scanning.index_file import DamagedRow, IndexFile
-from difftrain.data.scanning.index_rows import checksum, decoded, encoded, image_facts, image_row, rows_of
+from difftrain.data.scanning.index_rows import checksum, decoded, encoded, image_facts, image_row, is_empty, rows_of
 from difftrain.data.scanning.many_files import ManyFiles, Reading
 from difftrain.errors import DataError
 from difftrain.types import Phase, SourceImage
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_StampedCaptions = tuple[str, tuple[str, ...] | DataError | None]
 
 _IMAGES_A_CHUNK = 10_000
 """Images remembered together, so that an interrupted scan continues from there."""
@@ -102,6 +102,13 @@ class ImageIndex:
             self._readers = None
             self._in_flight.clear()
             self._captions_in_flight.clear()
+
+    def readers_for_files(self, count: int) -> ManyFiles:
+        """Return the processes that read within :meth:`shared_readers`; they start if very many files are all new."""
+        assert self._readers is not None, "allowed within shared_readers"
+        if self._file.is_new:
+            self._readers.start_for(count)
+        return self._readers
 
     def _readers_for(self, count: int) -> ManyFiles:
         assert self._readers is not None, "to begin is allowed within shared_readers"
@@ -176,6 +183,8 @@ class ImageIndex:
 
     def _known_images(self, places: Sequence[str]) -> dict[str, FileFacts]:
         def select(connection: sqlite3.Connection) -> dict[str, FileFacts]:
+            if is_empty(connection, "images"):
+                return {}
             return dict(map(image_facts, rows_of(connection, "SELECT * FROM images WHERE", (), places)))
 
         return self._file.do(select)
@@ -193,7 +202,9 @@ class ImageIndex:
         problems = None if begins else (yield)
         known = self._known_captions(identity, places)
         seen = [image for image in images if image.place in known]
-        stamps = dict(zip((image.place for image in seen), _look_at(files, partial(_stamp, source), seen), strict=True))
+        stamps = dict(
+            zip((image.place for image in seen), _look_at(files, partial(captions_stamp, source), seen), strict=True)
+        )
         found: dict[str, tuple[str, ...] | None] = {}
         stale: list[SourceImage] = []
         for image in images:
@@ -206,11 +217,11 @@ class ImageIndex:
         fresh: list[tuple[bytes, str, str, str]] = []
         is_simple = type(source) is TextfileCaptions and all(type(image) is LocalImage for image in stale)
         if is_simple and files.would_leave(len(stale)):
-            reading: Reading[Any, _StampedCaptions] = files.work(
-                partial(_captions_beside, source), [image.place for image in stale], may_leave=True
+            reading: Reading[Any, StampedCaptions] = files.work(
+                partial(captions_beside, source), [image.place for image in stale], may_leave=True
             )
         else:
-            reading = files.work(partial(_captions, source), stale)
+            reading = files.work(partial(read_captions, source), stale)
         if problems is None:
             self._captions_in_flight.update(places)
             problems = yield
@@ -234,6 +245,8 @@ class ImageIndex:
     def _known_captions(self, identity: str, places: Sequence[str]) -> dict[str, tuple[str, str]]:
         def select(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
             known: dict[str, tuple[str, str]] = {}
+            if is_empty(connection, "captions"):
+                return known
             statement = "SELECT * FROM captions WHERE source = ? AND"
             for row in rows_of(connection, statement, (identity,), places):
                 if checksum(row[:-1]) != row[-1]:
@@ -259,38 +272,10 @@ def _read_here(
             yield [image.place for image, _ in unread], read
 
 
-def _captions_beside(source: CaptionSource, files: Sequence[str]) -> list[_StampedCaptions]:
-    return _captions(source, [LocalImage(key=file, file=file) for file in files])
-
-
-def _captions(source: CaptionSource, images: Sequence[SourceImage]) -> list[_StampedCaptions]:
-    """Return stamp and captions of each image; the stamp comes first, so the next scan notices any change after it."""
-    return [(_stamp(source, image), _captions_of(source, image)) for image in images]
-
-
-def _captions_of(source: CaptionSource, image: SourceImage) -> tuple[str, ...] | DataError | None:
-    try:
-        return source.captions(image)
-    except DataError as error:
-        return error
-
-
 def _look_at(files: ManyFiles, look: Callable[[SourceImage], _Result], images: Sequence[SourceImage]) -> list[_Result]:
     """Return a look at every image's files."""
     parts = files.work(lambda part: list(map(look, part)), images, slow=_SLOW_LOOK)
     return [result for _, results in parts for result in results]
-
-
-def _stamp(source: CaptionSource, image: SourceImage) -> str:
-    """Return a text that changes whenever a caption file changes, appears or disappears; empty without files."""
-    return "|".join(map(_stamp_or_absent, source.files(image)))
-
-
-def _stamp_or_absent(file: str | Path) -> str:
-    try:
-        return file_stamp(file)
-    except OSError:
-        return "absent"
 
 
 def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -18,7 +18,7 @@ from difftrain.machine.retries import refusal
 
 _Result = TypeVar("_Result")
 
-FORMAT = 5
+FORMAT = 6
 """Version of the tables, kept as the file's user_version."""
 BUSY_SECONDS = 60.0
 """Seconds that a run waits for another one that is writing; a write takes well below a second."""
@@ -52,6 +52,8 @@ class IndexFile:
         self.path = path
         self.notes: list[str] = []
         """Files that could not be used, for the user."""
+        self.is_new = False
+        """Whether the file did not exist."""
         self._file: tuple[int, int] | None = None
         self._tries_left = 3
         self._stands_in = read_only
@@ -120,7 +122,8 @@ class IndexFile:
             connection.execute("PRAGMA journal_mode = DELETE")
             # a killed run loses nothing by it; what a power cut damages is found by checksums and rebuilt
             connection.execute("PRAGMA synchronous = OFF")
-            if found == 0:
+            self.is_new = found == 0
+            if self.is_new:
                 connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             self._file = _identity(self.path)
         except BaseException:

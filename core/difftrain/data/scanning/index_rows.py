@@ -50,6 +50,11 @@ def checksum(values: tuple[Any, ...]) -> int:
     return zlib.crc32(repr(values).encode("utf-8", "backslashreplace"))
 
 
+def is_empty(connection: sqlite3.Connection, table: str) -> bool:
+    """Return whether a table has no rows, so that none need be looked for in a first scan."""
+    return connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None
+
+
 def rows_of(
     connection: sqlite3.Connection, statement: str, values: tuple[str, ...], places: Sequence[str]
 ) -> Iterator[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from types import TracebackType
@@ -48,6 +48,36 @@ class ManyFiles:
     def expect(self, count: int) -> None:
         """Expect about ``count`` files more."""
         self._wants_processes = self._can_leave and (self._wants_processes or count >= FEWEST_FOR_PROCESSES)
+
+    def start_for(self, count: int) -> None:
+        """Start the processes, if so many files are reason enough: they need some time before they can work.
+
+        Args:
+            count: Files of any kind; half of them may be captions.
+        """
+        if self._can_leave and self._processes is None and count >= 2 * FEWEST_FOR_PROCESSES:
+            self._started_processes().submit(os.getpid)  # any work starts all of them
+
+    @property
+    def have_started(self) -> bool:
+        """Whether there are processes."""
+        return self._processes is not None
+
+    def aside(self, work: Callable[[_Item], _Result], item: _Item) -> Callable[[], _Result]:
+        """Begin to work on one item in another process, after they have started; return what waits for the result."""
+        assert self._processes is not None, "see have_started"
+        try:
+            future = self._processes.submit(work, item)
+        except BrokenProcessPool:
+            return partial(work, item)
+        return partial(self._result_of, future, work, item)
+
+    def _result_of(self, future: Future[_Result], work: Callable[[_Item], _Result], item: _Item) -> _Result:
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self._can_leave = self._wants_processes = False
+            return work(item)
 
     def would_leave(self, count: int) -> bool:
         """Return whether so many items would be sent to other processes, if they may be."""
@@ -122,6 +152,9 @@ class ManyFiles:
             yield from _mapped(self._threads, work, items[done:], size)
 
     def _in_processes(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Reading[_Item, _Result]:
+        return _mapped(self._started_processes(), partial(_all_of, work), items, _A_PROCESS_TASK)
+
+    def _started_processes(self) -> Executor:
         if self._processes is None:
             self._processes = ProcessPoolExecutor(
                 max_workers=self._cores,
@@ -131,7 +164,7 @@ class ManyFiles:
                 initializer=signal.signal,
                 initargs=(signal.SIGINT, signal.SIG_IGN),
             )
-        return _mapped(self._processes, partial(_all_of, work), items, _A_PROCESS_TASK)
+        return self._processes
 
 
 def _all_of(work: Work[_Item, _Result], items: Sequence[_Item]) -> list[_Result]:

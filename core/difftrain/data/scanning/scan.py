@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -206,7 +207,7 @@ def _references(
 def _examine(begun: BegunScan, reporter: Reporter) -> _Examined:
     """Wait for the facts of all images, and leave out those that exceed a limit or cannot be read."""
     plan, images, brought = begun.plan, begun.images, begun.brought
-    limits = _limits(plan)
+    limit_of = lru_cache(maxsize=None)(partial(broken_limit, limits=_limits(plan)))  # many images share a size
     left_out, keys = Counter(begun.left_out), set(begun.left_out_keys)
     everything = [*images, *brought]
     with reporter.phase(f"scan {plan.id}", len(everything)) as phase:
@@ -214,23 +215,30 @@ def _examine(begun: BegunScan, reporter: Reporter) -> _Examined:
     brought_facts = {one.place: its for one, its in zip(brought, facts[len(images) :], strict=True)}
     used: list[tuple[SourceImage, FileFacts]] = []
     for image, one in zip(images, facts, strict=False):
-        broken = None if one.error is not None else broken_limit((one.width, one.height), limits)
+        broken = None if one.error is not None else limit_of((one.width, one.height))
         if broken is not None:
             left_out[broken] += 1
         if broken is None and one.error is None and _can_be_read(image.references, brought_facts):
             used.append((image, one))
         else:
             keys.add(_key(image))
-    broken_names = [image.key for image, one in zip(everything, facts, strict=True) if one.error is not None]
+    odd = [
+        (image, one)
+        for image, one in zip(everything, facts, strict=True)
+        if one.error is not None or one.is_animated or image.size is not None
+    ]
+    broken_names = [image.key for image, one in odd if one.error is not None]
     return _Examined(
         used=used,
         left_out=left_out,
         left_out_keys=frozenset(keys),
         brought=brought_facts,
         findings=[
-            *_told("unreadable", "problem", plan, unreadable_note(everything, facts, plan.source.place), broken_names),
-            *_told("frames", "note", plan, frames_note(everything, facts)),
-            *_told("other_size", "note", plan, other_sizes_note(everything, facts)),
+            *_told(
+                "unreadable", "problem", plan, unreadable_note(odd, len(everything), plan.source.place), broken_names
+            ),
+            *_told("frames", "note", plan, frames_note(odd)),
+            *_told("other_size", "note", plan, other_sizes_note(odd)),
         ],
     )
 

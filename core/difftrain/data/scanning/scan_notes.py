@@ -9,6 +9,9 @@ from difftrain.data.scanning.file_facts import FileFacts
 from difftrain.errors import first_few
 from difftrain.types import SourceImage
 
+Examined = Sequence[tuple[SourceImage, FileFacts]]
+"""Images with what is known of them."""
+
 
 def unusable_note(unusable: Sequence[str], place: str) -> list[str]:
     if not unusable:
@@ -19,14 +22,14 @@ def unusable_note(unusable: Sequence[str], place: str) -> list[str]:
     ]
 
 
-def unreadable_note(images: Sequence[SourceImage], facts: Sequence[FileFacts], place: str) -> list[str]:
-    broken = [(image, one) for image, one in zip(images, facts, strict=True) if one.error is not None]
+def unreadable_note(examined: Examined, total: int, place: str) -> list[str]:
+    broken = [(image, one) for image, one in examined if one.error is not None]
     if not broken:
         return []
     are_files = all(isinstance(image, LocalImage) for image, _ in broken)
     names = first_few(f"{image.key if are_files else image.place} ({one.error})" for image, one in broken)
     return [
-        f"{len(broken)} of {len(images)} images cannot be read: {names}\n"
+        f"{len(broken)} of {total} images cannot be read: {names}\n"
         f"hint: {unreadable_advice([one for _, one in broken], place)}"
     ]
 
@@ -41,18 +44,18 @@ def unreadable_advice(facts: Sequence[FileFacts], place: str) -> str:
     return f"{'make these images readable' if refused else 'replace these images'}, or take them out of {place}"
 
 
-def frames_note(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
-    names = [image.key for image, one in zip(images, facts, strict=True) if one.is_animated]
+def frames_note(examined: Examined) -> list[str]:
+    names = [image.key for image, one in examined if one.is_animated]
     if not names:
         return []
     return [f"{len(names)} images have several frames; only the first is used: {first_few(names)}"]
 
 
-def other_sizes_note(images: Sequence[SourceImage], facts: Sequence[FileFacts]) -> list[str]:
+def other_sizes_note(examined: Examined) -> list[str]:
     """Note images whose actual size differs from the data source's; it may have left out others by mistake."""
     names = [
         f"{image.key} ({one.width}x{one.height}, not {image.size[0]}x{image.size[1]})"
-        for image, one in zip(images, facts, strict=True)
+        for image, one in examined
         if image.size is not None and one.error is None and image.size != (one.width, one.height)
     ]
     if not names:
