@@ -224,6 +224,16 @@ def test_other_exports_are_refused_with_those_that_there_are(pairs, whole, tmp_p
     assert "--as_lora RANK" in ended.err
 
 
+@pytest.mark.parametrize("how", [("--merge",), ("--as_lora", 4)])
+def test_another_model_than_the_base_is_refused_before_anything_is_written(pairs, whole, tmp_path, how):
+    named = ("--model", "flux", "--flavour", "kontext", "--pretrained_model_name_or_path", "tiny")
+    ended = run_in(pairs.folder, "export", "whole", *how, "--output", tmp_path / "a.safetensors", *named)
+    assert ended.status == 2, ended.err
+    assert "whole/transformer is not trained from tiny:" in ended.err
+    assert "weights differ by name or shape" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def edited(pairs, folder, *more):
     flags = [word for key, value in DRAWING.items() for word in (f"--{key}", value)]
     ended = run_in(
