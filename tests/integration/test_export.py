@@ -148,7 +148,7 @@ def test_the_facts_of_a_run_and_its_base_precision_stay_in_the_header(runs, tmp_
     texts |= {"modelspec.architecture": "a/lokr", "base_model_precision": "int8-quanto"}
     save_file(tensors, tmp_path / "a.safetensors", metadata=texts)
     ended = run_in(tmp_path, "export", "a.safetensors", "--as_lora", 2, "--output", "b.safetensors")
-    assert "trained on a base of int8-quanto" in ended.err
+    assert "trained on int8-quanto weights" in ended.err
     said = run_in(tmp_path, "identify", "b.safetensors").out
     assert "trained by difftrain" in said
     assert "precision  int8-quanto" in said

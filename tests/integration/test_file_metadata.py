@@ -1,6 +1,7 @@
 """The header of an adapter file tells what users of the file need, and nothing private."""
 
 import json
+import shutil
 import struct
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from conftest import run_in
-from difftrain.publishing.file_metadata import add_to_header
+from difftrain.publishing.file_metadata import FILE_NOTE_KEY, add_to_header
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 PRIVATE = ("secret", "hf_token", "somebody", "instruction-of-a-photo", "edits", "references", "0000.png")
@@ -97,9 +98,21 @@ def test_an_export_keeps_what_the_header_says_but_the_hash_of_other_tensors(fini
     ended = run_in(tmp_path, "export", finished, "--format", "kohya", "--output", "k.safetensors")
     assert ended.status == 0, ended.err
     assert "trained on int8-quanto weights, and works best on a base model in int8-quanto" in ended.err
+    assert ended.err.count("note: it was trained on") == 1
     header, exported = header_of(finished / ADAPTER), header_of(tmp_path / "k.safetensors")
     assert exported.pop("modelspec.hash_sha256") != header["modelspec.hash_sha256"]
     dropped = {"modelspec.hash_sha256", "modelspec.implementation", "lora_adapter_metadata"}
     assert exported == {key: text for key, text in header.items() if key not in dropped}
     said = run_in(tmp_path, "identify", "k.safetensors").out
     assert "difftrain" in said
+
+
+def test_a_note_on_the_matrices_is_not_kept_where_others_replace_them(finished, tmp_path):
+    file = tmp_path / "a.safetensors"
+    shutil.copy(finished / ADAPTER, file)
+    add_to_header(file, {FILE_NOTE_KEY: "pissa of rank 2"})
+    for output, flags in (("same", ()), ("less", ("--as_lora", 1))):
+        ended = run_in(tmp_path, "export", file, "--output", f"{output}.safetensors", *flags)
+        assert ended.status == 0, ended.err
+    assert header_of(tmp_path / "same.safetensors")[FILE_NOTE_KEY] == "pissa of rank 2"
+    assert FILE_NOTE_KEY not in header_of(tmp_path / "less.safetensors")

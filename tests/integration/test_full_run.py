@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import signal
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from long_runs import changed
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_adapter_elsewhere import train, write_prediction
+from test_interrupt import printed_command, stopping, typed
 
 from conftest import EditPairs, run_in
 from difftrain.model.whole_model import write_model
@@ -94,6 +96,20 @@ def test_a_resumed_run_gives_the_bytes_of_an_uninterrupted_one(pairs, whole):
     states = [torch.load(run / "checkpoint-4/resume/optimizer.pt")["state"] for run in (first, second)]
     assert len(states[0]) == 112
     torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_a_model_and_the_printed_command_ends_with_equal_bytes(pairs, whole, number, status):
+    output = pairs.folder / f"stopped-{status}"
+    asked = arguments(pairs, gradient_accumulation_steps=2)
+    stopped = run_in(pairs.folder, *stopping(pairs.folder, asked, output, number))
+    assert stopped.status == status, stopped.err
+    assert [path.name for path in output.glob("*checkpoint-*")] == ["checkpoint-2", "checkpoint-3"]
+    assert stock(output / "checkpoint-3").num_parameters() == stock(pairs.folder / "whole").num_parameters()
+    assert not (output / "transformer").exists()
+    resumed = run_in(pairs.folder, *typed(printed_command(stopped.err)))
+    assert resumed.status == 0, resumed.err
+    assert (output / WEIGHTS).read_bytes() == (pairs.folder / "whole" / WEIGHTS).read_bytes()
 
 
 def test_a_run_that_goes_on_replaces_its_model_and_keeps_as_many_checkpoints_as_asked(pairs):
@@ -222,6 +238,16 @@ def test_other_exports_are_refused_with_those_that_there_are(pairs, whole, tmp_p
     assert ended.status == 2
     assert "whole has a whole model, and no adapter: add --merge" in ended.err
     assert "--as_lora RANK" in ended.err
+
+
+@pytest.mark.parametrize("how", [("--merge",), ("--as_lora", 4)])
+def test_another_model_than_the_base_is_refused_before_anything_is_written(pairs, whole, tmp_path, how):
+    named = ("--model", "flux", "--flavour", "kontext", "--pretrained_model_name_or_path", "tiny")
+    ended = run_in(pairs.folder, "export", "whole", *how, "--output", tmp_path / "a.safetensors", *named)
+    assert ended.status == 2, ended.err
+    assert "whole/transformer is not trained from tiny:" in ended.err
+    assert "weights differ by name or shape" in ended.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def edited(pairs, folder, *more):

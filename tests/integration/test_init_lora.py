@@ -115,3 +115,13 @@ def test_text_encoders_in_the_file_are_not_silently_left_out(begin, tmp_path):
     ended = run_in(tmp_path, "export", "first.safetensors", "--output", "without-encoders.safetensors")
     assert ended.status == 0
     assert not any("te1" in name for name in load_file(tmp_path / "without-encoders.safetensors"))
+
+
+def test_a_file_that_does_not_fit_leaves_the_earlier_run_where_it_is(begin):
+    tensors, header = tensors_of(of_tiny("all", 4), "diffusers", NAMES)
+    save_file(tensors, begin.file, metadata=header)
+    assert begin().status == 0
+    output = begin.file.parent / "output"
+    before = sorted(path.name for path in output.iterdir())
+    refused(begin, "--resume_from_checkpoint", "none", rank=8)
+    assert sorted(path.name for path in output.iterdir()) == before

@@ -20,7 +20,7 @@ from difftrain.exporting.prediction import (
     open_predictor,
     predict_expected,
 )
-from difftrain.exporting.trained_model import trained_weights
+from difftrain.exporting.trained_model import check_same_model, trained_weights
 from difftrain.exporting.write_export import Export, check_finite
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
@@ -51,6 +51,7 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
     location = find_model(plan).location
     empty = plan.family.empty_denoiser(location)
     if source.whole is not None:
+        check_same_model(source, empty, location)
         weights, what = trained_weights(source, wanted.dtype), "the model as it was trained"
     else:
         changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes

@@ -22,7 +22,7 @@ from difftrain.model.adapter_files.read_changes import AdapterContent, read_chan
 from difftrain.model.adapter_files.reduce_rank import reduce_all
 from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.tensor_file import write_tensors
-from difftrain.publishing.file_metadata import PRECISION_KEY, add_to_header
+from difftrain.publishing.file_metadata import FILE_NOTE_KEY, PRECISION_KEY, add_to_header
 from difftrain.types import Reporter
 
 
@@ -66,10 +66,8 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
         raise MachineError(refusal(f"{wanted.output} cannot be written", error)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    if (precision := content.texts.get(PRECISION_KEY, "no_change")) != "no_change":
-        reporter.say(f"note: it was trained on a base of {precision}, and fits such a base best")
     reporter.say(f"wrote {wanted.output}: {len(changes)} modules, layout {wanted.layout}")
-    precision = texts.get("base_model_precision", "no_change")
+    precision = content.texts.get(PRECISION_KEY, "no_change")
     if precision != "no_change":
         reporter.say(f"note: it was trained on {precision} weights, and works best on a base model in {precision}")
     return errors
@@ -99,7 +97,10 @@ def _content(
 def _texts(known: Mapping[str, str], wanted: Export) -> dict[str, str]:
     """Return what the header says of the adapter, true for the new file."""
     texts = dict(known)
-    if wanted.as_lora is not None and (architecture := texts.get("modelspec.architecture")):
+    if wanted.as_lora is None:
+        return texts
+    texts.pop(FILE_NOTE_KEY, None)  # it describes the matrices that are no more
+    if architecture := texts.get("modelspec.architecture"):
         texts["modelspec.architecture"] = f"{architecture.rpartition('/')[0] or architecture}/lora"
     return texts
 

@@ -17,6 +17,8 @@ from difftrain.publishing.run_facts import RunFacts, today
 
 PRECISION_KEY = "base_model_precision"
 """Entry of a header that names the number format of the frozen weights in training."""
+FILE_NOTE_KEY = "training.file_note"
+"""Entry of a header that says what is unusual about the file's matrices."""
 _ALIGNED = 8
 """Bytes that the tensors' start is a multiple of, as in files of the safetensors library."""
 
@@ -43,7 +45,7 @@ def metadata_of(facts: RunFacts) -> dict[str, str]:
         "training.rank": rank,
         # of equal adapters the text must be equal, whether the config says 16, 16.0 or nothing
         "training.alpha": f"{float(alpha or rank):g}" if rank else None,
-        "training.file_note": facts.file_note,
+        FILE_NOTE_KEY: facts.file_note,
         **{
             f"training.{key}": facts.settings.get(key)
             for key in ("optimizer", "learning_rate", "lr_scheduler", "mixed_precision")

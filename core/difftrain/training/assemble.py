@@ -70,7 +70,6 @@ def assemble(
     """
     config = plan.config
     check_attention(config.attention_mechanism, accelerator.device)  # not when all is encoded
-    plan.adapter.check_model(lambda: plan.family.empty_denoiser(prepared.location), plan.family)
     checkpoint, saved = resumed or (None, None)
     encoders = Encoders(plan, prepared.location, accelerator.device)
     extras = SampleExtras(plan.data, plan.family, plan.loss)

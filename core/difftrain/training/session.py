@@ -70,6 +70,8 @@ def train_prepared(
         The number of the signal that stopped the run; None if it has completed all of its steps.
     """
     accelerator = start_accelerator()
+    # before an earlier run is set aside
+    plan.adapter.check_model(lambda: plan.family.empty_denoiser(prepared.location), plan.family)
     with locked(plan.config.output_dir) if accelerator.is_main_process else nullcontext():
         resumed = _make_output_dir(plan, accelerator, reporter)
         plan = settle_precision(plan, prepared.location, accelerator, resumed and resumed[1], reporter)
