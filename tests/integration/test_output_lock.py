@@ -92,7 +92,8 @@ def test_a_disk_without_room_for_a_checkpoint_is_reported_before_the_first_step(
     small_disk("output", 100)
     ended = command(*arguments, "--max_train_steps", 30)
     assert ended.status == 2
-    assert "not enough room on the disk of output: 220 KiB needed" in ended.err
+    assert "not enough room on the disk of output: 264 KiB needed" in ended.err
+    assert "the adapter at the end 44 KiB" in ended.err
     assert "output_dir" in ended.err
     assert not (edit_pairs.output / "metrics.jsonl").exists()
 

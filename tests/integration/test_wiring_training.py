@@ -346,7 +346,7 @@ def test_compiled_blocks_train_the_same_weights(train, precision, checkpointing)
     assert not plain.state.compiled
     # other roundings move some 8-bit codes by one
     apart = (traced.weights[-1] - plain.weights[-1]).norm() / (plain.weights[-1] - plain.weights[0]).norm()
-    assert apart < (1e-3 if precision == "no_change" else 0.05)
+    assert apart < (1e-3 if precision == "no_change" else 0.1)
 
 
 def test_weights_that_torch_cannot_compile_are_one_error(train):
