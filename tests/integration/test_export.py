@@ -17,6 +17,7 @@ from difftrain.model.adapter_files.layouts import FORMATS, tensors_of
 from difftrain.model.load_denoiser import load_denoiser
 from difftrain.model.low_rank.lora import Lora
 from difftrain.model.low_rank.lora_file import ADAPTER_FILE
+from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.whole_model import write_model
 from difftrain_flux.built_in import tiny_random_folder
 
@@ -261,6 +262,12 @@ def test_a_merged_model_predicts_the_same_and_loads_in_the_stock_pipeline(runs, 
     pipeline = FluxKontextPipeline.from_pretrained(tmp_path / "model")
     assert len(list((tmp_path / "model" / "transformer").glob("*.safetensors"))) > 1
     plain = FluxKontextPipeline.from_pretrained(tiny_random_folder()).transformer.state_dict()
+    for file in (tmp_path / "model" / "transformer").glob("*.safetensors"):
+        texts = read_header(file).texts
+        assert texts["modelspec.architecture"] == "flux-1-kontext-dev"  # of a model, no longer of an adapter
+        assert texts["modelspec.title"].endswith(", merged")
+        assert texts["training.steps"] == "2"
+        assert not {"training.rank", "training.alpha"} & texts.keys()
     moved = [name for name, tensor in pipeline.transformer.state_dict().items() if not torch.equal(tensor, plain[name])]
     assert moved
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -13,6 +13,7 @@ from test_adapter_elsewhere import train, write_prediction
 from test_interrupt import printed_command, stopping, typed
 
 from conftest import EditPairs, run_in
+from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.whole_model import write_model
 from difftrain.publishing.uploaded_files import checkpoint_files, final_files
 from difftrain_flux.built_in import tiny_random_folder
@@ -218,6 +219,15 @@ def test_the_model_is_exported_with_the_other_parts(pairs, whole, tmp_path, name
     exact, rounded = load_file(pairs.folder / "whole" / WEIGHTS), load_file(output / WEIGHTS)
     assert {name: part.half() for name, part in exact.items()}.keys() == rounded.keys()
     assert all(torch.equal(rounded[name], part.half()) for name, part in exact.items())
+
+
+def test_an_exported_model_says_what_it_is(pairs, whole, tmp_path):
+    output = tmp_path / "model"
+    assert run_in(pairs.folder, "export", "whole", "--merge", "--no_verify", "--output", output).status == 0
+    (file,) = (output / "transformer").glob("*.safetensors")
+    texts = read_header(file).texts
+    assert texts["modelspec.architecture"] == "flux-1-kontext-dev"
+    assert texts["trained_with"] == "difftrain"
 
 
 def test_a_lora_of_the_difference_has_its_linear_layers_and_says_what_it_lacks(pairs, whole, tmp_path):

@@ -38,10 +38,32 @@ def elsewhere(tmp_path):
         yield tmp_path
 
 
-def load(plan):
+def load(plan, reporter=None):
     return load_adapted(
-        plan, find_model(plan).location, device=CPU, adapter_dtype=torch.float32, reporter=SilentReporter()
+        plan,
+        find_model(plan).location,
+        device=CPU,
+        adapter_dtype=torch.float32,
+        reporter=reporter or SilentReporter(),
     )
+
+
+class Phases(SilentReporter):
+    """Keeps the names of phases."""
+
+    def __init__(self):
+        self.names = []
+
+    def phase(self, name, total=None):
+        self.names.append(name)
+        return super().phase(name, total)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("pissa", True), ("default", False)])
+def test_a_start_that_takes_minutes_for_a_large_model_has_a_line_of_progress(elsewhere, kind, told):
+    phases = Phases()
+    load(plan_model(None, FLAGS | {"lora_init_type": kind}), phases)
+    assert ("pissa: find the part of each weight to begin with" in phases.names) == told
 
 
 def predicted(plan, denoiser):

@@ -59,7 +59,7 @@ def test_a_run_over_a_sharded_model_says_only_what_is_ours(real_command, edit_pa
 
 def test_the_demo_says_only_what_is_ours(real_command):
     lines = said(real_command("--model", "flux", "--flavour", "kontext", "--demo", *RANDOM, *FEW_STEPS))
-    closing = next(index for index, line in enumerate(lines) if line.startswith("to edit photographs with the adapter"))
+    closing = next(index for index, line in enumerate(lines) if line.startswith("to edit photographs with what"))
     opening, _, *run = lines[:closing]
     assert opening.startswith("demo: the model tiny-random (flux kontext) learns to sharpen photographs")
     others = [line for line in run if not OURS.fullmatch(line)]

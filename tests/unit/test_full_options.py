@@ -27,6 +27,13 @@ def test_the_run_trains_the_model_and_options_of_adapters_are_noted():
     assert not any("learning_rate" in note for note in found.notes)
 
 
+def test_the_choice_of_an_adapters_modules_is_noted_as_having_no_effect():
+    noted = "flux_lora_target: no effect, it chooses the modules of an adapter, and all weights are trained"
+    assert noted in plan(run_values(model_type="full", flux_lora_target="all+ffs")).notes
+    assert noted not in plan(run_values(model_type="full", flux_lora_target="all")).notes
+    assert noted not in plan(run_values(flux_lora_target="all+ffs")).notes
+
+
 def test_the_usual_rate_of_a_model_is_a_tenth_of_an_adapters():
     (note,) = (text for text in plan(run_values(model_type="full", learning_rate=2e-4)).notes if "is high" in text)
     assert "3e-06 to 0.0001 is usual for a whole model with optimizer 'adamw_bf16'" in note

@@ -52,7 +52,7 @@ def closing(typed: str, sheet: Path | None, edit: str) -> str:
         sheet: The newest sheet of the run; None if it drew none.
     """
     text = f"""\
-to edit photographs with the adapter, at three strengths:
+to edit photographs with what was trained, at three strengths:
   {edit}
 this was the demo; its two config files in {demo_folder()} are short and commented.
 for a real run:

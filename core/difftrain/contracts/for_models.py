@@ -102,6 +102,8 @@ class ModelFamily(TypedByInput[Input], ABC):
     name: ClassVar[str]
     pixel_multiple: ClassVar[int]
     """Edges of encoded images are multiples of this, in pixels."""
+    adapter_options: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only choose the modules of an adapter: without one they are noted as having no effect."""
     text_sees_references: ClassVar[bool] = False
     """True if text embeddings depend on the references' pixels, which are then part of their cache key. The text
     encoder gets the references in the size of :meth:`text_view`."""

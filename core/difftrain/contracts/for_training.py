@@ -48,6 +48,11 @@ class Adapter(Options, ABC):
         return None
 
     @property
+    def beginning(self) -> str:
+        """What :meth:`adapt` computes first, if that takes more than a moment: for a line of progress."""
+        return ""
+
+    @property
     def file_note(self) -> str:
         """What :meth:`write` puts into a file that the options do not say, for its header and the model card; usually
         nothing."""

@@ -2,6 +2,7 @@
 
 - `adapter_source`: what is exported: a run, a checkpoint or a file; its family and model
 - `identified`: what a file or folder is
+- `changed_texts`: what the header says when the weights have become others
 - `compare_changes`: whether two sets of changes do the same
 - `room`: where there is room for a model whose predictions are compared
 - `prediction`: what the model predicts with the run's adapter, and with a written file

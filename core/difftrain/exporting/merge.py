@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difftrain.errors import CheckpointError, ConfigError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
+from difftrain.exporting.changed_texts import texts_of_merged
 from difftrain.exporting.compare_changes import tolerance_of
 from difftrain.exporting.prediction import (
     Predictor,
@@ -25,9 +26,10 @@ from difftrain.exporting.write_export import Export, check_finite
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Change
 from difftrain.model.adapter_files.layer_names import LayerNames
-from difftrain.model.adapter_files.read_changes import read_changes
+from difftrain.model.adapter_files.read_changes import read_changes, texts_to_keep
 from difftrain.model.diffusers_folder import read_json
 from difftrain.model.shards import read_weights
+from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.whole_model.write_model import write_model_config, write_shards
 from difftrain.planning.model_plan import ModelPlan
 from difftrain.startup.find_model import find_model
@@ -53,8 +55,10 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
     if source.whole is not None:
         check_same_model(source, empty, location)
         weights, what = trained_weights(source, wanted.dtype), "the model as it was trained"
+        texts = texts_to_keep(read_header(source.file).texts)
     else:
-        changes = read_changes(source.file, LayerNames(plan.family, linear_names(empty))).changes
+        content = read_changes(source.file, LayerNames(plan.family, linear_names(empty)))
+        changes, texts = content.changes, texts_of_merged(content.texts)
         check_finite(changes, source.file)
         check_fits(changes, empty)
         weights, what = _merged(plan, location, changes, wanted.dtype), f"{len(changes)} modules merged"
@@ -64,7 +68,7 @@ def merge(source: AdapterSource, wanted: Export, reporter: Reporter) -> None:
         folder = temporary / plan.family.lora_prefix
         folder.mkdir(parents=True)
         with reporter.phase("merge"):
-            write_shards(weights, folder)
+            write_shards(weights, folder, texts)
         if not write_model_config(empty, folder):
             raise ConfigError("--merge: the models of this family are not diffusers' and have no config to write")
         parts = _copy_other_parts(location, temporary, plan.family.lora_prefix)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difftrain.errors import CheckpointError, MachineError
 from difftrain.exporting.adapter_source import AdapterSource
+from difftrain.exporting.changed_texts import texts_of_lora
 from difftrain.exporting.compare_changes import tolerance_of, worst_difference
 from difftrain.exporting.prediction import check_fits, compare_predictions, open_predictor
 from difftrain.exporting.trained_model import reduce_whole_model
@@ -22,7 +23,7 @@ from difftrain.model.adapter_files.read_changes import AdapterContent, read_chan
 from difftrain.model.adapter_files.reduce_rank import reduce_all
 from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.tensor_file import write_tensors
-from difftrain.publishing.file_metadata import FILE_NOTE_KEY, PRECISION_KEY, add_to_header
+from difftrain.publishing.file_metadata import PRECISION_KEY, add_to_header
 from difftrain.types import Reporter
 
 
@@ -57,7 +58,7 @@ def export_adapter(source: AdapterSource, wanted: Export, reporter: Reporter) ->
     temporary = wanted.output.with_name(f".{wanted.output.stem}.partial.safetensors")
     try:
         write_tensors(temporary, {name: _as_dtype(tensor, wanted.dtype) for name, tensor in tensors.items()}, header)
-        if texts := _texts(content.texts, wanted):
+        if texts := texts_of_lora(content.texts) if wanted.as_lora is not None else content.texts:
             add_to_header(temporary, texts)
         if wanted.verify:
             _verify(source, changes, temporary, wanted, names, reporter)
@@ -92,17 +93,6 @@ def _content(
             reduced = reduce_all(content.changes, wanted.as_lora)
     errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
     return replace(content, changes={module: one.change for module, one in reduced.items()}), errors
-
-
-def _texts(known: Mapping[str, str], wanted: Export) -> dict[str, str]:
-    """Return what the header says of the adapter, true for the new file."""
-    texts = dict(known)
-    if wanted.as_lora is None:
-        return texts
-    texts.pop(FILE_NOTE_KEY, None)  # it describes the matrices that are no more
-    if architecture := texts.get("modelspec.architecture"):
-        texts["modelspec.architecture"] = f"{architecture.rpartition('/')[0] or architecture}/lora"
-    return texts
 
 
 def check_finite(changes: Mapping[str, Change], file: Path) -> None:

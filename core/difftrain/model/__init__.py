@@ -12,6 +12,7 @@
 - `counting`: counts what a forward does and keeps, without weights
 - `fused`: frozen layers that share their input
 - `shared_input`: linear layers called together
+- `same_weights`: compares a checkpoint's weights with a run's
 - `low_rank`: LoRA, through peft
 - `lycoris`: LoKr, LoHa and full changes through lycoris-lora
 - `whole_model`: all weights of the model itself, and its files

@@ -105,6 +105,8 @@ def build_plan(
     quantizers = [each for each in (quantizer, *text_quantizers, *chosen.quantizers_of_auto()) if each]
     used = [family, flavour, adapter, schedule, timestep_sampler, loss, *observers, *quantizers]
     _note_unused_options(config, plugins.registry, used, problems)
+    if adapter.trains_base:
+        _note_options_of_adapters(config, family, problems)
     return RunPlan(
         config=config,
         data=data,
@@ -206,6 +208,12 @@ def _note_doubts(
             f"gradient_checkpointing_interval {config.gradient_checkpointing_interval} has no effect: "
             "gradient_checkpointing is false, so nothing is recomputed"
         )
+
+
+def _note_options_of_adapters(config: RunConfig, family: contracts.ModelFamily, problems: Problems) -> None:
+    for key in sorted(family.adapter_options & config.model_fields_set):
+        if getattr(config, key) != type(config).model_fields[key].default:
+            problems.note(f"{key}: no effect, it chooses the modules of an adapter, and all weights are trained")
 
 
 def _note_unused_options(config: RunConfig, registry: Registry, chosen: Sequence[Options], problems: Problems) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -55,7 +56,8 @@ def load_adapted(
     if plan.config.fuse_qkv_projections:
         reporter.say(_fuse(plan, denoiser))
     torch.manual_seed(plan.config.seed)
-    adapted = plan.adapter.adapt(denoiser, plan.family, adapter_dtype)
+    with reporter.phase(plan.adapter.beginning) if plan.adapter.beginning else nullcontext():
+        adapted = plan.adapter.adapt(denoiser, plan.family, adapter_dtype)
     if swapped:
         swapped.add(plan.family.blocks(denoiser), waiting)
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)

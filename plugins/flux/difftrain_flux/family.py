@@ -72,6 +72,7 @@ class FluxFamily(ModelFamily["FluxInput"]):
     default_flavour: ClassVar[str | None] = "dev"
     replayable: ClassVar[bool] = True
     text_encoders: ClassVar[int] = 2
+    adapter_options: ClassVar[frozenset[str]] = frozenset({"flux_lora_target"})
     known_keys: ClassVar[KnownKeys] = KNOWN_KEYS
     lycoris_classes: ClassVar[tuple[str, ...]] = ("FluxAttention", "FeedForward")
     old_class_names: ClassVar[Mapping[str, str]] = {"Attention": "FluxAttention"}

@@ -15,6 +15,7 @@ from difftrain.errors import CheckpointError, ConfigError, first_few
 from difftrain.model.low_rank.chosen_modules import linears_named
 from difftrain.model.low_rank.init_names import Init
 from difftrain.model.low_rank.lora_file import ADAPTER_FILE, read_lora, write_lora
+from difftrain.model.same_weights import check_same_weights
 from difftrain.model.single_files.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class Lora(Adapter):
     def started(self) -> bool:
         """Whether the adapter begins as a part of the weights, see ``started.py``."""
         return self.lora_init_type not in ("default", "gaussian")
+
+    @property
+    def beginning(self) -> str:
+        return f"{self.lora_init_type}: find the part of each weight to begin with" if self.started else ""
 
     @property
     def file_note(self) -> str:
@@ -241,12 +246,12 @@ class Lora(Adapter):
         import torch
 
         own = self.state(denoiser)
-        different = sorted(set(own) ^ set(state)) + [n for n in own if n in state and own[n].shape != state[n].shape]
-        if different:
-            raise CheckpointError(
-                f"{len(different)} adapter weights of the checkpoint do not fit this run's adapter: "
-                f"{first_few(different)}\nhint: resume with the rank and targets that the checkpoint was trained with"
-            )
+        check_same_weights(
+            own,
+            state,
+            "adapter weights of the checkpoint do not fit this run's adapter",
+            hint="resume with the rank and targets that the checkpoint was trained with",
+        )
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])

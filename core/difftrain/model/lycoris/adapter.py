@@ -18,6 +18,7 @@ from difftrain.model.lycoris.choose_modules import Chosen, choose_modules
 from difftrain.model.lycoris.fold_strength import folded, times
 from difftrain.model.lycoris.lycoris_file import USUAL, LycorisFile, read_lycoris_file
 from difftrain.model.precision.optional_package import lacking
+from difftrain.model.same_weights import check_same_weights
 from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.model.tensor_file import read_tensors, write_tensors
 
@@ -138,12 +139,12 @@ class Lycoris(Adapter):
         import torch
 
         own = self.state(denoiser)
-        different = sorted(set(own) ^ set(state)) + [n for n in own if n in state and own[n].shape != state[n].shape]
-        if different:
-            raise CheckpointError(
-                f"{len(different)} adapter weights of the checkpoint do not fit this run's adapter: "
-                f"{first_few(different)}\nhint: resume with the lycoris_config that the checkpoint was trained with"
-            )
+        check_same_weights(
+            own,
+            state,
+            "adapter weights of the checkpoint do not fit this run's adapter",
+            hint="resume with the lycoris_config that the checkpoint was trained with",
+        )
         alphas = {name: float(tensor) for name, tensor in own.items() if name.endswith(".alpha")}
         ratios = {name.partition(".")[0]: float(state[name]) / alpha for name, alpha in alphas.items()}
         with torch.no_grad():

@@ -55,10 +55,9 @@ class _EightBitMatmul(Quantizer):
 
         if not self.keep_transposed_weights:
             return
-        for layer in denoiser.modules():
-            if (
-                isinstance(layer, EightBitLinear) and layer.weight.device.type == device.type
-            ):  # others wait in the host's memory
+        layers = [layer for layer in denoiser.modules() if isinstance(layer, EightBitLinear)]
+        for layer in layers:
+            if layer.weight.device.type == device.type:  # others wait in the host's memory
                 layer.keep_transposed()
 
     def bytes_of_weight(self) -> float | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from difftrain.contracts import Adapter, ModelFamily
-from difftrain.errors import CheckpointError, ModelError, first_few
+from difftrain.errors import CheckpointError, ModelError
+from difftrain.model.same_weights import check_same_weights
 from difftrain.model.shards import read_weights
 from difftrain.model.whole_model.write_model import CONFIG_FILE, write_model_config, write_shards
 
@@ -47,12 +48,12 @@ class Full(Adapter):
         import torch
 
         own = self.state(denoiser)
-        different = sorted(set(own) ^ set(state)) + [n for n in own if n in state and own[n].shape != state[n].shape]
-        if different:
-            raise CheckpointError(
-                f"{len(different)} weights of the checkpoint are not those of this run's model: "
-                f"{first_few(different)}\nhint: resume with the model that the checkpoint was trained from"
-            )
+        check_same_weights(
+            own,
+            state,
+            "weights of the checkpoint are not those of this run's model",
+            hint="resume with the model that the checkpoint was trained from",
+        )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,12 @@ WEIGHTS = "diffusion_pytorch_model"
 CONFIG_FILE = "config.json"
 
 
-def write_shards(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+def write_shards(weights: Iterable[tuple[str, Tensor]], folder: Path, texts: Mapping[str, str] | None = None) -> None:
     """Write files of at most :data:`SHARD_BYTES`, and an index if there are several.
 
     Args:
         weights: By name, taken one at a time; the tensors of one file are in memory together.
+        texts: For the header of each file.
 
     Raises:
         OSError: If they cannot be written.
@@ -32,7 +33,7 @@ def write_shards(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     total = held = 0
 
     def close() -> None:
-        write_tensors(folder / f"{len(shards)}.part", waiting, {"format": "pt"})
+        write_tensors(folder / f"{len(shards)}.part", waiting, {"format": "pt", **(texts or {})})
         shards.append([*waiting])
         waiting.clear()
 
