@@ -55,6 +55,6 @@ def _uploads(config: RunConfig) -> Iterator[Upload]:
     final = final_files(config.output_dir, images=config.model_card_images)
     checkpoints = list_checkpoints(config.output_dir)
     if final:
-        yield Upload(what="the model" if config.model_type == "full" else "the adapter", files=final)
+        yield Upload(what="the model" if config.model_type != "lora" else "the adapter", files=final)
     for checkpoint in checkpoints if config.push_checkpoints_to_hub else [] if final else checkpoints[-1:]:
         yield Upload(what=checkpoint.name, files=checkpoint_files(checkpoint))
