@@ -215,13 +215,7 @@ class ImageIndex:
             else:
                 stale.append(image)
         fresh: list[tuple[bytes, str, str, str]] = []
-        is_simple = type(source) is TextfileCaptions and all(type(image) is LocalImage for image in stale)
-        if is_simple and files.would_leave(len(stale)):
-            reading: Reading[Any, StampedCaptions] = files.work(
-                partial(captions_beside, source), [image.place for image in stale], may_leave=True
-            )
-        else:
-            reading = files.work(partial(read_captions, source), stale)
+        reading = _reading_of_captions(files, source, stale)
         if problems is None:
             self._captions_in_flight.update(places)
             problems = yield
@@ -270,6 +264,16 @@ def _read_here(
         size = _ROWS_A_TASK if some[0][0].shelf else None
         for unread, read in files.work(partial(read_all, decode=decode), some, size=size):
             yield [image.place for image, _ in unread], read
+
+
+def _reading_of_captions(
+    files: ManyFiles, source: CaptionSource, stale: Sequence[SourceImage]
+) -> Reading[Any, StampedCaptions]:
+    """Begin to read captions: in other processes, if there are many and the paths of the images say all."""
+    is_simple = type(source) is TextfileCaptions and all(type(image) is LocalImage for image in stale)
+    if is_simple and files.would_leave(len(stale)):
+        return files.work(partial(captions_beside, source), [image.place for image in stale], may_leave=True)
+    return files.work(partial(read_captions, source), stale)
 
 
 def _look_at(files: ManyFiles, look: Callable[[SourceImage], _Result], images: Sequence[SourceImage]) -> list[_Result]:
