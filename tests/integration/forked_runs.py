@@ -108,6 +108,7 @@ def _become(program: str, words: list[str], folder: str, environment: Mapping[st
         os.dup2(os.open(file, os.O_RDWR | os.O_APPEND), number)
     sys.stdin = open(0)  # noqa: SIM115
     sys.argv = ["difftrain", *words]
+    importlib.reload(importlib.import_module("huggingface_hub.constants"))  # it reads the environment once
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     module, function = program.split(":")
     sys.exit(getattr(importlib.import_module(module), function)())

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from forked_runs import ForkedRun
 from long_runs import PATIENCE, changed, steps_of, wait_until
 
 from hub_stub import running_hub
@@ -31,11 +32,11 @@ def arguments(edit_pairs):
 
 
 @pytest.fixture
-def ended(real_command, hub):
+def ended(tmp_path, hub):
     """Run a command with the stub as its hub; return status and standard error."""
 
     def run(*words, **environment):
-        process = real_command(*words, **{**hub.environment(), **environment})
+        process = ForkedRun(tmp_path, words, **{**hub.environment(), **environment})
         _, said = process.communicate(timeout=PATIENCE)
         return process.returncode, said
 

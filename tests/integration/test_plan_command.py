@@ -23,12 +23,14 @@ def everything_below(folder):
 def alone(tmp_path):
     """Run the command as a process with a home of its own; return what it printed, and check that it wrote nothing."""
 
-    def run(*arguments, start=ForkedRun):
+    def run(*arguments):
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
         before = everything_below(tmp_path)
         folders = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TMPDIR")}
-        process = start(tmp_path, ("plan", *arguments), CUDA_VISIBLE_DEVICES="", PYTHONDONTWRITEBYTECODE="1", **folders)
+        process = ForkedRun(
+            tmp_path, ("plan", *arguments), CUDA_VISIBLE_DEVICES="", PYTHONDONTWRITEBYTECODE="1", **folders
+        )
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert everything_below(tmp_path) == before
@@ -58,14 +60,11 @@ def test_no_precision_is_recommended_to_an_adapter_that_reads_the_weights(alone)
 
 
 def test_weights_that_are_kept_twice_are_counted_twice(command):
-    run = (*FULL_SIZE, "--base_model_precision", "fp8-matmul", "--gradient_checkpointing", "true", "--card", "h100")
-    peaks = []
-    for kept in ("false", "true"):
-        (row,) = (
-            row for row in planned(command, *run, "--keep_transposed_weights", kept)["cards"] if row["card"] == "H100"
-        )
-        peaks.append(row["as_written"]["peak_gib"])
-    assert peaks[1] - peaks[0] == pytest.approx(10.8, abs=0.5)
+    kept = ("--base_model_precision", "fp8-matmul", "--keep_transposed_weights", "true")
+    found = planned(command, *FULL_SIZE, *kept, "--gradient_checkpointing", "true", "--card", "h100")
+    (row,) = (row for row in found["cards"] if row["card"] == "H100")
+    # 18.5 GiB as docs/benchmarks.md has them for this mode, and 11 of weights
+    assert row["as_written"]["peak_gib"] == pytest.approx(29.5, abs=0.7)
 
 
 def test_json_is_one_object_with_the_same_numbers(alone):
@@ -87,9 +86,9 @@ def test_auto_is_planned_as_each_card_will_take_it(alone):
     assert taken["H100"] == "no_change"
 
 
-def test_the_full_size_model_is_planned_without_its_files_and_without_data(alone, real_command):
+def test_the_full_size_model_is_planned_without_its_files_and_without_data(alone):
     arguments = (*FULL_SIZE, "--base_model_precision", "int8-quanto", "--json", "--card", "4090")
-    found = json.loads(alone(*arguments, start=lambda _, words, **environment: real_command(*words, **environment)))
+    found = json.loads(alone(*arguments))
     assert found["trained_weights"] == 26_148_864
     assert found["batch"]["target"] == [1024, 1024]
     assert "config/multidatabackend.json does not exist" in found["batch"]["source"]
