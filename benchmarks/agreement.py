@@ -54,9 +54,8 @@ class Mode:
 
 
 def quantised(precision: str, cosine: float, *, usual: bool = True, **options: str) -> Mode:
-    compiled = "quanto" not in precision  # torch.compile does not take its weights
-    given = {"base_model_precision": precision, **({} if compiled else UNCOMPILED), **options}
-    return Mode(options=given, compiled=compiled, cosine=cosine, loss=0.02, usual=usual)
+    given = {"base_model_precision": precision, **options}
+    return Mode(options=given, compiled=True, cosine=cosine, loss=0.02, usual=usual)
 
 
 MODES = {

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from optimum.quanto import QTensor
 
 from conftest import read_metrics
 from difftrain.model.precision.quanto import QuantoInt8
@@ -76,11 +75,6 @@ def test_a_resumed_run_continues_with_its_optimizer_on_the_device(command, edit_
     assert {entry["exp_avg"].device.type for entry in stored.values()} == {"cuda"}
 
 
-def as_floats(weight):
-    plain = weight.dequantize() if isinstance(weight, QTensor) else weight
-    return plain.detach().cpu().float()
-
-
 @pytest.mark.parametrize("quantizer", [None, QuantoInt8()])
 def test_the_model_is_loaded_onto_the_card(quantizer):
     family, flavour, card = FluxFamily(), Kontext(), torch.device("cuda")
@@ -90,7 +84,8 @@ def test_the_model_is_loaded_onto_the_card(quantizer):
     on_cpu = load_denoiser(family, place, dtype=torch.bfloat16, quantizer=quantizer)
     for (name, ours), theirs in zip(denoiser.named_parameters(), on_cpu.parameters(), strict=True):
         # rounded on another device an integer may be off by one
-        assert torch.allclose(as_floats(ours), as_floats(theirs), atol=2e-2 if quantizer else 0), name
+        apart = (ours.cpu().float() - theirs.float()).abs().max()
+        assert apart <= (1 if ours.dtype == torch.int8 else 0), name
 
 
 def test_a_card_that_is_full_saves_and_ends_with_one_error(command, edit_pairs, monkeypatch):

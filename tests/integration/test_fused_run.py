@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from wiring import Trials
 
+import rounding_plugin
 from conftest import EditPairs, run_in
 from difftrain.model.fused.fused_layers import FusedLinear, LinearPart
 from difftrain.output.console import ConsoleReporter
@@ -19,6 +20,7 @@ from difftrain.planning.model_plan import plan_model
 from difftrain.training.adapted_model import load_adapted
 
 ADAPTER = "pytorch_lora_weights.safetensors"
+ROUNDING = rounding_plugin.__file__
 PLAIN = {"plugins": "./plain_sgd.py", "optimizer": "plain-sgd", "learning_rate": 0.1, "max_train_steps": 4}
 PACKAGES = {"int8-torchao": "torchao", "fp8-torchao": "torchao", "nf4-bnb": "bitsandbytes"}
 PRODUCTS = 2 * 2 + 2
@@ -149,14 +151,14 @@ def test_validation_images_are_the_same(train):
     ("options", "words"),
     [
         (
-            {"base_model_precision": "int8-quanto"},
-            "fuse_qkv_projections: weights of base_model_precision 'int8-quanto' cannot be fused; those of "
-            "int8-torchao, fp8-torchao, fp8-matmul, int8-matmul can, or set fuse_qkv_projections to false",
+            {"base_model_precision": "own-8bit", "plugins": ROUNDING},
+            "fuse_qkv_projections: weights of base_model_precision 'own-8bit' cannot be fused; those of int8-quanto, "
+            "fp8-quanto, fp8uz-quanto, int8-torchao, fp8-torchao, fp8-matmul, int8-matmul can, or set "
+            "fuse_qkv_projections to false",
         ),
-        ({"base_model_precision": "fp8-quanto"}, "or set fuse_qkv_projections to false"),
         (
-            {"base_model_precision": "int4-quanto"},
-            "those of nf4-bnb, fp4-bnb can, or set fuse_qkv",
+            {"base_model_precision": "own-4bit", "plugins": ROUNDING},
+            "those of int4-quanto, nf4-bnb, fp4-bnb can, or set fuse_qkv",
         ),
         (
             {"plugins": "./own_adapter.py", "lora_type": "own"},
@@ -190,11 +192,11 @@ def test_a_family_that_names_no_such_layers_is_found_in_the_config(train):
 
 def test_a_precision_that_auto_chose_may_leave_layers_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = {"model_family": "flux", "base_model_precision": "int8-quanto"}
+    flags = {"model_family": "flux", "base_model_precision": "own-8bit", "plugins": ROUNDING}
     plan = plan_model(None, {**flags, "pretrained_model_name_or_path": "tiny-random"})
     plan = replace(plan, config=plan.config.model_copy(update={"fuse_qkv_projections": True}))
     location = plan.family.locate("tiny-random", plan.flavour)
     reporter = ConsoleReporter(Console(file=(said := io.StringIO()), width=200))
     denoiser = load_adapted(plan, location, device=torch.device("cpu"), adapter_dtype=torch.float32, reporter=reporter)
     assert not any(isinstance(part, FusedLinear) for part in denoiser.modules())
-    assert "weights of int8-quanto cannot be fused; fuse_qkv_projections has no effect" in said.getvalue()
+    assert "weights of own-8bit cannot be fused; fuse_qkv_projections has no effect" in said.getvalue()

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import rounding_plugin
 from conftest import read_metrics
 from difftrain.errors import ConfigError
 from difftrain.model.block_swapping import SwappedBlocks
@@ -51,10 +52,10 @@ def test_more_blocks_than_the_model_has_are_refused(command, edit_pairs):
 def test_weights_that_cannot_be_swapped_are_refused_before_anything_is_read(command, edit_pairs):
     ended = command(
         *edit_pairs.kontext, "--data_backend_config", edit_pairs(), "--max_train_steps", 3, "--blocks_to_swap", 1,
-        "--base_model_precision", "int8-quanto",
+        "--base_model_precision", "own-8bit", "--plugins", rounding_plugin.__file__,
     )  # fmt: skip
     assert ended.status == 2
-    said = "blocks_to_swap 1: weights of base_model_precision 'int8-quanto' cannot wait in the host's memory"
+    said = "blocks_to_swap 1: weights of base_model_precision 'own-8bit' cannot wait in the host's memory"
     assert said in ended.err
     assert not edit_pairs.output.exists()
 

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from torch import nn
 from wiring import Trials
 
+import rounding_plugin
 from conftest import EditPairs, read_metrics, run_in
-from difftrain.model.precision.weight_only_linear import WeightOnlyLinear
+from difftrain.model.precision.weight_only_linear import Int8StoredLinear, WeightOnlyLinear
 from difftrain.training import adapted_model
 
 ADAPTER = "pytorch_lora_weights.safetensors"
+ROUNDING = rounding_plugin.__file__
 PLAIN = {"plugins": "./plain_sgd.py", "optimizer": "plain-sgd", "learning_rate": 0.01}
 
 
@@ -231,11 +233,9 @@ def test_gradient_checkpointing_interval_recomputes_every_so_many_blocks(train, 
 
 
 def test_base_model_precision_stores_the_inner_layers_in_eight_bits(train):
-    from optimum.quanto import QLinear
-
     run = train(base_model_precision="int8-quanto")
     model = run.state.bare_denoiser
-    assert all(isinstance(layer.base_layer, QLinear) for layer in adapters(run).values())
+    assert all(isinstance(layer.base_layer, Int8StoredLinear) for layer in adapters(run).values())
     assert type(model.x_embedder) is type(model.proj_out) is nn.Linear
     assert all(moved > 0 for moved in run.moved)
 
@@ -352,13 +352,20 @@ def test_compiled_blocks_train_the_same_weights(train, precision, checkpointing)
 def test_weights_that_torch_cannot_compile_are_one_error(train):
     ended = run_in(
         train.folder,
-        *changed(train.arguments, dynamo_backend="inductor", base_model_precision="int8-quanto", output_dir="quanto"),
+        *changed(train.arguments, dynamo_backend="inductor", base_model_precision="own-8bit", plugins=ROUNDING),
     )
     assert ended.status == 2
-    said = "dynamo_backend 'inductor': torch.compile does not take weights of base_model_precision 'int8-quanto'"
+    said = "dynamo_backend 'inductor': torch.compile does not take weights of base_model_precision 'own-8bit'"
     assert said in ended.err
     assert "fp8-matmul, int8-matmul it takes" in ended.err
     assert "scan" not in ended.err  # it is found in the config alone
+
+
+def test_a_run_says_what_torch_compile_leaves_out(train):
+    (train.folder / "halting.py").write_text(HALTING)
+    run = train(plugins="./halting.py", base_model_precision="halting", dynamo_backend="aot_eager")
+    assert "warning: torch.compile left out parts of the blocks, and steps are slower for it: " in run.ended.err
+    assert "left out parts" not in train(base_model_precision="int8-quanto", dynamo_backend="aot_eager").ended.err
 
 
 # output
@@ -378,6 +385,36 @@ def test_the_loss_of_the_config_is_the_loss_of_a_step(train):
     assert tenfold.results[0].grad_norm == pytest.approx(10 * plain.results[0].grad_norm, rel=1e-4)
 
 
+HALTING = """
+from typing import ClassVar
+import torch
+from difftrain import Quantizer, hookimpl
+
+
+class HaltingLinear(torch.nn.Linear):
+    def forward(self, input):
+        torch._dynamo.graph_break()
+        return super().forward(input)
+
+
+class Halting(Quantizer):
+    \"\"\"Weights that are said to be compiled, and halt it.\"\"\"
+
+    name: ClassVar[str] = "halting"
+    can_compile: ClassVar[bool] = True
+
+    def check(self):
+        return None
+
+    def convert(self, name, module, device):
+        module.__class__ = HaltingLinear
+        return module.to(device).requires_grad_(False)
+
+
+@hookimpl
+def difftrain_quantizers():
+    return (Halting,)
+"""
 TENFOLD = '''
 from typing import ClassVar
 

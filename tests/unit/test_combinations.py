@@ -28,7 +28,8 @@ from difftrain.training.assemble import load_state
 from difftrain.training.fitting.fit_to_device import fit_to_device
 from difftrain.types import Batch
 
-PLUGINS = load_plugins(files=[str(Path(__file__).with_name("combination_plugin.py"))])
+HERE = Path(__file__).parent
+PLUGINS = load_plugins(files=[str(HERE / "combination_plugin.py"), str(HERE.parent / "rounding_plugin.py")])
 QUANTIZERS = PLUGINS.registry.all("quantizer")
 ADAPTERS = PLUGINS.registry.all("adapter")
 ALGOS = ("lokr", "loha", "full")
@@ -210,8 +211,8 @@ def check_refused(problems, precision, adapter, cell):
 @pytest.mark.parametrize(
     ("precision", "nearest"),
     [
-        ("int8-quanto", "those of int8-torchao, fp8-torchao, fp8-matmul, int8-matmul "),
-        ("int4-quanto", "those of nf4-bnb, fp4-bnb "),
+        ("own-8bit", f"those of {', '.join(name for name in QUANTIZERS if name[0] in 'fi' and '8' in name)} "),
+        ("own-4bit", "those of int4-quanto, nf4-bnb, fp4-bnb "),
     ],
 )
 def test_the_nearest_precisions_need_about_as_much_memory(precision, nearest):

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.compiler.config
+from torch import nn
 from torch._dynamo.utils import counters
 
 from difftrain.machine.compile_cache import TORCH, TRITON, compiled_kept_in, folder_of_compiled
 from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.attention.own_kernels import route_models_to
+from difftrain.model.tuned_blocks import TunedBlocks
 from difftrain.training.fitting import warm_up
 from difftrain.training.fitting.warm_up import Compiling, tell_graphs_apart
 
@@ -122,3 +124,34 @@ def test_a_run_says_how_long_compiling_took_and_what_it_found(tmp_path, monkeypa
 def test_a_backend_without_a_cache_only_says_how_long_it_took(tmp_path):
     with compiled_kept_in(tmp_path):
         assert Compiling.begin().summary(2) == "compiling for 2 batch shapes took 0:00"
+
+
+class Halting(nn.Module):
+    def __init__(self, *, halts):
+        super().__init__()
+        self.halts = halts
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, hidden):
+        if self.halts:
+            torch._dynamo.graph_break()
+        return self.inner(hidden)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_code_that_torch_compile_leaves_out_is_told(recompute):
+    hidden = torch.randn(2, 4, requires_grad=True)
+
+    def left_out(*, halts):
+        torch._dynamo.reset()
+        block = Halting(halts=halts)
+        TunedBlocks([block], backend="eager", recompute=recompute)
+        compiling = Compiling.begin()
+        block(hidden).sum().backward()
+        return compiling.left_out()
+
+    told = left_out(halts=True)
+    assert told.startswith("torch.compile left out parts of the blocks, and steps are slower for it: ")
+    assert "for it: User-inserted graph break" in told
+    assert "\n" not in told
+    assert left_out(halts=False) is None

@@ -12,9 +12,10 @@ from difftrain.model.attention import choose_kernel, cudnn_attention, kernel_tri
 from difftrain.model.attention.kernel_trial import Trial
 from difftrain.model.attention.own_kernels import OwnKernel
 from difftrain.model.precision.eight_bit_matmul import Fp8Matmul
-from difftrain.model.precision.quanto import QuantoInt4, QuantoInt8
+from difftrain.model.precision.quanto import QuantoInt8
 from difftrain.training.fitting import fit_to_device
 from difftrain.types import AttentionShape
+from rounding_plugin import Rounded4, Rounded8
 
 GIB = 2**30
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -63,8 +64,9 @@ def state(*, device=CUDA, quantizer=None, blocks=4, steps=1000, trained=0, **opt
         ({"dynamo_backend": "no"}, None, ""),
         ({"steps": 99}, None, "that takes a minute, and 99 steps are left"),
         ({"blocks": 0}, None, "model family 'invented' names no blocks"),
-        ({"quantizer": QuantoInt8()}, None, "does not take weights of int8-quanto; those of int8-torchao, fp8"),
-        ({"quantizer": QuantoInt4()}, None, "does not take weights of int4-quanto; those of nf4-bnb, fp4-bnb it takes"),
+        ({"quantizer": Rounded8()}, None, "does not take weights of own-8bit; those of int8-quanto, fp8-quanto, fp8uz"),
+        ({"quantizer": Rounded4()}, None, "does not take weights of own-4bit; those of int4-quanto, nf4-bnb, fp4-bnb "),
+        ({"quantizer": QuantoInt8()}, "inductor", ""),
         ({"quantizer": Fp8Matmul()}, "inductor", ""),
         ({"device": CPU, "dynamo_backend": "aot_eager", "steps": 1}, "aot_eager", ""),
     ],
@@ -94,8 +96,8 @@ def test_without_triton_nothing_is_compiled(monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_an_error_where_the_config_asks_for_it():
-    with pytest.raises(ConfigError, match=r"dynamo_backend inductor: .* int8-quanto; those of int8-torchao, "):
-        fit_to_device._backend(state(dynamo_backend="inductor", quantizer=QuantoInt8()), 1, Said())
+    with pytest.raises(ConfigError, match=r"dynamo_backend inductor: .* own-8bit; those of int8-quanto, "):
+        fit_to_device._backend(state(dynamo_backend="inductor", quantizer=Rounded8()), 1, Said())
 
 
 def test_an_interval_needs_blocks_to_choose_from():

@@ -18,6 +18,7 @@ from difftrain.planning.forecast.memory import TrainedBytes, fits, most_kept, pe
 from difftrain.planning.forecast.modes import mode_of, modes_for
 from difftrain.planning.forecast.seconds import ATTENTION, step_seconds
 from difftrain.types import ModelWork, Work
+from rounding_plugin import Rounded8
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plan_check.py"
 QUANTIZERS = (QuantoInt8, Fp8Matmul, Int8Matmul)
@@ -137,10 +138,13 @@ def test_faster_attention_makes_a_faster_step(full_size):
     assert seconds["flash-attn-4"] < seconds["cudnn"] < seconds["flash"]
 
 
-def test_quantised_weights_of_quanto_are_unpacked_and_never_compiled():
-    found = mode(QuantoInt8, compiled=True)
-    assert (found.compiled, found.unpacks, found.products) == (False, True, "bfloat16")
-    assert step_seconds(TWO_BLOCKS, found, find_card("H100")) > step_seconds(TWO_BLOCKS, mode(), find_card("H100"))
+@pytest.mark.parametrize(("quantizer", "compiled"), [(QuantoInt8, True), (Rounded8, False)])
+def test_stored_weights_are_unpacked_and_compiled_if_they_can_be(quantizer, compiled):
+    found = mode(quantizer, compiled=True)
+    assert (found.compiled, found.unpacks, found.products) == (compiled, True, "bfloat16")
+    assert step_seconds(TWO_BLOCKS, found, find_card("H100")) > step_seconds(
+        TWO_BLOCKS, mode(compiled=compiled), find_card("H100")
+    )
 
 
 @pytest.mark.parametrize("typed", ["RTX 4090", "4090", "rtx4090", "NVIDIA GeForce RTX 4090", "rtx-4090"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from config_runs import pair, plan, run_values, target_set
 
+from difftrain.model.precision.quanto import QuantoInt8
 from difftrain.training.out_of_memory import out_of_memory
 
 
@@ -40,13 +41,19 @@ def test_the_set_with_the_largest_batches_is_named():
     assert "train_batch_size" not in said({**own, "train_batch_size": 1})
 
 
-def test_weights_that_cannot_be_swapped_should_be_others_of_their_size():
+def test_weights_that_cannot_be_swapped_should_be_others_of_their_size(monkeypatch):
+    assert "base_model_precision" not in str(advice(base_model_precision="int8-quanto"))
+    monkeypatch.setattr(QuantoInt8, "can_compile", False)
     said = advice(base_model_precision="int8-quanto")[0]
     assert said.startswith("set base_model_precision to ")
-    assert "fp8-matmul or int8-matmul, whose blocks can wait in the host's memory; those of int8-quanto cannot" in said
+    assert (
+        "int8-torchao or fp8-torchao or fp8-matmul or int8-matmul, whose blocks can wait in the host's memory" in said
+    )
+    assert said.endswith("; those of int8-quanto cannot")
 
 
 def test_a_precision_that_this_card_lacks_is_not_advised(monkeypatch):
+    monkeypatch.setattr(QuantoInt8, "can_compile", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import rounding_plugin
 from difftrain.plugins.discovery import load_plugins
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,9 @@ def test_every_precision_has_a_row_in_both_tables():
 
 def test_a_row_says_no_where_the_config_says_no(tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "| `int8-quanto` | no | yes | yes | no | no |" in PAGE
-    assert tool.clashes(PLUGINS, "int8-quanto", "blocks_to_swap", "auto") == []
-    assert len(tool.clashes(PLUGINS, "int8-quanto", "blocks_to_swap", "3")) == 1
+    assert "| `int8-quanto` | yes | yes | yes | yes | yes |  |" in PAGE
+    plugins = load_plugins(only=["difftrain"], files=[rounding_plugin.__file__])
+    nearest = "int4-quanto, nf4-bnb, fp4-bnb"
+    assert f"| `own-4bit` | no | yes | yes | no | no | {nearest} |" in tool.precision_document(plugins)
+    assert tool.clashes(plugins, "own-8bit", "blocks_to_swap", "auto") == []
+    assert len(tool.clashes(plugins, "own-8bit", "blocks_to_swap", "3")) == 1

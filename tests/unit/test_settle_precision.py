@@ -7,6 +7,7 @@ import torch
 from config_runs import plan, run_values
 from torch import nn
 
+from difftrain.model.precision.quanto import QuantoInt8
 from difftrain.training.settle_precision import settle_precision
 from difftrain.types import ModelLocation
 from difftrain_flux.family import FluxFamily
@@ -75,8 +76,10 @@ def test_weights_that_fit_easily_stay_as_they_are(settle, free, options, name):
 
 
 @pytest.mark.parametrize("option", [{"blocks_to_swap": 3}, {"dynamo_backend": "inductor"}], ids=str)
-def test_only_formats_that_do_what_else_is_asked_are_taken(settle, option):
+def test_only_formats_that_do_what_else_is_asked_are_taken(settle, option, monkeypatch):
     assert settle((8, 6), **option)[0] == "int8-matmul"
+    assert settle((7, 5), **option)[0] == "int8-quanto"
+    monkeypatch.setattr(QuantoInt8, "can_compile", False)
     name, text = settle((7, 5), **option)
     assert name == "no_change"
     assert "no other works here" in text

@@ -1,10 +1,9 @@
 """Number formats of the frozen weights.
 
-- `quanto`: weights in fewer bits, through optimum-quanto
-- `quanto_linear`: their layers
+- `quanto`: weights in fewer bits, quantised by optimum-quanto
 - `torchao`: weights in 8 bits, quantised by torchao
 - `bitsandbytes`: weights in 4 bits, quantised by bitsandbytes
-- `weight_only_linear`: the layers of these two
+- `weight_only_linear`: the layers of these three
 - `eight_bit_matmul`: weights in 8 bits, and products that run in 8 bits
 - `eight_bit_linear`: their layers
 - `int8_product`: their int8 product, one op

@@ -75,6 +75,8 @@ def fit_to_device(state: TrainingState, coming: ComingBatches | None, reporter: 
         return None
     compile_for(state, coming, compiled[1:], reporter, before=1)
     reporter.say(compiling.summary(len(compiled)))
+    if left_out := compiling.left_out():
+        reporter.say(f"warning: {left_out}")
     return [shape.name for shape in compiled]
 
 

@@ -117,6 +117,8 @@ class Compiling:
     """Where graphs are kept; None if they are not."""
     is_new: bool
     """Whether nothing was in that folder."""
+    breaks: Mapping[str, int]
+    """Why torch.compile left code out so far in this process, and how often."""
 
     @classmethod
     def begin(cls) -> Compiling:
@@ -127,7 +129,21 @@ class Compiling:
             made=seen["fxgraph_cache_miss"],
             folder=folder,
             is_new=folder is not None and not any(folder.iterdir()),
+            breaks=_breaks_so_far(),
         )
+
+    def left_out(self) -> str | None:
+        """Return why some code of the blocks runs as it is written; None if all is compiled.
+
+        torch.compile says nothing then. Of a block that recomputes its activations, nothing at all is compiled.
+        """
+        news = [reason for reason, count in _breaks_so_far().items() if count > self.breaks.get(reason, 0)]
+        if not news:
+            return None
+        lines = [line.strip() for line in news[0].splitlines() if line.strip()]
+        told = next((line for line in lines if line.startswith("Explanation:")), lines[0])
+        why = told.removeprefix("Explanation:").strip()
+        return f"torch.compile left out parts of the blocks, and steps are slower for it: {why}"
 
     def summary(self, shapes: int) -> str:
         """Return what to tell the user when the blocks are compiled for so many batch shapes."""
@@ -140,6 +156,12 @@ class Compiling:
         if self.is_new:
             return f"{text}; the next run finds the code in {self.folder}"
         return f"{text}; {found} of {found + made} graphs were in {self.folder}"
+
+
+def _breaks_so_far() -> Mapping[str, int]:
+    from torch._dynamo.utils import counters
+
+    return dict(counters["graph_break"])
 
 
 def _graphs_so_far() -> Mapping[str, int]:
