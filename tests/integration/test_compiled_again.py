@@ -14,7 +14,7 @@ KERNELS = ("flash-recompute-plain", "math-recompute-plain", CUDNN)
 def compile_blocks(cache, *kinds):
     """Return what a new process found in the caches, by kind of block."""
     run = ForkedRun(cache, (cache, *kinds), "compile_block:main")
-    out, err = run.communicate()
+    out, err = run.communicate(timeout=600)
     assert run.returncode == 0, err
     return json.loads(out.splitlines()[-1])
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_runs import ForkedRun
 from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
 
 from conftest import EditPairs, read_metrics, run_in
@@ -110,15 +111,12 @@ def test_signal_in_training_saves_and_the_printed_command_ends_with_equal_bytes(
     assert steps_of(output) == list(range(1, 9))
 
 
-def test_ctrl_c_in_a_real_process_and_its_printed_command_typed_in_a_shell(whole, tmp_path, monkeypatch):
+def test_ctrl_c_in_a_process_and_its_printed_command_typed_in_a_shell(whole, tmp_path, monkeypatch):
     folder, arguments = whole
     output = folder / "real"
     (folder / "slow.py").write_text(SLOW_PLUGIN)
     arguments = changed(arguments, output_dir=output, plugins="./slow.py")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "difftrain", *map(str, arguments)],
-        cwd=folder, env={**os.environ, "SECONDS_AFTER_A_STEP": "1"}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = ForkedRun(folder, arguments, SECONDS_AFTER_A_STEP=1)
     wait_until(process, lambda: (output / "metrics.jsonl").exists() and len(steps_of(output)) >= 2)
     said = signalled(process, signal.SIGINT)
     assert process.returncode == 130, said
