@@ -1,16 +1,18 @@
 """Compiles blocks with torch's inductor for the CPU and prints how its caches were used for each, as JSON.
 
-usage: python compile_block.py CACHE_DIR KIND...
+Its arguments are CACHE_DIR KIND..., for a process that does nothing else.
 KIND is auto|flash|math|cudnn, keep|recompute and plain|int8, joined by hyphens; cudnn must come last.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor_config
 from torch.nn import functional
 
 from difftrain.machine.compile_cache import compiled_kept_in, folder_of_compiled
@@ -75,6 +77,9 @@ def compile_block(cache, attention, activations, precision):
     return {"graphs": used, "traced": traced, "gradient": block.scale.grad.tolist()}
 
 
-if __name__ == "__main__":
+def main():
+    for variable in [name for name in os.environ if "CACHE_DIR" in name]:
+        del os.environ[variable]
+    inductor_config.compile_threads = 1  # each would be a process that imports torch
     cache, *kinds = sys.argv[1:]
     print(json.dumps({kind: compile_block(cache, *kind.split("-")) for kind in kinds}))

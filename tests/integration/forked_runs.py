@@ -39,12 +39,21 @@ class ForkedRun:
     """One process; behaves like a Popen with ``stdout=PIPE, stderr=PIPE, text=True``."""
 
     def __init__(
-        self, folder: Path, arguments: Sequence[object], program: str = DIFFTRAIN, **environment: object
+        self,
+        folder: Path,
+        arguments: Sequence[object],
+        program: str = DIFFTRAIN,
+        *,
+        given: Path = Path(os.devnull),
+        errors: Path | None = None,
+        **environment: object,
     ) -> None:
         """Start it in a folder.
 
         Args:
             program: Module and function, as entry points name them; it reads ``sys.argv``.
+            given: What standard input is read from.
+            errors: A file, pipe or device that takes standard error; then ``communicate`` does not return it.
             environment: More variables, or other values of them.
         """
         self._written = tempfile.TemporaryDirectory()
@@ -53,8 +62,8 @@ class ForkedRun:
             file.touch()
         variables = {**os.environ, **{key: str(value) for key, value in environment.items()}}
         words = [str(argument) for argument in arguments]
-        given = (program, words, str(folder), variables, [str(file) for file in self._files])
-        self._process = FORKING.Process(target=_become, args=given)
+        streams = [str(file) for file in (given, self._files[0], errors or self._files[1])]
+        self._process = FORKING.Process(target=_become, args=(program, words, str(folder), variables, streams))
         self._process.start()
         atexit.register(self.kill)  # a failed test may leave it, and multiprocessing would wait for it at the exit
 
@@ -99,13 +108,13 @@ def two_ranks(folder: Path, arguments: Sequence[object], program: str = DIFFTRAI
     return [run.returncode for run in runs], said
 
 
-def _become(program: str, words: list[str], folder: str, environment: Mapping[str, str], written: list[str]) -> None:
+def _become(program: str, words: list[str], folder: str, environment: Mapping[str, str], streams: list[str]) -> None:
     """Be the program, in the new process."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for number, file in enumerate([os.devnull, *written]):
-        os.dup2(os.open(file, os.O_RDWR | os.O_APPEND), number)
+    for number, file in enumerate(streams):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND if number else os.O_RDONLY), number)
     sys.stdin = open(0)  # noqa: SIM115
     sys.argv = ["difftrain", *words]
     importlib.reload(importlib.import_module("huggingface_hub.constants"))  # it reads the environment once

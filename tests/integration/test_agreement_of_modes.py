@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forked_runs import ForkedRun
 from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def script(name, *arguments):
-    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +30,31 @@ def figures(modules):
     return modules("agreement_figures")
 
 
+class Forked(ForkedRun):
+    """What ``agreement.py`` starts, without the import of torch."""
+
+    def __init__(self, command, *, stdin, stdout, stderr, text):
+        _, script, row = command
+        assert (Path(script).name, stdin, text) == ("agreement_run.py", subprocess.PIPE, True)
+        told = Path(stderr.name).with_suffix(".told")
+        os.mkfifo(told)
+        self.stdin = os.fdopen(os.open(told, os.O_RDWR), "w")
+        super().__init__(BENCHMARKS, (row,), "agreement_child:main", given=told, errors=Path(stderr.name))
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(modules, tmp_path_factory):
     """Compare one mode with the reference; return the figures by mode, and the path of the picture."""
     folder = tmp_path_factory.mktemp("agreement")
-    done = script(
-        "agreement.py", "--small", "--pixels", 64, "--steps", 24, "--learning_rate", 1e-3, "--modes", "int8-quanto",
+    given = (
+        "--small", "--pixels", 64, "--steps", 24, "--learning_rate", 1e-3, "--modes", "int8-quanto",
         "--json", folder / "found.json", "--plot", folder / "curves.png",
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    agreement = modules("agreement")
+    with pytest.MonkeyPatch.context() as patch:
+        started = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+        patch.setattr(agreement, "subprocess", started)
+        assert agreement.main([str(part) for part in given]) == 0
     return json.loads((folder / "found.json").read_text()), folder / "curves.png"
 
 
@@ -154,23 +167,29 @@ def test_the_weights_make_the_stream_grow_and_pass_the_input_on(modules):
     assert torch.nn.functional.cosine_similarity(plain.flatten(), batch.latents.flatten(), dim=0) > 0.1
 
 
-def test_the_demo_is_scored_in_each_mode_against_float32(tmp_path):
-    done = script("demo_modes.py", "--small", "--modes", "int8-matmul", "--json", tmp_path / "found.json")
+def test_the_demo_is_scored_in_each_mode_against_float32(modules, tmp_path, monkeypatch, capsys):
+    def forked(command, **options):
+        assert command[:3] == [sys.executable, "-m", "difftrain"]
+        run = ForkedRun(tmp_path, command[3:])
+        out, err = run.communicate(timeout=options["timeout"])
+        return subprocess.CompletedProcess(command, run.returncode, out, err)
+
+    demo_modes = modules("demo_modes")
+    monkeypatch.setattr(demo_modes, "subprocess", SimpleNamespace(run=forked, TimeoutExpired=subprocess.TimeoutExpired))
+    demo_modes.main(["--small", "--modes", "int8-matmul", "--json", str(tmp_path / "found.json")])
+    told = capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert set(found) == {"float32", "int8-matmul"}
     assert found["float32"]["psnr_reference"] == found["int8-matmul"]["psnr_reference"] > 15
     assert 0 < abs(found["float32"]["psnr"] - found["int8-matmul"]["psnr"]) < 1
-    assert "40 of 40 linear layers of its blocks have 8-bit weights" in done.stdout
-    assert f"int8-matmul, seed 42: {found['int8-matmul']['psnr']:.3f} dB, " in done.stdout
+    assert "40 of 40 linear layers of its blocks have 8-bit weights" in told
+    assert f"int8-matmul, seed 42: {found['int8-matmul']['psnr']:.3f} dB, " in told
 
 
-def test_modes_of_the_demo_that_take_too_long_are_stopped_and_named(tmp_path):
-    done = script(
-        "demo_modes.py", "--small", "--minutes", 0.01, "--at_once", 1, "--modes", "bf16",
-        "--json", tmp_path / "found.json",
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "float32, seed 42: failed, 1 s" in done.stdout
+def test_modes_of_the_demo_that_take_too_long_are_stopped_and_named(modules, tmp_path, capsys):
+    given = ("--small", "--minutes", 0.01, "--at_once", 1, "--modes", "bf16", "--json", tmp_path / "found.json")
+    assert modules("demo_modes").main([str(part) for part in given]) == 1
+    assert "float32, seed 42: failed, 1 s" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found == {"float32": {"failed": "not done after 1 s"}, "bf16": {"failed": "not begun in time"}}
 

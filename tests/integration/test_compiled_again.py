@@ -1,30 +1,22 @@
 """A second run uses the code that the first one compiled, with our operations, and never that of another kernel."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked_runs import ForkedRun
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
-SCRIPT = Path(__file__).parent / "compile_block.py"
 EIGHT_BIT, CUDNN = "auto-keep-int8", "cudnn-recompute-plain"
 KERNELS = ("flash-recompute-plain", "math-recompute-plain", CUDNN)
 
 
 def compile_blocks(cache, *kinds):
     """Return what a new process found in the caches, by kind of block."""
-    environment = {key: value for key, value in os.environ.items() if "CACHE_DIR" not in key}
-    environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # each would be a process that imports torch
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(cache), *kinds],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    run = ForkedRun(cache, (cache, *kinds), "compile_block:main")
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ending_plugins import disturb_loss, observe
+from forked_runs import ForkedRun
 from long_runs import ADAPTER, PATIENCE, changed, checkpoints, steps_of, wait_until
 
 from conftest import EditPairs, read_metrics, run_in
@@ -60,16 +61,16 @@ def test_a_run_under_nohup_outlives_its_terminal(run):
     assert checkpoints(output) == ["checkpoint-6"]
 
 
-def test_an_output_that_nobody_reads_any_more_saves_and_ends_with_141(run):
+def test_an_output_that_nobody_reads_any_more_saves_and_ends_with_141(run, tmp_path):
     folder, arguments, output = run
     (folder / "often.py").write_text("from difftrain.output import console\n\nconsole.LINE_SECONDS = 0.1\n")
     arguments = changed(arguments, max_train_steps=100_000, plugins="./often.py")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
-    wait_until(process, lambda: (output / "metrics.jsonl").exists() and len(steps_of(output)) >= 2)
-    process.stderr.close()
-    assert process.wait(timeout=PATIENCE) == 141
+    os.mkfifo(tmp_path / "read")
+    process = ForkedRun(folder, arguments, errors=tmp_path / "read")
+    with (tmp_path / "read").open():
+        wait_until(process, lambda: (output / "metrics.jsonl").exists() and len(steps_of(output)) >= 2)
+    process.communicate()
+    assert process.returncode == 141
     (saved,) = checkpoints(output)
     assert saved == f"checkpoint-{steps_of(output)[-1]}"
 
@@ -245,20 +246,27 @@ def test_no_checkpoint_is_written_that_could_not_be_resumed_and_the_adapter_is_k
 
 def test_a_log_that_cannot_be_written_loses_the_words_and_not_the_run(run):
     folder, arguments, output = run
-    with Path("/dev/full").open("w") as full:
-        process = subprocess.run(
-            [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=full, timeout=PATIENCE
-        )
+    process = ForkedRun(folder, arguments, errors=Path("/dev/full"))
+    process.communicate()
     assert process.returncode == 0
     assert checkpoints(output) == ["checkpoint-6"]
 
 
-@pytest.mark.parametrize(("closing", "status"), [(">&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 0)])
-def test_streams_that_are_closed_from_the_start_change_nothing(run, closing, status):
-    folder, arguments, output = run
-    command = f"{sys.executable} -m difftrain {' '.join(map(str, arguments))} {closing}"
-    assert subprocess.run(command, shell=True, cwd=folder, timeout=PATIENCE).returncode == status
-    assert checkpoints(output) == ["checkpoint-6"]
+def in_shell(run, command, closing):
+    """Return the exit status of a command in a shell that closes some streams before it starts."""
+    folder, arguments, _ = run
+    typed = f"{sys.executable} -m difftrain {command} {' '.join(map(str, arguments))} {closing}"
+    return subprocess.run(typed, shell=True, cwd=folder, timeout=PATIENCE).returncode
+
+
+def test_streams_that_are_closed_from_the_start_do_not_change_a_training(run):
+    assert in_shell(run, "", "<&- >&- 2>&-") == 0
+    assert checkpoints(run[2]) == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-"])
+def test_one_stream_that_is_closed_from_the_start_changes_nothing(run, closing):
+    assert in_shell(run, "check", closing) == 0
 
 
 def test_an_observer_whose_error_has_no_text_is_named_too(run):

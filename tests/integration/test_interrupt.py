@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_runs import ForkedRun
 from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
 
 from conftest import EditPairs, read_metrics, run_in
@@ -36,6 +37,26 @@ def difftrain_observers():
     return (Stopping,)
 '''
 """A plugin file that sends its own process real signals, once, at a known step."""
+SLOW_PLUGIN = '''
+import os
+import time
+
+from difftrain import Observer, hookimpl
+
+
+class Slow(Observer):
+    """Waits after each step, so that a signal comes before the last one."""
+
+    name = "slow"
+
+    def step_end(self, result):
+        time.sleep(float(os.environ.get("SECONDS_AFTER_A_STEP", 0)))
+
+
+@hookimpl
+def difftrain_observers():
+    return (Slow,)
+'''
 
 
 def printed_command(said):
@@ -90,13 +111,12 @@ def test_signal_in_training_saves_and_the_printed_command_ends_with_equal_bytes(
     assert steps_of(output) == list(range(1, 9))
 
 
-def test_ctrl_c_in_a_real_process_and_its_printed_command_typed_in_a_shell(whole, tmp_path, monkeypatch):
+def test_ctrl_c_in_a_process_and_its_printed_command_typed_in_a_shell(whole, tmp_path, monkeypatch):
     folder, arguments = whole
     output = folder / "real"
-    arguments = changed(arguments, output_dir=output, max_train_steps=40)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "difftrain", *map(str, arguments)], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
+    (folder / "slow.py").write_text(SLOW_PLUGIN)
+    arguments = changed(arguments, output_dir=output, plugins="./slow.py")
+    process = ForkedRun(folder, arguments, SECONDS_AFTER_A_STEP=1)
     wait_until(process, lambda: (output / "metrics.jsonl").exists() and len(steps_of(output)) >= 2)
     said = signalled(process, signal.SIGINT)
     assert process.returncode == 130, said
@@ -107,9 +127,7 @@ def test_ctrl_c_in_a_real_process_and_its_printed_command_typed_in_a_shell(whole
     resumed = run_printed(printed_command(said), folder, monkeypatch)
     assert resumed.returncode == 0, resumed.stderr
     assert f"{saved} at step" in resumed.stderr
-    uninterrupted = run_in(folder, *changed(arguments, output_dir="real-whole"))
-    assert uninterrupted.status == 0, uninterrupted.err
-    assert (output / ADAPTER).read_bytes() == (folder / "real-whole" / ADAPTER).read_bytes()
+    assert (output / ADAPTER).read_bytes() == (folder / "whole" / ADAPTER).read_bytes()
 
 
 def test_one_request_that_reaches_the_process_twice_is_one(whole):

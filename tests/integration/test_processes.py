@@ -1,4 +1,7 @@
-"""Two processes on one machine train one model: started by torchrun, on the CPU, through gloo."""
+"""Two processes on one machine train one model, on the CPU, through gloo.
+
+One test starts them by torchrun; the others begin them as torchrun would.
+"""
 
 import json
 import os
@@ -6,11 +9,10 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from forked_runs import two_ranks
-from long_runs import ADAPTER, PATIENCE, changed, checkpoints, signalled, steps_of, wait_until
+from long_runs import ADAPTER, changed, checkpoints, signalled, steps_of, wait_until
 
 from conftest import EditPairs, read_metrics, run_in
 
@@ -106,9 +108,8 @@ def two_processes(tmp_path_factory):
         train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=12, lora_dropout=0.1, learning_rate=3e-3,
         validation_steps=12, validation_on_startup="true", num_eval_images=0,
     )  # fmt: skip
-    process = torchrun(folder, arguments)
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    statuses, said = two_ranks(folder, arguments)
+    assert statuses == [0, 0], said
     return folder, arguments, said
 
 
@@ -192,9 +193,8 @@ def test_sets_of_every_kind_train_in_two_processes_and_one_process_continues(tmp
         (*EditPairs(tmp_path).kontext, "--data_backend_config", "sets.json"), plugins="./watching.py",
         optimizer="watched-adamw", max_train_steps=12, gradient_accumulation_steps=2, checkpoint_step_interval=4,
     )  # fmt: skip
-    process = torchrun(tmp_path, flags)
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    statuses, said = two_ranks(tmp_path, flags)
+    assert statuses == [0, 0], said
     first, second = ((tmp_path / f"weights-{rank}.jsonl").read_text().splitlines() for rank in (0, 1))
     assert first == second
     assert len(set(first)) == 12
@@ -220,15 +220,10 @@ def test_a_regularisation_set_trains_in_two_processes_on_a_base_in_eight_bits(tm
     assert len(steps_of(tmp_path / "two")) == 6
 
 
-def test_processes_with_four_samples_and_one_have_the_gradient_of_five():
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
-    script = Path(__file__).with_name("uneven_step.py")
-    done = subprocess.run(
-        [*launcher, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    # the lines of two processes may run into each other
-    told = re.findall(r"process (\d): gradient ([\d.]+), loss ([\d.]+)", done.stdout)
+def test_processes_with_four_samples_and_one_have_the_gradient_of_five(tmp_path):
+    statuses, said = two_ranks(tmp_path, (), "uneven_step:main")
+    assert statuses == [0, 0], said
+    told = re.findall(r"process (\d): gradient ([\d.]+), loss ([\d.]+)", said)
     assert sorted(told) == [("0", "4.000000", "4.000000"), ("1", "4.000000", "4.000000")]
 
 

@@ -62,13 +62,12 @@ def test_a_schedule_resumes_exactly(train):
     edits, more = {**EDITS, "train_batch_size": 2, "repeats": 1}, {**MORE, "start_step": 4, "end_step": 11}
     guard = {**MORE, "id": "guard", "is_regularisation_data": True, "train_batch_size": 3, "start_step": 2}
     options = {"num_train_epochs": None, "max_train_steps": 14, "gradient_accumulation_steps": 2, "train_batch_size": 1}
-    whole = train.with_datasets(edits, more, guard, **options)
+    whole = train.with_datasets(edits, more, guard, **options, checkpoint_step_interval=1, checkpoints_total_limit=14)
     for stop in (3, 6, 10, 12):
-        first = train.with_datasets(edits, more, guard, **{**options, "max_train_steps": stop})
-        checkpoint = first.output / f"checkpoint-{stop}"
-        assert checkpoint.is_dir()
+        checkpoint = whole.output / f"checkpoint-{stop}"
         resumed = train.with_datasets(edits, more, guard, **options, resume_from_checkpoint=checkpoint)
-        assert [*first.keys, *resumed.keys] == whole.keys
+        assert len(resumed.results) == 14 - stop
+        assert resumed.keys == [key for fed in whole.fed[2 * stop :] for key in fed.batch.keys]
         torch.testing.assert_close(resumed.weights[-1], whole.weights[-1], rtol=0, atol=0)
 
 
@@ -83,11 +82,11 @@ def test_an_epoch_does_not_wait_for_a_set_that_ignores_epochs(train):
 
 def test_uniform_sampling_brings_a_small_set_early(train):
     small = {**MORE, "max_num_samples": 2}
-    large = {**EDITS, "repeats": 9}
+    large = {**EDITS, "repeats": 3}
     places = {}
     for sampling in ("uniform", "auto-weighting"):
         order = [key.split("/")[0] for key in train.with_datasets(large, small, data_backend_sampling=sampling).keys]
-        assert Counter(order) == {"edits": 80, "more": 2}
+        assert Counter(order) == {"edits": 32, "more": 2}
         places[sampling] = max(place for place, name in enumerate(order) if name == "more")
     assert places["uniform"] < 8 < places["auto-weighting"]
 
@@ -116,10 +115,11 @@ def test_a_regularisation_set_holds_a_trained_adapter_back(train):
 
 
 def test_timestep_sampling_offset_moves_the_noise_levels_of_its_set_only(train):
-    options = {"num_train_epochs": 6, "flow_schedule_shift": 1, "seed": 5}
+    options = {"flow_schedule_shift": 1, "seed": 5}
     usual = train.with_datasets(EDITS, MORE, **options)
     moved = train.with_datasets(EDITS, {**MORE, "timestep_sampling_offset": 1.5}, **options)
     assert moved.keys == usual.keys
+    assert {key.split("/")[0] for key in moved.keys} == {"edits", "more"}
     for before, after in zip(usual.fed, moved.fed, strict=True):
         offset = 1.5 if after.batch.keys[0].startswith("more/") else 0.0
         expected = torch.sigmoid(torch.logit(before.input.sigma) + offset)
@@ -179,15 +179,15 @@ def test_the_strength_holds_for_recomputed_activations_too(train):
 def test_compiled_blocks_see_regularisation_and_strength(train):
     guard = {**MORE, "is_regularisation_data": True, "start_step": 3}
     slider = {**MORE, "id": "slider", "slider_strength": -1, "start_step": 4}
-    options = {"max_train_steps": 12, "num_train_epochs": None, "learning_rate": 1e-2}
+    options = {"max_train_steps": 8, "num_train_epochs": None, "learning_rate": 1e-2}
     plain = train.with_datasets(EDITS, guard, slider, **options)
     compiled = train.with_datasets(EDITS, guard, slider, **options, dynamo_backend="aot_eager")
-    assert {True, False} == {fed.batch.regularises for fed in plain.fed}
+    kinds = {(fed.batch.regularises, fed.batch.strength) for fed in plain.fed}
+    assert kinds == {(False, 1), (True, 1), (False, -1)}
     assert [one.loss for one in compiled.results] == pytest.approx([one.loss for one in plain.results], rel=1e-3)
 
 
-@pytest.mark.parametrize("accumulated", [1, 3])
-@pytest.mark.parametrize("recomputed", ["false", "true"])
+@pytest.mark.parametrize(("recomputed", "accumulated"), [("false", 1), ("true", 3)])
 def test_recorded_steps_train_sets_of_every_kind_as_plain_ones_do(train, monkeypatch, recomputed, accumulated):
     """Sets of one shape differ in what is computed: each kind needs a recording of its own."""
     sets = [

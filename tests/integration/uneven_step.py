@@ -1,6 +1,7 @@
-"""Started by torchrun: one step in which the processes have 4 samples and 1; prints the gradient of each process."""
+"""One step in which two processes have 4 samples and 1; says the gradient of each process on standard error."""
 
 import gc
+import sys
 from types import SimpleNamespace
 
 import torch
@@ -42,12 +43,9 @@ def main():
         position=Position(epoch=0, samples=samples), ends_step=True,
     )  # fmt: skip
     result = step.take_step(run, iter([micro]))
-    print(f"process {accelerator.process_index}: gradient {result.grad_norm:.6f}, loss {result.loss:.6f}", flush=True)
+    said = f"process {accelerator.process_index}: gradient {result.grad_norm:.6f}, loss {result.loss:.6f}"
+    print(said, file=sys.stderr)
     # a wrapped model that outlives its process group aborts every third process when it exits
     del run, denoiser, optimizer, bare
     gc.collect()
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main()

@@ -106,14 +106,12 @@ def calls_of(setting: Setting, **arguments: Any) -> list[MappingProxyType[str, A
     return calls
 
 
-def ours(setting: Setting, call: MappingProxyType[str, Any]) -> tuple[Any, Tensor]:
+def ours(setting: Setting, call: MappingProxyType[str, Any], references: list[Tensor], text: Any) -> tuple[Any, Tensor]:
     """Return our input and prediction at the latents and the noise level of a stock call."""
     columns, rows = SIZE[0] // 16, SIZE[1] // 16
     noisy = setting.pipeline._unpack_latents(call["hidden_states"][:, : rows * columns], SIZE[1], SIZE[0], 8)
     timestep = call["timestep"]
     noisy_batch = NoisyBatch(noisy=noisy, sigma=timestep, timestep=timestep, target=torch.zeros_like(noisy))
-    references = [setting.image_encoder.encode(to_pixels(image))[0] for image in setting.encoded]
-    (text,) = setting.texts(PROMPT)
     batch = Batch(latents=noisy, references=references, text=setting.family.collate_text([text]))
     model_input = setting.family.build_input(noisy_batch, batch, setting.pipeline.transformer)
     model_input = setting.flavour.extend_input(setting.family, model_input, batch)
@@ -125,8 +123,10 @@ def assert_parity(setting: Setting) -> None:
     """Check that our input and prediction equal the stock pipeline's, at both steps."""
     calls = calls_of(setting, true_cfg_scale=1.0)
     assert len(calls) == 2
+    references = [setting.image_encoder.encode(to_pixels(image))[0] for image in setting.encoded]
+    (text,) = setting.texts(PROMPT)
     for call in calls:
-        model_input, prediction = ours(setting, call)
+        model_input, prediction = ours(setting, call, references, text)
         assert model_input["img_shapes"] == call["img_shapes"]
         assert "encoder_hidden_states_mask" not in model_input
         assert call["encoder_hidden_states_mask"] is None
