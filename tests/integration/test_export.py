@@ -1,5 +1,6 @@
 """`difftrain export`: a trained run as a file of every layout, checked before it has its name."""
 
+import re
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -287,6 +288,49 @@ def test_a_wrong_merged_model_never_has_its_name(runs, tmp_path, monkeypatch):
     assert ended.status == 2
     assert "is wrong and was removed" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("free", [1, 8])
+def test_the_weights_of_a_large_merged_model_are_read_back_one_by_one(runs, large, free, tmp_path):
+    large(free)
+    ended = export(runs("dora"), tmp_path / "model", "--merge")
+    assert ended.status == 0, ended.err
+    said = re.search(r"verify: weights read back: (\d+) are base \+ change .*, (\d+) are the base model's", ended.err)
+    adapted = len(load_file(runs("dora") / ADAPTER_FILE)) // 3
+    assert int(said[1]) == adapted
+    assert int(said[1]) + int(said[2]) == len(load_file(next((tmp_path / "model/transformer").glob("*.safetensors"))))
+    assert ("prediction of the merged model" in ended.err) == (free == 8)
+    assert ("free are 1.0 GiB on the host" in ended.err) == (free == 1)
+
+
+WRONG_WEIGHTS = {
+    "changed": ("x_embedder.weight", lambda weight: weight + 1e-6, "x_embedder.weight has changed"),
+    "unchanged": ("transformer_blocks.0.attn.to_q.weight", lambda weight: None, "to_q.weight is off by"),
+    "lost": ("x_embedder.bias", None, "x_embedder.bias is missing"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_WEIGHTS)
+def test_a_merged_model_with_one_wrong_weight_is_found_without_a_prediction(runs, large, case, tmp_path, monkeypatch):
+    name, change, said = WRONG_WEIGHTS[case]
+    large(1)
+    base = dict(FluxKontextPipeline.from_pretrained(tiny_random_folder()).transformer.state_dict())
+
+    def wrong(weights, folder, texts):
+        pairs = [
+            (key, weight if key != name else base[name] if (other := change(weight)) is None else other)
+            for key, weight in weights
+            if key != name or change
+        ]
+        write_model.write_shards(iter(pairs), folder, texts)
+
+    monkeypatch.setattr(merging, "write_shards", wrong)
+    ended = export(runs("alpha 8"), tmp_path / "model", "--merge")
+    assert ended.status == 2
+    assert "is wrong and was removed" in ended.err
+    assert said in ended.err
+    assert not (tmp_path / "model").exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_file_alone_does_not_say_what_to_merge_it_into(runs, tmp_path):

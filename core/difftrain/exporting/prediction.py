@@ -80,11 +80,11 @@ class Predictor:
         return 0.0 if self._place.exact else tolerance_of(self._place.dtype) * float(prediction.abs().max())
 
 
-def open_predictor(plan: ModelPlan, reporter: Reporter, *, exact: bool = False) -> Predictor | str:
+def open_predictor(plan: ModelPlan, reporter: Reporter, *, models: int = 1) -> Predictor | str:
     """Load the model for comparing; return why not if there is no room for it, or it is not on this machine.
 
     Args:
-        exact: Only in float32, which takes a small model.
+        models: How many sets of weights are in memory at once.
     """
     model, denoiser = (
         plan.config.pretrained_model_name_or_path,
@@ -98,11 +98,9 @@ def open_predictor(plan: ModelPlan, reporter: Reporter, *, exact: bool = False) 
     if outline is None:
         return "the family has no example input"
     numbers = sum(parameter.numel() for parameter in outline.denoiser.parameters())
-    place = room_for(numbers, getattr(torch, compute_dtype(plan.config)))
+    place = room_for(numbers, getattr(torch, compute_dtype(plan.config)), models=models)
     if isinstance(place, str):
         return place
-    if exact and not place.exact:
-        return f"the model has {numbers / 1e9:.1f} G weights"
     if not place.exact:
         reporter.say(
             f"verify: the model has {numbers / 1e9:.1f} G weights; loading them once, {place.in_words(numbers)} "

@@ -142,13 +142,13 @@ def _verify(
     worst = worst_difference(changes, read_changes(written, names).changes)
     at = f" (at {worst.module})" if worst.module else ""
     reporter.say(f"verify: layer by layer, worst relative difference {worst.difference:.1e}{at}")
-    if worst.difference > tolerance:
+    if not worst.difference <= tolerance:  # also of numbers that are not finite
         raise _wrong(wanted, f"the output of {worst.module} differs by {worst.difference:.1e}, relative")
     if source.plan is None:
         reporter.say("verify: no prediction: nothing says which model the file is for (--model, --flavour)")
         return
     # the weights of a whole model need memory beside those of its base
-    predictor = open_predictor(source.plan, reporter, exact=source.whole is not None)
+    predictor = open_predictor(source.plan, reporter, models=1 if source.whole is None else 2)
     if isinstance(predictor, str):
         reporter.say(f"verify: no prediction: {predictor}")
         return
@@ -160,7 +160,7 @@ def _verify(
     )
     if wanted.as_lora is not None:  # what a lower rank leaves out is no fault; its size has been said
         return
-    if found.difference > max(tolerance * found.effect, found.rounding, 1e-5):
+    if not found.difference <= max(tolerance * found.effect, found.rounding, 1e-5):
         raise _wrong(wanted, f"its prediction differs by {found.difference:.1e}")
     if found.rounding > found.effect / 2:
         reporter.say("note: the adapter changes so little that rounding could hide a wrong file from the last check")
