@@ -154,7 +154,7 @@ def test_the_facts_of_a_run_and_its_base_precision_stay_in_the_header(runs, tmp_
     said = run_in(tmp_path, "identify", "b.safetensors").out
     assert "trained by difftrain" in said
     assert "precision  int8-quanto" in said
-    assert "base       a/lora" in said
+    assert "made for   architecture a/lora" in said
 
 
 def test_a_dora_goes_through_the_stock_pipeline(runs, tmp_path):
