@@ -1,5 +1,6 @@
 """`difftrain export`: a trained run as a file of every layout, checked before it has its name."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -27,7 +28,10 @@ RUNS = {
     "attention only": {},
     "dora": {"use_dora": "true"},
     "lokr": {"lora_type": "lycoris"},
+    "full": {"lora_type": "lycoris", "lycoris_config": "full.json", "learning_rate": "0.01"},
 }
+FULL = {"algo": "full", "multiplier": 0.5, "apply_preset": {"target_module": ["Attention"]}}
+"""A lycoris_config whose changes are also of biases."""
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +40,16 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     pairs = EditPairs(root)
     listed = pairs()
+    (root / "full.json").write_text(json.dumps(FULL))
 
     def run(case):
         folder = root / case.replace(" ", "-")
         if not folder.exists():
             flags = {**RUNS[case], "max_train_steps": "2"}
             flags |= {"data_backend_config": listed.name, "output_dir": folder.name}
-            ended = run_in(root, *pairs.kontext, *(f"--{key}={value}" for key, value in flags.items()))
+            given = dict(zip(pairs.kontext[::2], pairs.kontext[1::2], strict=True))
+            given |= {f"--{key}": value for key, value in flags.items()}
+            ended = run_in(root, *(f"{key}={value}" for key, value in given.items()))
             assert ended.status == 0, ended.err
         return folder
 
@@ -170,6 +177,55 @@ def test_a_lokr_is_written_for_comfyui_and_refused_elsewhere(runs, tmp_path):
     assert refused.status == 2
     assert "cannot hold LoKr, only LoRA" in refused.err
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_full_changes_with_their_biases_are_written_for_comfyui_merged_and_reduced(runs, tmp_path):
+    trained = load_file(runs("full") / ADAPTER_FILE)
+    biases = {name for name in trained if name.endswith(".diff_b")}
+    assert biases
+    assert all(trained[name].any() for name in biases)
+    ended = export(runs("full"), tmp_path / "a.safetensors", "--format", "comfyui")
+    assert ended.status == 0, ended.err
+    assert biases <= load_file(tmp_path / "a.safetensors").keys()
+    ended = export(runs("full"), tmp_path / "b.safetensors", "--as_lora", 4)
+    assert ended.status == 0, ended.err
+    assert f"note: {len(biases)} trained biases are no part of a LoRA: " in ended.err
+    ended = export(runs("full"), tmp_path / "model", "--merge")
+    assert ended.status == 0, ended.err
+    merged = load_file(next((tmp_path / "model" / "transformer").glob("*.safetensors")))
+    plain = FluxKontextPipeline.from_pretrained(tiny_random_folder()).transformer.state_dict()
+    flat = {f"lycoris_{name.removesuffix('.bias').replace('.', '_')}.diff_b": name for name in plain}
+    for name in biases:
+        bias = flat[name]
+        torch.testing.assert_close(merged[bias], plain[bias] + trained[name].float())
+
+
+@pytest.mark.parametrize("lost", ["comfyui", "merged"])
+def test_a_lost_bias_is_found(runs, lost, tmp_path, monkeypatch):
+    if lost == "merged":
+        monkeypatch.setattr(merging, "bias_of", lambda change: None)
+        ended = export(runs("full"), tmp_path / "model", "--merge")
+    else:
+
+        def without_biases(*given):
+            tensors, header = tensors_of(*given)
+            return {name: tensor for name, tensor in tensors.items() if not name.endswith(".diff_b")}, header
+
+        monkeypatch.setattr(write_export, "tensors_of", without_biases)
+        ended = export(runs("full"), tmp_path / "a.safetensors", "--format", "comfyui")
+    assert ended.status == 2
+    assert "is wrong and was removed" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bias_beside_a_lora_is_not_silently_left_out(runs, tmp_path):
+    tensors = load_file(runs("alpha 8") / ADAPTER_FILE)
+    name = next(name for name in tensors if "lora_B" in name)
+    tensors[name.replace("lora_B.weight", "diff_b")] = torch.ones(len(tensors[name]))
+    save_file(tensors, tmp_path / "a.safetensors")
+    ended = run_in(tmp_path, "export", "a.safetensors", "--output", "b.safetensors")
+    assert ended.status == 2
+    assert "has a change of its bias (diff_b)" in ended.err
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])

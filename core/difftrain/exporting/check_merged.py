@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from difftrain.errors import CheckpointError, first_few
-from difftrain.model.adapter_files.changes import Change, LowRank
+from difftrain.model.adapter_files.changes import Change, LowRank, bias_of
 from difftrain.model.shards import read_tensor, weight_files
 from difftrain.model.single_files.safetensors_header import read_header
 from difftrain.types import Phase
@@ -54,7 +54,10 @@ def check_merged(
     wrong: list[str] = []
     counted, same, worst = 0, 0, 0.0
     for name, before in base:
-        change = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        module, _, part = name.rpartition(".")
+        change = changes.get(module) if part in ("weight", "bias") else None
+        if change is not None and part == "bias" and bias_of(change) is None:
+            change = None
         file = places.pop(name, None)
         if file is None:
             wrong.append(f"{name} is missing")
@@ -63,8 +66,10 @@ def check_merged(
             if not _same_bytes(read_tensor(file, name), before.to(dtype or before.dtype)):
                 wrong.append(f"{name} has changed")
         else:
-            counted += 1
-            difference, explained = _difference(read_tensor(file, name), before, change, dtype or before.dtype)
+            counted += part == "weight"
+            difference, explained = _difference(
+                read_tensor(file, name), _wanted(before, change, part), dtype or before.dtype
+            )
             worst = max(worst, difference)
             if not difference <= explained:  # also NaN
                 wrong.append(f"{name} is off by {difference:.1e} of its largest number")
@@ -85,19 +90,28 @@ def _same_bytes(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.contiguous().reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
 
 
-def _difference(found: Tensor, before: Tensor, change: Change, dtype: torch.dtype) -> tuple[float, float]:
-    """Return the largest difference from base + change, and the one that rounding explains.
-
-    Both are relative to the largest number.
-    """
-    if found.dtype != dtype or found.shape != before.shape:
-        return float("inf"), 0.0
+def _wanted(before: Tensor, change: Change, part: str) -> Tensor:
+    """Return base + change in float64."""
     wanted = before.double()
-    if isinstance(change, LowRank):
+    if part == "bias":
+        added = bias_of(change)
+        assert added is not None, "asked before"
+        wanted += added
+    elif isinstance(change, LowRank):
         wanted += change.up.double() @ change.down.double()
         if change.lengths is not None:
             wanted *= (change.lengths.double() / wanted.norm(dim=1))[:, None]
     else:
         wanted += change.delta()
+    return wanted
+
+
+def _difference(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> tuple[float, float]:
+    """Return the largest difference of two tensors, and the one that rounding explains.
+
+    Both are relative to the largest number.
+    """
+    if found.dtype != dtype or found.shape != wanted.shape:
+        return float("inf"), 0.0
     largest = max(float(wanted.abs().max()), torch.finfo(torch.float32).tiny)
     return float((found.double() - wanted).abs().max()) / largest, torch.finfo(dtype).eps / 2 + _SUMMED

@@ -25,7 +25,7 @@ from difftrain.exporting.prediction import (
 from difftrain.exporting.trained_model import check_same_model, trained_weights
 from difftrain.exporting.write_export import Export, check_finite
 from difftrain.machine.retries import refusal
-from difftrain.model.adapter_files.changes import Change
+from difftrain.model.adapter_files.changes import Change, bias_of
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes, texts_to_keep
 from difftrain.model.diffusers_folder import read_json
@@ -95,8 +95,13 @@ def _merged(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every weight, changed in float32 and rounded once."""
     for name, tensor in plan.family.denoiser_weights(location):
-        change_of = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        made = tensor if change_of is None else changed_weight(tensor.float(), change_of)
+        module, _, part = name.rpartition(".")
+        change_of = changes.get(module)
+        made = tensor
+        if change_of is not None and part == "weight":
+            made = changed_weight(tensor.float(), change_of)
+        elif change_of is not None and part == "bias" and (added := bias_of(change_of)) is not None:
+            made = tensor.float() + added
         yield name, made.to(dtype or tensor.dtype)
 
 

@@ -17,7 +17,7 @@ from difftrain.errors import CheckpointError, ModelError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.compare_changes import tolerance_of
 from difftrain.exporting.room import Place, room_for
-from difftrain.model.adapter_files.changes import Change, LowRank
+from difftrain.model.adapter_files.changes import Change, LowRank, bias_of
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.model.load_denoiser import load_denoiser
@@ -216,6 +216,12 @@ def check_fits(changes: Mapping[str, Change], denoiser: nn.Module) -> None:
                 f"the adapter changes {module} {list(change.shape)}, and the model has "
                 f"{'no such layer' if has is None else list(has)}\nhint: name the model that it was trained on"
             )
+        bias, own = bias_of(change), sizes.get(f"{module}.bias")
+        if bias is not None and own != tuple(bias.shape):
+            raise CheckpointError(
+                f"the adapter changes the bias of {module}, and the model has {'none' if own is None else list(own)} "
+                "there\nhint: name the model that it was trained on"
+            )
 
 
 def linear_names(denoiser: nn.Module) -> list[str]:
@@ -245,9 +251,14 @@ def _changed_output(change: Change) -> Callable[[nn.Module, tuple[Tensor, ...], 
             down, up = (part.to(plain.device, torch.float32) for part in (change.down, change.up))
             inner = nn.functional.linear(given[0].float(), down)
             return (plain + nn.functional.linear(inner, up)).to(plain.dtype)
-        return nn.functional.linear(given[0], changed_weight(linear.weight, change), linear.bias)
+        return nn.functional.linear(given[0], changed_weight(linear.weight, change), _changed_bias(linear, change))
 
     return output
+
+
+def _changed_bias(linear: nn.Linear, change: Change) -> Tensor | None:
+    added = bias_of(change)
+    return linear.bias if added is None else (linear.bias.float() + added.to(linear.bias.device)).to(linear.bias.dtype)
 
 
 def changed_weight(weight: Tensor, change: Change) -> Tensor:

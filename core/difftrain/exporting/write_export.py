@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from difftrain.errors import CheckpointError, MachineError
+from difftrain.errors import CheckpointError, MachineError, first_few
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.changed_texts import texts_of_lora
 from difftrain.exporting.compare_changes import tolerance_of, worst_difference
 from difftrain.exporting.prediction import check_fits, compare_predictions, open_predictor
 from difftrain.exporting.trained_model import reduce_whole_model
 from difftrain.machine.retries import refusal
-from difftrain.model.adapter_files.changes import Change
+from difftrain.model.adapter_files.changes import Change, bias_of
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.layouts import tensors_of
 from difftrain.model.adapter_files.read_changes import AdapterContent, read_changes, texts_to_keep
@@ -89,8 +89,10 @@ def _content(
         check_finite(content.changes, source.file)
         if wanted.as_lora is None:
             return content, {}
-        with reporter.phase("reduce to a LoRA"):
-            reduced = reduce_all(content.changes, wanted.as_lora)
+        if biases := [module for module, change in content.changes.items() if bias_of(change) is not None]:
+            reporter.say(f"note: {len(biases)} trained biases are no part of a LoRA: {first_few(biases)}")
+        with reporter.phase("reduce to a LoRA", len(content.changes)) as phase:
+            reduced = reduce_all(content.changes, wanted.as_lora, phase)
     errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
     return replace(content, changes={module: one.change for module, one in reduced.items()}), errors
 

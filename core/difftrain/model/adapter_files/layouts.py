@@ -99,6 +99,8 @@ def _lycoris(changes: Mapping[str, Factors]) -> Iterator[tuple[str, Tensor]]:
         flat = f"lycoris_{module.replace('.', '_')}"
         if change.span is not None:
             yield f"{flat}.diff", change.delta()
+            if (bias := change.bias()) is not None:
+                yield f"{flat}.diff_b", bias
             continue
         ranks = [tensor.shape[-1] for name, tensor in change.tensors.items() if name.endswith("_a")]
         strong = next(name for name in ("diff", "hada_w1_a", "lokr_w1", "lokr_w1_a") if name in change.tensors)
