@@ -28,6 +28,7 @@ RUNS = {
     "attention only": {},
     "dora": {"use_dora": "true"},
     "lokr": {"lora_type": "lycoris"},
+    "dropout": {"lora_dropout": "0.9", "learning_rate": "0.01"},
     "full": {"lora_type": "lycoris", "lycoris_config": "full.json", "learning_rate": "0.01"},
 }
 FULL = {"algo": "full", "multiplier": 0.5, "apply_preset": {"target_module": ["Attention"]}}
@@ -177,6 +178,12 @@ def test_a_lokr_is_written_for_comfyui_and_refused_elsewhere(runs, tmp_path):
     assert refused.status == 2
     assert "cannot hold LoKr, only LoRA" in refused.err
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_nothing_is_dropped_when_predictions_are_compared(runs, tmp_path):
+    ended = export(runs("dropout"), tmp_path / "a.safetensors")
+    assert ended.status == 0, ended.err
+    assert "verify: prediction with the file" in ended.err
 
 
 def test_full_changes_with_their_biases_are_written_for_comfyui_merged_and_reduced(runs, tmp_path):

@@ -154,6 +154,7 @@ def predict_expected(source: AdapterSource, predictor: Predictor) -> Tensor:
     if (trained := _trained(source, plan)) is not None:
         with unadapted_afterwards(denoiser):
             plan.adapter.adapt(denoiser, plan.family, torch.float32)
+            denoiser.eval()  # new modules are in training mode, and would drop inputs
             plan.adapter.load_state(denoiser, trained)
             return predictor.predict()
     with changed(denoiser, read_changes(source.file, LayerNames(source.family, linear_names(denoiser))).changes):

@@ -34,11 +34,12 @@ def tensors_of(changes: Mapping[str, Change], layout: str, names: LayerNames) ->
     """
     factored = {module: change for module, change in changes.items() if isinstance(change, Factors)}
     if factored and (layout != "comfyui" or len(factored) < len(changes)):
-        kinds = " and ".join(sorted({change.kind for change in factored.values()}))
+        spelled = {"full": "full changes"}
+        kinds = " and ".join(sorted({spelled.get(change.kind, change.kind) for change in factored.values()}))
         raise CheckpointError(
             f"--format {layout} cannot hold {kinds}, only LoRA: {len(factored)} layers: {first_few(factored)}\n"
-            "hint: add --as_lora RANK to turn it into a LoRA, or choose --format comfyui, which holds LoKr and LoHa "
-            "as they are"
+            "hint: add --as_lora RANK to turn it into a LoRA, or choose --format comfyui, which holds LoKr, LoHa "
+            "and full changes as they are"
         )
     if factored:
         return _apart(dict(_lycoris(factored))), {}
