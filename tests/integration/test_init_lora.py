@@ -131,6 +131,18 @@ def test_a_file_that_was_cut_is_one_fault_in_one_line(begin, program):
     assert one_line(ended.err) == "error: init_lora first.safetensors is cut short or damaged"
 
 
+@pytest.mark.parametrize("shapes", [((), ()), ((4, 64), (64, 8)), ((64,), (64,))])
+def test_matrices_without_a_common_rank_are_named_by_their_layer(begin, shapes):
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    parts = zip("AB", shapes, strict=True)
+    save_file({f"{layer}.lora_{part}.weight": torch.ones(shape) for part, shape in parts}, begin.file)
+    ended = begin(program="check")
+    assert ended.status == 2
+    said = one_line(ended.err)
+    assert "; layer transformer_blocks.0.attn.to_q has matrices [" in said
+    assert "which have no common rank" in said
+
+
 def test_a_check_tells_what_init_lora_is_before_a_run_does(begin):
     save_file({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(2, 2)}, begin.file)
     ended = begin(program="check")

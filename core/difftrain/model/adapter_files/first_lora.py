@@ -35,8 +35,8 @@ def first_lora(file: Path, family: ModelFamily, modules: Iterable[str]) -> dict[
     except CheckpointError as error:
         found = what_is(file, family.lora_prefix)
         problem, _, hint = str(error).partition("\n")
-        why = problem.removeprefix(f"{file} ")
-        raise ConfigError(f"init_lora {file} is no LoRA of this model: it is {found}; it {why}\n{hint}") from error
+        why = problem.replace(f"{file}: ", "", 1).replace(f"{file} ", "it ", 1)
+        raise ConfigError(f"init_lora {file} is no LoRA of this model: it is {found}; {why}\n{hint}") from error
     except ModelError as error:
         raise ConfigError(f"init_lora {error}") from error
     except OSError as error:

@@ -108,6 +108,12 @@ def _change(
             "adapter here can hold\nhint: leave these tensors out of the file"
         )
     if {"down", "up"} <= given.keys():
+        shapes = [list(given[name].shape) for name in ("down", "up")]
+        if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][1]:
+            raise CheckpointError(
+                f"{path}: layer {layer.name} has matrices {shapes[0]} and {shapes[1]}, which have no common rank\n"
+                "hint: save it again"
+            )
         down, up = (given[name].flatten(1) for name in ("down", "up"))
         rank = down.shape[0]
         scale = (_alpha_in(settings, prefix, layer.name, rank) if alpha is None else alpha) / rank
