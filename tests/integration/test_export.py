@@ -1,5 +1,7 @@
 """`difftrain export`: a trained run as a file of every layout, checked before it has its name."""
 
+import json
+import re
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,7 +28,11 @@ RUNS = {
     "attention only": {},
     "dora": {"use_dora": "true"},
     "lokr": {"lora_type": "lycoris"},
+    "dropout": {"lora_dropout": "0.9", "learning_rate": "0.01"},
+    "full": {"lora_type": "lycoris", "lycoris_config": "full.json", "learning_rate": "0.01"},
 }
+FULL = {"algo": "full", "multiplier": 0.5, "apply_preset": {"target_module": ["Attention"]}}
+"""A lycoris_config whose changes are also of biases."""
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +41,16 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     pairs = EditPairs(root)
     listed = pairs()
+    (root / "full.json").write_text(json.dumps(FULL))
 
     def run(case):
         folder = root / case.replace(" ", "-")
         if not folder.exists():
             flags = {**RUNS[case], "max_train_steps": "2"}
             flags |= {"data_backend_config": listed.name, "output_dir": folder.name}
-            ended = run_in(root, *pairs.kontext, *(f"--{key}={value}" for key, value in flags.items()))
+            given = dict(zip(pairs.kontext[::2], pairs.kontext[1::2], strict=True))
+            given |= {f"--{key}": value for key, value in flags.items()}
+            ended = run_in(root, *(f"{key}={value}" for key, value in given.items()))
             assert ended.status == 0, ended.err
         return folder
 
@@ -153,7 +162,7 @@ def test_the_facts_of_a_run_and_its_base_precision_stay_in_the_header(runs, tmp_
     said = run_in(tmp_path, "identify", "b.safetensors").out
     assert "trained by difftrain" in said
     assert "precision  int8-quanto" in said
-    assert "base       a/lora" in said
+    assert "made for   architecture a/lora" in said
 
 
 def test_a_dora_goes_through_the_stock_pipeline(runs, tmp_path):
@@ -169,6 +178,61 @@ def test_a_lokr_is_written_for_comfyui_and_refused_elsewhere(runs, tmp_path):
     assert refused.status == 2
     assert "cannot hold LoKr, only LoRA" in refused.err
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_nothing_is_dropped_when_predictions_are_compared(runs, tmp_path):
+    ended = export(runs("dropout"), tmp_path / "a.safetensors")
+    assert ended.status == 0, ended.err
+    assert "verify: prediction with the file" in ended.err
+
+
+def test_full_changes_with_their_biases_are_written_for_comfyui_merged_and_reduced(runs, tmp_path):
+    trained = load_file(runs("full") / ADAPTER_FILE)
+    biases = {name for name in trained if name.endswith(".diff_b")}
+    assert biases
+    assert all(trained[name].any() for name in biases)
+    ended = export(runs("full"), tmp_path / "a.safetensors", "--format", "comfyui")
+    assert ended.status == 0, ended.err
+    assert biases <= load_file(tmp_path / "a.safetensors").keys()
+    ended = export(runs("full"), tmp_path / "b.safetensors", "--as_lora", 4)
+    assert ended.status == 0, ended.err
+    assert f"note: {len(biases)} trained biases are no part of a LoRA: " in ended.err
+    ended = export(runs("full"), tmp_path / "model", "--merge")
+    assert ended.status == 0, ended.err
+    merged = load_file(next((tmp_path / "model" / "transformer").glob("*.safetensors")))
+    plain = FluxKontextPipeline.from_pretrained(tiny_random_folder()).transformer.state_dict()
+    flat = {f"lycoris_{name.removesuffix('.bias').replace('.', '_')}.diff_b": name for name in plain}
+    for name in biases:
+        bias = flat[name]
+        torch.testing.assert_close(merged[bias], plain[bias] + trained[name].float())
+
+
+@pytest.mark.parametrize("lost", ["comfyui", "merged"])
+def test_a_lost_bias_is_found(runs, lost, tmp_path, monkeypatch):
+    if lost == "merged":
+        monkeypatch.setattr(merging, "bias_of", lambda change: None)
+        ended = export(runs("full"), tmp_path / "model", "--merge")
+    else:
+
+        def without_biases(*given):
+            tensors, header = tensors_of(*given)
+            return {name: tensor for name, tensor in tensors.items() if not name.endswith(".diff_b")}, header
+
+        monkeypatch.setattr(write_export, "tensors_of", without_biases)
+        ended = export(runs("full"), tmp_path / "a.safetensors", "--format", "comfyui")
+    assert ended.status == 2
+    assert "is wrong and was removed" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bias_beside_a_lora_is_not_silently_left_out(runs, tmp_path):
+    tensors = load_file(runs("alpha 8") / ADAPTER_FILE)
+    name = next(name for name in tensors if "lora_B" in name)
+    tensors[name.replace("lora_B.weight", "diff_b")] = torch.ones(len(tensors[name]))
+    save_file(tensors, tmp_path / "a.safetensors")
+    ended = run_in(tmp_path, "export", "a.safetensors", "--output", "b.safetensors")
+    assert ended.status == 2
+    assert "has a change of its bias (diff_b)" in ended.err
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])
@@ -287,6 +351,49 @@ def test_a_wrong_merged_model_never_has_its_name(runs, tmp_path, monkeypatch):
     assert ended.status == 2
     assert "is wrong and was removed" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("free", [1, 8])
+def test_the_weights_of_a_large_merged_model_are_read_back_one_by_one(runs, large, free, tmp_path):
+    large(free)
+    ended = export(runs("dora"), tmp_path / "model", "--merge")
+    assert ended.status == 0, ended.err
+    said = re.search(r"verify: weights read back: (\d+) are base \+ change .*, (\d+) are the base model's", ended.err)
+    adapted = len(load_file(runs("dora") / ADAPTER_FILE)) // 3
+    assert int(said[1]) == adapted
+    assert int(said[1]) + int(said[2]) == len(load_file(next((tmp_path / "model/transformer").glob("*.safetensors"))))
+    assert ("prediction of the merged model" in ended.err) == (free == 8)
+    assert ("free are 1.0 GiB on the host" in ended.err) == (free == 1)
+
+
+WRONG_WEIGHTS = {
+    "changed": ("x_embedder.weight", lambda weight: weight + 1e-6, "x_embedder.weight has changed"),
+    "unchanged": ("transformer_blocks.0.attn.to_q.weight", lambda weight: None, "to_q.weight is off by"),
+    "lost": ("x_embedder.bias", None, "x_embedder.bias is missing"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_WEIGHTS)
+def test_a_merged_model_with_one_wrong_weight_is_found_without_a_prediction(runs, large, case, tmp_path, monkeypatch):
+    name, change, said = WRONG_WEIGHTS[case]
+    large(1)
+    base = dict(FluxKontextPipeline.from_pretrained(tiny_random_folder()).transformer.state_dict())
+
+    def wrong(weights, folder, texts):
+        pairs = [
+            (key, weight if key != name else base[name] if (other := change(weight)) is None else other)
+            for key, weight in weights
+            if key != name or change
+        ]
+        write_model.write_shards(iter(pairs), folder, texts)
+
+    monkeypatch.setattr(merging, "write_shards", wrong)
+    ended = export(runs("alpha 8"), tmp_path / "model", "--merge")
+    assert ended.status == 2
+    assert "is wrong and was removed" in ended.err
+    assert said in ended.err
+    assert not (tmp_path / "model").exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_file_alone_does_not_say_what_to_merge_it_into(runs, tmp_path):

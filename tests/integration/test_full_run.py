@@ -205,7 +205,7 @@ def test_a_sharded_transformer_without_a_run_is_identified(pairs, tmp_path):
     assert "guidance_embeds: true" in found["seen"]
     (tmp_path / "sharded/diffusion_pytorch_model-00002-of-00005.safetensors").unlink()
     ended = run_in(tmp_path, "identify", "sharded")
-    assert "(no diffusion_pytorch_model-00002-of-00005.safetensors)" in ended.out
+    assert "cannot be used: no diffusion_pytorch_model-00002-of-00005.safetensors" in ended.out
 
 
 @pytest.mark.parametrize("named", ["whole", "whole/checkpoint-4", "whole/transformer"])

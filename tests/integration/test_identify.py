@@ -1,6 +1,8 @@
 """`difftrain identify`: files of many programs, and what is none, each said in one clear line."""
 
 import json
+import pickle
+import struct
 
 import pytest
 import torch
@@ -74,7 +76,47 @@ STRANGERS = {
     "quantised": ({"double_blocks.0.img_attn.qkv.wscales": torch.ones(2, 2)}, "SVDQuant"),
     "a thing": ({"some.thing": torch.ones(2, 3)}, "1 tensors: some.thing [2, 3]"),
     "empty": ({}, "0 tensors: none"),
+    "Z-Image": ({"noise_refiner.0.attention.qkv.weight": torch.ones(2, 2)}, "a Lumina or Z-Image transformer"),
+    "Wan": ({"blocks.0.self_attn.q.weight": torch.ones(2, 2)}, "a Wan transformer"),
+    "Qwen-Image": ({"transformer_blocks.0.img_mod.1.weight": torch.ones(2, 2)}, "a Qwen-Image transformer"),
+    "video VAE": ({"decoder.upsamples.0.residual.0.gamma": torch.ones(2)}, "a VAE"),
+    "ControlNet of SD": ({"control_model.input_blocks.0.0.weight": torch.ones(2, 2)}, "a ControlNet"),
+    "control LoRA": ({"lora_controlnet": torch.ones(1), "input_blocks.0.0.weight": torch.ones(2)}, "a ControlNet"),
+    "IP-Adapter": ({"image_proj.proj.weight": torch.ones(2, 2)}, "an IP-Adapter"),
+    "IP-Adapter of FLUX": (
+        {"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": torch.ones(2, 2)},
+        "an IP-Adapter",
+    ),
+    "T2I-Adapter": ({"adapter.body.0.block1.weight": torch.ones(2, 2)}, "a T2I-Adapter"),
+    "embedding": ({"emb_params": torch.ones(2, 2)}, "a textual inversion embedding"),
+    "embedding of SDXL": ({"clip_g": torch.ones(2, 2), "clip_l": torch.ones(2, 2)}, "a textual inversion embedding"),
+    "image encoder": ({"vision_model.head.probe": torch.ones(2, 2)}, "an image encoder (CLIP vision, SigLIP)"),
+    "SDXL checkpoint": (
+        {"conditioner.embedders.0.transformer.text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(2, 2)},
+        "a Stable Diffusion XL checkpoint",
+    ),
+    "SD checkpoint": (
+        {"cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(2, 2)},
+        "a Stable Diffusion checkpoint",
+    ),
+    "upscaler": ({"conv_first.weight": torch.ones(2, 2)}, "an upscaler"),
+    "OFT": ({f"lycoris_{FLAT}.oft_diag": torch.ones(2, 2, 2)}, "a LyCORIS adapter"),
+    "GLoRA": ({f"lora_unet_{FLAT_ORIGINAL}.a1.weight": torch.ones(2, 2)}, "a GLoRA adapter"),
+    "IA3": ({f"base_model.model.{OWN}.ia3_l": torch.ones(2, 1)}, "an IA3 adapter"),
+    "optimizer": ({"state.0.exp_avg": torch.ones(2)}, "the state of an optimizer"),
 }
+
+
+def stored(tensors):
+    """Return a file with a header of these formats, shapes and places, and eight bytes at most."""
+    names = ("dtype", "shape")
+    header = {
+        name: dict(zip(names, entry[:2], strict=True)) | {"data_offsets": entry[2:]} for name, entry in tensors.items()
+    }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(max(entry[3] for entry in tensors.values()))
+
+
 BROKEN = {
     "GGUF": (b"GGUF" + bytes(60), "a GGUF file"),
     "pickle": (b"PK\x03\x04" + bytes(60), "a file of torch.save"),
@@ -82,6 +124,16 @@ BROKEN = {
     "web page": (b"<!doctype html><html>" + bytes(60), "a web page"),
     "short": (b"\x10", "not a complete safetensors file"),
     "text": (b"hello, this is no file of tensors at all", "not a complete safetensors file"),
+    "nothing": (b"", "a.safetensors is empty"),
+    "pickle of protocol 4": (pickle.dumps({"a": 1}, protocol=4), "a file of torch.save"),
+    "workflow": (b'{"last_node_id": 3, "nodes": []}', "a JSON text, such as a config or a workflow"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(60), "an image"),
+    "archive": (b"\x1f\x8b\x08\x00" + bytes(60), "a compressed archive"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file"),
+    "error of the hub": (b"Entry not found", "an error message of the hub"),
+    "sizes that do not fit": (stored({"a": ("F32", [2], 0, 4)}), "1 of its 1 tensors have other sizes"),
+    "negative size": (stored({"a": ("F32", [2, -1], 0, 8)}), "1 of its 1 tensors have other sizes"),
+    "list": (struct.pack("<Q", 6) + b"[1, 2]", "cut short or damaged"),
 }
 
 
@@ -117,6 +169,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_what_it_is(case, tmp_path):
     assert ended.status == 2
     assert said in ended.err
     assert "Traceback" not in ended.err
+    assert [line.partition(":")[0] for line in ended.err.splitlines()] == ["error", "hint"]
 
 
 @pytest.mark.parametrize(("flavour", "said"), [("Kontext", "kontext"), ("schnell", "schnell")])
@@ -126,6 +179,28 @@ def test_the_header_tells_the_flavour_where_names_and_shapes_cannot(flavour, sai
     found = json.loads(identify(tmp_path / "a.safetensors", "--json").out)
     assert found["flavours"] == [said]
     assert found["step_distilled"] == (said == "schnell")
+
+
+BASES = {
+    # header, and what is said
+    "hub id": (
+        {"base_model": "me/a-model", "modelspec.architecture": "flux-1-kontext-dev/lora"},
+        "base model me/a-model",
+    ),
+    "sd-scripts": ({"ss_sd_model_name": "flux1-dev.safetensors"}, "base model flux1-dev.safetensors"),
+    "architecture": (
+        {"modelspec.architecture": "flux-1-kontext-dev/lora"},
+        "base model not named; one of family flux, flavour kontext\n  made for   architecture flux-1-kontext-dev/lora",
+    ),
+    "nothing": ({}, "base model not named; one of family flux\n"),
+}
+
+
+@pytest.mark.parametrize("case", BASES)
+def test_an_architecture_is_not_taken_for_the_base_model(case, tmp_path):
+    header, said = BASES[case]
+    save_file(lora(f"transformer.{OWN}"), tmp_path / "a.safetensors", metadata=header or None)
+    assert said in identify(tmp_path / "a.safetensors").out
 
 
 def test_json_has_ranks_alphas_and_formats(tmp_path):

@@ -36,10 +36,18 @@ def begin(tmp_path):
     listed = pairs()
     fast = [part for part in pairs.kontext if part not in ("--lora_rank", "4", "--learning_rate", "0.001")]
 
-    def run(*flags, rank=4):
+    def run(*flags, rank=4, program=None):
         options = ("--learning_rate", "1e-12", "--max_train_steps", "1", "--lora_rank", rank)
         return run_in(
-            tmp_path, *fast, "--data_backend_config", listed.name, "--init_lora", "first.safetensors", *options, *flags
+            tmp_path,
+            *([program] if program else []),
+            *fast,
+            "--data_backend_config",
+            listed.name,
+            "--init_lora",
+            "first.safetensors",
+            *options,
+            *flags,
         )
 
     run.file = tmp_path / "first.safetensors"
@@ -104,7 +112,43 @@ def test_what_is_no_adapter_is_said(begin, content):
         save_file({"decoder.up_blocks.0.resnets.0.conv1.weight": torch.ones(2, 2)}, begin.file)
     else:
         begin.file.write_bytes(b"GGUF" + bytes(60))
-    assert f"is no LoRA of this model: it is {content}" in refused(begin)
+    assert f" is {content}" in refused(begin)
+
+
+def one_line(said):
+    """Return the error of a refusal, which is one line, followed by a hint at most."""
+    assert "error: " in said
+    lines = said[said.index("error: ") :].splitlines()  # before it are phases, notes and words of libraries
+    assert [line.partition(":")[0] for line in lines] == ["error", "hint"]
+    return lines[0]
+
+
+@pytest.mark.parametrize("program", ["check", None])
+def test_a_file_that_was_cut_is_one_fault_in_one_line(begin, program):
+    save_file({"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 64)}, begin.file)
+    begin.file.write_bytes(begin.file.read_bytes()[:-100])
+    ended = begin(program=program)
+    assert ended.status == 2
+    assert one_line(ended.err) == "error: init_lora first.safetensors is cut short or damaged"
+
+
+@pytest.mark.parametrize("shapes", [((), ()), ((4, 64), (64, 8)), ((64,), (64,))])
+def test_matrices_without_a_common_rank_are_named_by_their_layer(begin, shapes):
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    parts = zip("AB", shapes, strict=True)
+    save_file({f"{layer}.lora_{part}.weight": torch.ones(shape) for part, shape in parts}, begin.file)
+    ended = begin(program="check")
+    assert ended.status == 2
+    said = one_line(ended.err)
+    assert "; layer transformer_blocks.0.attn.to_q has matrices [" in said
+    assert "which have no common rank" in said
+
+
+def test_a_check_tells_what_init_lora_is_before_a_run_does(begin):
+    save_file({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(2, 2)}, begin.file)
+    ended = begin(program="check")
+    assert ended.status == 2
+    assert "init_lora first.safetensors is no LoRA of this model: it is a T5 text encoder" in one_line(ended.err)
 
 
 def test_text_encoders_in_the_file_are_not_silently_left_out(begin, tmp_path):

@@ -280,3 +280,16 @@ def test_refusal_while_downloading_weights_is_explained_too(monkeypatch):
     location = ModelLocation(name=Dev.hub_id, identity="x", path=None, revision=COMMIT)
     with pytest.raises(ModelError, match="not all in the local hub cache"):
         local_folder(location, ("vae",))
+
+
+def test_the_folder_of_a_denoiser_alone_is_said_by_its_own_name(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"_class_name": "FluxTransformer2DModel"}')
+    (tmp_path / "another.safetensors").touch()
+    with pytest.raises(ModelError) as caught:
+        FluxFamily().locate_with_denoiser("tiny-random", str(folder), Kontext())
+    problem, hint = str(caught.value).splitlines()
+    assert problem.startswith(f"{folder} cannot be used: config.json has no num_layers, ")
+    assert problem.endswith(", no *.safetensors")
+    assert "another.safetensors" not in hint

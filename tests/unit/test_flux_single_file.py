@@ -349,7 +349,7 @@ def test_formats_of_layers_may_stand_in_the_header(state, tmp_path):
         (b"PK\x03\x04" + bytes(60), r"is a file of torch.save"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs has not downloaded"),
         (b"<!doctype html><html></html>" + bytes(20), "is a web page"),
-        (b"", "not a complete safetensors file"),
+        (b"", "given.safetensors is empty"),
         (b"\x08" + bytes(7) + b"not json", "is cut short or damaged"),
         (b"\x0f" + bytes(7) + b'{"a": {"b": 1}}', "is cut short or damaged"),
     ],

@@ -47,8 +47,13 @@ def begun(kind, dtype=torch.float32, **options):
     lora = Lora(lora_rank=4, lora_init_type=kind, **options)
     found = model(dtype)
     torch.manual_seed(1)
-    lora.attach(found, TARGETS, dtype)
+    attach_and_begin(lora, found, TARGETS, dtype)
     return lora, found
+
+
+def attach_and_begin(lora, found, targets, dtype):
+    lora.attach(found, targets, dtype)
+    assert list(lora.begin(found, targets)) == targets
 
 
 def trained(kind, **options):
@@ -149,6 +154,12 @@ def test_a_checkpoint_keeps_the_start_and_goes_on_bit_equal():
         plain.load_state(unstarted, kept)
 
 
+def test_a_start_that_is_neither_computed_nor_loaded_cannot_train_unnoticed():
+    lora, found = Lora(lora_rank=4, lora_init_type="pissa"), model()
+    lora.attach(found, TARGETS, torch.float32)
+    assert found(rows()).isnan().all()
+
+
 def test_only_the_kind_of_the_start_must_stay_over_a_resume():
     fixed = [Lora(lora_init_type=kind).fixed()["lora_init_type"] for kind in ("default", "gaussian", *KINDS)]
     assert fixed == [None, None, "pissa", "pissa", "olora"]
@@ -166,7 +177,7 @@ def test_over_quantised_weights_it_begins_from_what_they_stand_for(name):
         assert (weight_of(found[int(target)]) - wanted).norm() < error * wanted.norm()
     before = found(rows(dtype=torch.bfloat16))
     lora = Lora(lora_rank=4, lora_init_type="pissa")
-    lora.attach(found, TARGETS, torch.bfloat16)
+    attach_and_begin(lora, found, TARGETS, torch.bfloat16)
     assert torch.equal(found(rows(dtype=torch.bfloat16)), before)
     start, wanted = found[0].lora_B["default"].start.float(), start_of(exact[0].weight, "pissa", 4, 1.0)
     product = wanted.up @ wanted.down

@@ -50,6 +50,8 @@ def check(invocation: Invocation) -> int:
         if invocation.html is None and not (invocation.json and isinstance(error, DataError)):
             raise
         return _report_problems(invocation, plan, reporter, error)
+    # takes torch only for adapters whose options name modules or files
+    plan.adapter.check_model(lambda: plan.family.empty_denoiser(prepared.location), plan.family)
     samples = chain(prepared.data.samples, prepared.data.held_out)
     examined = _examine(invocation, plan, reporter, samples, prepared.data.findings, prepared.location)
     found = _found(plan, prepared)

@@ -1,4 +1,4 @@
-"""The commands that repeat or resume a run."""
+"""The commands that repeat or resume a run, and what a command says when a signal stops it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,36 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from difftrain.machine.interrupts import Interrupted, Interrupts
+from difftrain.types import Reporter
+
+
+def until_stopped(work: Callable[[Reporter], int], kept: Callable[[], str], arguments: Sequence[str]) -> int:
+    """Do the work of a command that saves nothing on its way, and return its exit status.
+
+    Args:
+        work: Returns the status; a signal ends it at once, and what it wrote under temporary names it removes.
+        kept: Says what is left when a signal has ended it.
+        arguments: The command line after the program's name.
+
+    Returns:
+        That of the work; 128 plus the number of the signal that ended it.
+    """
+    from difftrain.output.console import make_reporter  # rich takes a moment, which --help need not wait for
+
+    interrupts = Interrupts()
+    reporter = make_reporter(reader_left=interrupts.reader_left, ask=interrupts.ask)
+    try:
+        with interrupts:
+            return work(reporter)
+    except Interrupted as interrupt:
+        # outside of the with: a signal that arrives during a call into C may be raised only on leaving it
+        reporter.say(f"stopped by {interrupt}; {kept()}")
+        reporter.say("start again with:")
+        reporter.say(f"  {same_command(arguments)}")
+        return 128 + interrupt.number
 
 
 def same_command(arguments: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -49,7 +49,7 @@ class Adapter(Options, ABC):
 
     @property
     def beginning(self) -> str:
-        """What :meth:`adapt` computes first, if that takes more than a moment: for a line of progress."""
+        """What :meth:`begin` computes, for its progress bar; empty if that is nothing."""
         return ""
 
     @property
@@ -102,6 +102,16 @@ class Adapter(Options, ABC):
         targets = family.adapter_targets(denoiser)
         self.attach(denoiser, targets, dtype)
         return dict.fromkeys(targets, "")
+
+    def begin(self, denoiser: nn.Module, targets: Sequence[str]) -> Iterator[str]:
+        """Compute what the adapter begins with, if that takes more than a moment; yield each module's name after it.
+
+        Called after :meth:`adapt`, but not where :meth:`load_state` follows at once with the weights of a checkpoint.
+
+        Args:
+            targets: Full names of the adapted modules, all that :meth:`adapt` returned.
+        """
+        yield from ()
 
     @abstractmethod
     def attach(self, denoiser: nn.Module, targets: Sequence[str], dtype: torch.dtype) -> None:

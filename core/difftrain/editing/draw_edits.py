@@ -70,8 +70,10 @@ def draw_edits(plan: EditPlan, location: ModelLocation, reporter: Reporter) -> R
             "--base_model_precision, for example int8-quanto"
         ) from error
     finally:
-        if drawing.results.drawn:  # also of a grid that Ctrl-C ended
+        if drawn := len(drawing.results.drawn):  # also of a grid that a signal ended
             drawing.results.write()
+            if drawn < plan.count:
+                reporter.say(f"{drawn} of {plan.count} results are drawn; the sheet shows these")
     return drawing.results
 
 
@@ -146,8 +148,7 @@ class _Drawing:
     def draw(self, reporter: Reporter) -> None:
         """Draw column by column, since each needs its weights in place."""
         plan = self.plan
-        total = len(plan.scenes) * len(plan.variants) * plan.asked.seeds
-        with reporter.phase("draw", total) as phase:
+        with reporter.phase("draw", plan.count) as phase:
             for column, variant in enumerate(plan.variants):
                 with self.weights.of(variant):
                     for scene in range(len(plan.scenes)):

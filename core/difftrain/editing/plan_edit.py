@@ -51,6 +51,11 @@ class EditPlan:
     """``base_model_precision`` in training; None if nothing says."""
     notes: tuple[str, ...]
 
+    @property
+    def count(self) -> int:
+        """How many results there will be."""
+        return len(self.scenes) * len(self.variants) * self.asked.seeds
+
 
 def plan_edit(
     given: Mapping[str, str | Sequence[str]],

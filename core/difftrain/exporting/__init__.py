@@ -7,6 +7,7 @@
 - `room`: where there is room for a model whose predictions are compared
 - `prediction`: what the model predicts with the run's adapter, and with a written file
 - `trained_model`: a model that was trained as a whole, or its difference from the base as a LoRA
+- `check_merged`: whether a merged model's weights are the base model's with the changes added
 - `merge`: the changes in the model's own weights, as a folder
 - `write_export`: writes under a temporary name, checks, renames
 """

@@ -53,7 +53,8 @@ def _width(change: Change) -> int:
 
 def _effect(change: Change, inputs: Tensor) -> Tensor:
     if not isinstance(change, LowRank):
-        return change.delta() @ inputs
+        effect, bias = change.delta() @ inputs, change.bias()
+        return effect if bias is None else torch.cat([effect, bias[:, None]], dim=1)
     effect = change.up.float() @ (change.down.float() @ inputs)
     return effect if change.lengths is None else torch.cat([effect, change.lengths.float()[:, None]], dim=1)
 

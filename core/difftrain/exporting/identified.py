@@ -111,7 +111,8 @@ def _add_flavours_of_adapter(found: Identified, family: type[ModelFamily], path:
         found.flavours = [str(saved["model_flavour"])]
         found.seen.append("the run's checkpoint beside it names the flavour")
     else:
-        origins = (found.adapter.base,) if found.adapter and found.adapter.base else ()
+        said_by_header = (found.adapter.base, found.adapter.architecture) if found.adapter else ()
+        origins = tuple(text for text in said_by_header if text)
         said = ModelLocation(name="", identity="", path=path, facts={}, origins=origins)
         found.flavours = list(likely_flavours(said, flavours))
         if len(found.flavours) > 1:

@@ -17,7 +17,7 @@ from difftrain.errors import CheckpointError, ModelError
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.compare_changes import tolerance_of
 from difftrain.exporting.room import Place, room_for
-from difftrain.model.adapter_files.changes import Change, LowRank
+from difftrain.model.adapter_files.changes import Change, LowRank, bias_of
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes
 from difftrain.model.load_denoiser import load_denoiser
@@ -80,11 +80,11 @@ class Predictor:
         return 0.0 if self._place.exact else tolerance_of(self._place.dtype) * float(prediction.abs().max())
 
 
-def open_predictor(plan: ModelPlan, reporter: Reporter, *, exact: bool = False) -> Predictor | str:
+def open_predictor(plan: ModelPlan, reporter: Reporter, *, models: int = 1) -> Predictor | str:
     """Load the model for comparing; return why not if there is no room for it, or it is not on this machine.
 
     Args:
-        exact: Only in float32, which takes a small model.
+        models: How many sets of weights are in memory at once.
     """
     model, denoiser = (
         plan.config.pretrained_model_name_or_path,
@@ -98,11 +98,9 @@ def open_predictor(plan: ModelPlan, reporter: Reporter, *, exact: bool = False) 
     if outline is None:
         return "the family has no example input"
     numbers = sum(parameter.numel() for parameter in outline.denoiser.parameters())
-    place = room_for(numbers, getattr(torch, compute_dtype(plan.config)))
+    place = room_for(numbers, getattr(torch, compute_dtype(plan.config)), models=models)
     if isinstance(place, str):
         return place
-    if exact and not place.exact:
-        return f"the model has {numbers / 1e9:.1f} G weights"
     if not place.exact:
         reporter.say(
             f"verify: the model has {numbers / 1e9:.1f} G weights; loading them once, {place.in_words(numbers)} "
@@ -156,6 +154,7 @@ def predict_expected(source: AdapterSource, predictor: Predictor) -> Tensor:
     if (trained := _trained(source, plan)) is not None:
         with unadapted_afterwards(denoiser):
             plan.adapter.adapt(denoiser, plan.family, torch.float32)
+            denoiser.eval()  # new modules are in training mode, and would drop inputs
             plan.adapter.load_state(denoiser, trained)
             return predictor.predict()
     with changed(denoiser, read_changes(source.file, LayerNames(source.family, linear_names(denoiser))).changes):
@@ -218,6 +217,12 @@ def check_fits(changes: Mapping[str, Change], denoiser: nn.Module) -> None:
                 f"the adapter changes {module} {list(change.shape)}, and the model has "
                 f"{'no such layer' if has is None else list(has)}\nhint: name the model that it was trained on"
             )
+        bias, own = bias_of(change), sizes.get(f"{module}.bias")
+        if bias is not None and own != tuple(bias.shape):
+            raise CheckpointError(
+                f"the adapter changes the bias of {module}, and the model has {'none' if own is None else list(own)} "
+                "there\nhint: name the model that it was trained on"
+            )
 
 
 def linear_names(denoiser: nn.Module) -> list[str]:
@@ -247,9 +252,14 @@ def _changed_output(change: Change) -> Callable[[nn.Module, tuple[Tensor, ...], 
             down, up = (part.to(plain.device, torch.float32) for part in (change.down, change.up))
             inner = nn.functional.linear(given[0].float(), down)
             return (plain + nn.functional.linear(inner, up)).to(plain.dtype)
-        return nn.functional.linear(given[0], changed_weight(linear.weight, change), linear.bias)
+        return nn.functional.linear(given[0], changed_weight(linear.weight, change), _changed_bias(linear, change))
 
     return output
+
+
+def _changed_bias(linear: nn.Linear, change: Change) -> Tensor | None:
+    added = bias_of(change)
+    return linear.bias if added is None else (linear.bias.float() + added.to(linear.bias.device)).to(linear.bias.dtype)
 
 
 def changed_weight(weight: Tensor, change: Change) -> Tensor:

@@ -23,6 +23,7 @@ class Place:
 
     device: torch.device
     dtype: torch.dtype
+    models: int = 1
 
     @property
     def exact(self) -> bool:
@@ -30,29 +31,30 @@ class Place:
 
     def in_words(self, numbers: int) -> str:
         """Say what the place takes for a model of so many weights."""
-        return f"{describe_bytes(_needed(numbers, self.dtype))} on {self.device}"
+        return f"{describe_bytes(_needed(numbers, self.dtype, self.models))} on {self.device}"
 
 
-def room_for(numbers: int, dtype: torch.dtype) -> Place | str:
+def room_for(numbers: int, dtype: torch.dtype, *, models: int = 1) -> Place | str:
     """Return where a model is loaded; or why nowhere.
 
     Args:
         numbers: Its weights.
         dtype: Number format of its training.
+        models: How many sets of weights are in memory at once, such as a trained model and its base.
     """
     if numbers <= LARGEST_EXACT:
         return Place(device=torch.device("cpu"), dtype=torch.float32)
-    needed = _needed(numbers, dtype)
+    needed = _needed(numbers, dtype, models)
     had = []
     if torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
         free = available(device)
         if free >= needed:
-            return Place(device=device, dtype=dtype)
+            return Place(device=device, dtype=dtype, models=models)
         had.append(f"{describe_bytes(int(free))} on the GPU")
     host = free_host_memory()
     if host is not None and host >= needed:
-        return Place(device=torch.device("cpu"), dtype=dtype)
+        return Place(device=torch.device("cpu"), dtype=dtype, models=models)
     had.append("an unknown amount on the host" if host is None else f"{describe_bytes(host)} on the host")
     return (
         f"the model has {numbers / 1e9:.1f} G weights, which need {describe_bytes(needed)} of memory; free are "
@@ -60,8 +62,8 @@ def room_for(numbers: int, dtype: torch.dtype) -> Place | str:
     )
 
 
-def _needed(numbers: int, dtype: torch.dtype) -> int:
-    return numbers * dtype.itemsize + _BESIDE
+def _needed(numbers: int, dtype: torch.dtype, models: int) -> int:
+    return numbers * dtype.itemsize * models + _BESIDE
 
 
 def free_host_memory() -> int | None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from difftrain.errors import CheckpointError, MachineError
+from difftrain.errors import CheckpointError, MachineError, first_few
 from difftrain.exporting.adapter_source import AdapterSource
 from difftrain.exporting.changed_texts import texts_of_lora
 from difftrain.exporting.compare_changes import tolerance_of, worst_difference
 from difftrain.exporting.prediction import check_fits, compare_predictions, open_predictor
 from difftrain.exporting.trained_model import reduce_whole_model
 from difftrain.machine.retries import refusal
-from difftrain.model.adapter_files.changes import Change
+from difftrain.model.adapter_files.changes import Change, bias_of
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.layouts import tensors_of
 from difftrain.model.adapter_files.read_changes import AdapterContent, read_changes, texts_to_keep
@@ -89,8 +89,10 @@ def _content(
         check_finite(content.changes, source.file)
         if wanted.as_lora is None:
             return content, {}
-        with reporter.phase("reduce to a LoRA"):
-            reduced = reduce_all(content.changes, wanted.as_lora)
+        if biases := [module for module, change in content.changes.items() if bias_of(change) is not None]:
+            reporter.say(f"note: {len(biases)} trained biases are no part of a LoRA: {first_few(biases)}")
+        with reporter.phase("reduce to a LoRA", len(content.changes)) as phase:
+            reduced = reduce_all(content.changes, wanted.as_lora, phase)
     errors = {module: one.error for module, one in sorted(reduced.items(), key=lambda item: -item[1].error)}
     return replace(content, changes={module: one.change for module, one in reduced.items()}), errors
 
@@ -142,13 +144,13 @@ def _verify(
     worst = worst_difference(changes, read_changes(written, names).changes)
     at = f" (at {worst.module})" if worst.module else ""
     reporter.say(f"verify: layer by layer, worst relative difference {worst.difference:.1e}{at}")
-    if worst.difference > tolerance:
+    if not worst.difference <= tolerance:  # also of numbers that are not finite
         raise _wrong(wanted, f"the output of {worst.module} differs by {worst.difference:.1e}, relative")
     if source.plan is None:
         reporter.say("verify: no prediction: nothing says which model the file is for (--model, --flavour)")
         return
     # the weights of a whole model need memory beside those of its base
-    predictor = open_predictor(source.plan, reporter, exact=source.whole is not None)
+    predictor = open_predictor(source.plan, reporter, models=1 if source.whole is None else 2)
     if isinstance(predictor, str):
         reporter.say(f"verify: no prediction: {predictor}")
         return
@@ -160,7 +162,7 @@ def _verify(
     )
     if wanted.as_lora is not None:  # what a lower rank leaves out is no fault; its size has been said
         return
-    if found.difference > max(tolerance * found.effect, found.rounding, 1e-5):
+    if not found.difference <= max(tolerance * found.effect, found.rounding, 1e-5):
         raise _wrong(wanted, f"its prediction differs by {found.difference:.1e}")
     if found.rounding > found.effect / 2:
         reporter.say("note: the adapter changes so little that rounding could hide a wrong file from the last check")

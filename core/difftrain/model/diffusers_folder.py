@@ -18,6 +18,7 @@ from difftrain.model.single_files.safetensors_header import raw_header
 INDEX = "model_index.json"
 SCHEDULER = "scheduler"
 EDGE_BYTES = 1 << 20
+_COMPLETE = "diffusers' `save_pretrained` and `hf download REPO --local-dir` write complete folders"
 
 
 def config_name(component: str) -> str:
@@ -39,16 +40,21 @@ def check_complete(
     Raises:
         ModelError: Names every missing component or file.
     """
-    problems = [
-        problem
+    found = {
+        name: list(_problems(folder / name, weighted=name in weighted, needed=needed.get(name, ())))
         for name in components
-        for problem in _problems(folder / name, weighted=name in weighted, needed=needed.get(name, ()))
-    ]
-    if problems:
-        raise ModelError(
-            f"model folder {folder}: {len(problems)} of {len(components)} parts cannot be used: {'; '.join(problems)}\n"
-            f"hint: {_incomplete_hint(folder)}"
-        )
+    }
+    wrong = {name: problems for name, problems in found.items() if problems}
+    if not wrong:
+        return
+    if len(components) == 1 and all((folder / name).is_dir() for name in wrong):  # the folder of a part was named
+        ((name, problems),) = wrong.items()
+        raise ModelError(f"{folder / name} cannot be used: {', '.join(problems)}\nhint: {_COMPLETE}")
+    listed = "; ".join(f"{name} ({problem})" for name, problems in wrong.items() for problem in problems)
+    raise ModelError(
+        f"model folder {folder}: {len(wrong)} of {len(components)} parts cannot be used: {listed}\n"
+        f"hint: {_incomplete_hint(folder)}"
+    )
 
 
 def fingerprint(folder: Path, components: Iterable[str]) -> str:
@@ -107,34 +113,33 @@ def _incomplete_hint(folder: Path) -> str:
         f'{single[0]} is a single-file checkpoint; write "pretrained_transformer_model_name_or_path": '
         f'"{folder / single[0]}", and name the folder or hub id of the other parts here'
         if single and not (folder / INDEX).exists()
-        else "diffusers' `save_pretrained` and `hf download REPO --local-dir` write complete folders"
+        else _COMPLETE
     )
 
 
 def _problems(component: Path, *, weighted: bool, needed: Collection[str]) -> Iterator[str]:
     name = component.name
     if not component.is_dir():
-        yield f"{name} (no such folder)"
+        yield "no such folder"
         return
     if weighted or name == SCHEDULER:
         yield from _config_problems(component / config_name(name), needed)
     if weighted:
         missing = [file.name for file in _weight_files(component) if not file.is_file()]
         if missing:
-            yield f"{name} (no {', '.join(missing)})"
+            yield f"no {', '.join(missing)}"
     elif name != SCHEDULER and not any(component.iterdir()):
-        yield f"{name} (empty folder)"
+        yield "empty folder"
 
 
 def _config_problems(config: Path, needed: Collection[str]) -> Iterator[str]:
-    name = config.parent.name
     if not config.is_file():
-        yield f"{name} (no {config.name})"
+        yield f"no {config.name}"
         return
     said = read_json(config)
     missing = [key for key in needed if said.get(key) is None]
     if missing:
-        yield f"{name} ({config.name} has no {', '.join(missing)})"
+        yield f"{config.name} has no {', '.join(missing)}"
 
 
 def _weight_files(component: Path) -> list[Path]:

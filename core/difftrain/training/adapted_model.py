@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import nullcontext
 
 import torch
 from torch import nn
 
+from difftrain.contracts import Adapter
 from difftrain.model.attention.choose_kernel import choose_attention
 from difftrain.model.block_swapping import SwappedBlocks
 from difftrain.model.fused.fuse_linears import fuse_linears
@@ -26,6 +26,7 @@ def load_adapted(
     adapter_dtype: torch.dtype,
     reporter: Reporter,
     swapped: SwappedBlocks | None = None,
+    to_load: bool = False,
 ) -> nn.Module:
     """Return the frozen denoiser on the device, with trainable weights added as they are before the first step.
 
@@ -35,6 +36,7 @@ def load_adapted(
     Args:
         swapped: Where blocks are swapped if the config asks for it or the model is larger than the device; None loads
             all blocks to the device.
+        to_load: :meth:`Adapter.load_state` follows, so nothing is computed that it replaces.
 
     Raises:
         DifftrainError: If the weights do not fit, or cannot be read.
@@ -56,8 +58,8 @@ def load_adapted(
     if plan.config.fuse_qkv_projections:
         reporter.say(_fuse(plan, denoiser))
     torch.manual_seed(plan.config.seed)
-    with reporter.phase(plan.adapter.beginning) if plan.adapter.beginning else nullcontext():
-        adapted = plan.adapter.adapt(denoiser, plan.family, adapter_dtype)
+    adapted = plan.adapter.adapt(denoiser, plan.family, adapter_dtype)
+    _begin(plan.adapter, denoiser, list(adapted), reporter, to_load=to_load)
     if swapped:
         swapped.add(plan.family.blocks(denoiser), waiting)
     count = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
@@ -66,6 +68,18 @@ def load_adapted(
     what = "model_type" if plan.adapter.trains_base else "adapter"
     reporter.say(f"{what} {plan.adapter.name}: {len(adapted)} modules{listed}, {count:,} trained weights")
     return denoiser
+
+
+def _begin(adapter: Adapter, denoiser: nn.Module, adapted: list[str], reporter: Reporter, *, to_load: bool) -> None:
+    """Compute what the adapter begins with, unless it is read from a checkpoint."""
+    if not adapter.beginning:
+        return
+    if to_load:
+        reporter.say(f"{adapter.beginning}: read from the checkpoint")
+        return
+    with reporter.phase(adapter.beginning, len(adapted)) as phase:
+        for module in adapter.begin(denoiser, adapted):
+            phase.advance(item=module)
 
 
 def _fuse(plan: ModelPlan, denoiser: nn.Module) -> str:

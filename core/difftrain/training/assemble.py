@@ -78,7 +78,7 @@ def assemble(
     _fill_caches(plan, prepared, encoders, accelerator, reporter)
     encoding = room_to_encode(_encoded_in_training(prepared), encoders, accelerator.device, reporter)
 
-    state = load_state(plan, prepared.location, accelerator, reporter)
+    state = load_state(plan, prepared.location, accelerator, reporter, to_load=checkpoint is not None)
     state.room_to_encode = encoding
     _check_can_validate(state)
     _check_can_regularise(state)
@@ -130,8 +130,14 @@ def _say_what_is_not_drawn(scenes: Sequence[Scene], plan: RunPlan, reporter: Rep
         )
 
 
-def load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter) -> TrainingState:
-    """Return the denoiser with adapter and optimizer, on the run's device; nothing is trained yet."""
+def load_state(
+    plan: RunPlan, location: ModelLocation, accelerator: Accelerator, reporter: Reporter, *, to_load: bool = False
+) -> TrainingState:
+    """Return the denoiser with adapter and optimizer, on the run's device; nothing is trained yet.
+
+    Args:
+        to_load: :func:`load_checkpoint` follows.
+    """
     device = accelerator.device
     dtype = getattr(torch, trained_dtype(plan))
     swapped = SwappedBlocks(device) if accelerator.num_processes == 1 and not plan.adapter.trains_base else None
@@ -140,7 +146,9 @@ def load_state(plan: RunPlan, location: ModelLocation, accelerator: Accelerator,
             f"blocks_to_swap {plan.config.blocks_to_swap}: blocks are not swapped in a run of several processes, and "
             f'this one has {accelerator.num_processes}\nhint: set blocks_to_swap to "auto", or run one process'
         )
-    bare = load_adapted(plan, location, device=device, adapter_dtype=dtype, reporter=reporter, swapped=swapped)
+    bare = load_adapted(
+        plan, location, device=device, adapter_dtype=dtype, reporter=reporter, swapped=swapped, to_load=to_load
+    )
     if plan.quantizer is not None:
         plan.quantizer.before_training(bare, device)
     trained = [named for named in bare.named_parameters() if named[1].requires_grad]

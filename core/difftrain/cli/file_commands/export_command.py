@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from difftrain.cli.invocation import Invocation
+from difftrain.cli.rerun_commands import until_stopped
 from difftrain.config.messages import nearest
 from difftrain.config.paths import expand_path
 from difftrain.errors import ConfigError
+from difftrain.types import Reporter
 
 FORMATS = ("diffusers", "comfyui", "bfl", "kohya")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -18,17 +20,25 @@ def export(invocation: Invocation) -> int:
     """Write the file that the command line asks for.
 
     Raises:
-        DifftrainError: For anything that the user can fix; nothing is then left under the asked name.
+        DifftrainError: For anything that the user can fix; nothing is then left under the asked name, as after a
+            signal.
     """
     path, output, layout = _asked(invocation)
+
+    def kept() -> str:
+        return f"{output} is complete" if output.exists() else f"there is no {output}, and no part of it"
+
+    return until_stopped(
+        lambda reporter: _export(invocation, path, output, layout, reporter), kept, invocation.arguments
+    )
+
+
+def _export(invocation: Invocation, path: Path, output: Path, layout: str, reporter: Reporter) -> int:
     asked = invocation.files
     from difftrain.exporting.adapter_source import find_source
 
     names_model = invocation.config is not None or "model_family" in invocation.flags or "model" in invocation.flags
     source = find_source(path, invocation.plugins, invocation.model_plan() if names_model else None)
-    from difftrain.output.console import make_reporter
-
-    reporter = make_reporter()
     with reporter.phase("start torch"):
         import torch
 

@@ -43,8 +43,17 @@ def _text(found: Identified) -> str:
         rows["alpha"] = ", ".join(f"{alpha:g}" for alpha in adapter.alphas) or "none: strength 1 is as it is"
         rows["layout"] = adapter.layout
         rows["trained by"] = adapter.trained_by or "not said"
-        rows["base"] = adapter.base
+        rows["base model"] = adapter.base or _unnamed_base(found)
+        rows["made for"] = f"architecture {adapter.architecture}" if adapter.architecture else None
         rows["precision"] = adapter.base_precision
     rows["dtype"] = ", ".join(f"{dtype} ({count})" for dtype, count in found.dtypes.items())
     lines = [found.path, *(f"  {key:<11}{value}" for key, value in rows.items() if value)]
     return "\n".join([*lines, *(f"  {'seen':<11}{text}" for text in found.seen)])
+
+
+def _unnamed_base(found: Identified) -> str:
+    """Say for which models an adapter is whose header names none; not to be taken for a file's name."""
+    if found.family is None:
+        return "not named"
+    one = f", flavour {found.flavours[0]}" if len(found.flavours) == 1 else ""
+    return f"not named; one of family {found.family}{one}"

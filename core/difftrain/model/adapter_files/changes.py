@@ -77,6 +77,13 @@ class Factors:
         found = found * self.scale
         return found if self.span is None else found[slice(*self.span)]
 
+    def bias(self) -> Tensor | None:
+        """Return what is added to the layer's bias, [out] in float32; None if that is nothing, as without `diff_b`."""
+        if "diff_b" not in self.tensors:
+            return None
+        found = self.tensors["diff_b"].float() * self.scale
+        return found if self.span is None else found[slice(*self.span)]
+
     def rows(self, first: int, end: int) -> Factors:
         """Return the change of these rows of the layer."""
         start = 0 if self.span is None else self.span[0]
@@ -84,6 +91,11 @@ class Factors:
 
 
 Change = LowRank | Factors
+
+
+def bias_of(change: Change) -> Tensor | None:
+    """Return what a change adds to the layer's bias; None if that is nothing."""
+    return change.bias() if isinstance(change, Factors) else None
 
 
 def kronecker_factors(part: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

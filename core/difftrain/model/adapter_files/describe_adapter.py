@@ -17,8 +17,10 @@ from difftrain.model.single_files.safetensors_header import FileHeader, StoredTe
 
 SETTINGS = "lora_adapter_metadata"
 _UNPACKED = {"F32": "<f", "F64": "<d", "F16": "<e"}
-_BASE_KEYS = ("ss_base_model_version", "modelspec.architecture", "base_model", "ss_sd_model_name", "modelspec.title")
+_BASE_KEYS = ("base_model", "ss_sd_model_name")
 """Texts of a header that name the model an adapter was trained on."""
+_ARCHITECTURE_KEYS = ("modelspec.architecture", "ss_base_model_version")
+"""Those that name only its architecture."""
 PRECISION = "base_model_precision"
 """Text of a header that names the number format of that model in training."""
 
@@ -41,7 +43,9 @@ class AdapterFacts:
     """Number of tensors by format."""
     trained_by: str | None
     base: str | None
-    """What the header says of the model it was trained on."""
+    """The model it was trained on, if the header names it."""
+    architecture: str | None
+    """The architecture of that model, as the header calls it."""
     base_precision: str | None
     """Number format of that model's weights in training, if the header names it."""
 
@@ -51,7 +55,7 @@ class AdapterFacts:
         alpha = f", alpha {_span(self.alphas)}," if self.alphas else ""
         encoders = f" and {self.encoder_tensors} tensors of text encoders" if self.encoder_tensors else ""
         trained = f", trained by {self.trained_by}" if self.trained_by else ""
-        base = f" on {self.base}" if self.base else ""
+        base = f" on {self.base}" if self.base else f" for {self.architecture}" if self.architecture else ""
         where = f"on {self.layers} layer{'' if self.layers == 1 else 's'}{encoders}, with names of {self.layout}"
         return f"a {self.kind}{rank}{alpha} {where}{trained}{base}"
 
@@ -82,7 +86,8 @@ def describe_adapter(header: FileHeader, names: LayerNames | None = None, own_pr
         layout=_layout(parts.values(), names, prefix),
         dtypes=dict(Counter(entry.dtype for entry in header.tensors.values())),
         trained_by=_trainer(header.texts),
-        base=next((header.texts[key] for key in _BASE_KEYS if header.texts.get(key)), None),
+        base=_first_of(header.texts, _BASE_KEYS),
+        architecture=_first_of(header.texts, _ARCHITECTURE_KEYS),
         base_precision=header.texts.get(PRECISION),
     )
 
@@ -99,6 +104,10 @@ def what_is(path: Path, own_prefix: str = "") -> str:
     kind = kind_of(header.tensors)
     few = ", ".join(list(header.tensors)[:3]) or "none"
     return kind or f"a file of {len(header.tensors)} tensors: {few}, ..."
+
+
+def _first_of(texts: Mapping[str, str], keys: Iterable[str]) -> str | None:
+    return next((texts[key] for key in keys if texts.get(key)), None)
 
 
 def _kind(factors: Iterable[str]) -> str:

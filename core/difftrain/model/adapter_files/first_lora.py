@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftrain.contracts import ModelFamily
-from difftrain.errors import CheckpointError, ConfigError, MachineError, first_few
+from difftrain.errors import CheckpointError, ConfigError, MachineError, ModelError, first_few
 from difftrain.machine.retries import refusal
 from difftrain.model.adapter_files.changes import Factors, LowRank
 from difftrain.model.adapter_files.describe_adapter import what_is
 from difftrain.model.adapter_files.layer_names import LayerNames
 from difftrain.model.adapter_files.read_changes import read_changes
+from difftrain.model.single_files.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,10 +30,15 @@ def first_lora(file: Path, family: ModelFamily, modules: Iterable[str]) -> dict[
         MachineError: If it cannot be read.
     """
     try:
+        read_header(file)
         content = read_changes(file, LayerNames(family, [*modules]))
     except CheckpointError as error:
         found = what_is(file, family.lora_prefix)
-        raise ConfigError(f"init_lora {file} is no LoRA of this model: it is {found}\n({error})") from error
+        problem, _, hint = str(error).partition("\n")
+        why = problem.replace(f"{file}: ", "", 1).replace(f"{file} ", "it ", 1)
+        raise ConfigError(f"init_lora {file} is no LoRA of this model: it is {found}; {why}\n{hint}") from error
+    except ModelError as error:
+        raise ConfigError(f"init_lora {error}") from error
     except OSError as error:
         raise MachineError(refusal(f"init_lora {file} cannot be read", error)) from error
     if content.encoder_tensors:

@@ -34,11 +34,12 @@ def tensors_of(changes: Mapping[str, Change], layout: str, names: LayerNames) ->
     """
     factored = {module: change for module, change in changes.items() if isinstance(change, Factors)}
     if factored and (layout != "comfyui" or len(factored) < len(changes)):
-        kinds = " and ".join(sorted({change.kind for change in factored.values()}))
+        spelled = {"full": "full changes"}
+        kinds = " and ".join(sorted({spelled.get(change.kind, change.kind) for change in factored.values()}))
         raise CheckpointError(
             f"--format {layout} cannot hold {kinds}, only LoRA: {len(factored)} layers: {first_few(factored)}\n"
-            "hint: add --as_lora RANK to turn it into a LoRA, or choose --format comfyui, which holds LoKr and LoHa "
-            "as they are"
+            "hint: add --as_lora RANK to turn it into a LoRA, or choose --format comfyui, which holds LoKr, LoHa "
+            "and full changes as they are"
         )
     if factored:
         return _apart(dict(_lycoris(factored))), {}
@@ -99,6 +100,8 @@ def _lycoris(changes: Mapping[str, Factors]) -> Iterator[tuple[str, Tensor]]:
         flat = f"lycoris_{module.replace('.', '_')}"
         if change.span is not None:
             yield f"{flat}.diff", change.delta()
+            if (bias := change.bias()) is not None:
+                yield f"{flat}.diff_b", bias
             continue
         ranks = [tensor.shape[-1] for name, tensor in change.tensors.items() if name.endswith("_a")]
         strong = next(name for name in ("diff", "hada_w1_a", "lokr_w1", "lokr_w1_a") if name in change.tensors)

@@ -102,7 +102,18 @@ def _change(
     """
     given = {name: tensor for name, tensor in factors.items() if name != "alpha"}
     alpha = float(factors["alpha"]) if "alpha" in factors else None
+    if "diff_b" in given and given.keys() != {"diff", "diff_b"}:
+        raise CheckpointError(
+            f"{path}: layer {layer.name} has a change of its bias (diff_b) that is no part of a full change, which no "
+            "adapter here can hold\nhint: leave these tensors out of the file"
+        )
     if {"down", "up"} <= given.keys():
+        shapes = [list(given[name].shape) for name in ("down", "up")]
+        if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][1]:
+            raise CheckpointError(
+                f"{path}: layer {layer.name} has matrices {shapes[0]} and {shapes[1]}, which have no common rank\n"
+                "hint: save it again"
+            )
         down, up = (given[name].flatten(1) for name in ("down", "up"))
         rank = down.shape[0]
         scale = (_alpha_in(settings, prefix, layer.name, rank) if alpha is None else alpha) / rank
@@ -119,7 +130,7 @@ def _change(
 def _is_complete(given: Mapping[str, Tensor]) -> bool:
     if any(name.startswith("lokr") for name in given):
         return all(f"lokr_{w}" in given or {f"lokr_{w}_a", f"lokr_{w}_b"} <= given.keys() for w in ("w1", "w2"))
-    return given.keys() in ({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"diff"})
+    return given.keys() in ({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"diff"}, {"diff", "diff_b"})
 
 
 def _of_modules(change: Change, layer: Layer) -> dict[str, Change]:
@@ -146,7 +157,9 @@ def swapped_halves(change: Change) -> Change:
         return torch.cat([second, first])
 
     if isinstance(change, Factors):
-        return Factors(tensors={"diff": swapped(change.delta())})
+        bias = change.bias()
+        tensors = {"diff": swapped(change.delta())} | ({} if bias is None else {"diff_b": swapped(bias)})
+        return Factors(tensors=tensors)
     lengths = None if change.lengths is None else swapped(change.lengths)
     return LowRank(down=change.down, up=swapped(change.up), lengths=lengths)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from difftrain.errors import CheckpointError, first_few
 from difftrain.model.adapter_files.changes import Change, Factors, LowRank, kronecker_factors
+from difftrain.types import Phase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +30,11 @@ class Reduced:
     """Norm of the difference relative to the norm of the change (Frobenius); 0 is exact."""
 
 
-def reduce_all(changes: Mapping[str, Change], rank: int) -> dict[str, Reduced]:
+def reduce_all(changes: Mapping[str, Change], rank: int, phase: Phase | None = None) -> dict[str, Reduced]:
     """Return the nearest LoRA of each change.
+
+    Args:
+        phase: Counts them.
 
     Raises:
         CheckpointError: If some are DoRA, which is more than an added matrix.
@@ -40,7 +44,12 @@ def reduce_all(changes: Mapping[str, Change], rank: int) -> dict[str, Reduced]:
             f"--as_lora: the lengths of a DoRA are no part of a LoRA: {len(lengths)} layers: {first_few(lengths)}\n"
             "hint: leave out --as_lora, or use --merge"
         )
-    return {name: reduced(change, rank) for name, change in changes.items()}
+    found = {}
+    for name, change in changes.items():
+        found[name] = reduced(change, rank)
+        if phase:
+            phase.advance(item=name)
+    return found
 
 
 def reduced(change: Change, rank: int) -> Reduced:

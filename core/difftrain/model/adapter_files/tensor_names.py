@@ -26,6 +26,7 @@ _FACTORS: tuple[tuple[str, str], ...] = (
     (r"\.(lokr_w1|lokr_w1_a|lokr_w1_b|lokr_w2|lokr_w2_a|lokr_w2_b)", ""),
     (r"\.(hada_w1_a|hada_w1_b|hada_w2_a|hada_w2_b)", ""),
     (r"\.(diff)(?:\.weight)?", ""),
+    (r"\.(diff_b)", ""),
 )
 _PATTERNS = tuple((re.compile(f"(.+){pattern}"), factor) for pattern, factor in _FACTORS)
 

@@ -212,9 +212,15 @@ class Lora(Adapter):
             if trained:
                 parameter.data = parameter.data.to(dtype)
         if self.started:
+            from difftrain.model.low_rank.started import add_started
+
+            add_started(denoiser, targets, self.lora_init_type, self.lora_rank, dtype)
+
+    def begin(self, denoiser: nn.Module, targets: Sequence[str]) -> Iterator[str]:
+        if self.started:
             from difftrain.model.low_rank.started import begin_started
 
-            begin_started(denoiser, targets, self.lora_init_type, self.lora_rank, dtype)
+            yield from begin_started(denoiser, targets, self.lora_init_type, self.lora_rank)
 
     @contextmanager
     def at_strength(self, denoiser: nn.Module, strength: float) -> Iterator[None]:

@@ -12,7 +12,7 @@ numbers are subtracted, so bfloat16 is enough for it. A file holds these two mat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,11 +146,10 @@ def _nearly(weight: Tensor, rank: int, rounds: int) -> tuple[Tensor, Tensor]:
     return values[:rank], right[:, :rank].T
 
 
-@torch.no_grad()
-def begin_started(denoiser: nn.Module, targets: Sequence[str], kind: str, rank: int, dtype: torch.dtype) -> None:
-    """Let LoRA layers of peft begin as a part of the weights that they are beside.
+def add_started(denoiser: nn.Module, targets: Sequence[str], kind: str, rank: int, dtype: torch.dtype) -> None:
+    """Give LoRA layers of peft room for a start; :func:`begin_started` or a checkpoint fills it.
 
-    On the meta device the starts have no values.
+    Until then it holds NaN, so that a start that is forgotten cannot train unnoticed.
 
     Args:
         targets: Full names of the layers.
@@ -160,19 +159,25 @@ def begin_started(denoiser: nn.Module, targets: Sequence[str], kind: str, rank: 
         ConfigError: If a weight has no such rank.
     """
     check_rank(denoiser, targets, kind, rank)
+    for target in targets:
+        layer: Any = denoiser.get_submodule(target)
+        (name,) = layer.active_adapters
+        for matrices, started in ((layer.lora_A, StartedDown), (layer.lora_B, StartedUp)):
+            matrices[name] = started(torch.full_like(matrices[name].weight, torch.nan, dtype=dtype))
+
+
+@torch.no_grad()
+def begin_started(denoiser: nn.Module, targets: Sequence[str], kind: str, rank: int) -> Iterator[str]:
+    """Let the layers of :func:`add_started` begin as a part of the weights that they are beside; yield each name."""
     device = next((part.device for part in denoiser.parameters() if part.is_cuda), None)
     for target in targets:
         layer: Any = denoiser.get_submodule(target)
         (name,) = layer.active_adapters
-        down, up = layer.lora_A[name], layer.lora_B[name]
-        if layer.base_layer.weight.is_meta:
-            start = Start(down=torch.empty_like(down.weight), up=torch.empty_like(up.weight))
-        else:
-            weight = weight_of(layer.base_layer)
-            start = start_of(weight.to(device or weight.device), kind, rank, layer.scaling[name])
-        place = down.weight.device
-        layer.lora_A[name] = StartedDown(start.down.to(place, dtype).contiguous())
-        layer.lora_B[name] = StartedUp(start.up.to(place, dtype).contiguous())
+        weight = weight_of(layer.base_layer)
+        start = start_of(weight.to(device or weight.device), kind, rank, layer.scaling[name])
+        layer.lora_A[name].start.copy_(start.down)
+        layer.lora_B[name].start.copy_(start.up)
+        yield target
 
 
 def check_rank(denoiser: nn.Module, targets: Sequence[str], kind: str, rank: int) -> None:

@@ -7,14 +7,28 @@ from collections.abc import Iterable, Mapping
 
 KINDS: Mapping[str, str] = {
     r"\.lora_(A|B|up|down)\b|\blora_(A|B)\.": "a LoRA adapter",
-    r"\.(lokr_w\d|hada_w\d|oft_blocks|dora_scale)\b": "a LyCORIS adapter",
+    r"\.(lokr_w\d|hada_w\d|oft_blocks|oft_diag|dora_scale)\b": "a LyCORIS adapter",
+    r"\.[ab][12]\.weight$": "a GLoRA adapter",
+    r"\.ia3_\w+$": "an IA3 adapter",
+    r"^(controlnet_\w+|control_model)\.|^lora_controlnet$": "a ControlNet",
+    r"^(image_proj|ip_adapter)\.|\.processor\.ip_adapter_": "an IP-Adapter",
+    r"^adapter\.body\.": "a T2I-Adapter",
+    r"^(emb_params|clip_[lg])$|^string_to_param\b": "a textual inversion embedding",
+    r"\.exp_avg(_sq)?$": "the state of an optimizer",
+    r"^conditioner\.embedders\.": "a Stable Diffusion XL checkpoint",
+    r"^cond_stage_model\.": "a Stable Diffusion checkpoint",
     r"(^|\.)encoder\.block\.\d+\.layer\.\d+\.SelfAttention\.": "a T5 text encoder",
     r"(^|\.)text_model\.encoder\.layers\.\d+\.": "a CLIP text encoder",
     r"(^|\.)(decoder\.up\.\d+\.block|decoder\.up_blocks|encoder\.down\.\d+\.block|encoder\.down_blocks)\b": "a VAE",
+    r"^(decoder\.upsamples|encoder\.downsamples)\.\d+\.": "a VAE",
+    r"^vision_model\.": "an image encoder (CLIP vision, SigLIP)",
     r"(^|\.)(input_blocks\.\d+\.\d+|down_blocks\.\d+\.(resnets|attentions))\.": "a Stable Diffusion UNet",
     r"(^|\.)joint_blocks\.\d+\.": "a Stable Diffusion 3 transformer",
     r"(^|\.)model\.layers\.\d+\.self_attn\.": "a language model",
-    r"^controlnet_\w+\.": "a ControlNet",
+    r"(^|\.)(noise_refiner|context_refiner)\.\d+\.": "a Lumina or Z-Image transformer",
+    r"(^|\.)blocks\.\d+\.(self_attn|cross_attn)\.": "a Wan transformer",
+    r"(^|\.)transformer_blocks\.\d+\.img_mod\.": "a Qwen-Image transformer",
+    r"^(conv_first|model\.\d+\.sub\.\d+)\.": "an upscaler",
 }
 """Pattern of a tensor's name, and what a file with such a tensor is; the first that fits wins."""
 

@@ -6,22 +6,37 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from difftrain.errors import ModelError
+from difftrain.errors import ModelError, first_few
 
 LARGEST_HEADER = 100 << 20
 """The limit of the safetensors format."""
 SUFFIXES = (".safetensors", ".sft")
 """Of safetensors files."""
+_PICKLE = "a file of torch.save (.ckpt, .pt), which may run code when it is opened"
 _OTHER_FORMATS = {
     b"GGUF": "a GGUF file, whose weights are quantised for inference",
-    b"PK\x03\x04": "a file of torch.save (.ckpt, .pt), which may run code when it is opened",
-    b"\x80\x02": "a file of torch.save (.ckpt, .pt), which may run code when it is opened",
+    b"PK\x03\x04": _PICKLE,
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), _PICKLE),
     b"version https://git-lfs": "the pointer of a file that git-lfs has not downloaded",
     b"<": "a web page, not the file itself",
+    b"Entry not found": "an error message of the hub, not the file itself",
+    b"Invalid username": "an error message of the hub, not the file itself",
+    **dict.fromkeys((b"{", b"["), "a JSON text, such as a config or a workflow"),
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), "an image"),
+    **dict.fromkeys((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"), "a compressed archive"),
+    b"\x89HDF": "an HDF5 file",
 }
 """What other files start with, and what they are."""
+_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+}
+"""Of one number; of other formats nothing is assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +86,19 @@ def read_header(path: Path) -> FileHeader:
         }
     except (ValueError, TypeError, LookupError) as error:
         raise ModelError(f"{path} is cut short or damaged\nhint: download or save it again") from error
+    wrong = [name for name, tensor in tensors.items() if not _has_its_size(tensor)]
+    if wrong:
+        raise ModelError(
+            f"{path} is damaged: {len(wrong)} of its {len(tensors)} tensors have other sizes than its header says: "
+            f"{first_few(wrong)}\nhint: download or save it again"
+        )
     return FileHeader(path=path, tensors=tensors, texts={str(key): str(text) for key, text in dict(texts).items()})
+
+
+def _has_its_size(tensor: StoredTensor) -> bool:
+    one = _BYTES.get(tensor.dtype)
+    size = tensor.end - tensor.start
+    return min(tensor.shape, default=0) >= 0 and (size >= 0 if one is None else size == one * prod(tensor.shape))
 
 
 def raw_header(path: Path) -> bytes:
@@ -82,6 +109,8 @@ def raw_header(path: Path) -> bytes:
         OSError: If it cannot be read.
     """
     size = path.stat().st_size
+    if not size:
+        raise ModelError(f"{path} is empty\nhint: download or save it again")
     with path.open("rb") as file:
         start = file.read(32)
         length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else size
