@@ -27,7 +27,7 @@ from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import file_stamp
 from difftrain.data.files.sources import LocalSource
-from difftrain.data.packed.packed_images import JsonRows, PackedRecords
+from difftrain.data.packed.packed_images import JsonRows, NamesOf, PackedRecords
 from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.samples.findings import MANY
 from difftrain.data.scanning.many_files import ManyFiles
@@ -36,7 +36,7 @@ from difftrain.types import Finding, Phase, Reporter
 
 FOLDER = "prepared"
 """Beside the index of scanned files."""
-_FORMAT = 1
+_FORMAT = 2
 _MOST_FILES = 8
 """Files kept, the newest ones."""
 _UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, NotImplementedError, zipfile.BadZipFile)
@@ -137,7 +137,11 @@ class DataMemory:
         states = {"samples": found.samples.state(), "held_out": found.held_out.state()}
         kept = found.findings
         states |= {f"records {place}": PackedRecords.of(one.records).state() for place, one in enumerate(kept)}
-        states |= {f"names {place}": ({}, JsonRows.of(one.names).arrays()) for place, one in enumerate(kept)}
+        states |= {
+            f"names {place}": ({}, JsonRows.of(one.names).arrays())
+            for place, one in enumerate(kept)
+            if not isinstance(one.names, NamesOf)
+        }
         digest = self._digest()
         if self._path is None or not digest or None in states.values():
             return
@@ -279,7 +283,8 @@ def _state(name: str, header: Mapping[str, Any], arrays: Any) -> tuple[Any, dict
 
 def _finding(place: int, header: Mapping[str, Any], arrays: Any) -> Finding:
     records = PackedRecords.restored(*_state(f"records {place}", header, arrays))
-    names = JsonRows.restored(_state(f"names {place}", header, arrays)[1])
+    own = f"names {place}"
+    names = JsonRows.restored(_state(own, header, arrays)[1]) if own in header else NamesOf(records)
     few = len(names) < MANY
     return Finding(
         **header["findings"][place],
