@@ -120,6 +120,23 @@ def test_the_batch_is_the_largest_of_the_data(command, edit_pairs):
     assert found["steps"] == 3
 
 
+def test_caches_hold_what_held_out_images_and_validation_prompts_need(command, edit_pairs):
+    datasets = edit_pairs(5, edit_sizes=[(64, 64)], resolution=64)
+    entries = json.loads((edit_pairs.folder / datasets).read_text())
+    trained = {"id": "trained", "instance_data_dir": "trained", "resolution": 64}
+    trained["conditioning"] = {"type": "superresolution", "captions": "sharpen"}
+    (edit_pairs.folder / datasets).write_text(json.dumps([*entries, trained]))
+    shutil.copytree(edit_pairs.folder / "edits", edit_pairs.folder / "trained")
+    flags = dict(zip(edit_pairs.kontext[::2], edit_pairs.kontext[1::2], strict=True))
+    flags |= {"--data_backend_config": datasets, "--max_train_steps": "4", "--eval_dataset_id": "edits"}
+    flags |= {"--validation_steps": "2", "--validation_prompt": "a prompt", "--validation_resolution": "64"}
+    arguments = [part for pair in flags.items() for part in pair]
+    checked = command("check", *arguments, "--json").json
+    needs = planned(command, *arguments)["data"]["caches"]
+    assert needs == [need for need in checked["disk"] if not need["what"].startswith("made images")]
+    assert {need["what"]: need["files"] for need in needs}["latents of 'edits'"] == 4
+
+
 def test_a_set_with_larger_batches_of_its_own_gives_the_batch(command, edit_pairs):
     datasets = edit_pairs(4, edit_sizes=[(64, 64)], resolution=64)
     entries = json.loads((edit_pairs.folder / datasets).read_text())

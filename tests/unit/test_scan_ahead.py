@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from data_plans import SilentReporter, caption, data_plan, local, new_image, reference_set, scanned, target_set
 
+from difftrain.data.files.folder_digest import digest_of_folder
 from difftrain.data.files.local_image import LocalImage
-from difftrain.data.samples import remembered
 from difftrain.data.samples.prepare_samples import prepare_samples
 from difftrain.data.scanning import begun, image_index, many_files
 from difftrain.data.scanning.begun import Begun
@@ -49,7 +49,7 @@ def pools(monkeypatch):
             return super().map(work, parts)
 
         def submit(self, work, *given):
-            if work is remembered._digest_of_folder:
+            if work is digest_of_folder:
                 events.append(f"look at {Path(given[0].root).name}")
             return super().submit(work, *given)
 

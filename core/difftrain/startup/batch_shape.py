@@ -46,12 +46,13 @@ def shape_of_run(plan: RunPlan, reporter: Reporter) -> LargestBatch:
         DataError: If the epochs of the run have no sample.
     """
     try:
-        samples = pair_samples(plan.data, reporter=reporter).samples
+        paired = pair_samples(plan.data, reporter=reporter)
     except DataError as error:
         why = str(error).splitlines()[0]
         return _assumed(
             plan.config, plan.flavour, _widest_rules(plan), f"the data cannot be used yet ({why})", _most(plan)
         )
+    samples = paired.samples
     if not samples:
         return _assumed(plan.config, plan.flavour, _widest_rules(plan), "there are no samples to train on", _most(plan))
     rounds = rounds_of(plan, samples)
@@ -68,7 +69,7 @@ def shape_of_run(plan: RunPlan, reporter: Reporter) -> LargestBatch:
         shapes=len(coming_shapes(rounds, steps)),
         steps=steps,
         source=f"the largest of {_counted(samples)}",
-        data=forecast_data(plan, samples, rounds),
+        data=forecast_data(plan, paired, rounds),
     )
 
 

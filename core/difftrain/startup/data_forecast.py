@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from difftrain.data.caching.sample_caches import SampleCaches, TextItem, every_image
+from difftrain.data.samples.prepare_samples import PairedData
 from difftrain.data.streaming.rounds import Rounds
 from difftrain.errors import ModelError
 from difftrain.machine.disk import Need
 from difftrain.model.flavour_match import is_here
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import room_needed
-from difftrain.types import ModelLocation, PlacedImage, Sample, Size
+from difftrain.startup.validated import texts_of_run, validated
+from difftrain.types import ModelLocation, PlacedImage, Size
 
 Shape = tuple[Size, tuple[Size, ...]]
 """Encoded sizes of a target and its references."""
@@ -35,8 +38,9 @@ class DataForecast:
     """What the caches hold in the end, whatever is in them already."""
 
 
-def forecast_data(plan: RunPlan, samples: Sequence[Sample], rounds: Rounds) -> DataForecast:
+def forecast_data(plan: RunPlan, paired: PairedData, rounds: Rounds) -> DataForecast:
     """Return what is known about the first epoch and the caches, from the samples."""
+    samples = paired.samples
     batches = rounds.batches_of(0)
     counts: Counter[Shape] = Counter()
     for batch, times in batches.kinds():
@@ -48,11 +52,12 @@ def forecast_data(plan: RunPlan, samples: Sequence[Sample], rounds: Rounds) -> D
         batches_full=batches.fill_share,
         steps_per_epoch=-(-len(batches) // plan.config.gradient_accumulation_steps),
         shapes=counts.most_common(),
-        caches=_caches(plan, samples),
+        caches=_caches(plan, paired),
     )
 
 
-def _caches(plan: RunPlan, samples: Sequence[Sample]) -> list[Need]:
+def _caches(plan: RunPlan, paired: PairedData) -> list[Need]:
+    samples, used = paired.samples, validated(plan, paired)
     view = plan.family.text_view
     caches = SampleCaches(
         plan.data,
@@ -61,12 +66,11 @@ def _caches(plan: RunPlan, samples: Sequence[Sample]) -> list[Need]:
         text_view=(lambda size: view(size, flavour=plan.flavour)) if plan.family.text_sees_references else None,
     )
     texts: dict[tuple[Path, str], TextItem] = {}
-    dropped = plan.config.caption_dropout_probability > 0
-    without = plan.config.reference_dropout_probability > 0
-    for item in caches.text_items(samples, caption_dropout=dropped, reference_dropout=without):
+    for item in texts_of_run(plan, caches, samples, used.measured, used.scenes):
         cache, key = caches.text(item)
         texts.setdefault((cache.folder, key), item)
-    images = {_entry(caches, image): image for image in every_image(samples) if caches.stores(image)}
+    encoded = every_image(chain(samples, used.measured))
+    images = {_entry(caches, image): image for image in encoded if caches.stores(image)}
     return room_needed(
         plan, plan.data, _location(plan), caches, texts=list(texts.values()), images=list(images.values())
     )

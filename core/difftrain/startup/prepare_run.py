@@ -30,11 +30,10 @@ from difftrain.model.flavour_match import Recognised
 from difftrain.planning.run_plan import RunPlan
 from difftrain.startup.encoded_form import open_caches, room_needed
 from difftrain.startup.find_model import find_model
-from difftrain.startup.run_length import check_schedule, trained_as_shown
+from difftrain.startup.run_length import check_schedule
+from difftrain.startup.validated import texts_of_run, validated
 from difftrain.types import ModelLocation, PlacedImage, Reporter, Sample
-from difftrain.validation.scenes import Scene, choose_scenes, spread
-
-FIXED_LOSS_SAMPLES = 4
+from difftrain.validation.scenes import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,7 @@ def prepare_run(plan: RunPlan, reporter: Reporter, *, fast: bool = False) -> Pre
 
 def every_text(plan: RunPlan, prepared: PreparedRun) -> Iterator[TextItem]:
     """Yield every caption that training and validations ask for, with repetitions."""
-    yield from _texts(plan, prepared.caches, prepared.trained, prepared.measured, prepared.scenes)
+    yield from texts_of_run(plan, prepared.caches, prepared.trained, prepared.measured, prepared.scenes)
 
 
 def every_placed_image(prepared: PreparedRun) -> Iterator[PlacedImage]:
@@ -139,18 +138,15 @@ def _remaining_work(
     plan: RunPlan, location: ModelLocation, caches: SampleCaches, paired: PairedData, epoch: int, reporter: Reporter
 ) -> _RemainingWork:
     """Return what validations use, and what the samples need that the coming epoch shows; it counts from 0."""
-    config, crops = plan.config, NewCrops(plan.data)
-    validates = bool(config.validation_steps or config.validation_on_startup)
-    validated = (paired.held_out or trained_as_shown(plan, paired.samples)) if validates else ()
-    measured = spread(validated, FIXED_LOSS_SAMPLES)  # images are drawn from the files: only these need latents
-    scenes = choose_scenes(validated, config, plan.prompts, plan.family.pixel_multiple) if validates else []
+    crops, used = NewCrops(plan.data), validated(plan, paired)
+    measured, scenes = used.measured, used.scenes
     trained = PackedSamples.of(crops(sample, epoch) for sample in paired.samples) if crops and epoch else paired.samples
     check_schedule(plan, paired.samples)
     _check_references(plan.flavour, paired)
     if plan.flavour.max_pixels is not None:
         check_areas(chain(trained, measured), plan.flavour.max_pixels, flavour=plan.flavour.name)
     with reporter.phase("check caches") as phase:
-        texts = missing_texts(_texts(plan, caches, trained, measured, scenes), caches, phase)
+        texts = missing_texts(texts_of_run(plan, caches, trained, measured, scenes), caches, phase)
         missing = missing_images(every_image(chain(trained, measured)), caches, phase)
     stored = [image for image in missing if caches.stores(image)]
     needs = [*room_needed(plan, plan.data, location, caches, texts=texts, images=stored)]
@@ -178,26 +174,6 @@ def _check_references(flavour: ModelFlavour, paired: PairedData) -> None:
             problems += error.problems
     if problems:
         raise DataError(*problems)
-
-
-def _texts(
-    plan: RunPlan,
-    caches: SampleCaches,
-    trained: Sequence[Sample],
-    measured: Sequence[Sample],
-    scenes: Sequence[Scene],
-) -> Iterator[TextItem]:
-    """Yield every caption that training and validations ask for."""
-    config = plan.config
-    yield from caches.text_items(
-        trained,
-        caption_dropout=config.caption_dropout_probability > 0,
-        reference_dropout=config.reference_dropout_probability > 0,
-    )
-    yield from caches.text_items(measured, caption_dropout=False, reference_dropout=False)
-    for scene in scenes:
-        for prompt in (scene.prompt, config.validation_negative_prompt):
-            yield scene.text(prompt, plan.flavour.pipeline_references)
 
 
 def _check_disk(needs: Sequence[Need]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -102,4 +103,10 @@ class Geometry:
     @property
     def identity(self) -> str:
         """Part of the cache key."""
-        return f"{self.resize}{self.crop}{self.bucket}"
+        return _identity(self.resize, self.crop, self.bucket)
+
+
+@lru_cache(maxsize=1024)
+def _identity(resize: Size, crop: tuple[int, int], bucket: Size) -> str:
+    """Cached, since millions of images share a few geometries."""
+    return f"{resize}{crop}{bucket}"

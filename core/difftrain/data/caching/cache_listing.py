@@ -59,20 +59,22 @@ def _by_folder(keys: Collection[str]) -> Iterator[list[str]]:
 
 
 def _sizes(cache: TensorCache, key: str) -> dict[str, int] | None:
-    """Return the sizes of the files beside a key's entry, by name; None if only a look at each file can tell."""
+    """Return the sizes of the files beside a key's entry, by name; None if only a look at each file can tell.
+
+    A size is unknown if the file vanishes meanwhile or is no plain file.
+    """
+    sizes: dict[str, int] = {}
     try:
         with os.scandir(cache.path(key).parent) as entries:
-            return {entry.name: _size(entry) for entry in entries}
+            for entry in entries:
+                try:
+                    status = entry.stat()
+                except OSError:  # it vanishes meanwhile
+                    sizes[entry.name] = _UNKNOWN
+                    continue
+                sizes[entry.name] = status.st_size if stat.S_ISREG(status.st_mode) else _UNKNOWN
     except FileNotFoundError:
         return {}
     except OSError:  # looking at a file says what is wrong with it
         return None
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    """Return a file's size; unknown if it vanishes meanwhile or is no plain file."""
-    try:
-        status = entry.stat()
-    except OSError:
-        return _UNKNOWN
-    return status.st_size if stat.S_ISREG(status.st_mode) else _UNKNOWN
+    return sizes

@@ -208,7 +208,7 @@ def missing_texts(items: Iterable[TextItem], caches: SampleCaches, phase: Phase 
     for folder in dict.fromkeys(folder for folder, _ in by_place):
         keys = [key for of, key in by_place if of == folder]
         missing |= {(folder, key) for key in absent_keys(caches.text_cache(folder), keys, phase)}
-    return [item for place, item in by_place.items() if place in missing]
+    return [item for place, item in by_place.items() if place in missing] if missing else []
 
 
 def embed_texts(items: Sequence[TextItem], caches: SampleCaches, encoder: TextEncoder) -> list[TextEmbeds]:
@@ -251,21 +251,30 @@ def missing_images(
     """
     first: dict[tuple[str, str], PlacedImage] = {}
     asked: dict[tuple[str, tuple[str, ...]], tuple[TensorCache, list[str]]] = {}
+    asked_of: dict[str, list[str]] = {}
     unstored: set[tuple[str, str]] = set()
     for image in images:
         cache, key = caches.latents(image)
         place = cache.name, key
-        if place not in first:
-            first[place] = image
-            if not caches.stores(image):
-                unstored.add(place)
-                continue
-            asked.setdefault((cache.name, caches.latents_needed(image)), (cache, []))[1].append(key)
+        if place in first:
+            continue
+        first[place] = image
+        keys = asked_of.get(image.record.dataset_id)  # there may be very many images of a dataset
+        if keys is not None:
+            keys.append(key)
+        elif caches.stores(image):
+            _, keys = asked.setdefault((cache.name, caches.latents_needed(image)), (cache, []))
+            keys.append(key)
+            asked_of[image.record.dataset_id] = keys
+        else:
+            unstored.add(place)
     absent = {
         (name, key)
         for (name, needed), (cache, keys) in asked.items()
         for key in absent_keys(cache, keys, phase, needed=needed)
     }
+    if not absent and not unstored:
+        return []
     return [image for place, image in first.items() if place in absent or place in unstored]
 
 

@@ -24,15 +24,15 @@ _File = tuple[int, int, int]
 
 CACHE_VERSION = 1
 """Part of every key; raise it when entries of older versions must not be read."""
+_VERSION = f"v{CACHE_VERSION}"
 
 
 def cache_key(*parts: str) -> str:
     """Return a hex digest of everything an entry depends on; lengths keep the parts apart."""
-    texts = [f"v{CACHE_VERSION}".encode()]
-    for part in parts:
-        data = part.encode()
-        texts += b"|%d|" % len(data), data
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:40]
+    text = _VERSION + "".join([f"|{len(part)}|{part}" for part in parts])
+    if not text.isascii():  # lengths are those of bytes
+        text = _VERSION + "".join([f"|{len(part.encode())}|{part}" for part in parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 @dataclass

@@ -3,6 +3,7 @@
 - `sources`: the data source of local folders; start here
 - `local_image`: an image stored as a file
 - `walk`: one walk over a folder
+- `folder_digest`: tells whether anything in a folder has changed
 - `file_types`: the type of a file, from its name alone
 - `image_formats`: the formats that can be read
 - `other_files`: counts files that are not used

@@ -46,20 +46,24 @@ def note_other_files(listing: Listing) -> list[str]:
     videos: list[str] = []
     captions: list[str] = []
     rest: list[str] = []
+    stems = {_stem(image.key) for image in listing.images}
     for name in listing.others:
+        # true for nearly all of hundreds of thousands of files
+        if name.endswith(CAPTION) and (stem := name[: -len(CAPTION)]) in stems and not _is_document(stem):
+            continue
         suffix = suffix_of(name)
         if suffix in IMAGE_FORMATS or suffix in UNREAD_IMAGES:
             images.append(name)
         elif suffix in VIDEOS:
             videos.append(name)
-        elif suffix == CAPTION and _stem(name).rpartition("/")[2].lower() not in DOCUMENTS:
+        elif suffix == CAPTION and not _is_document(_stem(name)):
             captions.append(name)
         else:
             rest.append(name)
     notes = [_unread_images(images)] if images else []
     if videos:
         notes.append(f"{len(videos)} videos are not read: {first_few(videos)}")
-    orphans = _without_image(captions, [*(image.key for image in listing.images), *images, *videos])
+    orphans = _without_image(captions, [*(image.key for image in listing.images), *images, *videos]) if captions else []
     if orphans:
         notes.append(
             f"{len(orphans)} caption files have no image: {first_few(orphans)}\n"
@@ -68,6 +72,10 @@ def note_other_files(listing: Listing) -> list[str]:
     if rest:
         notes.append(f"{len(rest)} other files are not read: {first_few(rest)}")
     return notes
+
+
+def _is_document(stem: str) -> bool:
+    return stem[stem.rfind("/") + 1 :].lower() in DOCUMENTS
 
 
 def _unread_images(names: Sequence[str]) -> str:

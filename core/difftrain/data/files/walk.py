@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from difftrain.contracts import Listing
-from difftrain.data.files.file_types import is_system, suffix_of
+from difftrain.data.files.file_types import SYSTEM_NAMES, is_system, suffix_of
 from difftrain.data.files.local_image import LocalImage
 from difftrain.errors import printable
 
@@ -107,8 +107,32 @@ class _Walk:
             return
         part_of = part_of or self._written.get(identity)
         run_parts = {} if part_of is not None else self._parts_of_runs(folder, identity, entries)
+        if part_of is None and not run_parts:
+            entries = self._take_plain(entries, below)
         for entry in entries:
             self._take(entry, below, run_parts.get(entry.name) if run_parts else part_of)
+
+    def _take_plain(self, entries: Collection[os.DirEntry[str]], below: str) -> list[os.DirEntry[str]]:
+        """Take images and other files as :meth:`_take` does, in half its time; return all entries that are less plain.
+
+        There may be a million of them.
+        """
+        start, suffixes, images, others = f"{self._root}/{below}", self._suffixes, self.images, self.others
+        left: list[os.DirEntry[str]] = []
+        for entry in entries:
+            name = entry.name
+            lower = name.lower()
+            try:
+                is_plain = not lower.startswith(".") and entry.is_file(follow_symlinks=False)
+            except OSError:
+                is_plain = False
+            if not is_plain or lower in SYSTEM_NAMES:
+                left.append(entry)
+            elif lower[lower.rfind(".") :] in suffixes:  # a name without a dot gives its last letter, which is none
+                images.append(LocalImage(key=below + name, file=start + name))
+            else:
+                others.append(below + name)
+        return left
 
     def _take(self, entry: os.DirEntry[str], below: str, part_of: str | None) -> None:
         name = entry.name

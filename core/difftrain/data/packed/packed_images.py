@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate, islice
 from typing import Any, overload
 
 import numpy as np
@@ -21,7 +23,7 @@ _NO_GEOMETRY = Geometry(resize=(1, 1), crop=(0, 0), bucket=(1, 1))
 """In the rows of records, which have none."""
 _MOST_GEOMETRIES = 10_000
 """More distinct ones, as random crops give, stand in their rows."""
-
+_TEXTS_AT_ONCE = 1000
 
 as_json = json.JSONEncoder(separators=(",", ":")).encode
 _quoted = json.encoder.encode_basestring_ascii
@@ -40,6 +42,9 @@ class ImageRows:
         """Images that are no plain files, as they are."""
         self.recipes: list[Recipe] = []
         self._places: dict[Any, int] = {}
+        self._beginnings: dict[tuple[str, str | None], str] = {}
+        self._shared: dict[int, int] = {}
+        """Places of :attr:`geometries` by the object's id: its hash takes as long as all else of a row."""
 
     @property
     def are_plain(self) -> bool:
@@ -61,26 +66,31 @@ class ImageRows:
 
     def text(self, placed: PlacedImage) -> str:
         """Return the row of an image as JSON; written by hand, because a general encoder takes twice as long."""
-        record, geometry = placed.record, placed.geometry
+        record = placed.record
         image, key = record.image, record.image.key
-        folder, file = -1, None
-        where: str | int = key
+        folder, file = None, "null"
         if type(image) is LocalImage and _has_only_a_file(image):
+            where = _quoted(key)
             if image.file.endswith(key):
-                folder = self.place(self.folders, image.file[: len(image.file) - len(key)])
+                folder = image.file[: len(image.file) - len(key)]
             else:
-                file = image.file
+                file = _quoted(image.file)
         else:
-            where = self._add(self.sources, image)
-        name = "null" if record.key == _stem(key) else _quoted(record.key)
+            where = str(self._add(self.sources, image))
+        begins = self._beginnings.get((record.dataset_id, folder)) or self._beginning(record.dataset_id, folder)
+        name = "null" if _is_stem(record.key, key) else _quoted(record.key)
         recipe = "null" if record.recipe is None else self._recipe_place(record.recipe)
         focus = "" if record.focus is None else f",{as_json(record.focus)}"
         return (
-            f"[{self.place(self.datasets, record.dataset_id)},{folder},"
-            f"{where if isinstance(where, int) else _quoted(where)},{'null' if file is None else _quoted(file)},{name},"
-            f"{record.width},{record.height},{_quoted(record.content_hash)},{captions_text(record.captions)},{recipe},"
-            f"{self._geometry_place(geometry)}{focus}]"
+            f"{begins}{where},{file},{name},{record.width},{record.height},{_quoted(record.content_hash)},"
+            f"{captions_text(record.captions)},{recipe},{self._geometry_place(placed.geometry)}{focus}]"
         )
+
+    def _beginning(self, dataset_id: str, folder: str | None) -> str:
+        """Return the beginning of the rows of a dataset's images in a folder, and keep it: very many share one."""
+        place = -1 if folder is None else self.place(self.folders, folder)
+        begins = self._beginnings[dataset_id, folder] = f"[{self.place(self.datasets, dataset_id)},{place},"
+        return begins
 
     def image(self, row: Row) -> PlacedImage:
         """Return the image of a row."""
@@ -123,12 +133,14 @@ class ImageRows:
         return len(values) - 1
 
     def _geometry_place(self, geometry: Geometry) -> int | list[int]:
-        known = self._places.get(geometry)
+        known = self._shared.get(id(geometry))
+        if known is None:
+            known = self._places.get(geometry)
         if known is not None:
             return known
         if len(self.geometries) >= _MOST_GEOMETRIES:
             return _numbers(geometry)
-        self._places[geometry] = place = self._add(self.geometries, geometry)
+        self._places[geometry] = self._shared[id(geometry)] = place = self._add(self.geometries, geometry)
         return place
 
 
@@ -147,11 +159,11 @@ class JsonRows(Sequence[Any]):
     @classmethod
     def of_texts(cls, texts: Iterable[str]) -> JsonRows:
         """Return rows that hold what these JSON texts, all ASCII, say."""
-        parts, ends, end = bytearray(), array("q"), 0
-        for text in texts:
-            parts += text.encode("ascii")
-            end += len(text)
-            ends.append(end)
+        parts, ends = bytearray(), array("q")
+        texts = iter(texts)
+        while some := list(islice(texts, _TEXTS_AT_ONCE)):
+            ends.extend(islice(accumulate(map(len, some), initial=len(parts)), 1, None))
+            parts += "".join(some).encode("ascii")
         return cls(bytes(parts), ends)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -187,6 +199,27 @@ class JsonRows(Sequence[Any]):
         for end in map(int, self.ends):
             yield read(self.text[start:end].decode("ascii"))
             start = end
+
+
+class NamesOf(Sequence[str]):
+    """The names of records, each made when asked for."""
+
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
+        if isinstance(place, slice):
+            return [record.name for record in self.records[place]]
+        return self.records[place].name
 
 
 class PackedRecords(Sequence[ImageRecord]):
@@ -236,11 +269,24 @@ def captions_text(captions: Sequence[str] | None) -> str:
     """Return captions as JSON."""
     if captions is None:
         return "null"
-    return f"[{','.join(map(_quoted, captions))}]"
+    return f"[{','.join(map(_quoted, captions))}]" if len(captions) != 1 else f"[{_quoted(captions[0])}]"
 
 
 def _has_only_a_file(image: LocalImage) -> bool:
     return image.captions is None and image.size is None and not image.references and image.panel is None
+
+
+def _is_stem(name: str, key: str) -> bool:
+    """Return whether a name is the :func:`_stem` of a key."""
+    if key.startswith(name) and _is_extension(key[len(name) :]):
+        return True
+    return name == _stem(key)
+
+
+@lru_cache(maxsize=256)
+def _is_extension(ending: str) -> bool:
+    """Return whether a key that ends so has this extension. Cached, since millions share a few."""
+    return ending != "" and extension_of(ending) == ending
 
 
 def _stem(key: str) -> str:

@@ -76,14 +76,17 @@ def _text(rows: ImageRows, sample: Sample) -> str:
     """Return the row of a sample as JSON."""
     own = None if sample.captions == sample.target.record.captions else sample.captions
     choices = "null"
-    if sample.choices != _NO_REFERENCES:
-        choices = f"[{','.join(_choice_text(rows, choice) for choice in sample.choices)}]"
+    first = sample.choices[0]
+    if len(sample.choices) > 1 or first.references or first.captions is not None:
+        choices = f"[{','.join([_choice_text(rows, choice) for choice in sample.choices])}]"
     dataset = rows.place(rows.datasets, sample.dataset_id)
     return f"[{dataset},{rows.text(sample.target)},{captions_text(own)},{choices}]"
 
 
 def _choice_text(rows: ImageRows, choice: ReferenceChoice) -> str:
-    return f"[[{','.join(map(rows.text, choice.references))}],{captions_text(choice.captions)}]"
+    references = choice.references
+    images = ",".join(map(rows.text, references)) if len(references) != 1 else rows.text(references[0])
+    return f"[[{images}],{captions_text(choice.captions)}]"
 
 
 def _sample(rows: ImageRows, row: Row) -> Sample:

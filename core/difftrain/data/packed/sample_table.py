@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from difftrain.types import PlacedImage, Sample, Size
+from difftrain.types import Sample, Size
 
 Numbers = npt.NDArray[np.int64]
 Shape = tuple[Size, tuple[Size, ...]]
@@ -50,7 +50,8 @@ class SampleTable:
         target = sample.target.geometry.bucket
         self._bare.append(self._place(self.shapes, (target, ())))
         for choice in sample.choices:
-            self._shape.append(self._place(self.shapes, (target, tuple(map(_bucket, choice.references)))))
+            references = tuple([image.geometry.bucket for image in choice.references])
+            self._shape.append(self._place(self.shapes, (target, references)))
             self._captions.append(len(sample.captions if choice.captions is None else choice.captions))
         self._first.append(len(self._shape))
 
@@ -162,7 +163,3 @@ def one_of_each_set(samples: Sequence[Sample]) -> list[Sample]:
     """Return the first sample of each dataset."""
     _, first = np.unique(SampleTable.of(samples).sets, return_index=True)
     return [samples[place] for place in sorted(first.tolist())]
-
-
-def _bucket(image: PlacedImage) -> Size:
-    return image.geometry.bucket

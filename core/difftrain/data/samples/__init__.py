@@ -8,6 +8,7 @@
 - `crop_focus`: what crops are centred on
 - `made_images`: reference images that generators make
 - `remembered`: the samples that unchanged data gave
+- `looking_aside`: looks at some datasets in a second process
 - `audit`: problems and notes, in words
 - `findings`: collects them
 - `flavour_limits`: whether the flavour can take the samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from difftrain.data.packed.packed_images import JsonRows, PackedRecords
+from difftrain.data.packed.packed_images import JsonRows, NamesOf, PackedRecords
 from difftrain.errors import DataError
 from difftrain.types import Finding, ImageRecord
 
@@ -47,13 +47,15 @@ class Findings:
         self._add(Finding(kind=kind, level="note", dataset=dataset, text=text, fix=fix, records=tuple(records)))
 
     def _add(self, finding: Finding) -> None:
-        self.found.append(replace(finding, names=tuple(record.name for record in finding.records)))
+        names = NamesOf(finding.records)
+        self.found.append(replace(finding, names=names if len(names) >= MANY else tuple(names)))
 
     def pack(self) -> None:
         """Hold images and names of large findings as text: a note may concern every image of a dataset."""
         for place, finding in enumerate(self.found):
             if len(finding.names) >= MANY:
-                records, names = PackedRecords.of(finding.records), JsonRows.of(finding.names)
+                records = PackedRecords.of(finding.records)
+                names = NamesOf(records) if isinstance(finding.names, NamesOf) else JsonRows.of(finding.names)
                 self.found[place] = replace(finding, records=records, names=names)
 
     def raise_problems(self) -> None:

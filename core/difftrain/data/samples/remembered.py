@@ -12,11 +12,11 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,18 +25,20 @@ from xxhash import xxh3_128, xxh3_128_hexdigest
 from difftrain.data.caching.tensor_cache import write_atomically
 from difftrain.data.entries.data_plan import DataPlan, DatasetPlan
 from difftrain.data.files.captions import TextfileCaptions
+from difftrain.data.files.folder_digest import DataFolder, digest_of_folder, folder_identity
 from difftrain.data.files.local_image import file_stamp
 from difftrain.data.files.sources import LocalSource
-from difftrain.data.packed.packed_images import JsonRows, PackedRecords
+from difftrain.data.packed.packed_images import JsonRows, NamesOf, PackedRecords
 from difftrain.data.packed.packed_samples import PackedSamples
 from difftrain.data.samples.findings import MANY
+from difftrain.data.samples.looking_aside import looked_at_aside, to_look_at_aside
 from difftrain.data.scanning.many_files import ManyFiles
 from difftrain.errors import DataError
 from difftrain.types import Finding, Phase, Reporter
 
 FOLDER = "prepared"
 """Beside the index of scanned files."""
-_FORMAT = 1
+_FORMAT = 2
 _MOST_FILES = 8
 """Files kept, the newest ones."""
 _UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, NotImplementedError, zipfile.BadZipFile)
@@ -78,12 +80,15 @@ class DataMemory:
             with suppress(OSError):
                 self._code = _digest_of_code(plan)
 
-    def look_at(self, dataset: DatasetPlan) -> int:
-        """Look at a dataset's files, unless that is done or of no use; return their number, 0 if it is not known."""
-        if self._path is None or dataset.id in self._looked_at:
-            return 0
-        with self._reporter.phase(f"look at the files of {dataset.id}") as phase:
-            return self._look_at(dataset, phase)
+    def look_at(self, dataset: DatasetPlan, seen: Callable[[int], None] = lambda _: None) -> None:
+        """Look at a dataset's files, unless that is done or of no use.
+
+        Args:
+            seen: Called with the number of files seen so far, again and again.
+        """
+        if self._path is not None and dataset.id not in self._looked_at:
+            with self._reporter.phase(f"look at the files of {dataset.id}") as phase:
+                self._look_at(dataset, phase, seen)
 
     def look_ahead(self, readers: ManyFiles) -> None:
         """Begin to look at the files of all other datasets, if processes for that have started."""
@@ -91,17 +96,33 @@ class DataMemory:
             for dataset in self._plan.datasets:
                 if dataset.id not in self._looked_at and dataset.id not in self._begun:
                     with suppress(OSError):
-                        self._begun[dataset.id] = readers.aside(_digest_of_folder, _data_folder(self._plan, dataset))
+                        self._begun[dataset.id] = readers.aside(digest_of_folder, _data_folder(self._plan, dataset))
 
-    def _look_at(self, dataset: DatasetPlan, phase: Phase) -> int:
-        self._looked_at[dataset.id], files = "", 0
+    def _look_at(self, dataset: DatasetPlan, phase: Phase, seen: Callable[[int], None] = lambda _: None) -> None:
+        total = 0
+
+        def count(files: int) -> None:
+            nonlocal total
+            phase.advance(files)
+            total += files
+            seen(total)
+
+        self._looked_at[dataset.id] = ""
         with suppress(OSError):
             if dataset.id in self._begun:
                 self._looked_at[dataset.id], files = self._begun.pop(dataset.id)()
-                phase.advance(files)
+                count(files)
             else:
-                self._looked_at[dataset.id], files = _digest_of_folder(_data_folder(self._plan, dataset), phase.advance)
-        return files
+                self._looked_at[dataset.id], _ = digest_of_folder(_data_folder(self._plan, dataset), count)
+
+    def _look_at_all(self, images: Mapping[str, int], phase: Phase) -> None:
+        """Look at all datasets, at some of them in another process if there were very many images."""
+        datasets = self._plan.datasets
+        others = to_look_at_aside(datasets, images)
+        with suppress(OSError), looked_at_aside({one.id: _data_folder(self._plan, one) for one in others}) as begun:
+            self._begun |= begun
+            for dataset in sorted(datasets, key=lambda one: one.id in begun):
+                self._look_at(dataset, phase)
 
     def _digest(self) -> str:
         """Return a hash of everything that the samples depend on beside the plan; empty if not all is looked at."""
@@ -113,8 +134,7 @@ class DataMemory:
         if self._path is None or not self._had_index or not self._path.exists():
             return None
         with self._reporter.phase("look for changed files") as phase:
-            for dataset in self._plan.datasets:
-                self._look_at(dataset, phase)
+            self._look_at_all(_images_of(self._path), phase)
         digest = self._digest()
         if not digest:
             return None
@@ -137,7 +157,11 @@ class DataMemory:
         states = {"samples": found.samples.state(), "held_out": found.held_out.state()}
         kept = found.findings
         states |= {f"records {place}": PackedRecords.of(one.records).state() for place, one in enumerate(kept)}
-        states |= {f"names {place}": ({}, JsonRows.of(one.names).arrays()) for place, one in enumerate(kept)}
+        states |= {
+            f"names {place}": ({}, JsonRows.of(one.names).arrays())
+            for place, one in enumerate(kept)
+            if not isinstance(one.names, NamesOf)
+        }
         digest = self._digest()
         if self._path is None or not digest or None in states.values():
             return
@@ -159,6 +183,14 @@ class DataMemory:
         with suppress(DataError, OSError):
             write_atomically(self._path, stream.getvalue())
             _forget_oldest(self._path.parent)
+
+
+def _images_of(path: Path) -> dict[str, int]:
+    """Return the number of images that each dataset had, by id, as far as that is remembered."""
+    with suppress(*_UNREADABLE), np.load(path, allow_pickle=False) as arrays:
+        images = json.loads(arrays["header"].tobytes())["facts"]["images"]
+        return {str(name): int(count) for name, count in images.items()}
+    return {}
 
 
 def _is_plain(plan: DataPlan) -> bool:
@@ -184,43 +216,11 @@ def _digest_of_code(plan: DataPlan) -> str:
     return digest.hexdigest()
 
 
-class _DataFolder(NamedTuple):
-    """The folder of a dataset, as another process can look at it too."""
-
-    root: str
-    around: Sequence[tuple[str, str]]
-    """The result of :func:`_written_around`."""
-    apart: frozenset[tuple[int, int]]
-    """Identities of folders that runs write."""
-
-
-def _data_folder(plan: DataPlan, dataset: DatasetPlan) -> _DataFolder:
+def _data_folder(plan: DataPlan, dataset: DatasetPlan) -> DataFolder:
     assert isinstance(dataset.source, LocalSource), "see _is_plain"
     root = os.path.abspath(dataset.source.instance_data_dir.expanduser())  # noqa: PTH100
-    apart = frozenset(_identity(folder) for folder in plan.written_folders.values() if folder.exists())
-    return _DataFolder(root, _written_around(plan, root), apart)
-
-
-def _digest_of_folder(folder: _DataFolder, count: Callable[[int], None] = lambda _: None) -> tuple[str, int]:
-    """Return a hash of names, sizes and times of all files in and below a folder, and their number; follows links.
-
-    Raises:
-        OSError: If something cannot be looked at; the scan will say what.
-    """
-    digest = xxh3_128(repr(folder.around).encode("utf-8", "backslashreplace"))
-    waiting, entered, total = [folder.root], set(folder.apart), 0
-    while waiting:
-        path = waiting.pop()
-        identity = _identity(path)
-        if identity in entered and path != folder.root:
-            continue
-        entered.add(identity)
-        files, below = _names_sizes_times(path)
-        waiting += below
-        digest.update(repr((path, files, below)).encode("utf-8", "backslashreplace"))
-        count(len(files))
-        total += len(files)
-    return digest.hexdigest(), total
+    apart = sorted(folder_identity(folder) for folder in plan.written_folders.values() if folder.exists())
+    return DataFolder(root, _written_around(plan, root), apart)
 
 
 def _written_around(plan: DataPlan, root: str) -> list[tuple[str, str]]:
@@ -228,25 +228,6 @@ def _written_around(plan: DataPlan, root: str) -> list[tuple[str, str]]:
     data = os.path.join(os.path.realpath(root), "")  # noqa: PTH118
     written = ((name, os.path.join(os.path.realpath(folder), "")) for name, folder in plan.written_folders.items())  # noqa: PTH118
     return sorted(one for one in written if data.startswith(one[1]) or one[1].startswith(data))
-
-
-def _names_sizes_times(folder: str) -> tuple[list[tuple[str, int, int]], list[str]]:
-    """Return the files of a folder and the paths of its folders, both sorted."""
-    below: list[str] = []
-    files: list[tuple[str, int, int]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                below.append(entry.path)
-                continue
-            try:
-                status = entry.stat()
-            except FileNotFoundError:  # a broken link
-                status = entry.stat(follow_symlinks=False)
-            files.append((entry.name, status.st_size, status.st_mtime_ns))
-    files.sort()
-    below.sort()
-    return files, below
 
 
 def _code(plan: DataPlan) -> dict[str, str]:
@@ -267,11 +248,6 @@ def _code(plan: DataPlan) -> dict[str, str]:
     return code
 
 
-def _identity(folder: str | Path) -> tuple[int, int]:
-    status = os.stat(folder)  # noqa: PTH116
-    return status.st_dev, status.st_ino
-
-
 def _state(name: str, header: Mapping[str, Any], arrays: Any) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
     own = {key.partition(".")[2]: arrays[key] for key in arrays.files if key.partition(".")[0] == name}
     return header[name], own
@@ -279,7 +255,8 @@ def _state(name: str, header: Mapping[str, Any], arrays: Any) -> tuple[Any, dict
 
 def _finding(place: int, header: Mapping[str, Any], arrays: Any) -> Finding:
     records = PackedRecords.restored(*_state(f"records {place}", header, arrays))
-    names = JsonRows.restored(_state(f"names {place}", header, arrays)[1])
+    own = f"names {place}"
+    names = JsonRows.restored(_state(own, header, arrays)[1]) if own in header else NamesOf(records)
     few = len(names) < MANY
     return Finding(
         **header["findings"][place],

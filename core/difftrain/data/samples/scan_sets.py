@@ -35,11 +35,16 @@ def scan_sets(
         DataError: With every problem, if some could not.
     """
     scans: dict[str, Scan] = {}
+
+    def start_readers(files: int) -> None:
+        assert memory is not None, "see below"
+        memory.look_ahead(index.readers_for_files(files))
+
     with index.shared_readers():
         begun: list[BegunScan | DataError] = []
         for dataset in plan.datasets:
             if memory is not None:
-                memory.look_ahead(index.readers_for_files(memory.look_at(dataset)))
+                memory.look_at(dataset, start_readers)  # while it looks, they start: that takes them a while
             begun.append(_or_error(partial(begin_scan, dataset, index, written=plan.written_folders)))
         for dataset in plan.datasets:
             one = begun.pop(0)  # what it holds is let go before the next one is finished

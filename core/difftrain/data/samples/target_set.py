@@ -200,7 +200,11 @@ class TargetSet:
         self, reference_set: _ReferenceSet, target: PlacedImage, misfits: Mapping[str, list[Misfit]]
     ) -> tuple[PlacedImage, ...] | None:
         """Return the images that condition a target together; None if one of them does not fit."""
-        placed = [self._place(one, reference_set, target, misfits) for one in reference_set.of(target.record)]
+        references = reference_set.of(target.record)
+        if len(references) == 1:  # as nearly all of very many have
+            only = self._place(references[0], reference_set, target, misfits)
+            return None if only is None else (only,)
+        placed = [self._place(one, reference_set, target, misfits) for one in references]
         fitting = tuple(image for image in placed if image is not None)
         return fitting if len(fitting) == len(placed) else None
 

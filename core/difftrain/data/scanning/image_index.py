@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 from difftrain.contracts import CaptionSource
 from difftrain.data.files.captions import TextfileCaptions
 from difftrain.data.files.local_image import LocalImage
+from difftrain.data.packed.packed_images import captions_text
 from difftrain.data.scanning.begun import Begun
 from difftrain.data.scanning.caption_reading import StampedCaptions, captions_beside, captions_stamp, read_captions
 from difftrain.data.scanning.file_facts import FileFacts, by_shelf, read_all, read_files, stamp_or_none
@@ -228,7 +229,7 @@ class ImageIndex:
                 continue
             found[image.key] = captions
             if stamp:
-                fresh.append((encoded(image.place), identity, stamp, json.dumps(captions)))
+                fresh.append((encoded(image.place), identity, stamp, captions_text(captions)))
         self.captions_read += len(fresh)
         if fresh:
             rows = [(*values, checksum(values)) for values in fresh]

@@ -17,9 +17,8 @@ _IMAGES_A_QUERY = 500
 
 def image_row(place: str, facts: FileFacts) -> tuple[Any, ...]:
     error = facts.error and facts.error.encode("utf-8", "backslashreplace").decode()
-    stamp, content_hash, width, height = facts[:4]
-    flags = int(facts.decoded), int(facts.is_animated)
-    values = (encoded(place), stamp, content_hash, width, height, error, *flags)
+    stamp, content_hash, width, height, _, was_decoded, _, animated = facts
+    values = (encoded(place), stamp, content_hash, width, height, error, int(was_decoded), int(animated))
     return (*values, checksum(values))
 
 

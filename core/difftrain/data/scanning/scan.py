@@ -140,8 +140,10 @@ def finish_scan(begun: BegunScan, reporter: Reporter) -> Scan:
     if captioned_by_source:
         captions = [image.captions or None for image, _ in examined.used]
     elif begun.captions is not None:
-        found = dict(zip((image.place for image in begun.images), begun.captions.finish(complaints), strict=True))
-        captions = [found[image.place] for image, _ in examined.used]
+        captions = begun.captions.finish(complaints)
+        if len(examined.used) < len(begun.images):
+            found = dict(zip((image.place for image in begun.images), captions, strict=True))
+            captions = [found[image.place] for image, _ in examined.used]
         used = {image.place for image, _ in examined.used} if complaints else set()
         complaints = {place: complaint for place, complaint in complaints.items() if place in used}
     captions = [plan.caption_edits.apply(caption, from_source=captioned_by_source) for caption in captions]
