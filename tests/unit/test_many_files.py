@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,47 @@ def test_only_slow_files_are_read_in_threads():
         assert threads == {threading.current_thread()}
         assert results_of(files, slowly, range(200), slow=0.0005) == list(range(200))
     assert len(threads) > 1
+
+
+ENDLESS = """
+import sys, time
+from difftrain.data.scanning import many_files
+
+def forever(part):
+    print("begun", flush=True)
+    time.sleep(600)
+    return part
+
+if __name__ == "__main__":
+    many_files.FEWEST_FOR_PROCESSES = 1
+    with many_files.ManyFiles(5000) as files:
+        for part, _ in files.work(forever, range(5000), may_leave=True):
+            print(part)
+"""
+
+
+def running(process):
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+def test_processes_end_with_one_that_is_killed(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "begun\n"
+        children = [int(name) for name in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+        readers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        assert readers
+        parent.kill()
+    until = time.monotonic() + 60
+    while any(map(running, readers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = [reader for reader in readers if running(reader)]
+    for reader in left:
+        os.kill(reader, signal.SIGKILL)
+    assert left == []

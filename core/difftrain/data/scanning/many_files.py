@@ -10,11 +10,13 @@ import marshal
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -163,11 +165,25 @@ class ManyFiles:
                 max_workers=self._cores,
                 # a forked child of a process with threads may hang
                 mp_context=multiprocessing.get_context("spawn"),
-                # Ctrl-C reaches the children too, but the parent ends them
-                initializer=signal.signal,
-                initargs=(signal.SIGINT, signal.SIG_IGN),
+                initializer=_begin_as_child,
             )
         return self._processes
+
+
+def _begin_as_child() -> None:
+    """Leave the end of a process that works for another one to that one, and end with it if it is killed.
+
+    Otherwise they wait for work for ever: each holds the end of the queue open that the others wait for.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children too
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _all_of(work: Work[_Item, _Result], items: Sequence[_Item]) -> _Sent:
