@@ -100,8 +100,9 @@ def _adapters(plugins: LoadedPlugins) -> str:
         f"Adapters that go together with fused layers: {fusing}; a plugin's, if it declares\n"
         "`takes_products` ([plugins.md](plugins.md)). `lycoris` is LoKr, LoHa, LoRA and full changes by "
         "`lycoris_config`;\nLoKr, LoHa and full are rows of the test, with every precision. A full change stands "
-        "beside the quantised\nweight, in the format of the adapter. `use_dora` reads the weights, and is refused with "
-        "all but `no_change`.\n`model_type: full` trains the weights: it is refused with all but `no_change`, and with "
+        "beside the quantised\nweight, in the format of the adapter. `use_dora` reads the weights, which all of these "
+        "formats give back, anew\nin each step. `model_type: full` trains the weights: it is refused with all but "
+        "`no_change`, and with "
         "fused and swapped ones."
     )
 

@@ -6,6 +6,7 @@ Issue 10, clause 1. What an option does by itself is tested elsewhere, and `docs
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from dataclasses import dataclass, fields
@@ -49,6 +50,17 @@ ones."""
 OTHER_ORDER = {"full": 1e-4, "fp8": 0.05, "int8": 0.02}
 """Largest relative difference from the same precision without the options, by the format of its products: fused
 layers round their gradients together."""
+
+
+TWINS = {
+    "int8-torchao": "int8-quanto", "fp8-torchao": "fp8-quanto", "fp8uz-quanto": "fp8-quanto",
+    "int2-quanto": "int4-quanto", "fp4-bnb": "nf4-bnb",
+}  # fmt: skip
+"""Precisions whose layers are those of another, with other numbers: they are tried with one adapter."""
+
+
+def rows_of(precision):
+    return ("standard", "full") if precision in TWINS else ROWS
 
 
 ZERO_AT_FIRST = (".lora_B.default.weight", ".lokr_w2", ".hada_w2_a")
@@ -152,11 +164,13 @@ def refusals(precision, adapter, cell):
     return ()
 
 
-@pytest.mark.parametrize("adapter", ROWS)
-@pytest.mark.parametrize("precision", ["no_change", *QUANTIZERS])
+@pytest.mark.parametrize(
+    ("precision", "adapter"),
+    [(precision, row) for precision in ("no_change", *QUANTIZERS) for row in ROWS if row in rows_of(precision)],
+)
 def test_every_combination_trains_the_same_or_is_refused_with_the_nearest_that_works(precision, adapter):
     lacking = refusals(precision, adapter, PLAIN)
-    if adapter == "standard dora" and precision != "no_change":
+    if adapter == "standard dora" and precision.startswith("own-"):
         assert any(
             text.startswith("use_dora: ") and "set base_model_precision to no_change" in text for text in lacking
         )
@@ -219,3 +233,13 @@ def test_the_nearest_precisions_need_about_as_much_memory(precision, nearest):
     for change in ({"dynamo_backend": "aot_eager"}, {"blocks_to_swap": 1}, {"fuse_qkv_projections": "true"}):
         (text,) = refusals(precision, "standard", {**PLAIN, **change})
         assert nearest in text
+
+
+@pytest.mark.parametrize(("precision", "twin"), TWINS.items())
+def test_twins_have_the_same_layers(precision, twin):
+    first, second = (QUANTIZERS[name]() for name in (precision, twin))
+    if missing := first.check() or second.check():
+        pytest.skip(missing)
+    kinds = [type(one.convert("layer", torch.nn.Linear(64, 32), torch.device("cpu"))) for one in (first, second)]
+    for method in ("forward", "whole", "dequantize"):
+        assert len({inspect.getattr_static(kind, method) for kind in kinds}) == 1, method

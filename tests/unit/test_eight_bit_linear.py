@@ -176,3 +176,12 @@ def test_an_old_card_is_told_the_nearest_that_works(monkeypatch):
     assert "RTX 3090 has 8.6" in message
     assert message.endswith("use int8-matmul")
     assert Int8Matmul().check() is None
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_the_weight_is_given_back_as_it_was_up_to_its_rounding(kind):
+    plain = linear()
+    layer = kind(plain)
+    assert relative(layer.dequantize(), plain.weight) < ERRORS[kind]
+    inputs = torch.randn(4, 256)  # few rows are multiplied in their own format, with this very weight
+    torch.testing.assert_close(layer(inputs) - layer.bias, inputs @ layer.dequantize().t(), rtol=1e-3, atol=1e-4)

@@ -206,6 +206,17 @@ def test_activations_can_be_recomputed(quantizer):
     assert torch.equal(kept, recomputed)
 
 
+def test_dora_measures_the_weight_that_the_codes_stand_for(quantizer):
+    layer = converted(quantizer)
+    (dora := nn.ModuleDict({"layer": layer})).requires_grad_(False)
+    Lora(lora_rank=4, use_dora=True).attach(dora, ["layer"], torch.float32)
+    lengths = dora["layer"].lora_magnitude_vector["default"].weight
+    torch.testing.assert_close(lengths.detach(), weight_of(layer).norm(dim=1))
+    # as it begins, a DoRA changes nothing
+    given = inputs()
+    torch.testing.assert_close(dora["layer"](given), layer(given), rtol=2e-2, atol=2e-2)
+
+
 def test_weights_are_frozen_and_small(quantizer):
     layer = converted(quantizer)
     assert not any(parameter.requires_grad for parameter in layer.parameters())

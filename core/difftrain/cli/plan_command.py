@@ -69,13 +69,14 @@ def _described(invocation: Invocation) -> tuple[ModelPlan, OptimizerFactory, Lar
 
 
 def _rows(model: ModelPlan, shape: LargestBatch, run: OutlinedRun, cards: Sequence[Card]) -> list[CardForecast]:
-    from difftrain.planning.combinations import needs_plain_weights
+    from difftrain.planning.combinations import clash_of_weights
     from difftrain.planning.forecast.choose import forecast_card
     from difftrain.planning.forecast.modes import modes_for
     from difftrain.startup.encoded_form import compute_dtype
 
     compute = compute_dtype(model.config)
-    quantizers = () if needs_plain_weights(model.adapter) else model.plugins.registry.classes("quantizer")
+    known = model.plugins.registry.classes("quantizer")
+    quantizers = [one for one in known if clash_of_weights(model.adapter, one) is None]
     blocks = len(run.work.blocks)
     pays = _pays_to_compile(shape, blocks)
     return [

@@ -43,8 +43,8 @@ class Adapter(Options, ABC):
 
     @property
     def reads_weights(self) -> str | None:
-        """The option for which the adapter looks at the values of the frozen weights, which then must not be quantised;
-        None for adapters that only call the layers."""
+        """The option for which the adapter looks at the values of the frozen weights, which the quantizer then must be
+        able to give back; None for adapters that only call the layers."""
         return None
 
     @property

@@ -24,6 +24,9 @@ class Quantizer(Options, ABC):
     can_fuse: ClassVar[bool] = False
     """Whether layers of :meth:`convert` become one with the outputs of all, exactly, if each of their parameters and
     buffers is put together along its first dimension: for ``fuse_qkv_projections``."""
+    can_dequantize: ClassVar[bool] = False
+    """Whether layers of :meth:`convert` have ``dequantize()``, which returns the weight, [out, in], and an attribute
+    ``W_q``, by which peft knows such layers: for ``use_dora``."""
     weight_bytes: ClassVar[float | None] = None
     """Bytes of one converted weight, with its share of the scales, for `difftrain plan`; None leaves it out there."""
     products: ClassVar[Literal["full", "fp8", "int8"]] = "full"

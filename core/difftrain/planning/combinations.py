@@ -74,23 +74,20 @@ def _clashes_of_whole_model(config: RunConfig, adapter: contracts.Adapter) -> li
     return found
 
 
-def needs_plain_weights(adapter: contracts.Adapter) -> bool:
-    """Whether the adapter goes together with no quantised weights at all."""
-    return adapter.trains_base or adapter.reads_weights is not None
-
-
-def clash_of_weights(adapter: contracts.Adapter, quantizer: contracts.Quantizer) -> str | None:
+def clash_of_weights(
+    adapter: contracts.Adapter, quantizer: contracts.Quantizer | type[contracts.Quantizer]
+) -> str | None:
     """Return why the adapter does not go together with quantised weights; None if it does."""
     if adapter.trains_base:
         return (
             f"base_model_precision {quantizer.name!r}: model_type {adapter.name!r} trains these weights, and codes "
             'cannot be trained; set base_model_precision to "no_change", or model_type to "lora"'
         )
-    if adapter.reads_weights is None:
+    if adapter.reads_weights is None or quantizer.can_dequantize:
         return None
     return (
-        f"{adapter.reads_weights}: the adapter reads the frozen weights, and those of base_model_precision "
-        f"{quantizer.name!r} are codes; set base_model_precision to no_change, or {adapter.reads_weights} to false"
+        f"{adapter.reads_weights}: the adapter reads the frozen weights, and base_model_precision {quantizer.name!r} "
+        f"does not give them back; set base_model_precision to no_change, or {adapter.reads_weights} to false"
     )
 
 

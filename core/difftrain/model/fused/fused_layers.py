@@ -64,6 +64,17 @@ class LinearPart(nn.Linear):
         return self._fused[0].rows(self._fused[0].whole.weight, self._index)
 
     @property
+    def W_q(self) -> Tensor:
+        """The codes, as :class:`~difftrain.model.precision.stored_weight.StoredWeight` has them; others have none."""
+        whole: Any = self._fused[0].whole
+        return self._fused[0].rows(whole.W_q, self._index)
+
+    def dequantize(self) -> Tensor:
+        """Return the weight, float32 [out_features, in_features]; only with :attr:`W_q`."""
+        whole: Any = self._fused[0].whole
+        return self._fused[0].rows(whole.dequantize(), self._index)
+
+    @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
         bias = self._fused[0].whole.bias
         return None if bias is None else self._fused[0].rows(bias, self._index)

@@ -50,8 +50,8 @@ class Lora(Adapter):
     use_rslora: bool = False
     """Strength is alpha / sqrt(rank), so that it does not fall with the rank (rank-stabilised LoRA)."""
     use_dora: bool = False
-    """Also train the length of each row of the weights (DoRA). Not over quantised weights; slower. Loads in diffusers;
-    ComfyUI leaves the lengths out."""
+    """Also train the length of each row of the weights (DoRA). Slower; works over quantised weights too. Loads in
+    diffusers; ComfyUI leaves the lengths out."""
     lora_init_type: Init = "default"
     """How A is drawn: evenly over a range, or from a normal distribution of deviation 1 / rank; B is 0. pissa and olora
     begin with a part of each weight, that of its largest singular values or of its first columns, and subtract it: the

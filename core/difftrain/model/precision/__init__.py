@@ -8,6 +8,7 @@
 - `eight_bit_linear`: their layers
 - `int8_product`: their int8 product, one op
 - `int8_kernel`: its kernel
+- `stored_weight`: what the layers give adapters that look at weights
 - `quantise_encoders`: quantises models that are already loaded
 - `optional_package`: packages that only some precisions need
 """

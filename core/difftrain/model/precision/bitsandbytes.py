@@ -19,6 +19,7 @@ class _BitsAndBytes(Quantizer):
     name: ClassVar[str] = ""
     can_compile: ClassVar[bool] = True
     can_fuse: ClassVar[bool] = True
+    can_dequantize: ClassVar[bool] = True
     weight_bytes: ClassVar[float | None] = 0.5 + 4 / 64
 
     def check(self) -> str | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from difftrain.model.precision.int8_product import int8_product, usable
+from difftrain.model.precision.stored_weight import StoredWeight
 
 Format = Literal["fp8", "int8"]
 LARGEST: dict[Format, float] = {"fp8": 448.0, "int8": 127.0}
@@ -108,7 +109,7 @@ def _product(
     return output
 
 
-class EightBitLinear(nn.Linear):
+class EightBitLinear(StoredWeight, nn.Linear):
     """A linear layer with frozen 8-bit weights, one scale for each output channel.
 
     ``weight`` holds the codes as int8, also those of fp8: as numbers of a floating point type they would be cast by
@@ -137,6 +138,9 @@ class EightBitLinear(nn.Linear):
         """[out_features, in_features], in the 8-bit format."""
         return self._in_form(self.weight)
 
+    def dequantize(self) -> Tensor:
+        return self._rotated(self.codes.float() * self.scale)  # a rotation is its own inverse
+
     def _in_form(self, stored: Tensor) -> Tensor:
         return stored.view(torch.float8_e4m3fn) if self.form == "fp8" else stored
 
@@ -156,7 +160,7 @@ class EightBitLinear(nn.Linear):
         return output.reshape(*input.shape[:-1], self.out_features)
 
     def _rotated(self, rows: Tensor) -> Tensor:
-        """Return rows as they are multiplied; a subclass may rotate inputs and weights alike."""
+        """Return rows as they are multiplied; a subclass may rotate inputs and weights alike, by its own inverse."""
         return rows
 
 

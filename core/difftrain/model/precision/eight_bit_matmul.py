@@ -18,6 +18,7 @@ CODES_AT_ONCE = 16
 class _EightBitMatmul(Quantizer):
     can_compile: ClassVar[bool] = True
     can_fuse: ClassVar[bool] = True
+    can_dequantize: ClassVar[bool] = True
     weight_bytes: ClassVar[float | None] = 1.0
     otherwise: ClassVar[str]
     """The precision to use on older cards."""

@@ -19,6 +19,7 @@ class _Quanto(Quantizer):
     name: ClassVar[str] = ""
     can_compile: ClassVar[bool] = True
     can_fuse: ClassVar[bool] = True
+    can_dequantize: ClassVar[bool] = True
     _weights: ClassVar[str]
     """quanto's name of the format."""
 

@@ -19,6 +19,7 @@ class _TorchAo(Quantizer):
     name: ClassVar[str] = ""
     can_compile: ClassVar[bool] = True
     can_fuse: ClassVar[bool] = True
+    can_dequantize: ClassVar[bool] = True
     weight_bytes: ClassVar[float | None] = 1.0
 
     def check(self) -> str | None:

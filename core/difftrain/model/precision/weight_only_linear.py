@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from difftrain.model.precision.stored_weight import StoredWeight
+
 Shape = tuple[int, int]
 """(out_features, in_features)."""
 
@@ -39,7 +41,7 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.layer.whole(gradient.dtype, ctx.shape, codes, scale), None, None, None, None, None, None
 
 
-class WeightOnlyLinear(nn.Linear):
+class WeightOnlyLinear(StoredWeight, nn.Linear):
     """A linear layer with frozen weights in a stored form.
 
     Formats and codes are those of optimum-quanto, torchao and bitsandbytes, but their layers are not used. Those of
@@ -70,6 +72,9 @@ class WeightOnlyLinear(nn.Linear):
     @abstractmethod
     def whole(dtype: torch.dtype, shape: Shape, codes: Tensor, scale: Tensor) -> Tensor:
         """Return the weight that codes and scale stand for, of the given dtype and shape."""
+
+    def dequantize(self) -> Tensor:
+        return self.whole(torch.float32, (self.out_features, self.in_features), self.weight, self.scale)
 
     def forward(self, input: Tensor) -> Tensor:
         kind = input.device.type
