@@ -51,8 +51,8 @@ def test_the_demo_has_a_table_its_assumptions_and_the_lines_for_a_card(alone):
     assert lines[-2:] == ["RTX 4090: write into the run file", '  "gradient_checkpointing": false,']
 
 
-def test_no_precision_is_recommended_to_an_adapter_that_reads_the_weights(alone):
-    found = json.loads(alone(*FULL_SIZE, "--use_dora", "true", "--json"))
+def test_no_precision_is_recommended_where_the_weights_are_trained(alone):
+    found = json.loads(alone(*FULL_SIZE, "--model_type", "full", "--json"))
     best = {row["best"]["base_model_precision"] for row in found["cards"] if row["best"]}
     assert best <= {"no_change"}
     plain = json.loads(alone(*FULL_SIZE, "--json"))["cards"]
@@ -98,7 +98,7 @@ def test_the_full_size_model_is_planned_without_its_files_and_without_data(alone
     (row,) = (row for row in found["cards"] if row["card"] == "RTX 4090")
     assert row["best"]["base_model_precision"] == "int8-matmul"
     assert row["as_written"]["recomputing"] == 57
-    assert not row["as_written"]["compiled"]
+    assert row["as_written"]["compiled"]
     assert found["config"] == {"base_model_precision": "int8-matmul", "gradient_checkpointing": "auto"}
 
 
