@@ -229,7 +229,10 @@ def test_gradient_checkpointing_interval_recomputes_every_so_many_blocks(train, 
     some = train(gradient_checkpointing="true", **options)
     if backend == "no":
         assert recomputed == {"FluxTransformerBlock": 2, "FluxSingleTransformerBlock": 2}  # one of two, in two steps
-    torch.testing.assert_close(some.weights[-1], train(gradient_checkpointing="false").weights[-1])
+    none = train(gradient_checkpointing="false")
+    # compiled, some processors round otherwise, and Adam makes much of gradients that are nearly zero
+    apart = (some.weights[-1] - none.weights[-1]).norm() / (none.weights[-1] - none.weights[0]).norm()
+    assert apart < (1e-5 if backend == "no" else 1e-3)
 
 
 def test_base_model_precision_stores_the_inner_layers_in_eight_bits(train):
