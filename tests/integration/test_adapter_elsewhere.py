@@ -44,6 +44,7 @@ CASES = {
     "header without metadata": {"lora_rank": "4", "lora_alpha": "8"},
     "int8-quanto base": {"lora_rank": "4", "lora_alpha": "8", "base_model_precision": "int8-quanto"},
     "int8-torchao base": {"lora_rank": "4", "lora_alpha": "8", "base_model_precision": "int8-torchao"},
+    "dora, int8-quanto base": {"lora_rank": "4", "use_dora": "true", "base_model_precision": "int8-quanto"},
 }
 EXACT = [case for case in CASES if "base" not in case]
 PACKAGES = {"int8-torchao base": "torchao"}
