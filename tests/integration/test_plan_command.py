@@ -10,6 +10,7 @@ import pytest
 from forked_runs import ForkedRun
 
 from difftrain.planning.forecast.cards import CARDS, GIB, find_card
+from difftrain.plugins.discovery import load_plugins
 
 DEMO = ("--model", "flux", "--flavour", "kontext", "--demo")
 FULL_SIZE = ("--model", "flux", "--flavour", "kontext", "--max_train_steps", "2000")
@@ -51,10 +52,12 @@ def test_the_demo_has_a_table_its_assumptions_and_the_lines_for_a_card(alone):
     assert lines[-2:] == ["RTX 4090: write into the run file", '  "gradient_checkpointing": false,']
 
 
-def test_no_precision_is_recommended_where_the_weights_are_trained(alone):
-    found = json.loads(alone(*FULL_SIZE, "--model_type", "full", "--json"))
+def test_no_precision_is_recommended_that_the_adapter_cannot_use(alone, command, monkeypatch):
+    for quantizer in load_plugins(only=["difftrain"]).registry.all("quantizer").values():
+        monkeypatch.setattr(quantizer, "can_dequantize", False)
+    found = planned(command, *FULL_SIZE, "--use_dora", "true")
     best = {row["best"]["base_model_precision"] for row in found["cards"] if row["best"]}
-    assert best <= {"no_change"}
+    assert best == {"no_change"}
     plain = json.loads(alone(*FULL_SIZE, "--json"))["cards"]
     assert {row["best"]["base_model_precision"] for row in plain} == {"int8-matmul", "fp8-matmul"}
 
