@@ -47,8 +47,10 @@ COMBINATIONS = """\
 - swapped: `blocks_to_swap`. With auto, what cannot be swapped is not."""
 TRIED = """\
 Every row holds for all of its columns at once: `tests/unit/test_combinations.py` trains a step of each combination,
-and compares its gradients with those of the same precision without the options, and with the exact ones. What does not
-go together is an error before anything is read, which names the nearest that does."""
+and compares its gradients with those of the same precision without the options, and with the exact ones. Of precisions
+whose layers are the same (int8-quanto and int8-torchao, the 8-bit floats without fp8-matmul, int4- and int2-quanto,
+nf4- and fp4-bnb) one is tried with every adapter, the others with LoRA. What does not go together is an error before
+anything is read, which names the nearest that does."""
 
 
 def precision_document(plugins: LoadedPlugins) -> str:
@@ -99,7 +101,7 @@ def _adapters(plugins: LoadedPlugins) -> str:
     return (
         f"Adapters that go together with fused layers: {fusing}; a plugin's, if it declares\n"
         "`takes_products` ([plugins.md](plugins.md)). `lycoris` is LoKr, LoHa, LoRA and full changes by "
-        "`lycoris_config`;\nLoKr, LoHa and full are rows of the test, with every precision. A full change stands "
+        "`lycoris_config`;\nLoKr, LoHa and full are rows of the test. A full change stands "
         "beside the quantised\nweight, in the format of the adapter. `use_dora` reads the weights, which all of these "
         "formats give back, anew\nin each step. `model_type: full` trains the weights: it is refused with all but "
         "`no_change`, and with "

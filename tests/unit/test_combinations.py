@@ -1,5 +1,5 @@
-"""Every precision with every adapter, compiled or not, recomputed or not, fused or not, swapped or not: each of these
-runs trains as it does without, or is refused in the config with the nearest that works.
+"""Every kind of quantised layer with every adapter, compiled or not, recomputed or not, fused or not, swapped or not:
+each of these runs trains as it does without, or is refused in the config with the nearest that works.
 
 Issue 10, clause 1. What an option does by itself is tested elsewhere, and `docs/precision.md` shows what goes together.
 """

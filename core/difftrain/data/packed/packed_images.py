@@ -134,8 +134,7 @@ class ImageRows:
 
     def _geometry_place(self, geometry: Geometry) -> int | list[int]:
         known = self._shared.get(id(geometry))
-        if known is None:
-            known = self._places.get(geometry)
+        known = self._places.get(geometry) if known is None else known
         if known is not None:
             return known
         if len(self.geometries) >= _MOST_GEOMETRIES:
